@@ -1,11 +1,18 @@
-"""The protocols that the whole package speaks."""
+"""The protocols and records that the whole package speaks."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-__all__ = ["Activation", "DType", "Initializer", "OutSharding"]
+__all__ = [
+  "Activation",
+  "DType",
+  "Initializer",
+  "OutSharding",
+  "Record",
+  "Verdict",
+]
 
 DType = Any
 """Whatever `jnp.dtype` takes; None means the default float type."""
@@ -34,3 +41,23 @@ class Initializer(Protocol):
   ) -> jax.Array:
     """Draws an array of `shape`."""
     ...
+
+
+Record = dict[str, Any]
+"""One row of a report: plain numbers and strings by name."""
+
+
+class Verdict(NamedTuple):
+  """One finding about a model: what is wrong, why, and what mends it."""
+
+  kind: str
+  """what it is, such as "vanishing gradient" or "wrong fan" """
+  severity: Literal["error", "warning", "note"]
+  path: str
+  """the parameter it concerns; "" for the model as a whole"""
+  message: str
+  """what was measured, against what, and the cause"""
+  cure: str
+  """what to paste or change"""
+  rows: tuple[int, ...] = ()
+  """which records show it, by their position in the report"""
