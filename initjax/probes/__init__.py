@@ -6,6 +6,7 @@
 8
 """
 
-from initjax.probes._measure import SignalReport, measure
+from initjax.probes._measure import Measured, measure
+from initjax.probes._report import SignalReport
 
-__all__ = ["SignalReport", "measure"]
+__all__ = ["Measured", "SignalReport", "measure"]

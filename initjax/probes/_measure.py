@@ -1,55 +1,55 @@
 """`measure`: the size of every signal in a model, forward and backward."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from initjax._statistics import Statistics, empty_slot, statistics, tap
-from initjax.tracing import SignalGraph
-from initjax.tracing._replay import replay
+from initjax._statistics import empty_slot, spread, tally, tap
+from initjax.probes._detail import Detail, mean_slope
+from initjax.probes._detail import detail as detail_of
+from initjax.probes._report import SignalReport
+from initjax.tracing import LinearOp
+from initjax.tracing._graph import Feed, Site
+from initjax.tracing._replay import Slot, Visit, Visited, replay
 from initjax.tracing._signal_graph import Trace, trace
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SignalReport:
-  """Statistics of every linear operation: a pytree, so it passes through jit.
+class Measured(NamedTuple):
+  """A report, and what the same two passes gave besides."""
 
-  Rows stand in the order of `graph.ops`; under scans the leaves of a row have
-  the lengths of the scans as leading axes.
-  """
+  report: SignalReport
+  outputs: Any
+  """of `fn`, aux included"""
+  gradients: Any
+  """of the loss with respect to `params`"""
 
-  forward: tuple[Statistics, ...]
-  """of the operation's output, before its bias"""
-  backward: tuple[Statistics, ...]
-  """of the gradient with respect to that output"""
-  graph: SignalGraph = dataclasses.field(metadata={"static": True})
-  """what the rows are"""
 
-  def to_records(self) -> list[dict[str, Any]]:
-    """A list of plain dicts, one for each operation and repeat."""
-    return list(self._records())
+@overload
+def measure(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+  detail: bool = False,
+  return_gradients: Literal[False] = False,
+) -> SignalReport: ...
 
-  def _records(self) -> Iterator[dict[str, Any]]:
-    rows = zip(self.graph.ops, self.forward, self.backward, strict=True)
-    for op, forward, backward in rows:
-      for repeat in np.ndindex(*op.repeats):
-        record: dict[str, Any] = {
-          "path": op.path,
-          "repeat": repeat,
-          "kind": op.kind,
-          "fan_in": op.fan_in,
-          "fan_out": op.fan_out,
-        }
-        directions = (("forward", forward), ("backward", backward))
-        for direction, stats in directions:
-          for name, leaf in stats._asdict().items():
-            record[f"{direction}_{name}"] = float(leaf[repeat])
-        yield record
+
+@overload
+def measure(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+  detail: bool = False,
+  return_gradients: Literal[True],
+) -> Measured: ...
 
 
 def measure(
@@ -59,15 +59,21 @@ def measure(
   key: jax.Array | None = None,
   cotangent: Any = None,
   has_aux: bool = False,
-) -> SignalReport:
+  detail: bool = False,
+  return_gradients: bool = False,
+) -> SignalReport | Measured:
   """Statistics of every linear operation of `fn(params, *inputs)`.
 
-  One forward and one backward pass, in which nothing is kept but the
-  statistics, and no gradient of a parameter is computed. Works inside `jit`
-  and `vmap`; the model is neither changed nor hooked.
+  One forward and one backward pass, in which nothing is kept but sums; unless
+  asked for, no gradient of a parameter is computed. Works inside `jit` and
+  `vmap` and on sharded arrays; the model is neither changed nor hooked.
 
   A scalar output is a loss and is differentiated. Otherwise the gradient of
   the outputs is `cotangent`, or independent N(0, 1) numbers from `key`.
+
+  What lies in a call that has a derivative rule of its own is measured once,
+  at the output of the call; in a while loop, which has no gradient, not at
+  all; inside a shard_map each operation is that of a shard.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`.
@@ -76,6 +82,11 @@ def measure(
     key: for the random cotangent; `jax.random.key(0)` if None.
     cotangent: gradient with respect to the outputs, of their structure.
     has_aux: whether `fn` returns `(outputs, aux)`; aux gets no gradient.
+    detail: also count the units that are 0 on every sample, and give the mean
+      cosine between samples, E|φ'| of the activation that feeds an operation,
+      and the norm of each parameter's gradient (which costs that gradient).
+    return_gradients: return `Measured(report, outputs, gradients)`, so that a
+      training step can watch itself.
 
   Raises:
     TypeError: if `fn` is not callable.
@@ -90,33 +101,140 @@ def measure(
   [9, 576]
   """
   traced = trace(fn, params, *inputs)
-  arguments = jax.tree.leaves((params, inputs))
-  slots = {
-    site: empty_slot(op.repeats)
-    for site, op in zip(traced.sites, traced.graph.ops, strict=True)
-  }
+  visit, slots, blanks = _plan(traced, detail)
+  others = jax.tree.leaves(inputs)
 
-  def run(slots: Any) -> tuple[list[jax.Array], Any]:
-    flat, found = replay(_visit, traced.jaxpr, arguments, slots)
+  def run(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
+    given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
+    arguments = [*jax.tree.leaves(params), *others]
+    flat, found = replay(visit, traced.jaxpr, arguments, given)
     outputs = jax.tree.unflatten(jax.tree.structure(traced.out_shape), flat)
     main = outputs[0] if has_aux else outputs
-    return _differentiable(main), found
+    return _differentiable(main), (outputs, found)
 
-  outputs, pull_back, found = jax.vjp(run, slots, has_aux=True)
-  gradient = _cotangent(outputs, cotangent, key)
-  (backward,) = pull_back(gradient)
+  gradients = None
+  if detail or return_gradients:
+    main, pull_back, (outputs, found) = jax.vjp(
+      run, slots, params, has_aux=True
+    )
+    backward, gradients = pull_back(_cotangent(main, cotangent, key))
+  else:
+    main, pull_back, (outputs, found) = jax.vjp(
+      lambda slots: run(slots, params), slots, has_aux=True
+    )
+    (backward,) = pull_back(_cotangent(main, cotangent, key))
+  report = _report(traced, found, backward, gradients if detail else None)
+  if return_gradients:
+    return Measured(report, outputs, gradients)
+  return report
+
+
+class _Seen(NamedTuple):
+  """What a site hands out."""
+
+  tally: Any
+  detail: Detail | None
+  slopes: dict[tuple[int, bool], jax.Array]
+  """by operation, and whether this feeds its later repeats"""
+
+
+def _plan(
+  traced: Trace, detail: bool
+) -> tuple[Visit, dict[Site, Any], dict[Site, _Seen]]:
+  """What to do at the sites, their slots, and what they hand out if not run."""
+  ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
+  sources = _sources(traced.graph.ops) if detail else {}
+
+  def visit(visited: Visited, slot: Slot) -> tuple[list[Any], _Seen]:
+    return _visit(
+      ops.get(visited.site), sources.get(visited.site, {}), visited, slot
+    )
+
+  slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
+  blanks = {}
+  for site in {**ops, **sources}:
+    fed = sources.get(site, {})
+    nothing = {
+      at: jnp.zeros(feed.place.repeats if feed.place else ())
+      for at, feed in fed.items()
+    }
+    shape = ops[site].repeats if site in ops else ()
+    more = Detail(*(jnp.zeros(shape),) * 4) if detail and site in ops else None
+    blanks[site] = _Seen(slots.get(site), more, nothing)
+  return visit, slots, blanks
+
+
+def _sources(
+  ops: tuple[LinearOp, ...],
+) -> dict[Site, dict[tuple[int, bool], Feed]]:
+  """Where the arguments of activations arise that are to be watched."""
+  found: dict[Site, dict[tuple[int, bool], Feed]] = {}
+  for index, op in enumerate(ops):
+    for later, feed in ((False, op.feed), (True, op.later_feed)):
+      if feed is None or feed.activation is None or feed.place is None:
+        continue
+      if not feed.place.closed:
+        found.setdefault(feed.place.site, {})[index, later] = feed
+  return found
+
+
+def _visit(
+  op: LinearOp | None,
+  fed: dict[tuple[int, bool], Feed],
+  visited: Visited,
+  slot: Slot,
+) -> tuple[list[Any], _Seen]:
+  outputs = list(visited.outputs)
+  seen = [jax.lax.stop_gradient(output) for output in outputs]
+  slopes = {
+    at: mean_slope(feed.activation, seen[feed.output])
+    for at, feed in fed.items()
+    if feed.activation is not None
+  }
+  if op is None:
+    return outputs, _Seen(None, None, slopes)
+  if jnp.issubdtype(seen[0].dtype, jnp.inexact):
+    outputs[0] = tap(outputs[0], slot.backward)
+  more = None
+  if slot.forward.detail is not None:
+    operands = jax.lax.stop_gradient(visited.operands)
+    more = detail_of(op, None if op.place.closed else operands, seen[0])
+  tallied = spread(tally(seen[0]), slot.forward.tally)
+  return outputs, _Seen(tallied, more, slopes)
+
+
+def _report(
+  traced: Trace, found: dict[Site, _Seen], backward: Any, gradients: Any
+) -> SignalReport:
+  seen = [found[site] for site in traced.sites]
+  details = slopes = norms = None
+  if gradients is not None:
+    details = tuple(one.detail for one in seen if one.detail is not None)
+    known = {at: s for one in found.values() for at, s in one.slopes.items()}
+    slopes = tuple(
+      (known.get((index, False)), known.get((index, True)))
+      for index in range(len(seen))
+    )
+    norms = _norms(gradients)
   return SignalReport(
-    tuple(found[site] for site in traced.sites),
+    tuple(one.tally for one in seen),
     tuple(backward[site] for site in traced.sites),
+    details,
+    slopes,
+    norms,
     traced.graph,
   )
 
 
-def _visit(
-  site: Any, x: jax.Array, slot: Statistics
-) -> tuple[jax.Array, Statistics]:
-  del site
-  return tap(x, slot), statistics(x)
+def _norms(gradients: Any) -> dict[str, jax.Array]:
+  """Euclidean norms, without underflow."""
+  norms = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+      found = tally(leaf).statistics()
+      log2_squared = found.log2_second_moment + jnp.log2(found.size)
+      norms[jax.tree_util.keystr(path)] = jnp.exp2(log2_squared / 2)
+  return norms
 
 
 def _differentiable(outputs: Any) -> list[jax.Array]:
@@ -155,6 +273,3 @@ def _cotangent(
     jax.random.normal(one, leaf.shape).astype(leaf.dtype)
     for one, leaf in zip(keys, outputs, strict=True)
   ]
-
-
-__all__ = ["SignalReport", "Trace", "measure"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_integer
-from initjax._statistics import Statistics, empty_slot, statistics, tap
+from initjax._statistics import Statistics, Tally, empty_slot, tally, tap
 from initjax.typing import DType, Initializer
 
 
@@ -29,7 +29,7 @@ class Apply(Protocol):
   """The forward pass of a stack."""
 
   def __call__(
-    self, params: StackParams, x: jax.Array, slots: Statistics | None = None
+    self, params: StackParams, x: jax.Array, slots: Tally | None = None
   ) -> tuple[jax.Array, Statistics]:
     """Outputs, and the statistics [depth] of what every layer hands on."""
     ...
@@ -80,12 +80,17 @@ def propagate(
   """
   depth = params.kernels.shape[0] + 1
 
-  def run(slots: Statistics) -> tuple[jax.Array, Statistics]:
+  def run(slots: Tally) -> tuple[jax.Array, Statistics]:
     return stack.apply_with_statistics(params, x, slots)
 
-  outputs, pull_back, forward = jax.vjp(run, empty_slot((depth,)), has_aux=True)
+  slots = _empty_slots(depth, params, x)
+  outputs, pull_back, forward = jax.vjp(run, slots, has_aux=True)
   (backward,) = pull_back(cotangent.astype(outputs.dtype))
-  return Signals(outputs, forward, backward)
+  return Signals(outputs, forward, backward.statistics())
+
+
+def _empty_slots(depth: int, params: StackParams, x: jax.Array) -> Tally:
+  return empty_slot((depth,), jnp.result_type(x, *jax.tree.leaves(params)))
 
 
 Linear = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -154,24 +159,23 @@ def _apply_with_statistics(
   net: Architecture,
   params: StackParams,
   x: jax.Array,
-  slots: Statistics | None = None,
+  slots: Tally | None = None,
 ) -> tuple[jax.Array, Statistics]:
-  slots = empty_slot((net.depth,)) if slots is None else slots
+  slots = _empty_slots(net.depth, params, x) if slots is None else slots
   first_slot = jax.tree.map(lambda leaf: leaf[0], slots)
   other_slots = jax.tree.map(lambda leaf: leaf[1:], slots)
 
   def layer(
-    h: jax.Array, inputs: tuple[jax.Array, jax.Array, Statistics]
-  ) -> tuple[jax.Array, Statistics]:
+    h: jax.Array, inputs: tuple[jax.Array, jax.Array, Tally]
+  ) -> tuple[jax.Array, Tally]:
     kernel, bias, slot = inputs
     h = tap(net.block(h, lambda x: net.linear(x, kernel, bias)), slot)
-    return h, statistics(h)
+    return h, tally(h)
 
   h = tap(net.linear(x, params.first_kernel, params.first_bias), first_slot)
   inputs = (params.kernels, params.biases, other_slots)
   outputs, others = jax.lax.scan(layer, h, inputs)
-  return outputs, jax.tree.map(
-    lambda one, many: jnp.concatenate([one[None], many]),
-    statistics(h),
-    others,
+  found = jax.tree.map(
+    lambda one, many: jnp.concatenate([one[None], many]), tally(h), others
   )
+  return outputs, found.statistics()

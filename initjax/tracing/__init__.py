@@ -7,7 +7,7 @@
 """
 
 from initjax.tracing._frameworks import functional
-from initjax.tracing._graph import LinearOp, SignalGraph
+from initjax.tracing._graph import Feed, LinearOp, SignalGraph
 from initjax.tracing._signal_graph import signal_graph
 
-__all__ = ["LinearOp", "SignalGraph", "functional", "signal_graph"]
+__all__ = ["Feed", "LinearOp", "SignalGraph", "functional", "signal_graph"]

@@ -7,13 +7,13 @@ scalar, and can be called.
 
 import heapq
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from initjax.tracing._graph import Feed
 from initjax.tracing._values import Node, Value
-from initjax.typing import Activation
 
 _UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil cos cosh digamma
 erf erf_inv erfc exp exp2 expm1 floor imag integer_pow is_finite lgamma log
@@ -22,8 +22,8 @@ square tan tanh"""
 _NARY = """add add_any and atan2 clamp div eq ge gt le lt max min mul ne
 nextafter or pow rem select_n sub xor"""
 _LAYOUT = """broadcast_in_dim convert_element_type copy copy_p expand_dims
-optimization_barrier reduce_precision reshape rev sharding_constraint slice
-squeeze transpose reshard"""
+optimization_barrier pvary reduce_precision reshape reshard rev
+sharding_constraint slice squeeze transpose"""
 
 ELEMENTWISE = frozenset((*_UNARY.split(), *_NARY.split()))
 LAYOUT = frozenset(_LAYOUT.split())
@@ -42,27 +42,16 @@ _REASONS = {
 }
 
 
-class Feed(NamedTuple):
-  """What feeds an operation."""
-
-  activation: Activation | None
-  """a function of one scalar, None if nothing elementwise lies before"""
-  reason: str
-  """what the source is: "linear", "input", "normalization", ..."""
-  operation: str | None
-  """path of the LinearOp that the source is the output of, if it is"""
-
-
 def feed_of(operand: Value) -> Feed:
   """The activation between `operand` and its source, and what that is."""
   if operand.node is None:
-    return Feed(None, "input", None)
+    return Feed()
   source, between = _source(operand.node)
   reason, operation = _describe(source)
-  if not any(node.label not in LAYOUT for node in between):
-    linear = reason == "linear"  # nothing between two linear maps: identity
-    return Feed(_identity if linear else None, reason, operation)
-  return Feed(_callable(operand.node, source, between), reason, operation)
+  activation: Any = _identity if reason == "linear" else None
+  if any(node.label not in LAYOUT for node in between):
+    activation = _callable(operand.node, source, between)
+  return Feed(activation, reason, operation, source.place, source.output)
 
 
 def _identity(x: jax.Array) -> jax.Array:

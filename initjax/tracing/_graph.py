@@ -2,22 +2,72 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from initjax.tracing._geometry import Axes
 from initjax.typing import Activation
+
+Site = tuple[int, ...]
+"""Position of an equation: its index, and those of the calls around it."""
+
+
+class Scan(NamedTuple):
+  """A loop around an equation."""
+
+  site: Site
+  length: int
+  reverse: bool
+
+
+class Place(NamedTuple):
+  """Where in a program an equation is."""
+
+  site: Site = ()
+  scans: tuple[Scan, ...] = ()
+  """outermost first"""
+  closed: bool = False
+  """whether it lies in a call that is run as a whole: a custom derivative
+  rule, a while loop, a shard_map"""
+
+  @property
+  def repeats(self) -> tuple[int, ...]:
+    """Lengths of the scans around it."""
+    return tuple(scan.length for scan in self.scans)
+
+  def inside(self, index: int) -> "Place":
+    """One equation deeper."""
+    return self._replace(site=(*self.site, index))
+
+
+class Feed(NamedTuple):
+  """What feeds an operation: activation(source)."""
+
+  activation: Activation | None = None
+  """a function of one scalar, None if there is none to be recovered"""
+  reason: str = "input"
+  """what the source is: "linear", "input", "normalization", "residual sum",
+  "product of two branches", "softmax", or a primitive"""
+  source: str | None = None
+  """path of the operation whose output (plus bias) is that source"""
+  place: Place | None = None
+  """of the equation whose output is the source; None for an input"""
+  output: int = 0
+  """which of that equation's outputs"""
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearOp:
   """One use of a parameter in a linear operation."""
 
-  path: str
-  """of the parameter, as `jax.tree_util.keystr` writes it; "" for a constant;
-  several are joined by ", " """
+  paths: tuple[str, ...]
+  """of the parameters, as `jax.tree_util.keystr` writes them; several where
+  the kernel is made of several, none for a constant"""
   kind: Literal["dot", "convolution", "embedding", "ragged_dot", "data"]
   """the operation; "data" has no parameter at all (attention scores)"""
   shape: tuple[int, ...]
   """of the output, without the axes of surrounding loops"""
+  dtype: Any
+  """of the output"""
   fan_in: float
   """terms summed into one output element"""
   fan_out: float
@@ -25,26 +75,52 @@ class LinearOp:
   origin: Literal["parameter", "derived", "constant", "data"]
   """of the kernel: a leaf seen through a linear view; computed from leaves;
   a constant closed over by the function; or data"""
-  repeats: tuple[int, ...] = ()
-  """lengths of the surrounding scans, outermost first"""
+  axes: Axes
+  """which axes of the operands are summed, and which are samples"""
+  place: Place
+  """where in the program it is"""
+  feed: Feed
+  """what feeds the operation; in a scan, what feeds the first repeat"""
   view: tuple[str, ...] = ()
   """linear steps between the leaf and the operand"""
   multiplier: float = 1.0
   """constant factor between the leaf and the operand"""
+  leaf_shape: tuple[int, ...] | None = None
+  """of the parameter, where there is one"""
+  in_axes: tuple[int, ...] | None = None
+  """axes of the parameter that are summed; None if not to be followed"""
+  out_axes: tuple[int, ...] | None = None
+  """axes of the parameter that become features of the output"""
   groups: int = 1
   strides: tuple[int, ...] = ()
   dilation: tuple[int, ...] = ()
-  activation: Activation | None = None
-  """what feeds the operation; in a scan, what feeds the first repeat"""
-  reason: str = ""
-  """what the source of the activation is: "linear", "input", "normalization",
-  "residual sum", "product of two branches", "softmax", or a primitive"""
-  source: str | None = None
-  """path of the operation whose output (plus bias) is that source"""
-  later_activation: Activation | None = None
+  later_feed: Feed | None = None
   """in a scan, what feeds the repeats after the first"""
-  later_reason: str = ""
-  later_source: str | None = None
+
+  @property
+  def path(self) -> str:
+    """The parameter's path; several are joined by ", "."""
+    return ", ".join(self.paths)
+
+  @property
+  def repeats(self) -> tuple[int, ...]:
+    """Lengths of the surrounding scans, outermost first."""
+    return self.place.repeats
+
+  @property
+  def activation(self) -> Activation | None:
+    """The function that feeds the (first) operation, if there is one."""
+    return self.feed.activation
+
+  @property
+  def reason(self) -> str:
+    """What that function is applied to, in words: see `Feed`."""
+    return self.feed.reason
+
+  @property
+  def source(self) -> str | None:
+    """Path of the operation whose output that is."""
+    return self.feed.source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,8 +155,3 @@ class SignalGraph:
       listed = ", ".join(sorted({op.path for op in self.ops}))
       raise KeyError(f"{path} has {len(found)} uses; the paths are {listed}.")
     return found[0]
-
-
-def replace(op: LinearOp, **changes: Any) -> LinearOp:
-  """A copy with some fields changed."""
-  return dataclasses.replace(op, **changes)

@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from initjax.tracing import _fans
-from initjax.tracing._activations import LAYOUT, Feed, feed_of
-from initjax.tracing._graph import LinearOp
+from initjax.tracing import _geometry
+from initjax.tracing._activations import LAYOUT, feed_of
+from initjax.tracing._geometry import Axes, Fans
+from initjax.tracing._graph import Feed, LinearOp, Place, Site
 from initjax.tracing._values import Node, Value, data, joined
-
-Site = tuple[int, ...]
-"""Position of an equation: its index, and those of the calls around it."""
 
 
 @dataclasses.dataclass
@@ -29,18 +27,6 @@ class Reader:
     return Node(next(self.nodes), label, **fields)
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """Where in the program the reader is."""
-
-  site: Site = ()
-  repeats: tuple[int, ...] = ()
-
-  def inside(self, index: int, *repeats: int) -> "Place":
-    """One equation deeper."""
-    return Place((*self.site, index), (*self.repeats, *repeats))
-
-
 def read_linear(
   reader: Reader, equation: Any, operands: list[Value], place: Place
 ) -> Value:
@@ -55,81 +41,107 @@ def read_linear(
   if computed:  # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return data(reader.node(label, equation=equation, operands=(signal,)))
-  return _note(
-    reader, equation, weight, signal, place, **_geometry(equation, kernel)
+  kind, axes, fans = _measures(equation, kernel)
+  op = LinearOp(
+    kind="data" if all(is_data) else kind,
+    fan_in=fans.fan_in,
+    fan_out=fans.fan_out * _patch_overlap(signal),
+    feed=feed_of(signal),
+    **_window(equation.params),
+    **_common(equation, weight, place, axes),
   )
-
-
-def _geometry(equation: Any, kernel: int) -> dict[str, Any]:
-  """Kind and fans of a linear equation whose operand `kernel` is the kernel."""
-  shapes = tuple(atom.aval.shape for atom in equation.invars[:2])
-  name, params = equation.primitive.name, equation.params
-  if name == "conv_general_dilated":
-    fans = _fans.convolution_fans(params, shapes[1])
-    return {
-      "kind": "convolution",
-      "fans": fans,
-      "groups": params["feature_group_count"],
-      "strides": tuple(params["window_strides"]),
-      "dilation": tuple(params["rhs_dilation"]),
-    }
-  if name == "ragged_dot_general":
-    return {
-      "kind": "ragged_dot",
-      "fans": _fans.ragged_dot_fans(params, shapes),
-    }
-  numbers = params["dimension_numbers"]
-  fans = _fans.dot_general_fans(numbers, shapes, kernel)
-  return {"kind": "dot", "fans": fans}
+  reader.sites[place.site] = op
+  if all(is_data):
+    return data(
+      reader.node("data product", operands=(weight, signal), place=place)
+    )
+  return _output(reader, op, signal)
 
 
 def read_look_up(
   reader: Reader, equation: Any, operands: list[Value], place: Place
 ) -> Value:
-  fans = _fans.gather_fans(equation.params)
+  """A row of a table for every index: an embedding."""
   table, indices = operands[:2]
-  return _note(
-    reader, equation, table, indices, place, kind="embedding", fans=fans
-  )
-
-
-def _note(
-  reader: Reader,
-  equation: Any,
-  weight: Value,
-  signal: Value,
-  place: Place,
-  *,
-  kind: Any,
-  fans: _fans.Fans,
-  **fields: Any,
-) -> Value:
-  """Records one LinearOp and returns the value of its output."""
-  feed = Feed(None, "indices", None)
-  if kind != "embedding":
-    feed = feed_of(signal)
-  origin: Any = weight.kind
-  if weight.kind == "parameter" and weight.derived:
-    origin = "derived"
+  ranks = (equation.invars[0].aval.ndim, equation.outvars[0].aval.ndim)
+  axes = _geometry.gather_axes(equation.params, *ranks)
+  fans = _geometry.gather_fans(equation.params)
   op = LinearOp(
-    path=", ".join(weight.paths),
-    kind="data" if origin == "data" else kind,
-    shape=tuple(equation.outvars[0].aval.shape),
+    kind="embedding",
     fan_in=fans.fan_in,
-    fan_out=fans.fan_out * _patch_overlap(signal),
-    origin=origin,
-    repeats=place.repeats,
-    view=weight.view,
-    multiplier=weight.multiplier,
-    activation=feed.activation,
-    reason=feed.reason,
-    source=feed.operation,
-    **fields,
+    fan_out=fans.fan_out,
+    feed=Feed(reason="indices"),
+    **_common(equation, table, place, axes),
   )
   reader.sites[place.site] = op
-  if origin == "data":
-    return data(reader.node("data product", operands=(weight, signal)))
-  return data(reader.node("linear", operands=(signal,), operation=op.path))
+  return _output(reader, op, indices)
+
+
+def _output(reader: Reader, op: LinearOp, signal: Value) -> Value:
+  return data(
+    reader.node("linear", operands=(signal,), operation=op.path, place=op.place)
+  )
+
+
+def _measures(equation: Any, kernel: int) -> tuple[Any, Axes, Fans]:
+  """Kind, axes and fans of a product whose operand `kernel` is the kernel."""
+  name, params = equation.primitive.name, equation.params
+  shapes = [tuple(atom.aval.shape) for atom in equation.invars[:2]]
+  ranks = (len(shapes[0]), len(shapes[1]))
+  if name == "conv_general_dilated":
+    axes = _geometry.convolution_axes(params)
+    return "convolution", axes, _geometry.convolution_fans(params, shapes[1])
+  if name == "ragged_dot_general":
+    axes = _geometry.ragged_dot_axes(params, ranks)
+    return "ragged_dot", axes, _geometry.product_fans(axes, shapes[1])
+  axes = _geometry.dot_axes(params, ranks, kernel)
+  return "dot", axes, _geometry.product_fans(axes, shapes[kernel])
+
+
+def _window(params: dict[str, Any]) -> dict[str, Any]:
+  """What only a convolution has."""
+  if "window_strides" not in params:
+    return {}
+  return {
+    "groups": params["feature_group_count"],
+    "strides": tuple(params["window_strides"]),
+    "dilation": tuple(params["rhs_dilation"]),
+  }
+
+
+def _common(
+  equation: Any, weight: Value, place: Place, axes: Axes
+) -> dict[str, Any]:
+  """What every LinearOp says of its kernel and its output."""
+  output = equation.outvars[0].aval
+  derived = weight.kind == "parameter" and weight.derived
+  in_axes, out_axes = _leaf_axes(weight, axes)
+  return {
+    "paths": weight.paths,
+    "shape": tuple(output.shape),
+    "dtype": output.dtype,
+    "origin": "derived" if derived else weight.kind,
+    "axes": axes,
+    "place": place,
+    "view": weight.view,
+    "multiplier": weight.multiplier,
+    "leaf_shape": weight.leaf_shape,
+    "in_axes": in_axes,
+    "out_axes": out_axes,
+  }
+
+
+def _leaf_axes(weight: Value, axes: Axes) -> tuple[Any, Any]:
+  """Axes of the parameter that are summed, and that become features."""
+  if weight.origins is None:
+    return None, None
+  summed, free = (
+    {leaf for axis in group for leaf in weight.origins[axis]}
+    for group in (axes.summed, axes.free)
+  )
+  if summed & free:
+    return None, None
+  return tuple(sorted(summed)), tuple(sorted(free))
 
 
 def _patch_overlap(signal: Value) -> float:

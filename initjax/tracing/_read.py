@@ -15,14 +15,9 @@ import numpy as np
 
 from initjax.tracing._activations import CALLS, LAYOUT, RULES
 from initjax.tracing._compat import open_jaxpr, scan_operands, sub_jaxprs
-from initjax.tracing._graph import LinearOp, replace
-from initjax.tracing._linear import (
-  Place,
-  Reader,
-  Site,
-  read_linear,
-  read_look_up,
-)
+from initjax.tracing._geometry import follow
+from initjax.tracing._graph import Feed, LinearOp, Place, Scan, Site
+from initjax.tracing._linear import Reader, read_linear, read_look_up
 from initjax.tracing._values import (
   CONSTANT,
   Value,
@@ -81,12 +76,13 @@ def _read_equation(
     return [read_look_up(reader, equation, operands, place)]
   if name in CALLS | RULES | REMAT or name == "shard_map":
     (inner, *_) = sub_jaxprs(equation.params)
-    return read(reader, inner, operands, place)
+    closed = place.closed or name in RULES or name == "shard_map"
+    return read(reader, inner, operands, place._replace(closed=closed))
   if name in _LOOPS:
     return _LOOPS[name](reader, equation, operands, place)
   if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
     reader.opaque[name] = None
-  return _read_other(reader, equation, operands)
+  return _read_other(reader, equation, operands, place)
 
 
 def _holds_linear(jaxpr: Any) -> bool:
@@ -102,19 +98,17 @@ def _holds_linear(jaxpr: Any) -> bool:
 
 
 def _read_other(
-  reader: Reader, equation: Any, operands: list[Value]
+  reader: Reader, equation: Any, operands: list[Value], place: Place
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
   if any(value.kind == "data" for value in operands):
     for value in operands:
       reader.elementwise.update(dict.fromkeys(value.paths))
+    given: Any = {"equation": equation, "place": place}
+    given["operands"] = tuple(operands)
     return [
-      data(
-        reader.node(
-          name, equation=equation, operands=tuple(operands), output=output
-        )
-      )
+      data(reader.node(name, output=output, **given))
       for output in range(len(equation.outvars))
     ]
   if any(value.kind == "parameter" for value in operands):
@@ -128,7 +122,9 @@ def _read_view(name: str, equation: Any, operands: list[Value]) -> Value:
   parameters = [value for value in operands if value.kind == "parameter"]
   first, rest = parameters[0], parameters[1:]
   if name in _VIEWS and not rest:
-    return dataclasses.replace(first, view=(*first.view, name))
+    origins = follow(equation, first.origins)
+    view = (*first.view, name)
+    return dataclasses.replace(first, view=view, origins=origins)
   if name == "neg":
     return dataclasses.replace(first, multiplier=-first.multiplier)
   others = [value for value in operands if value.kind == "constant"]
@@ -174,7 +170,8 @@ def _read_scan(
     _slice(reader, value, length)
     for value in operands[num_consts + num_carry :]
   ]
-  inner = dataclasses.replace(place, repeats=(*place.repeats, length))
+  scan = Scan(place.site, length, params["reverse"])
+  inner = place._replace(scans=(*place.scans, scan))
 
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["jaxpr"], [*consts, *carried, *slices], inner)
@@ -188,6 +185,7 @@ def _read_while(
   reader: Reader, equation: Any, operands: list[Value], place: Place
 ) -> list[Value]:
   params = equation.params
+  place = place._replace(closed=True)
   skipped = params["cond_nconsts"]
   split = skipped + params["body_nconsts"]
   consts, carry = operands[skipped:split], operands[split:]
@@ -212,16 +210,9 @@ def _fixpoint(
     if all(map(same_kind, fed, outputs)):
       break
   for site, op in _sites_under(reader, place).items():
-    began = first.get(site)
-    reader.sites[site] = replace(
-      op,
-      activation=began.activation if began else None,
-      reason=began.reason if began else "constant",
-      source=began.source if began else None,
-      later_activation=op.activation,
-      later_reason=op.reason,
-      later_source=op.source,
-    )
+    began = first[site].feed if site in first else Feed(reason="constant")
+    later = op.feed
+    reader.sites[site] = dataclasses.replace(op, feed=began, later_feed=later)
   return outputs
 
 
@@ -237,7 +228,9 @@ def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
 def _slice(reader: Reader, value: Value, length: int) -> Value:
   """What one repeat of a scan sees of a stacked operand."""
   if value.kind == "parameter":
-    return dataclasses.replace(value, view=(*value.view, f"scan[{length}]"))
+    view = (*value.view, f"scan[{length}]")
+    origins = value.origins and value.origins[1:]
+    return dataclasses.replace(value, view=view, origins=origins)
   if value.kind == "constant":
     return value
   return data(reader.node("slice", operands=(value,)))

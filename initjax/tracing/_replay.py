@@ -1,27 +1,48 @@
 """Running a traced model again, with something done at every linear operation.
 
 `replay` binds each equation as it was and rebuilds the calls that hold sites:
-jit as jit, remat as remat with its policy, scan, and cond. What is done at a
-site may hand out a pytree (forward statistics); inside a scan these come out
-stacked, one for each repeat. Each site is given a slot, sliced likewise, whose
-gradient can carry what is measured going backward.
+jit as jit, remat as remat with its policy, scan, cond and shard_map. What is
+done at a site may hand out a pytree (forward statistics); inside a scan these
+come out stacked, one for each repeat. Each site is given a slot, sliced
+likewise, whose gradient can carry what is measured going backward.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from initjax.tracing._activations import CALLS
 from initjax.tracing._compat import open_jaxpr, scan_operands, sub_jaxprs
-from initjax.tracing._linear import Site
+from initjax.tracing._graph import Site
 from initjax.tracing._read import REMAT
+from initjax.tracing._shard_map import in_shards
 
-Visit = Callable[[Site, jax.Array, Any], tuple[jax.Array, Any]]
-"""(site, output of the operation, slot) -> (new output, what to hand out); the
-latter is a pytree of the structure, shapes and dtypes of the slot"""
 
+class Visited(NamedTuple):
+  """An equation that was run, at a site."""
+
+  site: Site
+  operands: list[Any] | None
+  """None where several equations were run as one, and this is the last"""
+  outputs: list[Any]
+
+
+class Slot(NamedTuple):
+  """What a site is given; under scans with their leading axes."""
+
+  backward: Any
+  """to be differentiated with respect to; None if nothing is"""
+  forward: Any
+  """zeros of the structure of what the site hands out, for where it is not
+  run"""
+
+
+Visit = Callable[[Visited, Slot], tuple[list[Any], Any]]
+"""Returns new outputs, and what to hand out."""
+
+Slots = Mapping[Site, Slot]
 Found = dict[Site, Any]
 
 
@@ -29,7 +50,7 @@ def replay(
   visit: Visit,
   jaxpr: Any,
   arguments: Sequence[Any],
-  slots: Mapping[Site, Any],
+  slots: Slots,
   place: Site = (),
 ) -> tuple[list[Any], Found]:
   """Outputs of `jaxpr`, and what its sites (the keys of `slots`) handed out."""
@@ -41,14 +62,13 @@ def replay(
   def look_up(atom: Any) -> Any:
     return atom.val if hasattr(atom, "val") else known[atom]
 
+  inside = _by_equation(slots, len(place))
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
-    site = (*place, index)
-    inside = _under(slots, site)
     with equation.ctx.manager:
-      if inside:
+      if index in inside:
         outputs, more = _replay_equation(
-          visit, equation, operands, inside, site
+          visit, equation, operands, inside[index], (*place, index)
         )
         found.update(more)
       else:
@@ -64,37 +84,56 @@ def bind(equation: Any, operands: Sequence[Any]) -> list[Any]:
   return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
-def _under(slots: Mapping[Site, Any], site: Site) -> dict[Site, Any]:
-  """The slots of sites at or inside an equation."""
-  size = len(site)
-  return {key: slot for key, slot in slots.items() if key[:size] == site}
+def _by_equation(slots: Slots, depth: int) -> dict[int, dict[Site, Slot]]:
+  """The slots of sites at or inside each equation of one jaxpr."""
+  found: dict[int, dict[Site, Slot]] = {}
+  for site, slot in slots.items():
+    found.setdefault(site[depth], {})[site] = slot
+  return found
 
 
-def _skipped(slots: Found) -> Found:
-  """What sites hand out that were not run: zeros, of the shape of the slots."""
-  return jax.tree.map(jnp.zeros_like, slots)
+def _skipped(slots: Slots) -> Found:
+  """What sites hand out that were not run."""
+  return {
+    site: jax.tree.map(jnp.zeros_like, slot.forward)
+    for site, slot in slots.items()
+  }
 
 
 def _replay_equation(
-  visit: Visit, equation: Any, operands: list[Any], slots: Found, site: Site
+  visit: Visit, equation: Any, operands: list[Any], slots: Slots, site: Site
 ) -> tuple[list[Any], Found]:
-  name = equation.primitive.name
-  rebuild = _REBUILD.get(name)
-  if site not in slots and rebuild is not None:
-    return rebuild(visit, equation, operands, slots, site)
-  outputs = bind(equation, operands)  # a site, or a call that stays whole
+  if site in slots:
+    outputs = bind(equation, operands)
+    outputs, handed = visit(Visited(site, operands, outputs), slots[site])
+    return outputs, {site: handed}
+  rebuild = _REBUILD.get(equation.primitive.name, _replay_whole)
+  return rebuild(visit, equation, operands, slots, site)
+
+
+def _replay_whole(
+  visit: Visit, equation: Any, operands: list[Any], slots: Slots, site: Site
+) -> tuple[list[Any], Found]:
+  """A call with a derivative rule of its own: one site, at its output.
+
+  A while loop has no gradient; nothing is measured inside.
+  """
+  del site
+  outputs = bind(equation, operands)
+  if equation.primitive.name == "while":
+    return outputs, _skipped(slots)
   last = max(slots)
-  outputs[0], handed = visit(last, outputs[0], slots[last])
+  outputs, handed = visit(Visited(last, None, outputs), slots[last])
   return outputs, {**_skipped(slots), last: handed}
 
 
 def _replay_call(
-  visit: Visit, equation: Any, operands: list[Any], slots: Found, site: Site
+  visit: Visit, equation: Any, operands: list[Any], slots: Slots, site: Site
 ) -> tuple[list[Any], Found]:
   """Jit stays jit, remat stays remat with the same policy."""
   (inner, *_) = sub_jaxprs(equation.params)
 
-  def run(operands: list[Any], slots: Found) -> tuple[list[Any], Found]:
+  def run(operands: list[Any], slots: Slots) -> tuple[list[Any], Found]:
     return replay(visit, inner, operands, slots, site)
 
   params = equation.params
@@ -108,13 +147,13 @@ def _replay_call(
 
 
 def _replay_scan(
-  visit: Visit, equation: Any, operands: list[Any], slots: Found, site: Site
+  visit: Visit, equation: Any, operands: list[Any], slots: Slots, site: Site
 ) -> tuple[list[Any], Found]:
   params = equation.params
   num_consts, num_carry = scan_operands(params)
   consts, rest = operands[:num_consts], operands[num_consts:]
 
-  def body(carry: list[Any], x: tuple[list[Any], Found]) -> Any:
+  def body(carry: list[Any], x: tuple[list[Any], Slots]) -> Any:
     xs, sliced = x
     arguments = [*consts, *carry, *xs]
     outputs, found = replay(visit, params["jaxpr"], arguments, sliced, site)
@@ -132,7 +171,7 @@ def _replay_scan(
 
 
 def _replay_cond(
-  visit: Visit, equation: Any, operands: list[Any], slots: Found, site: Site
+  visit: Visit, equation: Any, operands: list[Any], slots: Slots, site: Site
 ) -> tuple[list[Any], Found]:
   """Every branch hands out all sites; those of the others were not run."""
   branches = equation.params["branches"]
@@ -140,8 +179,8 @@ def _replay_cond(
   def branch(number: int) -> Callable[..., tuple[list[Any], Found]]:
     place = (*site, number)
 
-    def run(operands: list[Any], slots: Found) -> tuple[list[Any], Found]:
-      own = _under(slots, place)
+    def run(operands: list[Any], slots: Slots) -> tuple[list[Any], Found]:
+      own = _by_equation(slots, len(site)).get(number, {})
       outputs, found = replay(visit, branches[number], operands, own, place)
       return outputs, {**_skipped(slots), **found}
 
@@ -152,8 +191,18 @@ def _replay_cond(
   return jax.lax.switch(index, choices, others, slots)
 
 
+def _replay_shard_map(
+  visit: Visit, equation: Any, operands: list[Any], slots: Slots, site: Site
+) -> tuple[list[Any], Found]:
+  def run(operands: list[Any], slots: Slots) -> tuple[list[Any], Found]:
+    return replay(visit, equation.params["jaxpr"], operands, slots, site)
+
+  return in_shards(run, equation.params, operands, slots)
+
+
 _REBUILD: dict[str, Callable[..., tuple[list[Any], Found]]] = {
   **dict.fromkeys((*CALLS, *REMAT), _replay_call),
   "scan": _replay_scan,
   "cond": _replay_cond,
+  "shard_map": _replay_shard_map,
 }

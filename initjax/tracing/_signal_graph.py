@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from initjax.tracing._graph import SignalGraph
-from initjax.tracing._linear import Place, Reader, Site
+from initjax.tracing._geometry import leaf_origins
+from initjax.tracing._graph import Place, SignalGraph, Site
+from initjax.tracing._linear import Reader
 from initjax.tracing._read import read
 from initjax.tracing._values import Value, data
 
@@ -45,11 +46,6 @@ def signal_graph(
   >>> float(graph["['second']"].activation(jnp.float32(-1.0)))
   0.0
   """
-  if not callable(fn) or hasattr(fn, "apply"):
-    raise TypeError(
-      f"signal_graph needs a function fn(params, *inputs), got {fn!r}; for a "
-      "linen module pass module.apply."
-    )
   return trace(fn, params, *inputs).graph
 
 
@@ -66,12 +62,19 @@ class Trace(NamedTuple):
 
 def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
+  if not callable(fn) or hasattr(fn, "apply"):
+    raise TypeError(
+      f"wanted a function fn(params, *inputs), got {fn!r}; for a "
+      "linen module pass module.apply."
+    )
   jaxpr, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
   leaves = jax.tree_util.tree_leaves_with_path(params)
   paths = [jax.tree_util.keystr(path) for path, _ in leaves]
   reader = Reader()
   others = len(jaxpr.in_avals) - len(paths)
-  values = [Value("parameter", (path,)) for path in paths]
+  values = [
+    _leaf(path, aval) for path, aval in zip(paths, jaxpr.in_avals, strict=False)
+  ]
   values += [data(reader.node("input")) for _ in range(others)]
   outputs = read(reader, jaxpr, values, Place())
   graph = _graph(reader, paths, outputs)
@@ -81,12 +84,18 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   return Trace(jaxpr, graph, tuple(sites), out_shape)
 
 
+def _leaf(path: str, aval: Any) -> Value:
+  shape = tuple(aval.shape)
+  origins = leaf_origins(len(shape))
+  return Value("parameter", (path,), leaf_shape=shape, origins=origins)
+
+
 def _graph(
   reader: Reader, paths: list[str], outputs: list[Value]
 ) -> SignalGraph:
   noted = [reader.sites[site] for site in sorted(reader.sites)]
   ops = tuple(op for op in noted if op.origin != "data")
-  used = {path for op in ops for path in op.path.split(", ")}
+  used = {path for op in ops for path in op.paths}
   used |= {path for value in outputs for path in value.paths}
   beside = [path for path in paths if path not in used]
   return SignalGraph(

@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from initjax.tracing._geometry import Origins
+from initjax.tracing._graph import Place
+
 Kind = Literal["parameter", "constant", "data"]
 
 
@@ -26,6 +29,8 @@ class Node:
   equation: Any = None
   operands: tuple["Value", ...] = ()
   output: int = 0
+  place: Place | None = None
+  """where the equation is"""
   operation: str | None = None
   """path of the LinearOp whose output this is"""
 
@@ -43,6 +48,10 @@ class Value:
   """whether a nonlinear step, or a mixture of leaves, made it"""
   multiplier: float = 1.0
   """constant factor between the leaf and this"""
+  leaf_shape: tuple[int, ...] | None = None
+  """of the parameter, if it is one"""
+  origins: Origins = None
+  """which axes of the leaf the axes of this hold"""
   scalar: Any = None
   """a constant's value, where it is a single number"""
   node: Node | None = None

@@ -137,6 +137,6 @@ def test_in_a_scan_the_first_repeat_has_a_feed_of_its_own():
   first = jnp.tanh(jax.nn.relu(POINTS))
   np.testing.assert_allclose(op.activation(POINTS), first, rtol=1e-6)
   np.testing.assert_allclose(
-    op.later_activation(POINTS), jnp.tanh(POINTS), rtol=1e-6
+    op.later_feed.activation(POINTS), jnp.tanh(POINTS), rtol=1e-6
   )
-  assert (op.source, op.later_source) == ("['first']", "['rest']")
+  assert (op.source, op.later_feed.source) == ("['first']", "['rest']")

@@ -200,7 +200,7 @@ def test_recurrent_kernels_repeat_over_time(cell):
     assert fan_in == (6 if name.startswith("h") else 4)
   state = [op for op in graph.ops if op.fan_in == 6]
   assert {op.reason for op in state} == {"constant"}  # h_0 = 0
-  assert "constant" not in {op.later_reason for op in state}
+  assert "constant" not in {op.later_feed.reason for op in state}
 
 
 def test_hand_stacked_kernels_leave_their_layer_axis_out():

@@ -1,0 +1,127 @@
+"""What `measure` returns, and how it becomes plain rows."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from initjax._statistics import Statistics, Tally
+from initjax.probes._detail import Detail, saturation
+from initjax.probes._names import name_of
+from initjax.tracing import LinearOp, SignalGraph
+from initjax.typing import Record, Verdict
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SignalReport:
+  """Statistics of every linear operation: a pytree, so it passes through jit.
+
+  Rows stand in the order of `graph.ops`; under scans the leaves of a row have
+  the lengths of the scans as last axes, under vmap (several draws of the
+  parameters) one more in front.
+  """
+
+  forward_tallies: tuple[Tally, ...]
+  backward_tallies: tuple[Tally, ...]
+  details: tuple[Detail, ...] | None
+  """with `detail=True`, of each operation"""
+  slopes: tuple[tuple[Any, Any], ...] | None
+  """with `detail=True`, E|φ'| of what feeds each operation, where it arises"""
+  gradient_norms: dict[str, jax.Array] | None
+  """with `detail=True`, the Euclidean norm of each parameter's gradient"""
+  graph: SignalGraph = dataclasses.field(metadata={"static": True})
+  """what the rows are"""
+  verdicts: tuple[Verdict, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+  """what `diagnose` found"""
+  bands: tuple[Any, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+  """for each record, log₂ second moments a healthy network may show:
+  (forward low, high), (backward low, high)"""
+
+  @property
+  def forward(self) -> tuple[Statistics, ...]:
+    """Statistics of each operation's output, before its bias."""
+    return tuple(tally.statistics() for tally in self.forward_tallies)
+
+  @property
+  def backward(self) -> tuple[Statistics, ...]:
+    """Statistics of the gradient with respect to that output."""
+    return tuple(tally.statistics() for tally in self.backward_tallies)
+
+  def to_records(self) -> list[Record]:
+    """A list of plain dicts, one for each operation and repeat.
+
+    Several draws are averaged: logarithms, so the geometric mean; of the
+    largest the largest. `draws` then tells their number, and
+    `forward_log2_second_moment_std` how they scatter.
+    """
+    return list(self._records())
+
+  def _records(self) -> Iterator[Record]:
+    forward, backward, details, slopes = jax.device_get(
+      (self.forward, self.backward, self.details, self.slopes)
+    )
+    bands = iter(self.bands)
+    for index, op in enumerate(self.graph.ops):
+      more: dict[str, Any] = {}
+      if details is not None:
+        more = details[index]._asdict()
+        more["saturation"] = saturation(op, *slopes[index])
+      names = (_fed_by(op, op.feed), _fed_by(op, op.later_feed or op.feed))
+      for repeat in np.ndindex(*op.repeats):
+        record = _identity(op, repeat, names)
+        for direction, rows in (("forward", forward), ("backward", backward)):
+          record |= _numbers(direction, rows[index], repeat)
+        for name, leaf in more.items():
+          record[name] = float(np.mean(leaf[(..., *repeat)]))
+        if self.bands:
+          record["forward_band"], record["backward_band"] = next(bands)
+        yield record
+
+
+def _identity(
+  op: LinearOp, repeat: tuple[int, ...], names: tuple[str, str]
+) -> Record:
+  scans = op.place.scans
+  starts = [scan.length - 1 if scan.reverse else 0 for scan in scans]
+  later = bool(repeat) and repeat[-1] != starts[-1]
+  return {
+    "path": op.path,
+    "repeat": repeat,
+    "kind": op.kind,
+    "fan_in": op.fan_in,
+    "fan_out": op.fan_out,
+    "fed_by": names[later],
+  }
+
+
+def _fed_by(op: LinearOp, feed: Any) -> str:
+  """The name of the activation, or else what feeds the operation."""
+  if feed.activation is None:
+    return feed.reason
+  name = name_of(feed.activation)
+  if name == "identity":
+    return feed.reason
+  return name or "an activation"
+
+
+def _numbers(
+  direction: str, rows: Statistics, repeat: tuple[int, ...]
+) -> Record:
+  """One direction of one row, averaged over draws."""
+  draws = {name: leaf[(..., *repeat)] for name, leaf in rows._asdict().items()}
+  record = {f"{direction}_{name}": float(x.mean()) for name, x in draws.items()}
+  record[f"{direction}_largest"] = float(draws["largest"].max())
+  moments = draws["log2_second_moment"]
+  if moments.ndim:
+    record["draws"] = moments.size
+    with np.errstate(invalid="ignore"):
+      std = float(moments.std(ddof=1)) if moments.size > 1 else np.nan
+    record[f"{direction}_log2_second_moment_std"] = std
+  return record
