@@ -8,12 +8,13 @@
 
 from initjax import gains, initializers, probes, stacks, tracing, typing
 from initjax.gains import gain
-from initjax.probes import measure
+from initjax.probes import diagnose, measure
 from initjax.tracing import functional, signal_graph
 
 __version__ = "0.1.0"
 
 __all__ = [
+  "diagnose",
   "functional",
   "gain",
   "gains",

@@ -6,7 +6,8 @@
 8
 """
 
+from initjax.probes._diagnose import diagnose
 from initjax.probes._measure import Measured, measure
 from initjax.probes._report import SignalReport
 
-__all__ = ["Measured", "SignalReport", "measure"]
+__all__ = ["Measured", "SignalReport", "diagnose", "measure"]

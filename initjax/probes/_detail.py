@@ -111,5 +111,5 @@ def _fed(feed: Feed, rows: Any, scans: tuple[Scan, ...]) -> np.ndarray:
   for scan in reversed(around[common:]):  # what a loop leaves is its last
     rows = rows[..., 0 if scan.reverse else -1]
   lead = rows.shape[: rows.ndim - common]
-  rows = rows.reshape(*rows.shape, *(1,) * (len(scans) - common))
+  rows = rows.reshape((*rows.shape, *(1,) * (len(scans) - common)))
   return np.broadcast_to(rows, (*lead, *repeats)).copy()

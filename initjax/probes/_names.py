@@ -42,6 +42,7 @@ def _known() -> dict[str, np.ndarray]:
   return {name: np.asarray(phi(points)) for name, phi in KNOWN.items()}
 
 
+@functools.lru_cache(maxsize=1024)
 def name_of(activation: Activation) -> str | None:
   """The field's name for a function, if its values are those of a known one.
 
@@ -54,3 +55,13 @@ def name_of(activation: Activation) -> str | None:
       if np.allclose(values, known, rtol=1e-5, atol=1e-6):
         return name
   return None
+
+
+@functools.lru_cache(maxsize=1024)
+def is_flat(activation: Activation | None) -> bool:
+  """Whether a function is 0 on an interval, as rectifiers are."""
+  if activation is None:
+    return False
+  with jax.ensure_compile_time_eval():
+    values = np.asarray(activation(jnp.asarray(_POINTS)))
+  return bool((values == 0).sum() > 2)

@@ -1,12 +1,15 @@
 """What `measure` returns, and how it becomes plain rows."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
+from initjax import reports
 from initjax._statistics import Statistics, Tally
 from initjax.probes._detail import Detail, saturation
 from initjax.probes._names import name_of
@@ -62,6 +65,56 @@ class SignalReport:
     `forward_log2_second_moment_std` how they scatter.
     """
     return list(self._records())
+
+  def __str__(self) -> str:
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
+      return f"SignalReport of {len(self.graph)} operations, being traced"
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    return reports.to_text(self.to_records(), self.verdicts, width=width)
+
+  def _repr_html_(self) -> str:
+    return reports.html_fragment(self.to_records(), self.verdicts)
+
+  def to_json(self, path: epath.PathLike) -> None:
+    """Writes records, verdicts and gradient norms as standard JSON.
+
+    Raises:
+      FileExistsError: if there is a file already; nothing is overwritten.
+    """
+    norms = self.gradient_norms or {}
+    content = {
+      "records": self.to_records(),
+      "verdicts": [verdict._asdict() for verdict in self.verdicts],
+      "gradient_norms": {path: np.asarray(n) for path, n in norms.items()},
+    }
+    reports.write_json(path, content)
+
+  def to_html(self, path: epath.PathLike, title: str = "initjax") -> None:
+    """Writes one standalone page: verdicts, figure, table.
+
+    Raises:
+      FileExistsError: if there is a file already; nothing is overwritten.
+    """
+    page = reports.html(self.to_records(), self.verdicts, title=title)
+    reports.write_text(path, page)
+
+  def plot(self, path: epath.PathLike | None = None) -> Any:
+    """The matplotlib figure: log₂ second moments against depth, both ways.
+
+    Args:
+      path: where to write it as well, by the ending: .png, .svg, .pdf.
+
+    Raises:
+      ImportError: if matplotlib is missing.
+      FileExistsError: if there is a file already; nothing is overwritten.
+    """
+    figure = reports.figure(self.to_records(), self.verdicts)
+    if path is not None:
+      kind = epath.Path(path).suffix[1:] or "png"
+      reports.write_whole(
+        path, lambda partial: figure.savefig(partial, format=kind, dpi=150)
+      )
+    return figure
 
   def _records(self) -> Iterator[Record]:
     forward, backward, details, slopes = jax.device_get(

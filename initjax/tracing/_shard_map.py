@@ -61,7 +61,7 @@ def _combined(found: Any) -> Any:
   """Tallies of all devices; other numbers are the same on each."""
   is_tally = lambda node: isinstance(node, Tally)
   return jax.tree.map(
-    lambda node: over_devices(node) if is_tally(node) else node.max(0),
+    lambda node: over_devices(node) if is_tally(node) else node[0],
     found,
     is_leaf=is_tally,
   )

@@ -1,0 +1,170 @@
+"""`diagnose`: what is wrong with a model, why, and the line that mends it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax._checks import check_integer
+from initjax.probes._growth import check_growth, walk
+from initjax.probes._measure import measure
+from initjax.probes._parameters import check_parameters
+from initjax.probes._report import SignalReport
+from initjax.probes._signals import check_signals
+from initjax.tracing import LinearOp, SignalGraph
+from initjax.typing import Verdict
+
+_RANK = {"error": 0, "warning": 1, "note": 2}
+
+
+def diagnose(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+  init: Callable[[jax.Array], Any] | None = None,
+  draws: int | None = None,
+) -> SignalReport:
+  """`measure` with verdicts: exploding, vanishing, dead, saturated, ...
+
+  Each verdict says what was measured against what, its cause, and what to
+  paste or change. Growth is called sick only beyond what chance does at these
+  widths: over a single draw by the law of finite width, over several by how
+  they scatter. Runs `fn` itself, under jit; not to be called inside jit.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: any pytree of arrays; ignored where `init` is given.
+    *inputs: the other arguments of `fn`.
+    key: for the random cotangent, and for `init`.
+    cotangent: gradient with respect to the outputs, of their structure.
+    has_aux: whether `fn` returns `(outputs, aux)`.
+    init: from a key to parameters, for several draws.
+    draws: how many `init` draws (8 if None); without `init`, the length of
+      the leading axis of every leaf of `params`.
+
+  Returns:
+    A report with `verdicts`, worst first; `print` it, or `to_html`, `plot`.
+
+  Raises:
+    TypeError: if `fn` is not callable.
+    ValueError: if no output can be differentiated, or leaves of `params` do
+      not have a leading axis of length `draws`.
+
+  >>> def deep(kernels, x):
+  ...   layer = lambda h, kernel: (jax.nn.relu(h @ kernel), None)
+  ...   return jax.lax.scan(layer, x, kernels)[0]
+  >>> xavier = jax.nn.initializers.xavier_normal(batch_axis=0)
+  >>> kernels = xavier(jax.random.key(0), (50, 64, 64))
+  >>> report = diagnose(deep, kernels, jnp.ones((8, 64)))
+  >>> [verdict.kind for verdict in report.verdicts]
+  ['vanishing signal', 'vanishing gradient']
+  >>> report.verdicts[0].cure
+  'kernel_init=initjax.initializers.he_normal()'
+
+  Reference: Glorot and Bengio 2010; He et al. 2015; Hanin and Nica 2020.
+  """
+  if init is not None and draws is None:
+    draws = 8
+  _check_draws(params, init, draws)
+  key = jax.random.key(0) if key is None else key
+  run = functools.partial(
+    measure, fn, key=key, cotangent=cotangent, has_aux=has_aux, detail=True
+  )
+  if init is not None and draws is not None:
+    params = jax.jit(lambda keys: jax.lax.map(init, keys))(
+      jax.random.split(key, draws)
+    )
+  if draws is None:
+    report = jax.jit(run)(params, *inputs)
+    first = params
+  else:
+    every = lambda params, *inputs: jax.lax.map(
+      lambda p: run(p, *inputs), params
+    )
+    report = jax.jit(every)(params, *inputs)
+    first = jax.tree.map(lambda leaf: leaf[0], params)
+  report = dataclasses.replace(report, bands=_bands(report))
+  return dataclasses.replace(report, verdicts=_verdicts(report, first))
+
+
+def _check_draws(params: Any, init: Any, draws: int | None) -> None:
+  """Raises unless `draws` is a number that the parameters fit."""
+  if draws is None:
+    return
+  check_integer("draws", draws, low=1)
+  if init is not None:
+    return
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    if jnp.shape(leaf)[:1] != (draws,):
+      raise ValueError(
+        f"draws={draws} needs a leading axis of that length on every leaf of "
+        f"params; {jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}. "
+        "Stack several draws, or give init=, a function of a key."
+      )
+
+
+def _verdicts(report: SignalReport, params: Any) -> tuple[Verdict, ...]:
+  rows = report.to_records()
+  leaves = {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  }
+  found = [
+    *check_growth(rows, _moments(report), report.graph, leaves),
+    *check_signals(rows, report.graph),
+    *check_parameters(report.graph, leaves),
+  ]
+  return tuple(sorted(found, key=lambda verdict: _RANK[verdict.severity]))
+
+
+def _moments(report: SignalReport) -> dict[str, np.ndarray]:
+  """By direction, log₂ second moments [draws, rows]."""
+
+  def flat(op: LinearOp, leaf: Any) -> np.ndarray:
+    return np.asarray(leaf, np.float64).reshape(-1, int(np.prod(op.repeats)))
+
+  found = {}
+  for direction in ("forward", "backward"):
+    rows = getattr(report, direction)
+    found[direction] = np.concatenate(
+      [
+        flat(op, row.log2_second_moment)
+        for op, row in zip(report.graph.ops, rows, strict=True)
+      ],
+      axis=1,
+    )
+  return found
+
+
+def _bands(report: SignalReport) -> tuple[Any, ...]:
+  """What a healthy chain may show, from where it starts; for chains alone."""
+  if not _is_chain(report.graph):
+    return ()
+  ops = [op for op in report.graph.ops for _ in np.ndindex(*op.repeats)]
+  found = _moments(report)
+  both = []
+  for direction, step in (("forward", 1), ("backward", -1)):
+    start = found[direction][:, ::step][:, 0].mean()
+    chance = walk(ops[::step], direction)
+    middle, margin = start + chance.drift, 3 * chance.spread
+    pairs = zip(
+      (middle - margin)[::step], (middle + margin)[::step], strict=True
+    )
+    both.append([(float(low), float(high)) for low, high in pairs])
+  return tuple(zip(*both, strict=True))
+
+
+def _is_chain(graph: SignalGraph) -> bool:
+  """Whether each operation is fed by the one before it, and by that alone."""
+  for before, op in zip(graph.ops[:-1], graph.ops[1:], strict=True):
+    if op.source != before.path or op.kind == "embedding":
+      return False
+  return all(len(op.place.scans) <= 1 for op in graph.ops) and bool(graph.ops)

@@ -1,0 +1,349 @@
+"""Exploding and vanishing: growth per operation, against what chance allows.
+
+One draw of the weights proves little: the logarithm of |x_L|² of a healthy
+network walks at random. At order 1/n each layer of fan n adds
+
+    mean -κ/(2n), variance κ/n,  κ = E[φ⁴]/E[φ²]² - 1 forward,
+                                 κ = 3E[φ'⁴]/E[φ'²]² - 1 backward
+
+(2 for a linear layer, 5 both ways for ReLU). Contracting maps scatter less, so
+the band is an upper bound. Only growth beyond it is called sick.
+
+Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax.gains import moments
+from initjax.probes._names import KNOWN, name_of
+from initjax.tracing import Feed, LinearOp, SignalGraph
+from initjax.typing import Activation, Record, Verdict
+
+_NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
+_GRAVE = 20.0  # a factor 1000 in size
+_SIGMAS = 3.0
+
+
+class Walk(NamedTuple):
+  """What chance does to log₂ second moments, up to each row."""
+
+  drift: np.ndarray
+  """[rows]; negative"""
+  spread: np.ndarray
+  """[rows]; one standard deviation"""
+
+
+class Growth(NamedTuple):
+  """One direction of a model, in the order the signal takes it."""
+
+  direction: str
+  rows: list[int]
+  """which records"""
+  bits: np.ndarray
+  """log₂ second moments of these rows [draws, rows]"""
+  per_row: float
+  """log₂ growth of one row, robust, mean over draws"""
+  total: float
+  """over all rows"""
+  spread: float
+  """standard deviation of the total, of the mean over draws"""
+  drift: float
+  """what a healthy network loses"""
+
+
+def check_growth(
+  rows: Sequence[Record],
+  moments_by_draw: Mapping[str, np.ndarray],
+  graph: SignalGraph,
+  leaves: Mapping[str, np.ndarray],
+) -> Iterator[Verdict]:
+  """Verdicts on both directions.
+
+  Args:
+    rows: the records.
+    moments_by_draw: by direction, log₂ second moments [draws, rows].
+    graph: of the model.
+    leaves: parameters by path, of the first draw.
+  """
+  ops = [op for op in graph.ops for _ in np.ndindex(*op.repeats)]
+  for direction in ("forward", "backward"):
+    growth = _growth(ops, moments_by_draw[direction], direction)
+    if growth is not None and _is_sick(growth):
+      yield _verdict(growth, rows, ops, leaves)
+
+
+def walk(ops: Sequence[LinearOp], direction: str) -> Walk:
+  """Drift and spread from the first row to each, in this order of rows."""
+  kappas = [_kappa(op, direction) / max(op.fan_in, 1) for op in ops]
+  steps = np.cumsum([0.0, *kappas[1:]])
+  return Walk(-steps / (2 * math.log(2)), np.sqrt(steps) / math.log(2))
+
+
+def _kappa(op: LinearOp, direction: str) -> float:
+  """κ at unit variance; that of ReLU for an activation without a name."""
+  activation = _feed(op).activation
+  if activation is None:
+    return 2.0
+  return _kappa_of(name_of(activation) or "relu", direction)
+
+
+@functools.cache
+def _kappa_of(name: str, direction: str) -> float:
+  known = KNOWN[name]
+  try:
+    if direction == "forward":
+      first, second = moments(known), moments(lambda x: known(x) ** 2)
+      return float(second.second_moment / first.second_moment**2) - 1
+    first = moments(known)
+    slope = _slope(known)
+    second = moments(lambda x: slope(x) ** 2)
+    kappa = second.second_moment / first.derivative_second_moment**2
+    return 3 * float(kappa) - 1
+  except (ValueError, TypeError, ArithmeticError):
+    return 5.0
+
+
+def _slope(activation: Activation) -> Activation:
+  return lambda x: jax.jvp(activation, (x,), (jnp.ones_like(x),))[1]
+
+
+def _growth(
+  ops: Sequence[LinearOp], bits: np.ndarray, direction: str
+) -> Growth | None:
+  """The growth of one direction; None if fewer than three rows are alive."""
+  order = np.arange(len(ops))[:: 1 if direction == "forward" else -1]
+  order = order[np.isfinite(bits[:, order]).all(axis=0)]
+  if order.size < 3:
+    return None
+  slopes = np.array([_median_slope(draw) for draw in bits[:, order]])
+  steps = order.size - 1
+  chance = walk([ops[i] for i in order], direction)
+  spread = float(chance.spread[-1]) / math.sqrt(len(slopes))
+  if len(slopes) >= 4:
+    spread = steps * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
+  return Growth(
+    direction,
+    [int(i) for i in order],
+    bits[:, order],
+    float(slopes.mean()),
+    float(slopes.mean()) * steps,
+    spread,
+    float(chance.drift[-1]),
+  )
+
+
+def _median_slope(values: np.ndarray) -> float:
+  """Theil's slope: the median over all pairs, deaf to single odd rows."""
+  far, near = np.triu_indices(values.size, 1)[::-1]
+  return float(np.median((values[far] - values[near]) / (far - near)))
+
+
+def _is_sick(growth: Growth) -> bool:
+  allowed = _SIGMAS * growth.spread + _NOTABLE
+  low = growth.drift - allowed
+  return growth.total > allowed or growth.total < low
+
+
+# The verdict in words
+
+
+def _verdict(
+  growth: Growth,
+  rows: Sequence[Record],
+  ops: Sequence[LinearOp],
+  leaves: Mapping[str, np.ndarray],
+) -> Verdict:
+  noun = "signal" if growth.direction == "forward" else "gradient"
+  word = "exploding" if growth.total > 0 else "vanishing"
+  margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
+  factor = 2**growth.per_row
+  low, high = factor * 2**-margin, factor * 2**margin
+  cause, cure = _cause(growth, ops, leaves)
+  return Verdict(
+    f"{word} {noun}",
+    "error" if abs(growth.total) > _GRAVE else "warning",
+    str(rows[growth.rows[0]]["path"]),
+    f"its second moment changes {factor:.3g} times per operation ({low:.3g} to "
+    f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
+    f"where chance allows 2^{growth.drift:.1f} ± "
+    f"{_SIGMAS * growth.spread:.1f}. {cause}",
+    cure,
+    tuple(_strayed(growth)),
+  )
+
+
+def _strayed(growth: Growth) -> list[int]:
+  """Rows that left the size of the first by more than is notable."""
+  mean = growth.bits.mean(axis=0)
+  far = abs(mean - mean[0]) > _NOTABLE
+  return sorted(row for row, off in zip(growth.rows, far, strict=True) if off)
+
+
+class Layer(NamedTuple):
+  """What theory says of the typical operation of a chain."""
+
+  name: str
+  """of its activation"""
+  sigma_w2: float
+  """variance of its kernel times fan_in"""
+  forward: float
+  """σ_w² E[φ(√q z)²] / q"""
+  backward: float
+  """χ₁ = σ_w² E[φ'(√q z)²]"""
+  needed: float
+  """σ_w² that would keep the signal at unit variance"""
+  length_slope: float
+  """dQ/dq of the length map q → σ_w²E[φ(√q z)²] there, at `needed`"""
+
+
+def _typical(
+  growth: Growth, ops: Sequence[LinearOp], leaves: Mapping[str, np.ndarray]
+) -> Layer | None:
+  """Of the activation that most rows share, at their typical size."""
+  fed = [(_fed_by(ops[i]), i) for i in growth.rows]
+  names = Counter(name for name, _ in fed if name)
+  if not names:
+    return None
+  name = names.most_common(1)[0][0]
+  phi = next(_feed(ops[i]).activation for label, i in fed if label == name)
+  if phi is None:
+    return None
+  weights = [
+    float(np.mean(np.square(leaves[ops[i].path], dtype=np.float64)))
+    * ops[i].multiplier ** 2
+    * ops[i].fan_in
+    for label, i in fed
+    if label == name and ops[i].path in leaves
+  ]
+  if not weights:
+    return None
+  sigma_w2 = float(np.median(weights))
+  try:
+    at_one, length_slope = moments(phi), _length_slope(phi)
+  except (ValueError, TypeError, ArithmeticError):
+    return None
+  return Layer(
+    name,
+    sigma_w2,
+    sigma_w2 * float(at_one.second_moment),
+    sigma_w2 * float(at_one.derivative_second_moment),
+    1 / float(at_one.second_moment),
+    length_slope,
+  )
+
+
+def _length_slope(phi: Activation) -> float:
+  """d log E[φ(√q z)²] / d log q at q = 1, by a central difference."""
+  step = 1e-3
+  low, high = (
+    math.log(float(moments(phi, variance=q).second_moment))
+    for q in (1 - step, 1 + step)
+  )
+  return (high - low) / (math.log1p(step) - math.log1p(-step))
+
+
+def _feed(op: LinearOp) -> Feed:
+  """What feeds most repeats of an operation."""
+  return op.later_feed or op.feed
+
+
+def _fed_by(op: LinearOp) -> str:
+  """Name of the activation; empty if there is none."""
+  activation = _feed(op).activation
+  return (name_of(activation) or "the activation") if activation else ""
+
+
+_REMEDIES = (
+  "normalization before each activation (nn.LayerNorm, nn.BatchNorm), residual "
+  "branches, or relu with he_normal()"
+)
+_CRITICAL_AT_ONE = ("tanh", "soft_sign", "erf", "hard_tanh", "sin")
+
+
+def _cause(
+  growth: Growth, ops: Sequence[LinearOp], leaves: Mapping[str, np.ndarray]
+) -> tuple[str, str]:
+  """Why it grows or shrinks, and what mends it."""
+  layer = _typical(growth, ops, leaves)
+  if layer is None:
+    return (
+      "No known activation feeds these operations, so theory is silent.",
+      "initjax.signal_graph(fn, params, *inputs) shows what feeds each",
+    )
+  cure = _cure(layer, len(growth.rows))
+  off = layer.sigma_w2 / layer.needed
+  scaled = math.log2(off)
+  if abs(scaled) > 0.25 and scaled * growth.total > 0:
+    return (
+      f"Kernels have σ_w² = {layer.sigma_w2:.3g} (variance × fan_in), where "
+      f"{layer.name} needs {layer.needed:.3g} to keep its signal: "
+      f"{off:.3g} times that.",
+      cure,
+    )
+  if growth.direction == "forward":
+    return _forward_cause(layer), cure
+  verb = "explodes" if layer.backward > 1 else "vanishes"
+  if (layer.backward > 1) != (growth.total > 0):
+    return _UNEXPLAINED, cure
+  return (
+    f"Theory says so: at these weights the gradient of {layer.name} {verb}, "
+    f"χ₁ = σ_w²E[φ'²] = {layer.backward:.3f} per layer. No seed helps.",
+    cure,
+  )
+
+
+_UNEXPLAINED = (
+  "Theory does not expect it of these activations and variances: look for "
+  "kernels or biases of nonzero mean, and for scales between the layers."
+)
+
+
+def _forward_cause(layer: Layer) -> str:
+  """Why a signal strays though the weights are scaled for it."""
+  if layer.length_slope <= 1:
+    return _UNEXPLAINED
+  return (
+    f"{layer.name} keeps unit variance at these weights, but this fixed point "
+    f"is unstable (its length map has slope {layer.length_slope:.3f}): "
+    "whatever strays, strays further."
+  )
+
+
+def _cure(layer: Layer, depth: int) -> str:
+  """The initializer that holds both directions over this depth, if one does."""
+  start = "kernel_init=initjax.initializers."
+  if layer.name == "relu":
+    return start + "he_normal()"
+  if layer.name == "leaky_relu":
+    return start + "kaiming_normal(negative_slope=0.01)"
+  drift = abs(math.log2(layer.backward / layer.sigma_w2 * layer.needed)) * depth
+  stable = layer.length_slope <= 1
+  if drift < _NOTABLE and stable:
+    return f"{start}activation_scaling({_written(layer.name)})"
+  if layer.name in _CRITICAL_AT_ONE:
+    return (
+      f"{start}lecun_normal()  # σ_w² = 1, the edge of chaos of {layer.name}\n"
+      f"# or {_REMEDIES}"
+    )
+  return f"{_REMEDIES}: no variance keeps {layer.name} this deep"
+
+
+def _written(name: str) -> str:
+  """How an activation is written in code."""
+  inside = {
+    "the activation": "φ",
+    "tanh": "jnp.tanh",
+    "sin": "jnp.sin",
+    "erf": "jax.lax.erf",
+  }
+  if name == "exact gelu":
+    return "functools.partial(jax.nn.gelu, approximate=False)"
+  return inside.get(name, f"jax.nn.{name}")

@@ -1,0 +1,237 @@
+"""Verdicts on single operations: what is broken, and where it starts.
+
+Each check reads the records in order of execution and yields verdicts. A
+verdict stands for all rows that show the same thing and names the first.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from initjax.probes._names import is_flat
+from initjax.tracing import LinearOp, SignalGraph
+from initjax.typing import Activation, Record, Verdict
+
+Rows = Sequence[Record]
+Ops = Sequence[LinearOp]
+"""Of each row."""
+
+
+def check_signals(rows: Rows, graph: SignalGraph) -> Iterator[Verdict]:
+  """All checks of this module."""
+  ops = [op for op in graph.ops for _ in np.ndindex(*op.repeats)]
+  for check in (nonfinite, underflow, dead_units, saturated, collapsed):
+    yield from check(rows, ops)
+
+
+def _first_path(rows: Rows, found: Sequence[int]) -> str:
+  return str(rows[found[0]]["path"])
+
+
+def _where(rows: Rows, index: int) -> str:
+  """A row in words."""
+  repeat = rows[index]["repeat"]
+  inside = f", repeat {', '.join(map(str, repeat))}" if repeat else ""
+  return f"{rows[index]['path'] or '(unnamed)'}{inside}"
+
+
+def _number(found: Sequence[int]) -> str:
+  return f"{len(found)} row{'s' * (len(found) > 1)}"
+
+
+def nonfinite(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+  """The first infinity or NaN in either direction."""
+  for direction, noun in (("forward", "signal"), ("backward", "gradient")):
+    order = range(len(rows)) if direction == "forward" else _reverse(rows)
+    found = [i for i in order if rows[i][f"{direction}_nonfinite"] > 0]
+    if not found:
+      continue
+    first, row = found[0], rows[found[0]]
+    dtype = jnp.dtype(ops[first].dtype)
+    before = [i for i in order if rows[i][f"{direction}_nonfinite"] == 0]
+    largest = max((rows[i][f"{direction}_largest"] for i in before), default=0)
+    yield Verdict(
+      f"non-finite {noun}",
+      "error",
+      str(row["path"]),
+      f"{row[f'{direction}_nonfinite']:.0f} of {row[f'{direction}_size']:.0f} "
+      f"entries are infinite or NaN, for the first time, at "
+      f"{_where(rows, first)}; the largest magnitude before is {largest:.3g}, "
+      f"and {dtype} holds up to {float(jnp.finfo(dtype).max):.3g}.",
+      _range_cure(dtype, overflow=True),
+      tuple(found),
+    )
+    if direction == "forward":
+      return  # the gradient cannot be better
+
+
+def _reverse(rows: Rows) -> range:
+  return range(len(rows) - 1, -1, -1)
+
+
+def _range_cure(dtype: Any, *, overflow: bool) -> str:
+  if dtype == jnp.float16:
+    return "dtype=jnp.bfloat16  # the exponents of float32, at the same size"
+  if overflow:
+    return (
+      "smaller weights, e.g. kernel_init=initjax.initializers."
+      "activation_scaling(φ), or normalization; float32 is as wide as it gets"
+    )
+  return (
+    "weights that keep the gradient's size (see the other verdicts); only "
+    "float64 holds less than this dtype"
+  )
+
+
+def underflow(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+  """The first row of exact zeros after one that was alive."""
+  for direction, noun in (("forward", "signal"), ("backward", "gradient")):
+    order = list(range(len(rows)) if direction == "forward" else _reverse(rows))
+    order = [i for i in order if rows[i][f"{direction}_size"] > 0]
+    zero = [
+      i
+      for i in order
+      if rows[i][f"{direction}_zeros"] == rows[i][f"{direction}_size"]
+    ]
+    if not zero or len(zero) == len(order) > 1:
+      continue
+    first, before = zero[0], order[max(order.index(zero[0]) - 1, 0)]
+    size = rows[before][f"{direction}_log2_second_moment"] / 2
+    dtype = jnp.dtype(ops[first].dtype)
+    smallest = math.log2(float(jnp.finfo(dtype).smallest_subnormal))
+    if size < smallest + 40:
+      yield Verdict(
+        f"{noun} underflows to zero",
+        "error",
+        str(rows[first]["path"]),
+        f"exactly 0 from {_where(rows, first)} on; it was 2^{size:.0f} before, "
+        f"and {dtype} holds nothing below 2^{smallest:.0f}.",
+        _range_cure(dtype, overflow=False),
+        tuple(zero),
+      )
+    else:
+      yield _cut_off(rows, zero, direction, noun)
+
+
+def _cut_off(rows: Rows, zero: list[int], direction: str, noun: str) -> Verdict:
+  """Zeros that no rounding made: a dead layer, or a kernel of zeros."""
+  return Verdict(
+    f"{noun} is cut off",
+    "warning",
+    _first_path(rows, zero),
+    f"exactly 0 in {_number(zero)}, first at {_where(rows, zero[0])}, though "
+    "it was alive one step before: a kernel of zeros (as residual branches "
+    "start with), units that are all dead, or a stop_gradient.",
+    "none if it is a branch that starts at zero; else a random kernel_init",
+    tuple(zero),
+  )
+
+
+def dead_units(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+  """More units at exactly 0 on every sample than chance explains."""
+  found, worst, chance = [], 0.0, 0.0
+  for index, row in enumerate(rows):
+    units = row.get("units", math.nan)
+    if not units > 0 or not is_flat(_fed_by(ops[index])):
+      continue
+    fraction = row["dead_units"] / units
+    expected = _dead_by_chance(row, rows[max(index - 1, 0)])
+    spread = math.sqrt(0.25 / units)
+    if fraction > expected + 0.1 + 3 * spread:
+      found.append(index)
+      if fraction > worst:
+        worst, chance = fraction, expected
+  if found:
+    yield Verdict(
+      "dead units",
+      "error" if worst > 0.9 else "warning",
+      _first_path(rows, found),
+      f"up to {worst:.0%} of the units that feed it, in {_number(found)}, are "
+      f"exactly 0 on every sample ({chance:.0%} would be by chance): they pass "
+      "no gradient, and do not learn. Biases far below zero, or a step with "
+      "too large a learning rate, do this.",
+      "bias_init=zeros, a smaller learning rate, or jax.nn.leaky_relu / "
+      "jax.nn.elu in place of relu",
+      tuple(found),
+    )
+
+
+def _dead_by_chance(row: Record, before: Record) -> float:
+  """P(all N of jointly normal numbers of correlation c are negative).
+
+  ∫ Φ(-√c z / √(1-c))^N dN(z): deep rectifier networks bring c close to 1, and
+  then half of the units are off on every sample, in good health.
+  """
+  from scipy.stats import norm
+
+  c, number = before.get("correlation", math.nan), before.get("samples", 1)
+  c = min(max(c if math.isfinite(c) else 0.0, 0.0), 1 - 1e-9)
+  z = np.linspace(-8, 8, 4001)
+  inside = norm.logcdf(-math.sqrt(c) * z / math.sqrt(1 - c)) * max(number, 1)
+  return float(np.sum(np.exp(inside) * norm.pdf(z)) * (z[1] - z[0]))
+
+
+def _fed_by(op: LinearOp) -> Activation | None:
+  return (op.later_feed or op.feed).activation
+
+
+def saturated(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+  """A bounded activation whose slope is nearly 0 on most of its inputs."""
+  del ops
+  found = []
+  for index, row in enumerate(rows):
+    steepest = _STEEPEST.get(row["fed_by"])
+    slope = row.get("saturation", math.nan)
+    if steepest and slope < 0.1 * steepest:
+      found.append(index)
+  if found:
+    row = rows[found[0]]
+    name = row["fed_by"]
+    yield Verdict(
+      "saturation",
+      "warning",
+      str(row["path"]),
+      f"E|φ'| of the {name} that feeds it is {row['saturation']:.2g}, of at "
+      f"most {_STEEPEST[name]:.2g}, in {_number(found)}: the gradient stops "
+      "there. Its inputs are too large.",
+      "kernel_init=initjax.initializers.xavier_normal(), inputs of unit "
+      "variance, or normalization before it",
+      tuple(found),
+    )
+
+
+_STEEPEST = {  # max |φ'| of activations that saturate on both sides
+  "tanh": 1.0,
+  "sigmoid": 0.25,
+  "soft_sign": 1.0,
+  "erf": 2 / math.sqrt(math.pi),
+  "hard_tanh": 1.0,
+  "hard_sigmoid": 1 / 6,
+}
+
+
+def collapsed(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+  """All samples point the same way, though the inputs did not."""
+  del ops
+  known = [(i, row.get("correlation", math.nan)) for i, row in enumerate(rows)]
+  known = [(i, c) for i, c in known if math.isfinite(c)]
+  if not known or known[0][1] > 0.99:
+    return
+  found = [i for i, c in known if c > 0.999]
+  if found:
+    cosine = rows[found[0]]["correlation"]
+    yield Verdict(
+      "rank collapse",
+      "warning",
+      _first_path(rows, found),
+      f"the mean cosine between two samples is {cosine:.5f} at "
+      f"{_where(rows, found[0])} and was {known[0][1]:.2f} at first: "
+      "what tells samples apart is lost in rounding further on. Plain deep "
+      "networks do this in their ordered phase.",
+      "residual branches or normalization; for tanh-like activations larger "
+      "weights, up to the edge of chaos; fewer layers",
+      tuple(found),
+    )
