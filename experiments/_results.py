@@ -1,13 +1,13 @@
 """Where results go: a new directory for every run, whole files only."""
 
 import datetime
-import json
-import math
 import os
-from collections.abc import Callable
-from typing import Any
 
 from etils import epath
+
+from initjax.reports import write_json, write_whole
+
+__all__ = ["check_parent", "new_directory", "write_json", "write_whole"]
 
 
 def check_parent(parent: str) -> None:
@@ -36,33 +36,3 @@ def new_directory(parent: str, name: str) -> epath.Path:
       continue
     return path
   raise FileExistsError(f"no free directory for {name}-{stamp} in {root}.")
-
-
-def write_whole(path: epath.Path, write: Callable[[epath.Path], None]) -> None:
-  """Writes beside `path` and renames: a reader never sees half a file."""
-  partial = path.parent / f".{os.getpid()}-{path.name}"
-  try:
-    write(partial)
-    partial.rename(path)
-  finally:
-    partial.unlink(missing_ok=True)
-
-
-def write_json(path: epath.Path, content: Any) -> None:
-  """Writes standard JSON; infinite numbers become strings such as "-inf"."""
-  text = json.dumps(_plain(content), indent=1, allow_nan=False)
-  write_whole(path, lambda partial: partial.write_text(text + "\n"))
-
-
-def _plain(value: Any) -> Any:
-  if hasattr(value, "_asdict"):
-    value = value._asdict()
-  if isinstance(value, dict):
-    return {key: _plain(item) for key, item in value.items()}
-  if hasattr(value, "tolist"):
-    value = value.tolist()
-  if isinstance(value, (list, tuple)):
-    return [_plain(item) for item in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return str(value)
-  return value

@@ -5,6 +5,7 @@ layouts are right: a unit is a place along the summed axes of its input (a
 channel of a convolution), a sample a place along the free ones (an image).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax.tracing import LinearOp
-from initjax.tracing._geometry import Axes
 from initjax.tracing._graph import Feed, Scan
 from initjax.typing import Activation
 
@@ -40,11 +40,12 @@ def detail(
   if op.axes.units:
     signal = operands[1 - op.axes.kernel]
     dead, units = _dead_units(signal, op.axes.units)
-  samples, correlation = _correlation(output, op.axes)
+  samples, correlation = _correlation(output, op.axes.samples)
   numbers = (dead, units, samples, correlation)
   return Detail(*(jnp.asarray(number, jnp.float32) for number in numbers))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _dead_units(
   signal: jax.Array, units: tuple[int, ...]
 ) -> tuple[jax.Array, float]:
@@ -54,21 +55,25 @@ def _dead_units(
   return jnp.sum(~alive), alive.size
 
 
-def _correlation(output: jax.Array, axes: Axes) -> tuple[float, Any]:
+@functools.partial(jax.jit, static_argnums=1)
+def _correlation(
+  output: jax.Array, samples: tuple[int, ...]
+) -> tuple[float, jax.Array]:
   """(|Σ u_a|² - N) / (N (N - 1)) over samples a, u_a of length 1.
 
   Samples that are exactly 0 have no direction and are left out.
   """
   x = output.astype(jnp.promote_types(output.dtype, jnp.float32))
-  rest = tuple(axis for axis in range(x.ndim) if axis not in axes.samples)
-  largest = jnp.max(abs(x), axis=rest, keepdims=True, initial=0)
+  rest = tuple(axis for axis in range(x.ndim) if axis not in samples)
+  largest = jnp.max(abs(x), initial=0)
   x = x / jnp.where(largest > 0, largest, 1)
   squares = jnp.sum(x**2, axis=rest, keepdims=True)
   units = x * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
   count = jnp.sum(squares > 0)
-  total = jnp.sum(jnp.sum(units, axis=axes.samples) ** 2)
+  total = jnp.sum(jnp.sum(units, axis=samples) ** 2)
   number = squares.size
-  return number, (total - count) / (count * (count - 1))  # NaN for one alone
+  cosine = (total - count) / (count * (count - 1))
+  return number, jnp.where(count > 1, cosine, jnp.nan)
 
 
 def mean_slope(activation: Activation, source: jax.Array) -> jax.Array:

@@ -149,9 +149,12 @@ def wrong_fan(kernel: Kernel) -> Iterator[Verdict]:
     ratios = {rule: moment * fan / scale for rule, scale in scales.items()}
     return next((r for r, x in ratios.items() if abs(x - 1) < error), None)
 
+  average = (op.fan_in + op.fan_out) / 2  # Xavier's
+  if error > 0.25 or rule_for(op.fan_in) or rule_for(average):
+    return  # too few entries to tell, or right as it is
   for assumed in _assumed_fans(leaf.shape):
     rule = rule_for(assumed)
-    if rule and not rule_for(op.fan_in) and _apart(assumed, op.fan_in):
+    if rule and _apart(assumed, op.fan_in):
       yield Verdict(
         "wrong fan",
         "error",
@@ -227,8 +230,8 @@ def unused(graph: SignalGraph) -> Iterator[Verdict]:
       "constant kernel",
       "warning",
       "",
-      f"{len(closed)} kernel{'s' * (len(closed) > 1)} (the first of fan_in "
-      f"{op.fan_in:g} and output {list(op.shape)}): constants that the function "
+      f"{len(closed)} kernel{'s' * (len(closed) > 1)} (fan_in "
+      f"{op.fan_in:g}, output {list(op.shape)}): constants the function "
       "closes over, which will not be trained.",
       "pass them in: fn(params, *inputs); initjax.functional does it for NNX "
       "and Equinox",

@@ -165,13 +165,14 @@ def _dead_by_chance(row: Record, before: Record) -> float:
   ∫ Φ(-√c z / √(1-c))^N dN(z): deep rectifier networks bring c close to 1, and
   then half of the units are off on every sample, in good health.
   """
-  from scipy.stats import norm
+  from scipy.special import log_ndtr
 
   c, number = before.get("correlation", math.nan), before.get("samples", 1)
   c = min(max(c if math.isfinite(c) else 0.0, 0.0), 1 - 1e-9)
   z = np.linspace(-8, 8, 4001)
-  inside = norm.logcdf(-math.sqrt(c) * z / math.sqrt(1 - c)) * max(number, 1)
-  return float(np.sum(np.exp(inside) * norm.pdf(z)) * (z[1] - z[0]))
+  all_off = max(number, 1) * log_ndtr(-math.sqrt(c / (1 - c)) * z)
+  density = np.exp(all_off - z**2 / 2) / math.sqrt(2 * math.pi)
+  return float(density.sum() * (z[1] - z[0]))
 
 
 def _fed_by(op: LinearOp) -> Activation | None:
@@ -213,6 +214,10 @@ _STEEPEST = {  # max |φ'| of activations that saturate on both sides
 }
 
 
+# Samples differ by √(2(1 - c)) of their size: here by what bfloat16 resolves.
+_ALIKE = float(jnp.finfo(jnp.bfloat16).eps) ** 2 / 2
+
+
 def collapsed(rows: Rows, ops: Ops) -> Iterator[Verdict]:
   """All samples point the same way, though the inputs did not."""
   del ops
@@ -220,16 +225,16 @@ def collapsed(rows: Rows, ops: Ops) -> Iterator[Verdict]:
   known = [(i, c) for i, c in known if math.isfinite(c)]
   if not known or known[0][1] > 0.99:
     return
-  found = [i for i, c in known if c > 0.999]
+  found = [i for i, c in known if 1 - c < _ALIKE]
   if found:
     cosine = rows[found[0]]["correlation"]
     yield Verdict(
       "rank collapse",
       "warning",
       _first_path(rows, found),
-      f"the mean cosine between two samples is {cosine:.5f} at "
+      f"the mean cosine between two samples is {cosine:.6f} at "
       f"{_where(rows, found[0])} and was {known[0][1]:.2f} at first: "
-      "what tells samples apart is lost in rounding further on. Plain deep "
+      "what tells samples apart is less than bfloat16 resolves. Plain deep "
       "networks do this in their ordered phase.",
       "residual branches or normalization; for tanh-like activations larger "
       "weights, up to the edge of chaos; fewer layers",

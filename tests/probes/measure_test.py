@@ -12,29 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from captures import EPSILON, assert_row
 from flax import nnx
 
-from initjax._statistics import statistics
 from initjax.probes import measure
 from initjax.tracing import functional
 
 X = jax.random.normal(jax.random.key(1), (6, 8))
-EPSILON = float(np.finfo(np.float32).eps)
-
-
-def assert_row(actual, by_hand, *, ulps=200):
-  """Equal up to the order of summation in the layers before, some ulps each."""
-  want = statistics(jnp.asarray(by_hand))
-  np.testing.assert_allclose(
-    actual.log2_second_moment, want.log2_second_moment, atol=ulps * EPSILON
-  )
-  size = jnp.exp2(want.log2_second_moment / 2)
-  np.testing.assert_allclose(
-    actual.mean, want.mean, atol=ulps * EPSILON * float(size)
-  )
-  np.testing.assert_allclose(actual.largest, want.largest, rtol=ulps * EPSILON)
-  assert actual.zeros == want.zeros
-  assert actual.nonfinite == want.nonfinite
 
 
 def mlp(params, x):

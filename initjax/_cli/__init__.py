@@ -1,0 +1,136 @@
+"""initjax, on the command line.
+
+usage: initjax diagnose PACKAGE.MODULE:OBJECT --input SHAPE [--input SHAPE ...]
+
+commands:
+  diagnose   does signal flow through a model, forward and backward, and what
+             mends it? Exit code 1 if something is wrong, 0 if nothing is, 2 if
+             the question could not be put.
+
+OBJECT is a linen module, an NNX or Equinox module, a pair (fn, params), or a
+function or class that gives one of these; it may have arguments key, seed or
+rngs. Modules are looked for in the current directory too.
+
+flags:
+  --input 'f32[8,28,28,1]'      one for each input of the model: N(0, 1) numbers
+  --input 'i32[8,128]:50257'    integers below 50257 (below 2 if not said)
+  --seeds 8                     as many draws of the parameters (default 1)
+  --json report.json            writes the records and the verdicts
+  --html report.html            writes a page to look at
+
+dtypes: f16 bf16 f32 f64, i8 i16 i32 i64, u8 u16 u32 u64, bool.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+
+from initjax._cli import _inputs, _models
+from initjax._cli._errors import CallError, on_one_line
+from initjax.probes import SignalReport
+from initjax.reports._files import check_directory, check_free
+
+__all__ = ["main"]
+
+_USAGE = """usage: initjax diagnose PACKAGE.MODULE:OBJECT --input SHAPE ...
+commands: diagnose (does signal flow through a model?)
+initjax --help tells all, with examples
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command in `argv`; what it returns is the exit code."""
+  values = _flags()
+  try:
+    words = values(sys.argv if argv is None else argv)[1:]
+    if values.help:
+      print(__doc__.partition("\n\n")[2].rstrip())
+      return 0
+    _check_call(words, values)
+  except flags.Error as error:
+    print(f"initjax: {error}\n{_USAGE}", end="", file=sys.stderr)
+    return 2
+  try:
+    return _diagnose(words[1], values)
+  except CallError as error:
+    print(f"initjax: {error}", file=sys.stderr)
+    return 2
+
+
+def _flags() -> flags.FlagValues:
+  """Flags of our own: the model's module may define some of the same name."""
+  values = flags.FlagValues()
+  values.set_gnu_getopt(True)
+  flags.DEFINE_multi_string("input", [], "Shape of an input.", values)
+  flags.DEFINE_integer(
+    "seeds", 1, "Draws of the parameters.", lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_string("json", None, "Where to write records.", values)
+  flags.DEFINE_string("html", None, "Where to write a page.", values)
+  flags.DEFINE_boolean(
+    "help", False, "What there is.", flag_values=values, short_name="h"
+  )
+  return values
+
+
+def _check_call(words: Sequence[str], values: flags.FlagValues) -> None:
+  """Raises flags.Error unless the call makes sense."""
+  if not words:
+    raise flags.Error("no command given.")
+  if words[0] != "diagnose":
+    raise flags.Error(f"there is no command {words[0]!r}.")
+  if len(words) != 2:
+    given = " ".join(words[1:]) or "none"
+    raise flags.Error(f"diagnose takes one PACKAGE.MODULE:OBJECT; got {given}.")
+  if not values.input:
+    raise flags.Error("diagnose needs an --input for each input of the model.")
+
+
+def _diagnose(path: str, values: flags.FlagValues) -> int:
+  """Prints the report, writes it where asked, and judges."""
+  flags.FLAGS.mark_as_parsed()  # those of the model's module: their defaults
+  if os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
+  with on_one_line():
+    for file in filter(None, (values.json, values.html)):
+      check_directory(file)  # before the work, not after it
+      check_free(file)
+    report = _report(path, values)
+  _print(report)
+  with on_one_line():
+    if values.json:
+      report.to_json(values.json)
+    if values.html:
+      report.to_html(values.html)
+  severities = {verdict.severity for verdict in report.verdicts}
+  return 1 if "error" in severities else 0
+
+
+def _print(report: SignalReport) -> None:
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="replace")  # ✗ and → in an old terminal
+  try:
+    print(report, flush=True)
+  except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(path: str, values: flags.FlagValues) -> SignalReport:
+  """What `initjax.diagnose` says of the model at `path`."""
+  import initjax
+
+  shapes = [_inputs.parse(text) for text in values.input]
+  keys = jax.random.split(jax.random.key(0), len(shapes))
+  inputs = [*map(_inputs.draw, keys, shapes)]
+  model = _models.build(path, inputs, values.seeds)
+  return initjax.diagnose(
+    model.fn,
+    model.params,
+    *inputs,
+    has_aux=model.has_aux,
+    draws=values.seeds if values.seeds > 1 else None,
+  )

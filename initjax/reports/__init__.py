@@ -1,0 +1,22 @@
+"""Records and verdicts for people to read: in a terminal, a figure, a page.
+
+>>> print(to_text([]))
+no linear operation was found
+healthy: nothing to report
+"""
+
+from initjax.reports._figure import figure
+from initjax.reports._files import write_json, write_text, write_whole
+from initjax.reports._html import html, html_fragment
+from initjax.reports._table import table, to_text
+
+__all__ = [
+  "figure",
+  "html",
+  "html_fragment",
+  "table",
+  "to_text",
+  "write_json",
+  "write_text",
+  "write_whole",
+]

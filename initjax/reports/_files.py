@@ -1,0 +1,131 @@
+"""Files that are whole or absent, and never written over."""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+  """Writes `text` to a new file, as UTF-8.
+
+  A reader never sees half of it: it is written beside `path` and appears there
+  when it is complete.
+
+  Args:
+    path: local, or of a bucket such as gs://bucket/report.html.
+    text: the whole content.
+
+  Raises:
+    FileExistsError: if there is something at `path`; it stays as it is.
+    FileNotFoundError: if the directory of `path` does not exist.
+
+  >>> import tempfile
+  >>> directory = epath.Path(tempfile.mkdtemp())
+  >>> write_text(directory / "report.txt", "healthy")
+  >>> (directory / "report.txt").read_text()
+  'healthy'
+  """
+  write_whole(path, lambda partial: partial.write_bytes(text.encode()))
+
+
+def write_json(path: epath.PathLike, content: Any) -> None:
+  """Writes `content` to a new file as standard JSON.
+
+  Arrays become lists, named tuples objects, and numbers that JSON lacks the
+  strings "inf", "-inf" and "nan". Otherwise like `write_text`.
+
+  Args:
+    path: local, or of a bucket such as gs://bucket/report.json.
+    content: dicts, lists, tuples, arrays, numbers and strings.
+
+  Raises:
+    FileExistsError: if there is something at `path`; it stays as it is.
+    FileNotFoundError: if the directory of `path` does not exist.
+    TypeError: if something in `content` has no JSON form.
+
+  >>> import tempfile
+  >>> path = epath.Path(tempfile.mkdtemp()) / "report.json"
+  >>> write_json(path, {"log2_second_moment": -math.inf})
+  >>> json.loads(path.read_text())
+  {'log2_second_moment': '-inf'}
+  """
+  write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False))
+
+
+def write_whole(
+  path: epath.PathLike, write: Callable[[epath.Path], Any]
+) -> None:
+  """Lets `write` fill a file beside `path`, then gives it its name.
+
+  If `write` raises, nothing is left behind.
+
+  Args:
+    path: where the file shall be.
+    write: is called with another path of the same suffix, and writes there.
+
+  Raises:
+    FileExistsError: if there is something at `path`; it stays as it is.
+    FileNotFoundError: if the directory of `path` does not exist.
+
+  >>> import tempfile
+  >>> path = epath.Path(tempfile.mkdtemp()) / "figure.svg"
+  >>> write_whole(path, lambda partial: partial.write_text("<svg/>"))
+  >>> path.exists()
+  True
+  """
+  target = epath.Path(path)
+  check_directory(target)
+  partial = target.parent / f".{uuid.uuid4().hex[:8]}-{target.name}"
+  try:
+    write(partial)
+    _publish(partial, target)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def check_directory(path: epath.PathLike) -> None:
+  """Raises FileNotFoundError unless `path` has a directory to be in."""
+  parent = epath.Path(path).parent
+  in_bucket = "://" in os.fspath(parent)  # where directories need not exist
+  if not in_bucket and not parent.is_dir():
+    raise FileNotFoundError(
+      f"cannot write {os.fspath(path)}: there is no directory "
+      f"{os.fspath(parent)}; create it first, or choose another path."
+    )
+
+
+def check_free(path: epath.PathLike) -> None:
+  """Raises FileExistsError if there is something at `path`."""
+  if epath.Path(path).exists():
+    raise FileExistsError(
+      f"{os.fspath(path)} exists, and reports never write over a file; "
+      "choose another path, or remove it first."
+    )
+
+
+def _publish(partial: epath.Path, target: epath.Path) -> None:
+  """Renames, unless `target` exists; by a hard link, so that none slips in."""
+  try:
+    os.link(partial, target)
+  except OSError:  # it exists, or the file system has no hard links
+    check_free(target)
+    partial.rename(target)
+
+
+def _plain(value: Any) -> Any:
+  if hasattr(value, "_asdict"):
+    value = value._asdict()
+  if isinstance(value, dict):
+    return {key: _plain(item) for key, item in value.items()}
+  if hasattr(value, "tolist"):
+    value = value.tolist()
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return str(value)
+  return value

@@ -1,0 +1,229 @@
+"""The report as a page: verdicts, figure, table; no script, no other file."""
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+
+from initjax.reports import _figure, _words
+from initjax.reports._columns import (
+  Column,
+  Line,
+  columns,
+  line,
+  lines,
+  one_by_one,
+)
+from initjax.reports._style import STYLE
+from initjax.typing import Record, Verdict
+
+_SIZES = {"wide": (9.6, 6.4), "narrow": (4.4, 6.0)}  # of the figure, in inches
+_WRAP = 24  # characters of a cell before it wraps
+
+
+def html(
+  records: Sequence[Record],
+  verdicts: Sequence[Verdict] = (),
+  title: str = "initjax report",
+) -> str:
+  """One standalone page: the verdicts, the figure, the table.
+
+  It needs no other file and no script, is light or dark as the reader's
+  system is, and fits a telephone. A click on a cure selects all of it.
+
+  Args:
+    records: rows in order of execution, such as `report.to_records()`.
+    verdicts: what was found; their `rows` are positions in `records`.
+    title: of the page.
+
+  Raises:
+    ValueError: if a verdict names a row that does not exist.
+
+  >>> html([], title="mlp").startswith("<!DOCTYPE html>")
+  True
+  """
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<style>body {{ margin: 0 }}</style>
+</head>
+<body>
+{_body(records, verdicts, f"<h1>{escape(title)}</h1>")}
+</body>
+</html>
+"""
+
+
+def html_fragment(
+  records: Sequence[Record], verdicts: Sequence[Verdict] = ()
+) -> str:
+  """The same as a piece of a page, for `_repr_html_` in a notebook.
+
+  Args:
+    records: rows in order of execution, such as `report.to_records()`.
+    verdicts: what was found; their `rows` are positions in `records`.
+
+  Raises:
+    ValueError: if a verdict names a row that does not exist.
+
+  >>> html_fragment([])[:21]
+  '<div class="initjax">'
+  """
+  return _body(records, verdicts, "")
+
+
+def _body(
+  records: Sequence[Record], verdicts: Sequence[Verdict], heading: str
+) -> str:
+  verdicts = _words.ordered(verdicts)
+  names = _words.names(records, verdicts)
+  cards = [
+    _card(number, verdict, names[verdict.path])
+    for number, verdict in enumerate(verdicts, 1)
+  ]
+  found = "".join(cards) or f'<p class="healthy">{_words.NOTHING}</p>'
+  parts = (heading, found, _drawing(records, verdicts))
+  return (
+    f'<div class="initjax">\n<style>{STYLE}</style>\n'
+    + "\n".join(part for part in parts if part)
+    + f"\n{_table(records, verdicts)}\n</div>"
+  )
+
+
+def _card(number: int, verdict: Verdict, name: str) -> str:
+  """One verdict: what it is, where, why, and what mends it."""
+  where = f" <code>{escape(name)}</code>" if verdict.path else ""
+  cure = f"\n<pre>{escape(verdict.cure)}</pre>" if verdict.cure else ""
+  return f"""<section class="{verdict.severity}">
+<h2><span class="number">{number}</span> {escape(verdict.kind)}
+<span class="severity">{verdict.severity}</span>{where}</h2>
+<p>{escape(verdict.message)}</p>{cure}
+</section>
+"""
+
+
+def _drawing(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+  """The figure twice, for wide and narrow windows; or why there is none."""
+  if not records:
+    return ""
+  try:
+    drawings = [
+      f'<div class="{name}">{_svg(records, verdicts, name)}</div>'
+      for name in _SIZES
+    ]
+  except ImportError as error:
+    return f'<p class="hint">{escape(str(error))}</p>'
+  return f"<figure>\n{''.join(drawings)}\n</figure>"
+
+
+def _svg(
+  records: Sequence[Record], verdicts: Sequence[Verdict], name: str
+) -> str:
+  """Text stays text, and what is black takes the colour of the page."""
+  drawn = _figure.draw(records, verdicts, *_SIZES[name])
+  from matplotlib import rc_context
+
+  file = io.StringIO()
+  with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"initjax-{name}"}):
+    drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+  drawing = file.getvalue()
+  drawing = drawing[drawing.index("<svg") :].replace(
+    _figure.INK, "currentColor"
+  )
+  drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+  return re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
+
+
+def _table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+  if not records:
+    return '<p class="hint">no linear operation was found</p>'
+  shown = columns(records)
+  filled = lines(records, verdicts, shown)
+  lengths = _lengths(shown, filled)
+  severities = _words.severities(records, verdicts)
+  rows = []
+  for each in filled:
+    if not each.piece.folded:
+      rows.append(_row(each, shown))
+      continue
+    hidden = (
+      line(records, severities, shown, piece)
+      for piece in one_by_one(each.piece)
+    )
+    inner = "".join(_row(row, shown) for row in hidden)
+    rows.append(_fold(each, shown, lengths, inner))
+  return f"""<div class="scroll">{_open_table(lengths)}
+<thead>{_head(shown)}</thead>
+<tbody>
+{"".join(rows)}</tbody>
+</table></div>"""
+
+
+def _open_table(lengths: Sequence[int]) -> str:
+  tags = "".join(f'<col style="width:{_part(x, lengths)}">' for x in lengths)
+  style = f"min-width:{sum(lengths)}ch"
+  return f'<table style="{style}"><colgroup>{tags}</colgroup>'
+
+
+def _part(length: int, lengths: Sequence[int]) -> str:
+  return f"{100 * length / sum(lengths):.2f}%"
+
+
+def _head(shown: Sequence[Column]) -> str:
+  cells = "".join(
+    f"<th{_side(column)}>{column.title}<small>{column.unit}</small></th>"
+    for column in shown
+  )
+  return f"<tr>{cells}</tr>"
+
+
+def _lengths(shown: Sequence[Column], filled: Sequence[Line]) -> list[int]:
+  """Of the columns, in characters; long paths wrap."""
+  longest = []
+  for place, column in enumerate(shown):
+    cells = (row.cells[place] for row in filled)
+    words = (column.title, column.unit, *cells)
+    longest.append(3 + min(max(map(len, words)), _WRAP))
+  return longest
+
+
+def _row(row: Line, shown: Sequence[Column]) -> str:
+  cells = "".join(
+    f"<td{_side(column)}>{_cell(cell)}</td>"
+    for column, cell in zip(shown, _marked(row), strict=True)
+  )
+  return f'<tr class="{row.severity}">{cells}</tr>\n'
+
+
+def _fold(
+  row: Line, shown: Sequence[Column], lengths: Sequence[int], inner: str
+) -> str:
+  """Folded rows: one line that opens into a table with the same columns."""
+  cells = "".join(
+    f'<span{_side(column)} style="width:{_part(length, lengths)}">'
+    f"{_cell(cell)}</span>"
+    for column, length, cell in zip(shown, lengths, _marked(row), strict=True)
+  )
+  return (
+    f'<tr class="fold {row.severity}"><td colspan="{len(shown)}"><details>'
+    f"<summary>{cells}</summary>\n{_open_table(lengths)}{inner}</table>"
+    "</details></td></tr>\n"
+  )
+
+
+def _marked(row: Line) -> tuple[str, ...]:
+  """The cells, the first one with the mark of the row before it."""
+  return f"{_words.MARKS[row.severity]} {row.cells[0]}".strip(), *row.cells[1:]
+
+
+def _cell(words: str) -> str:
+  """Escaped; a long path may break at its slashes."""
+  return escape(words).replace("/", "/<wbr>")
+
+
+def _side(column: Column) -> str:
+  return ' class="number"' if column.unit else ""

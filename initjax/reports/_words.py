@@ -1,0 +1,225 @@
+"""The words of a report: names of operations, sizes, marks of verdicts."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from initjax.typing import Record, Verdict
+
+SEVERITIES = ("error", "warning", "note")
+"""The worst first."""
+
+MARKS = {"error": "✗", "warning": "!", "note": "·", "": ""}
+"""What stands before a row, by the worst severity of its verdicts."""
+
+NOTHING = "healthy: nothing to report"
+
+_KEY = re.compile(
+  r"""\['((?:[^'\\]|\\.)*)'\] | \["((?:[^"\\]|\\.)*)"\] | \[([^\]'"]+)\]
+  | \.([^.\[\]]+)""",
+  re.VERBOSE,
+)
+
+
+def short_paths(paths: Iterable[str]) -> dict[str, str]:
+  """A name for each pytree path, with what says nothing taken away.
+
+  Those are the collection "params", a last "value", and a last "kernel" or
+  "weight" unless something else has the same name without it. A path that is
+  not told from another by its short name keeps its own.
+
+  >>> short_paths(["['params']['Block_3']['Dense_0']['kernel']"]).values()
+  dict_values(['Block_3/Dense_0'])
+  """
+  paths = list(dict.fromkeys(paths))
+  keys = {path: _keys(path) for path in paths}
+  stems = Counter(_stem(parts) for parts in keys.values())
+  short = {}
+  for path, parts in keys.items():
+    stem = _stem(parts)
+    alone = stem and stems[stem] == 1
+    short[path] = "/".join(stem if alone else parts) or path or "(unnamed)"
+  shared = Counter(short.values())
+  return {
+    path: path if shared[name] > 1 or _is_all_digits(name) else name
+    for path, name in short.items()
+  }
+
+
+def names(
+  records: Iterable[Record], verdicts: Iterable[Verdict]
+) -> dict[str, str]:
+  """The short paths of both; a verdict may concern what is no operation."""
+  others = short_paths(verdict.path for verdict in verdicts)
+  return others | short_paths(record["path"] for record in records)
+
+
+def _keys(path: str) -> tuple[str, ...]:
+  """The keys of `path`, or none if it is not written as pytree paths are."""
+  if _KEY.sub("", path):
+    return ()
+  keys = ["".join(groups).replace("\\'", "'") for groups in _KEY.findall(path)]
+  if keys and keys[-1] == "value":
+    keys = keys[:-1]
+  return tuple(keys[1:] if keys[0:1] == ["params"] and keys[1:] else keys)
+
+
+def _stem(keys: tuple[str, ...]) -> tuple[str, ...]:
+  return keys[:-1] if keys[-1:] in (("kernel",), ("weight",)) else keys
+
+
+def _is_all_digits(name: str) -> bool:
+  return name.replace("/", "").isdigit()
+
+
+def crop(name: str, width: int) -> str:
+  """`name` in `width` characters: first and last key and numbers say most.
+
+  >>> crop("Block_3/SelfAttention_0/query", 24)
+  'Block_3/SelfAtt…_0/query'
+  >>> crop("Block_3/SelfAttention_0/query", 16)
+  'Block_3/…/query'
+  """
+  excess = len(name) - width
+  if excess <= 0:
+    return name
+  first, *middle = name.split("/")
+  last = middle.pop() if middle else ""
+  if middle:
+    longest = max(range(len(middle)), key=lambda place: len(middle[place]))
+    head, tail = _split_number(middle[longest])
+    kept = len(head) - excess - 1
+    if kept > 1:
+      middle[longest] = f"{head[:kept]}…{tail}"
+      return "/".join((first, *middle, last))
+    if len(f"{first}/…/{last}") <= width:
+      return f"{first}/…/{last}"
+  return "…" + name[excess + 1 :]
+
+
+def _split_number(key: str) -> tuple[str, str]:
+  """Block_12 as Block and _12."""
+  head = key.rstrip("0123456789").rstrip("_")
+  return head, key[len(head) :]
+
+
+def repeat(record: Record) -> str:
+  """Which repeat of a scan, counted from 0."""
+  return ",".join(map(str, record["repeat"]))
+
+
+def fans(record: Record) -> str:
+  """Such as "512→2048"."""
+  return f"{_fan(record['fan_in'])}→{_fan(record['fan_out'])}"
+
+
+def _fan(number: float) -> str:
+  return f"{number:.0f}" if float(number).is_integer() else f"{number:.1f}"
+
+
+def size(record: Record, direction: str) -> str:
+  """log₂ of the second moment, or in words why there is none."""
+  entries = record[f"{direction}_size"]
+  nonfinite = record[f"{direction}_nonfinite"]
+  exponent = record[f"{direction}_log2_second_moment"]
+  if not entries:
+    return "not run"
+  if nonfinite or math.isnan(exponent) or exponent == math.inf:
+    some = 0 < nonfinite < entries
+    return (share(nonfinite / entries) + " " if some else "") + "non-finite"
+  if exponent == -math.inf:  # the mean over draws is, if one of them is
+    all_zero = record[f"{direction}_zeros"] == entries
+    return "0 (exact)" if all_zero else "0 (some draws)"
+  spread = measured(record, f"{direction}_log2_second_moment_std")
+  return decimal(exponent, 2) + ("" if spread is None else f" ±{spread:.2f}")
+
+
+def measured(record: Record, name: str) -> float | None:
+  """A number of a record; None if it is absent or NaN."""
+  value = record.get(name)
+  return None if value is None or math.isnan(value) else value
+
+
+def size_range(records: Sequence[Record], direction: str) -> str:
+  """The least and the greatest `size`; rows that did not run do not count."""
+  cells = [size(record, direction) for record in records]
+  exponents = sorted(
+    record[f"{direction}_log2_second_moment"]
+    for record, cell in zip(records, cells, strict=True)
+    if is_number(cell)
+  )
+  ends = [decimal(each, 1) for each in (exponents[:1] + exponents[-1:])]
+  zeros = [cell for cell in cells if is_zero(cell)]
+  if zeros:
+    ends = [min(zeros), *ends[-1:]]
+  if any(map(is_nonfinite, cells)):
+    ends = [*ends[:1], "non-finite"]
+  return " … ".join(dict.fromkeys(ends)) or "not run"
+
+
+def decimal(number: float, digits: int) -> str:
+  """Rounded, without the minus of a rounded zero.
+
+  >>> decimal(-0.001, 2)
+  '0.00'
+  """
+  return f"{round(number, digits) + 0.0:.{digits}f}"
+
+
+def is_number(words: str) -> bool:
+  """Whether `size` said a number."""
+  return words[-1].isdigit()
+
+
+def is_zero(words: str) -> bool:
+  """Whether `size` said that nothing is left."""
+  return words.startswith("0 (")
+
+
+def is_nonfinite(words: str) -> bool:
+  """Whether `size` said that something is infinite or NaN."""
+  return words.endswith("non-finite")
+
+
+def share(fraction: float) -> str:
+  """A percentage; never 0% for what is there, nor 100% for what is not all.
+
+  >>> share(0.0001), share(0.25), share(0.9999)
+  ('<1%', '25%', '>99%')
+  """
+  if 0 < fraction < 0.01:
+    return "<1%"
+  return ">99%" if 0.99 < fraction < 1 else f"{fraction:.0%}"
+
+
+def ordered(verdicts: Iterable[Verdict]) -> list[Verdict]:
+  """Errors first, then warnings and notes."""
+  return sorted(
+    verdicts, key=lambda verdict: SEVERITIES.index(verdict.severity)
+  )
+
+
+def severities(
+  records: Sequence[Record], verdicts: Sequence[Verdict]
+) -> list[str]:
+  """The worst severity of the verdicts on each row; "" where there is none.
+
+  Raises:
+    ValueError: if a verdict names a row that does not exist.
+  """
+  worst = [""] * len(records)
+  for verdict in reversed(ordered(verdicts)):
+    for row in verdict.rows:
+      if not 0 <= row < len(records):
+        raise ValueError(
+          f"the verdict {verdict.kind!r} names row {row}, but the report has "
+          f"{len(records)} rows, counted from 0; were its records filtered?"
+        )
+      worst[row] = verdict.severity
+  return worst
+
+
+def beginnings(verdicts: Iterable[Verdict]) -> set[int]:
+  """The first row of each verdict, which a report never hides."""
+  return {verdict.rows[0] for verdict in verdicts if verdict.rows}

@@ -1,0 +1,373 @@
+"""The command line: what it builds, what it says, how it exits."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import initjax
+from initjax._cli import _inputs, main
+from initjax._cli._errors import CallError, on_one_line
+from initjax.typing import Verdict
+
+MODELS = """
+from typing import Callable, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl import flags
+from flax import nnx
+
+flags.DEFINE_integer("seeds", 3, "A flag of the user's own, of our name.")
+WIDTH = flags.DEFINE_integer("width", 16, "Of the hidden layer.")
+
+
+class Linen(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = nn.BatchNorm(use_running_average=False)(nn.Dense(16)(x))
+    x = nn.Dropout(0.5, deterministic=False)(nn.relu(x))
+    return nn.Dense(4)(x)
+
+
+linen = Linen()
+plain = nn.Dense(4)
+
+
+class Plain(nn.Dense):
+  features: int = 4
+
+
+class Nnx(nnx.Module):
+  def __init__(self, rngs):
+    self.layer = nnx.Linear(8, 4, rngs=rngs)
+
+  def __call__(self, x):
+    return nnx.relu(self.layer(x))
+
+
+module = Nnx(nnx.Rngs(0))
+pair = (lambda params, x: x @ params["w"], {"w": jnp.ones((8, 4))})
+
+
+def from_key(key):
+  return pair[0], {"w": jax.random.normal(key, (8, WIDTH.value))}
+
+
+def from_seed(*, seed=0):
+  return from_key(jax.random.key(seed))
+
+
+def from_rngs(rngs: nnx.Rngs):
+  return Nnx(rngs)
+
+
+def without_arguments():
+  return plain
+
+
+def wide(width, depth=2):
+  return plain
+
+
+def broken():
+  return {}["depth"]
+
+
+def wrong_shape(params, x):
+  return x @ jnp.ones((3, 3)) + params
+
+
+wrong_pair = (wrong_shape, jnp.ones(()))
+number = 3
+
+
+class holder:
+  model = plain
+
+
+class Transform(NamedTuple):  # as Haiku's
+  init: Callable
+  apply: Callable
+
+
+transform = Transform(pair[0], pair[0])
+"""
+
+
+class Report:
+  """Stands for a SignalReport; remembers what it was made of."""
+
+  verdicts: tuple[Verdict, ...] = ()
+
+  def __init__(self, fn, params, *inputs, has_aux=False, draws=None):
+    self.params, self.inputs, self.draws = params, inputs, draws
+    self.has_aux = has_aux
+    one = jax.tree.map(lambda x: x[0], params) if draws else params
+    self.outputs = fn(one, *inputs)
+
+  def __str__(self):
+    return "the report"
+
+  def to_json(self, path):
+    initjax.reports.write_json(path, {"kind": "report"})
+
+  def to_html(self, path):
+    initjax.reports.write_text(path, "<html>")
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+  """Runs the command in a directory with `models.py`, on a fake diagnose."""
+  (tmp_path / "models.py").write_text(MODELS)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", [*sys.path])
+  made = []
+
+  def diagnose(*args, **options):
+    made.append(Report(*args, **options))
+    return made[-1]
+
+  monkeypatch.setattr(initjax, "diagnose", diagnose, raising=False)
+
+  def run(*words):
+    sys.modules.pop("models", None)
+    for name in ("seeds", "width"):
+      if name in initjax._cli.flags.FLAGS:
+        delattr(initjax._cli.flags.FLAGS, name)
+    code = main(["initjax", *words])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err, made[-1] if made else None
+
+  yield run
+  sys.modules.pop("models", None)
+
+
+def leaves(report):
+  return [leaf.shape for leaf in jax.tree.leaves(report.params)]
+
+
+OBJECTS = [
+  "plain", "Plain", "module", "Nnx", "pair", "from_key",
+  "from_seed", "from_rngs", "without_arguments", "holder.model",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_every_kind_of_model_is_built(call, name):
+  code, out, err, report = call(
+    "diagnose", f"models:{name}", "--input=f32[2,8]"
+  )
+  assert (code, err) == (0, "")
+  assert out == "the report\n"
+  outputs = report.outputs[0] if report.has_aux else report.outputs
+  assert outputs.shape[0] == 2
+
+
+def test_batch_statistics_may_change(call):
+  report = call("diagnose", "models:linen", "--input=f32[2,8]")[-1]
+  assert report.has_aux
+  assert set(report.outputs[1]) == {"batch_stats"}
+  assert not call("diagnose", "models:plain", "--input=f32[2,8]")[-1].has_aux
+
+
+SEEDED = ["plain", "Plain", "Nnx", "from_key", "from_seed", "from_rngs"]
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_seeds_are_draws_along_a_first_axis(call, name):
+  words = ("diagnose", f"models:{name}", "--input=f32[2,8]")
+  one = call(*words)[-1]
+  several = call(*words, "--seeds=3")[-1]
+  assert one.draws is None
+  assert several.draws == 3
+  assert leaves(several) == [(3, *shape) for shape in leaves(one)]
+  largest = max(jax.tree.leaves(several.params), key=jnp.size)
+  assert not np.array_equal(largest[0], largest[1])
+  kernels = max(jax.tree.leaves(one.params), key=jnp.size)
+  np.testing.assert_allclose(largest[0], kernels)
+
+
+def test_seeds_need_a_source_of_randomness(call):
+  code, out, err, _ = call(
+    "diagnose", "models:pair", "--input=f32[2,8]", "--seeds=3"
+  )
+  assert (code, out, err.count("\n")) == (2, "", 1)
+  assert "--seeds=3 needs other parameters for each seed" in err
+  assert "key, seed or rngs" in err
+
+
+def test_an_error_among_the_verdicts_is_exit_code_1(call, monkeypatch):
+  for severity, wanted in (("note", 0), ("warning", 0), ("error", 1)):
+    verdict = Verdict("dead units", severity, "", "", "")
+    monkeypatch.setattr(Report, "verdicts", (verdict,))
+    assert call("diagnose", "models:pair", "--input=f32[2,8]")[0] == wanted
+
+
+def test_files_are_written_once(call, tmp_path):
+  words = ("diagnose", "models:pair", "--input=f32[2,8]")
+  files = ("--json=a.json", f"--html={tmp_path / 'a.html'}")
+  assert call(*words, *files)[0] == 0
+  assert json.loads((tmp_path / "a.json").read_text()) == {"kind": "report"}
+  assert (tmp_path / "a.html").read_text() == "<html>"
+  code, out, err, _ = call(*words, files[0])
+  assert (code, out, err.count("\n")) == (2, "", 1)  # before any work
+  assert "a.json exists" in err
+
+
+@pytest.mark.parametrize(
+  ("words", "error"),
+  [
+    ("nowhere.models:f", "there is no module 'nowhere' in "),
+    ("models.deeper:f", "there is no module 'models.deeper' in "),
+    ("models", "names no object; wanted PACKAGE.MODULE:OBJECT"),
+    ("./models.py:linen", "names a file; wanted a module: models:linen"),
+    ("models:linnen", "models has no 'linnen'; it has linen"),
+    ("models:holder.absent", "has no 'absent'"),
+    (
+      "models:number",
+      "is an object of type int; wanted a linen or an NNX module",
+    ),
+    ("models:transform", "is a pair of init and apply; wanted a linen or"),
+    ("models:wide", "needs arguments width; wanted a function or class that"),
+    ("models:broken", "KeyError: 'depth' (models.py:"),
+    ("models:wrong_pair", "TypeError: dot_general requires contracting"),
+    ("models:module --input=f32[2,9]", "dot_general requires contracting"),
+    ("models:pair --input=f99[2,8]", "no known dtype; wanted bool, bf16, f16"),
+    ("models:pair --input=f32[2;8]", "is no shape; wanted such as f32[8,28"),
+    ("models:pair --input=f32[2,,8]", "has an empty dimension"),
+    ("models:pair --input=f32[0,8]", "dimensions are at least 1"),
+    ("models:pair --input=f64[2,8]", "JAX_ENABLE_X64=1"),
+    ("models:pair --input=f32[2,8]:7", "only integers have a bound"),
+    ("models:pair --input=i8[2,8]:700", "bound of int8 is from 1 to 127"),
+    ("models:pair --json=absent/a.json", "there is no directory absent"),
+  ],
+)
+def test_a_mistake_is_named_on_one_line(call, words, error):
+  words = words.split()
+  if not any(word.startswith("--input") for word in words):
+    words.append("--input=f32[2,8]")
+  code, out, err, _ = call("diagnose", *words)
+  assert (code, out) == (2, "")
+  assert err.startswith("initjax: ")
+  assert err.count("\n") == 1
+  assert error in err
+
+
+def test_an_error_in_the_model_tells_its_line(call):
+  *_, err, _ = call("diagnose", "models:wrong_pair", "--input=f32[2,8]")
+  line = 1 + MODELS[: MODELS.index("  return x @ jnp.ones((3, 3))")].count("\n")
+  assert f"(models.py:{line})" in err
+
+
+@pytest.mark.parametrize(
+  ("text", "error"),
+  [
+    ("import absent_library", "No module named 'absent_library' (bad.py:1)"),
+    ("x = (", "SyntaxError: '(' was never closed"),
+    ("raise SystemExit('no main')", "SystemExit: no main (bad.py:1)"),
+  ],
+)
+def test_a_module_that_cannot_be_imported_tells_why(
+  call, tmp_path, text, error
+):
+  (tmp_path / "bad.py").write_text(text)
+  sys.modules.pop("bad", None)
+  code, _, err, _ = call("diagnose", "bad:model", "--input=f32[2]")
+  assert (code, err.count("\n")) == (2, 1)
+  assert error in err
+
+
+def test_an_error_of_our_own_keeps_its_traceback():
+  ours = {"__name__": "initjax.bug", "on_one_line": on_one_line}
+  exec("def run():\n  with on_one_line():\n    {}['bug']", ours)
+  with pytest.raises(KeyError, match="bug"):
+    ours["run"]()
+
+
+@pytest.mark.parametrize(
+  ("words", "error"),
+  [
+    ("", "no command given"),
+    ("diagnos", "no command 'diagnos'"),
+    ("diagnose", "takes one PACKAGE.MODULE:OBJECT; got none"),
+    ("diagnose a:b c:d --input=f32[1]", "got a:b c:d"),
+    ("diagnose a:b", "needs an --input"),
+    ("diagnose a:b --inputs=f32[1]", "Unknown command line flag 'inputs'"),
+    ("diagnose a:b --input=f32[1] --seeds=0", "seeds"),
+  ],
+)
+def test_a_wrong_call_shows_usage(call, words, error):
+  code, out, err, _ = call(*words.split())
+  assert (code, out) == (2, "")
+  assert error in err
+  assert "usage: initjax diagnose" in err
+  assert "commands: diagnose" in err
+
+
+def test_help_is_printed(call):
+  code, out, err, _ = call("--help")
+  assert (code, err) == (0, "")
+  assert out.startswith("usage: initjax diagnose")
+  for flag in ("--input", "--seeds", "--json", "--html"):
+    assert flag in out
+
+
+def test_inputs_follow_their_law():
+  key, count = jax.random.key(0), 4096
+  normal = _inputs.draw(key, _inputs.parse(f"f32[{count}]"))
+  assert abs(normal.mean()) < 4 / math.sqrt(count)
+  assert abs((normal**2).mean() - 1) < 4 * math.sqrt(2 / count)
+  integers = _inputs.draw(key, _inputs.parse(f"u8[{count}]:7"))
+  assert integers.dtype == jnp.uint8
+  assert set(integers.tolist()) == set(range(7))
+  coins = _inputs.draw(key, _inputs.parse("i32[64]"))
+  assert set(coins.tolist()) == {0, 1}
+  assert _inputs.draw(key, _inputs.parse("bf16[]")).dtype == jnp.bfloat16
+  with pytest.raises(CallError, match="no shape"):
+    _inputs.parse("[3]")
+
+
+def run(directory, *words):
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+  return subprocess.run(
+    [sys.executable, "-m", "initjax", *words],
+    cwd=directory,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_from_the_shell_a_sick_model_is_found_and_written(tmp_path):
+  text = """
+  import jax
+
+  def model(key):
+    kernels = jax.random.normal(key, (30, 32, 32)) / 32**0.5  # he needs twice
+
+    def fn(kernels, x):
+      layer = lambda h, kernel: (jax.nn.relu(h @ kernel), None)
+      return jax.lax.scan(layer, x, kernels)[0]
+
+    return fn, kernels
+  """
+  (tmp_path / "sick.py").write_text(textwrap.dedent(text))
+  done = run(
+    tmp_path, "diagnose", "sick:model", "--input", "f32[32,32]",
+    "--seeds", "3", "--json", "a.json", "--html", "a.html",
+  )  # fmt: skip
+  assert done.returncode == 1, done.stderr
+  assert "vanishing" in done.stdout
+  assert "vanishing" in (tmp_path / "a.html").read_text()
+  records = json.loads((tmp_path / "a.json").read_text())["records"]
+  assert len(records) == 30

@@ -1,0 +1,113 @@
+"""Measured, a function's loss, aux and gradients are what they were."""
+
+import functools
+
+import chex
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from captures import EPSILON, filled, quick_jit, rounding
+from models_linen_test import KEYS, ResidualBlock, Stack, normal
+from models_nnx_test import TransformerBlock, built
+
+from initjax.probes import measure
+from initjax.tracing import functional, signal_graph
+
+
+def residual_block():
+  """With batch statistics as aux, and a strided projection."""
+  model, x = ResidualBlock(4, 2), normal(2, 6, 6, 3)
+  variables = filled(jax.eval_shape(model.init, KEYS, x))
+
+  def loss(arguments):
+    variables, x = arguments
+    outputs, aux = model.apply(variables, x, mutable=["batch_stats"])
+    return jnp.mean(outputs**2), aux
+
+  return loss, (variables, x)
+
+
+def transformer_block(dropout=0.2):
+  """Its outputs as aux."""
+  make = functools.partial(TransformerBlock, dropout=dropout)
+  fn, params = functional(built(make))
+
+  def loss(arguments):
+    outputs = fn(*arguments)
+    return jnp.mean(outputs**2), outputs
+
+  return loss, (params, normal(2, 4, 8))
+
+
+def stack():
+  """Scanned and rematerialised."""
+  model, x = Stack(), normal(6, 5)
+  variables = filled(jax.eval_shape(model.init, KEYS, x))
+
+  def loss(arguments):
+    return jnp.mean(model.apply(*arguments) ** 2), None
+
+  return loss, (variables, x)
+
+
+def equations(loss, arguments):
+  """`loss`, run equation by equation from its jaxpr.
+
+  Where `loss` itself is run eagerly, JAX compiles some functions of jax.numpy
+  whole, and rounds otherwise: in jax 0.12 the two differ in the last bit,
+  without any part of initjax.
+  """
+  jaxpr, shapes = jax.make_jaxpr(loss, return_shape=True)(arguments)
+  run = jax.extend.core.jaxpr_as_fun(jaxpr)
+  structure = jax.tree.structure(shapes)
+  return lambda x: jax.tree.unflatten(structure, run(*jax.tree.leaves(x)))
+
+
+def plain(loss, arguments):
+  return jax.value_and_grad(loss, has_aux=True)(arguments)
+
+
+def measured(loss, arguments, *, detail=False):
+  found = measure(
+    loss, arguments, has_aux=True, detail=detail, return_gradients=True
+  )
+  return found.outputs, found.gradients
+
+
+without_dropout = functools.partial(transformer_block, dropout=0)
+
+
+@pytest.mark.parametrize("make", [residual_block, without_dropout])
+def test_unrolled_and_eager_to_the_last_bit(make):
+  loss, arguments = make()
+  want = plain(equations(loss, arguments), arguments)
+  chex.assert_trees_all_equal(want, measured(loss, arguments))
+
+
+@pytest.mark.parametrize("make", [residual_block, transformer_block, stack])
+def test_compiled_to_rounding(make):
+  """Of the largest entry of each array."""
+  loss, arguments = make()
+  seen = functools.partial(measured, loss, detail=True)
+  want = quick_jit(functools.partial(plain, loss))(arguments)
+  ulps = rounding(signal_graph(loss, arguments).ops)
+
+  def close(actual, want):
+    atol = ulps * EPSILON * float(jnp.max(abs(want)))
+    np.testing.assert_allclose(actual, want, rtol=0, atol=atol)
+
+  jax.tree.map(close, quick_jit(seen)(arguments), want)
+
+
+def test_a_jit_is_inlined_as_before():
+  """By default XLA decides; jax 0.12 has other choices besides."""
+  dense = jax.jit(lambda w, x: x @ w)
+
+  def inlined(fn):
+    found = jax.make_jaxpr(fn)(jnp.eye(3), jnp.ones((2, 3))).eqns
+    return {e.params["inline"] for e in found if "inline" in e.params}
+
+  gradient = inlined(lambda w, x: jax.grad(lambda x: dense(w, x).sum())(x))
+  assert inlined(functools.partial(measure, dense)) == gradient
