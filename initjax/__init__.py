@@ -6,7 +6,15 @@
 (256, 512)
 """
 
-from initjax import gains, initializers, probes, stacks, tracing, typing
+from initjax import (
+  gains,
+  initializers,
+  probes,
+  reports,
+  stacks,
+  tracing,
+  typing,
+)
 from initjax.gains import gain
 from initjax.probes import diagnose, measure
 from initjax.tracing import functional, signal_graph
@@ -21,6 +29,7 @@ __all__ = [
   "initializers",
   "measure",
   "probes",
+  "reports",
   "signal_graph",
   "stacks",
   "tracing",

@@ -13,10 +13,12 @@ PACKAGES = {
   "gains": initjax.gains,
   "initializers": initjax.initializers,
   "probes": initjax.probes,
+  "reports": initjax.reports,
   "stacks": initjax.stacks,
   "tracing": initjax.tracing,
 }
-OURS = ("measure", "signal_graph", "functional", "propagate")  # of no paper
+OURS = ("measure", "signal_graph", "functional", "propagate")
+OURS += tuple(initjax.reports.__all__)  # of no paper
 FUNCTIONS = [
   pytest.param(getattr(package, name), id=f"{title}.{name}")
   for title, package in PACKAGES.items()

@@ -16,7 +16,7 @@ from initjax.probes._parameters import check_parameters
 from initjax.probes._report import SignalReport
 from initjax.probes._signals import check_signals
 from initjax.tracing import LinearOp, SignalGraph
-from initjax.typing import Verdict
+from initjax.typing import Record, Verdict
 
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
@@ -122,7 +122,16 @@ def _verdicts(report: SignalReport, params: Any) -> tuple[Verdict, ...]:
     *check_signals(rows, report.graph),
     *check_parameters(report.graph, leaves),
   ]
+  found = [_with_rows(verdict, rows) for verdict in found]
   return tuple(sorted(found, key=lambda verdict: _RANK[verdict.severity]))
+
+
+def _with_rows(verdict: Verdict, rows: list[Record]) -> Verdict:
+  """What concerns a parameter concerns the rows that use it."""
+  if verdict.rows or not verdict.path:
+    return verdict
+  uses = (i for i, row in enumerate(rows) if row["path"] == verdict.path)
+  return verdict._replace(rows=tuple(uses))
 
 
 def _moments(report: SignalReport) -> dict[str, np.ndarray]:

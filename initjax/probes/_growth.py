@@ -171,7 +171,7 @@ def _verdict(
     f"{word} {noun}",
     "error" if abs(growth.total) > _GRAVE else "warning",
     str(rows[growth.rows[0]]["path"]),
-    f"its second moment changes {factor:.3g} times per operation ({low:.3g} to "
+    f"The second moment changes {factor:.3g} times per operation ({low:.3g} to "
     f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
     f"where chance allows 2^{growth.drift:.1f} ± "
     f"{_SIGMAS * growth.spread:.1f}. {cause}",

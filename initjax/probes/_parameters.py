@@ -86,7 +86,7 @@ def duplicates(leaves: Leaves) -> Iterator[Verdict]:
         "duplicate parameters",
         "error",
         paths[0],
-        f"equal, entry by entry, to {', '.join(paths[1:])}: they were drawn "
+        f"Equal, entry by entry, to {', '.join(paths[1:])}: they were drawn "
         "with one key. Flax joins the names along a path before it hashes "
         "them, so that ab/cdef and abc/def share a key (flax#2157).",
         'flax.config.update("flax_fix_rng_separator", True)  # before init',
@@ -107,7 +107,7 @@ def identical_layers(kernel: Kernel) -> Iterator[Verdict]:
       "identical layers",
       "error",
       kernel.op.path,
-      f"its {len(matrices)} stacked layers are equal, entry by entry: they "
+      f"Its {len(matrices)} stacked layers are equal, entry by entry: they "
       "were drawn with one key.",
       'nn.scan(..., split_rngs={"params": True})  # nn.vmap likewise;\n'
       "# in NNX: nnx.split_rngs(splits=...)",
@@ -159,7 +159,7 @@ def wrong_fan(kernel: Kernel) -> Iterator[Verdict]:
         "wrong fan",
         "error",
         op.path,
-        f"its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
+        f"Its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
         f"were summed, which is what the shape {leaf.shape} looks like; the "
         f"operation sums {op.fan_in:g}. Its output comes out "
         f"{op.fan_in / assumed:.3g} times as large, in variance, as is meant.",

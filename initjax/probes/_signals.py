@@ -107,7 +107,7 @@ def underflow(rows: Rows, ops: Ops) -> Iterator[Verdict]:
         f"{noun} underflows to zero",
         "error",
         str(rows[first]["path"]),
-        f"exactly 0 from {_where(rows, first)} on; it was 2^{size:.0f} before, "
+        f"Exactly 0 from {_where(rows, first)} on; it was 2^{size:.0f} before, "
         f"and {dtype} holds nothing below 2^{smallest:.0f}.",
         _range_cure(dtype, overflow=False),
         tuple(zero),
@@ -122,7 +122,7 @@ def _cut_off(rows: Rows, zero: list[int], direction: str, noun: str) -> Verdict:
     f"{noun} is cut off",
     "warning",
     _first_path(rows, zero),
-    f"exactly 0 in {_number(zero)}, first at {_where(rows, zero[0])}, though "
+    f"Exactly 0 in {_number(zero)}, first at {_where(rows, zero[0])}, though "
     "it was alive one step before: a kernel of zeros (as residual branches "
     "start with), units that are all dead, or a stop_gradient.",
     "none if it is a branch that starts at zero; else a random kernel_init",
@@ -149,7 +149,7 @@ def dead_units(rows: Rows, ops: Ops) -> Iterator[Verdict]:
       "dead units",
       "error" if worst > 0.9 else "warning",
       _first_path(rows, found),
-      f"up to {worst:.0%} of the units that feed it, in {_number(found)}, are "
+      f"Up to {worst:.0%} of the units that feed it, in {_number(found)}, are "
       f"exactly 0 on every sample ({chance:.0%} would be by chance): they pass "
       "no gradient, and do not learn. Biases far below zero, or a step with "
       "too large a learning rate, do this.",
@@ -232,7 +232,7 @@ def collapsed(rows: Rows, ops: Ops) -> Iterator[Verdict]:
       "rank collapse",
       "warning",
       _first_path(rows, found),
-      f"the mean cosine between two samples is {cosine:.6f} at "
+      f"The mean cosine between two samples is {cosine:.6f} at "
       f"{_where(rows, found[0])} and was {known[0][1]:.2f} at first: "
       "what tells samples apart is less than bfloat16 resolves. Plain deep "
       "networks do this in their ordered phase.",

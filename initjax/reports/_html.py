@@ -82,8 +82,7 @@ def _body(
   verdicts = _words.ordered(verdicts)
   names = _words.names(records, verdicts)
   cards = [
-    _card(number, verdict, names[verdict.path])
-    for number, verdict in enumerate(verdicts, 1)
+    _card(number, verdict, names) for number, verdict in enumerate(verdicts, 1)
   ]
   found = "".join(cards) or f'<p class="healthy">{_words.NOTHING}</p>'
   parts = (heading, found, _drawing(records, verdicts))
@@ -94,14 +93,16 @@ def _body(
   )
 
 
-def _card(number: int, verdict: Verdict, name: str) -> str:
+def _card(number: int, verdict: Verdict, names: dict[str, str]) -> str:
   """One verdict: what it is, where, why, and what mends it."""
-  where = f" <code>{escape(name)}</code>" if verdict.path else ""
+  name = escape(names[verdict.path])
+  where = f" <code>{name}</code>" if verdict.path else ""
+  message = escape(_words.readable(verdict.message, names))
   cure = f"\n<pre>{escape(verdict.cure)}</pre>" if verdict.cure else ""
   return f"""<section class="{verdict.severity}">
 <h2><span class="number">{number}</span> {escape(verdict.kind)}
 <span class="severity">{verdict.severity}</span>{where}</h2>
-<p>{escape(verdict.message)}</p>{cure}
+<p>{message}</p>{cure}
 </section>
 """
 

@@ -192,7 +192,8 @@ def _findings(
     where = f", {names[verdict.path]}" if verdict.path else ""
     style = f"bold {_STYLES[verdict.severity]}"
     yield Text.assemble((mark, style), f" ({verdict.severity}){where}")
-    yield Padding(Text(verdict.message), (0, 0, 0, 2))
+    message = _words.readable(verdict.message, names)
+    yield Padding(Text(message), (0, 0, 0, 2))
     if verdict.cure:
       cure = Text(verdict.cure, style="bold", overflow="fold")
       yield Padding(cure, (0, 0, 0, 6))

@@ -55,6 +55,22 @@ def names(
   return others | short_paths(record["path"] for record in records)
 
 
+_PATH = re.compile(r"\['[^']*'\](?:\['[^']*'\]|\[\d+\]|\.\w+)*")
+
+
+def readable(message: str, short: dict[str, str]) -> str:
+  """`message`, with every pytree path in it as it is written elsewhere.
+
+  >>> readable("as ['params']['Dense_0']['kernel'] is", {})
+  'as Dense_0/kernel is'
+  """
+
+  def rename(found: re.Match[str]) -> str:
+    return short.get(found[0]) or "/".join(_keys(found[0])) or found[0]
+
+  return _PATH.sub(rename, message)
+
+
 def _keys(path: str) -> tuple[str, ...]:
   """The keys of `path`, or none if it is not written as pytree paths are."""
   if _KEY.sub("", path):

@@ -21,24 +21,23 @@ def residual_block():
   model, x = ResidualBlock(4, 2), normal(2, 6, 6, 3)
   variables = filled(jax.eval_shape(model.init, KEYS, x))
 
-  def loss(arguments):
-    variables, x = arguments
-    outputs, aux = model.apply(variables, x, mutable=["batch_stats"])
-    return jnp.mean(outputs**2), aux
+  def fn(variables, x):
+    return model.apply(variables, x, mutable=["batch_stats"])
 
-  return loss, (variables, x)
+  return as_loss(fn), (variables, jnp.zeros_like(x)), x
 
 
 def transformer_block(dropout=0.2):
   """Its outputs as aux."""
   make = functools.partial(TransformerBlock, dropout=dropout)
   fn, params = functional(built(make))
+  x = normal(2, 4, 8)
 
-  def loss(arguments):
-    outputs = fn(*arguments)
-    return jnp.mean(outputs**2), outputs
+  def doubled(params, x):
+    outputs = fn(params, x)
+    return outputs, outputs
 
-  return loss, (params, normal(2, 4, 8))
+  return as_loss(doubled), (params, jnp.zeros_like(x)), x
 
 
 def stack():
@@ -46,33 +45,45 @@ def stack():
   model, x = Stack(), normal(6, 5)
   variables = filled(jax.eval_shape(model.init, KEYS, x))
 
-  def loss(arguments):
-    return jnp.mean(model.apply(*arguments) ** 2), None
+  def fn(variables, x):
+    return model.apply(variables, x), None
 
-  return loss, (variables, x)
+  return as_loss(fn), (variables, jnp.zeros_like(x)), x
 
 
-def equations(loss, arguments):
+def as_loss(fn):
+  """Of parameters and of an offset, whose gradient is that of the input."""
+
+  def loss(arguments, x):
+    params, offset = arguments
+    outputs, aux = fn(params, x + offset)
+    return jnp.mean(outputs**2), aux
+
+  return loss
+
+
+def equations(loss, *arguments):
   """`loss`, run equation by equation from its jaxpr.
 
   Where `loss` itself is run eagerly, JAX compiles some functions of jax.numpy
   whole, and rounds otherwise: in jax 0.12 the two differ in the last bit,
   without any part of initjax.
   """
-  jaxpr, shapes = jax.make_jaxpr(loss, return_shape=True)(arguments)
+  jaxpr, shapes = jax.make_jaxpr(loss, return_shape=True)(*arguments)
   run = jax.extend.core.jaxpr_as_fun(jaxpr)
   structure = jax.tree.structure(shapes)
-  return lambda x: jax.tree.unflatten(structure, run(*jax.tree.leaves(x)))
+  return lambda *x: jax.tree.unflatten(structure, run(*jax.tree.leaves(x)))
 
 
-def plain(loss, arguments):
-  return jax.value_and_grad(loss, has_aux=True)(arguments)
+def plain(loss, params, x):
+  return jax.value_and_grad(loss, has_aux=True)(params, x)
 
 
-def measured(loss, arguments, *, detail=False):
+def measured(loss, params, x, *, detail=False):
   found = measure(
-    loss, arguments, has_aux=True, detail=detail, return_gradients=True
+    loss, params, x, has_aux=True, detail=detail, return_gradients=True
   )
+  assert len(found.report.graph) >= 3
   return found.outputs, found.gradients
 
 
@@ -81,24 +92,24 @@ without_dropout = functools.partial(transformer_block, dropout=0)
 
 @pytest.mark.parametrize("make", [residual_block, without_dropout])
 def test_unrolled_and_eager_to_the_last_bit(make):
-  loss, arguments = make()
-  want = plain(equations(loss, arguments), arguments)
-  chex.assert_trees_all_equal(want, measured(loss, arguments))
+  loss, *arguments = make()
+  want = plain(equations(loss, *arguments), *arguments)
+  chex.assert_trees_all_equal(want, measured(loss, *arguments))
 
 
 @pytest.mark.parametrize("make", [residual_block, transformer_block, stack])
 def test_compiled_to_rounding(make):
   """Of the largest entry of each array."""
-  loss, arguments = make()
+  loss, *arguments = make()
   seen = functools.partial(measured, loss, detail=True)
-  want = quick_jit(functools.partial(plain, loss))(arguments)
-  ulps = rounding(signal_graph(loss, arguments).ops)
+  want = quick_jit(functools.partial(plain, loss))(*arguments)
+  ulps = rounding(signal_graph(loss, *arguments).ops)
 
   def close(actual, want):
     atol = ulps * EPSILON * float(jnp.max(abs(want)))
     np.testing.assert_allclose(actual, want, rtol=0, atol=atol)
 
-  jax.tree.map(close, quick_jit(seen)(arguments), want)
+  jax.tree.map(close, quick_jit(seen)(*arguments), want)
 
 
 def test_a_jit_is_inlined_as_before():

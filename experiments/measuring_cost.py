@@ -1,0 +1,237 @@
+"""What does it cost to watch a model?
+
+Question: how much longer, and in how much more memory, does a network run when
+`initjax.measure` watches every operation, forward and backward?
+
+    python -m experiments.measuring_cost
+
+compares with one jitted gradient with respect to the inputs, on a 100-layer
+MLP of width 512 and batch 256, as a scan over layers and unrolled; some 3
+minutes on 2 CPU cores. Expect on an idle machine: run time 1.0 to 1.2 times,
+memory 1.01 to 1.05 times. `detail=True` takes the gradient of every parameter
+too, which by itself is half as much work again: compare its second ratio. If
+torch is installed, the same statistics are taken by its hooks, on one thread or
+all, whichever is faster. Reading the graph is compared with `jax.make_jaxpr`.
+
+All times are the median of runs taken in turn; compilation is a row of its own.
+"""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import rich.console
+import rich.table
+from absl import app, flags, logging
+
+import initjax
+from experiments import _results, _torch_hooks
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to time."""
+
+  depth: int = 100
+  width: int = 512
+  batch: int = 256
+  runs: int = 9
+  graph_depth: int = 300
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      if getattr(self, field.name) < 1:
+        raise ValueError(f"{field.name} must be at least 1.")
+
+
+def _layer(h: jax.Array, kernel: jax.Array) -> jax.Array:
+  return jax.nn.relu(h @ kernel)
+
+
+def scanned(kernels: jax.Array, x: jax.Array) -> jax.Array:
+  """The network as a loop."""
+  return jax.lax.scan(lambda h, w: (_layer(h, w), None), x, kernels)[0]
+
+
+def unrolled(kernels: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
+  """The network written out."""
+  for kernel in kernels:
+    x = _layer(x, kernel)
+  return x
+
+
+Runs = dict[str, Callable[..., Any]]
+
+
+def programs(model: Callable[..., Any]) -> Runs:
+  """What is timed, as functions of (params, x, cotangent)."""
+
+  def to_inputs(params: Any, x: jax.Array, cotangent: jax.Array) -> Any:
+    return jax.vjp(lambda x: model(params, x), x)[1](cotangent)
+
+  def to_parameters(params: Any, x: jax.Array, cotangent: jax.Array) -> Any:
+    return jax.vjp(lambda p: model(p, x), params)[1](cotangent)
+
+  def watched(detail: bool) -> Callable[..., Any]:
+    return lambda params, x, cotangent: initjax.measure(
+      model, params, x, cotangent=cotangent, detail=detail
+    )
+
+  return {
+    "gradient": to_inputs,
+    "parameters": to_parameters,
+    "measure": watched(False),
+    "detail": watched(True),
+  }
+
+
+def first_call(
+  program: Callable[..., Any], arguments: tuple[Any, ...]
+) -> float:
+  """Seconds to trace, compile and run, with nothing in JAX's caches."""
+  jax.clear_caches()
+  return _timed(jax.jit(program), arguments)
+
+
+def _timed(program: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+  start = time.perf_counter()
+  jax.block_until_ready(program(*arguments))
+  return time.perf_counter() - start
+
+
+def in_turn(
+  timed: dict[str, Callable[[], float]], runs: int
+) -> dict[str, float]:
+  """Median seconds of each, all run in every round."""
+  rounds = [{name: run() for name, run in timed.items()} for _ in range(runs)]
+  return {name: statistics.median(r[name] for r in rounds) for name in timed}
+
+
+def compare(config: Config, form: str) -> dict[str, float]:
+  """Ratios for one form of the network."""
+  kernels = jax.random.normal(
+    jax.random.key(0), (config.depth, config.width, config.width)
+  ) * jnp.sqrt(2 / config.width)
+  x = jax.random.normal(jax.random.key(1), (config.batch, config.width))
+  is_scan = form == "scan"
+  params: Any = kernels if is_scan else tuple(kernels)
+  arguments = (params, x, jnp.ones_like(x))
+  runs = programs(scanned if is_scan else unrolled)
+  first = {name: first_call(run, arguments) for name, run in runs.items()}
+  compiled = {
+    name: jax.jit(run).lower(*arguments).compile() for name, run in runs.items()
+  }
+  memory = {name: _temporary_bytes(run) for name, run in compiled.items()}
+  peers = _torch_hooks.networks(kernels, x)
+  timed: dict[str, Callable[[], float]] = {
+    name: functools.partial(_timed, program, arguments)
+    for name, program in compiled.items()
+  }
+  seconds = in_turn({**timed, **peers}, config.runs)
+  ratios = {
+    "run / gradient": seconds["measure"] / seconds["gradient"],
+    "memory / gradient": memory["measure"] / memory["gradient"],
+    "first call / gradient": first["measure"] / first["gradient"],
+    "detail: run / gradient": seconds["detail"] / seconds["gradient"],
+    "detail: run / gradient of parameters": seconds["detail"]
+    / seconds["parameters"],
+  }
+  if peers:
+    fastest = min(seconds[name] for name in peers)
+    ratios["run / PyTorch's hooks"] = seconds["measure"] / fastest
+  return ratios
+
+
+def _temporary_bytes(program: Any) -> int:
+  return int(program.memory_analysis().temp_size_in_bytes)
+
+
+def graph_ratio(config: Config) -> float:
+  """Time of `signal_graph` over that of `jax.make_jaxpr`, nothing cached."""
+  shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+  arguments = ((shape,) * config.graph_depth, shape)
+
+  def uncached(run: Callable[..., Any]) -> Callable[[], float]:
+    def timed() -> float:
+      jax.clear_caches()
+      start = time.perf_counter()
+      run(*arguments)
+      return time.perf_counter() - start
+
+    return timed
+
+  seconds = in_turn(
+    {
+      "make_jaxpr": uncached(lambda *args: jax.make_jaxpr(unrolled)(*args)),
+      "graph": uncached(lambda *a: initjax.signal_graph(unrolled, *a)),
+    },
+    config.runs,
+  )
+  return seconds["graph"] / seconds["make_jaxpr"]
+
+
+def run(config: Config) -> dict[str, dict[str, float]]:
+  """All ratios, by form of the network."""
+  ratios = {form: compare(config, form) for form in ("scan", "unrolled")}
+  ratios["unrolled"]["signal_graph / make_jaxpr"] = graph_ratio(config)
+  return ratios
+
+
+def print_table(ratios: dict[str, dict[str, float]], config: Config) -> None:
+  """One row for each ratio."""
+  table = rich.table.Table(
+    title=f"measure on {config.depth} layers of width {config.width}, "
+    f"batch {config.batch}",
+    box=None,
+  )
+  table.add_column("ratio", no_wrap=True)
+  for form in ratios:
+    table.add_column(form, justify="right")
+  names = dict.fromkeys(name for form in ratios.values() for name in form)
+  for name in names:
+    cells = (form.get(name) for form in ratios.values())
+    table.add_row(name, *("" if x is None else f"{x:.2f}" for x in cells))
+  rich.console.Console().print(table)
+  if not _torch_hooks.installed():
+    print("torch is not installed: no comparison with its hooks.")
+
+
+_DEFAULT = Config()
+_FLAGS = {
+  field.name: flags.DEFINE_integer(
+    f"cost_{field.name}", getattr(_DEFAULT, field.name), "See Config."
+  )
+  for field in dataclasses.fields(Config)
+}
+_OUTPUT = flags.DEFINE_string(
+  "cost_output_dir", "results", "Where a new directory of results is made."
+)
+
+
+def main(argv: list[str]) -> None:
+  """Reads flags, times, prints the table, writes JSON."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  logging.set_verbosity(logging.WARNING)
+  try:
+    config = Config(**{name: flag.value for name, flag in _FLAGS.items()})
+    _results.check_parent(_OUTPUT.value)
+  except (ValueError, OSError) as error:
+    raise app.UsageError(str(error)) from None
+  ratios = run(config)
+  print_table(ratios, config)
+  directory = _results.new_directory(_OUTPUT.value, "measuring_cost")
+  _results.write_json(
+    directory / "measuring_cost.json",
+    {"config": dataclasses.asdict(config), "ratios": ratios},
+  )
+  print(f"wrote measuring_cost.json to {directory}")
+
+
+if __name__ == "__main__":
+  app.run(main)
