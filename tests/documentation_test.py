@@ -4,6 +4,8 @@ import inspect
 import pathlib
 import re
 
+import flax.linen
+import jax
 import pytest
 
 import initjax
@@ -69,3 +71,20 @@ def test_every_file_is_short():
   for folder in ("initjax", "experiments", "tests"):
     for path in (ROOT / folder).rglob("*.py"):
       assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_readme_shows_a_report_as_it_is(monkeypatch):
+  """Its code, run, gives the first verdict, numbers left aside."""
+  monkeypatch.setenv("COLUMNS", "80")
+  readme = (ROOT / "README.md").read_text()
+  section = readme.split("## Find out what is wrong")[1]
+  code, shown = section.split("```python\n")[1].split("```text\n")[:2]
+  code = code.split("print(")[0]
+  names = {"nn": flax.linen, "jax": jax, "initjax": initjax}
+  exec(code, names)
+  report = initjax.diagnose(
+    names["model"].apply, names["variables"], names["x"]
+  )
+  without_numbers = lambda text: re.sub(r"[-\d.]+", "#", text)
+  first = shown.split("✗ 2.")[0]
+  assert without_numbers(str(report)).startswith(without_numbers(first))

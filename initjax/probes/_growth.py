@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax.gains import moments
+from initjax.probes._cures import cure
 from initjax.probes._names import KNOWN, name_of
 from initjax.tracing import Feed, LinearOp, SignalGraph
 from initjax.typing import Activation, Record, Verdict
@@ -166,7 +167,7 @@ def _verdict(
   margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
   factor = 2**growth.per_row
   low, high = factor * 2**-margin, factor * 2**margin
-  cause, cure = _cause(growth, ops, leaves)
+  cause, mended = _cause(growth, ops, leaves)
   return Verdict(
     f"{word} {noun}",
     "error" if abs(growth.total) > _GRAVE else "warning",
@@ -175,7 +176,7 @@ def _verdict(
     f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
     f"where chance allows 2^{growth.drift:.1f} ± "
     f"{_SIGMAS * growth.spread:.1f}. {cause}",
-    cure,
+    mended,
     tuple(_strayed(growth)),
   )
 
@@ -276,9 +277,11 @@ def _cause(
   if layer is None:
     return (
       "No known activation feeds these operations, so theory is silent.",
-      "initjax.signal_graph(fn, params, *inputs) shows what feeds each",
+      cure(
+        "", "initjax.signal_graph(fn, params, *inputs) shows what feeds each"
+      ),
     )
-  cure = _cure(layer, len(growth.rows))
+  mended = _cure(layer, len(growth.rows))
   off = layer.sigma_w2 / layer.needed
   scaled = math.log2(off)
   if abs(scaled) > 0.25 and scaled * growth.total > 0:
@@ -286,17 +289,17 @@ def _cause(
       f"Kernels have σ_w² = {layer.sigma_w2:.3g} (variance × fan_in), where "
       f"{layer.name} needs {layer.needed:.3g} to keep its signal: "
       f"{off:.3g} times that.",
-      cure,
+      mended,
     )
   if growth.direction == "forward":
-    return _forward_cause(layer), cure
+    return _forward_cause(layer), mended
   verb = "explodes" if layer.backward > 1 else "vanishes"
   if (layer.backward > 1) != (growth.total > 0):
-    return _UNEXPLAINED, cure
+    return _UNEXPLAINED, mended
   return (
     f"Theory says so: at these weights the gradient of {layer.name} {verb}, "
     f"χ₁ = σ_w²E[φ'²] = {layer.backward:.3f} per layer. No seed helps.",
-    cure,
+    mended,
   )
 
 
@@ -325,15 +328,14 @@ def _cure(layer: Layer, depth: int) -> str:
   if layer.name == "leaky_relu":
     return start + "kaiming_normal(negative_slope=0.01)"
   drift = abs(math.log2(layer.backward / layer.sigma_w2 * layer.needed)) * depth
-  stable = layer.length_slope <= 1
-  if drift < _NOTABLE and stable:
+  if drift < _NOTABLE and layer.length_slope <= 1:
     return f"{start}activation_scaling({_written(layer.name)})"
   if layer.name in _CRITICAL_AT_ONE:
-    return (
-      f"{start}lecun_normal()  # σ_w² = 1, the edge of chaos of {layer.name}\n"
-      f"# or {_REMEDIES}"
-    )
-  return f"{_REMEDIES}: no variance keeps {layer.name} this deep"
+    chaos = f"σ_w² = 1 is the edge of chaos of {layer.name}; or"
+    return cure(f"{start}lecun_normal()", f"{chaos} {_REMEDIES}")
+  return cure(
+    "", f"no variance keeps {layer.name} this deep; instead {_REMEDIES}"
+  )
 
 
 def _written(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax.gains import gain
+from initjax.probes._cures import cure
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Verdict
 
@@ -89,7 +90,9 @@ def duplicates(leaves: Leaves) -> Iterator[Verdict]:
         f"Equal, entry by entry, to {', '.join(paths[1:])}: they were drawn "
         "with one key. Flax joins the names along a path before it hashes "
         "them, so that ab/cdef and abc/def share a key (flax#2157).",
-        'flax.config.update("flax_fix_rng_separator", True)  # before init',
+        cure(
+          'flax.config.update("flax_fix_rng_separator", True)', "before init"
+        ),
       )
 
 
@@ -109,8 +112,10 @@ def identical_layers(kernel: Kernel) -> Iterator[Verdict]:
       kernel.op.path,
       f"Its {len(matrices)} stacked layers are equal, entry by entry: they "
       "were drawn with one key.",
-      'nn.scan(..., split_rngs={"params": True})  # nn.vmap likewise;\n'
-      "# in NNX: nnx.split_rngs(splits=...)",
+      cure(
+        'nn.scan(..., split_rngs={"params": True})',
+        "nn.vmap likewise; in NNX nnx.split_rngs(splits=...)",
+      ),
     )
 
 
@@ -131,7 +136,7 @@ def symmetric_units(kernel: Kernel) -> Iterator[Verdict]:
       f"{twins} of its {matrix.shape[1]} columns repeat another: such units "
       "compute the same, get the same gradient and stay equal for ever. A "
       "constant initializer does this.",
-      "kernel_init=initjax.initializers.he_normal()  # any random one",
+      cure("kernel_init=initjax.initializers.he_normal()", "or any random one"),
     )
 
 
@@ -198,10 +203,10 @@ def _fan_cure(kernel: Kernel, rule: str, scale: float, assumed: int) -> str:
     )
     axes = f"in_axis={ins}, out_axis={outs}, batch_axis={batch}"
     given = "φ, " if rule == "activation_scaling" else ""
-    return (
-      f"{start}{rule}({given}{axes})\n# or, where the layer reshapes its "
-      f"kernel first (DenseGeneral), a variance {assumed / fan_in:g} times "
-      "as large"
+    return cure(
+      f"{start}{rule}({given}{axes})",
+      "or, where the layer reshapes its kernel first (as DenseGeneral does), "
+      f"a variance {assumed / fan_in:g} times as large",
     )
   scale *= assumed / fan_in
   return f'{start}variance_scaling({scale:g}, "fan_in", "truncated_normal")'
@@ -221,7 +226,7 @@ def unused(graph: SignalGraph) -> Iterator[Verdict]:
       "warning",
       graph.unused[0],
       f"{_some(graph.unused)} meet no data: their gradient is zero.",
-      "remove them, or use them in the forward pass",
+      cure("", "remove them, or use them in the forward pass"),
     )
   closed = [op for op in graph.ops if op.origin == "constant"]
   if closed:
@@ -233,8 +238,10 @@ def unused(graph: SignalGraph) -> Iterator[Verdict]:
       f"{len(closed)} kernel{'s' * (len(closed) > 1)} (fan_in "
       f"{op.fan_in:g}, output {list(op.shape)}): constants the function "
       "closes over, which will not be trained.",
-      "pass them in: fn(params, *inputs); initjax.functional does it for NNX "
-      "and Equinox",
+      cure(
+        "fn, params = initjax.functional(module)",
+        "for NNX and Equinox; else make them an argument: fn(params, *inputs)",
+      ),
     )
 
 

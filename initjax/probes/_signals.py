@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.probes._cures import cure
 from initjax.probes._names import is_flat
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Activation, Record, Verdict
@@ -74,15 +75,16 @@ def _reverse(rows: Rows) -> range:
 
 def _range_cure(dtype: Any, *, overflow: bool) -> str:
   if dtype == jnp.float16:
-    return "dtype=jnp.bfloat16  # the exponents of float32, at the same size"
+    return cure("dtype=jnp.bfloat16", "the exponents of float32, in 16 bits")
   if overflow:
-    return (
-      "smaller weights, e.g. kernel_init=initjax.initializers."
-      "activation_scaling(φ), or normalization; float32 is as wide as it gets"
+    return cure(
+      "kernel_init=initjax.initializers.activation_scaling(φ)",
+      "or normalization; no narrower range is to blame",
     )
-  return (
+  return cure(
+    "",
     "weights that keep the gradient's size (see the other verdicts); only "
-    "float64 holds less than this dtype"
+    "float64 reaches further down than this dtype",
   )
 
 
@@ -125,7 +127,10 @@ def _cut_off(rows: Rows, zero: list[int], direction: str, noun: str) -> Verdict:
     f"Exactly 0 in {_number(zero)}, first at {_where(rows, zero[0])}, though "
     "it was alive one step before: a kernel of zeros (as residual branches "
     "start with), units that are all dead, or a stop_gradient.",
-    "none if it is a branch that starts at zero; else a random kernel_init",
+    cure(
+      "kernel_init=initjax.initializers.he_normal()",
+      "nothing is to be done if it is a branch that shall start at zero",
+    ),
     tuple(zero),
   )
 
@@ -153,8 +158,10 @@ def dead_units(rows: Rows, ops: Ops) -> Iterator[Verdict]:
       f"exactly 0 on every sample ({chance:.0%} would be by chance): they pass "
       "no gradient, and do not learn. Biases far below zero, or a step with "
       "too large a learning rate, do this.",
-      "bias_init=zeros, a smaller learning rate, or jax.nn.leaky_relu / "
-      "jax.nn.elu in place of relu",
+      cure(
+        "bias_init=initjax.initializers.zeros",
+        "or a smaller learning rate, or jax.nn.leaky_relu or jax.nn.elu",
+      ),
       tuple(found),
     )
 
@@ -198,8 +205,10 @@ def saturated(rows: Rows, ops: Ops) -> Iterator[Verdict]:
       f"E|φ'| of the {name} that feeds it is {row['saturation']:.2g}, of at "
       f"most {_STEEPEST[name]:.2g}, in {_number(found)}: the gradient stops "
       "there. Its inputs are too large.",
-      "kernel_init=initjax.initializers.xavier_normal(), inputs of unit "
-      "variance, or normalization before it",
+      cure(
+        "kernel_init=initjax.initializers.xavier_normal()",
+        "or inputs of unit variance, or normalization before it",
+      ),
       tuple(found),
     )
 
@@ -236,7 +245,10 @@ def collapsed(rows: Rows, ops: Ops) -> Iterator[Verdict]:
       f"{_where(rows, found[0])} and was {known[0][1]:.2f} at first: "
       "what tells samples apart is less than bfloat16 resolves. Plain deep "
       "networks do this in their ordered phase.",
-      "residual branches or normalization; for tanh-like activations larger "
-      "weights, up to the edge of chaos; fewer layers",
+      cure(
+        "",
+        "residual branches, normalization, or fewer layers; for tanh-like "
+        "activations larger weights, up to the edge of chaos",
+      ),
       tuple(found),
     )

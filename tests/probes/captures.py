@@ -1,30 +1,19 @@
 """What passes through a model, taken by hand: outputs, and their gradients.
 
-Flax shows the outputs of its layers (`capture_intermediates`, `nnx.capture`)
-and adds zeros to them (`perturb`), the gradient with respect to which is that
-of the output. A bias is subtracted from an output; the gradient is the same
-before and after it. Here is no code of initjax but the report under test.
+Zeros are added to an output; the gradient with respect to them is that of the
+output. Here is no code of initjax but the report under test.
 """
 
-import contextlib
 import functools
-import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
-from unittest import mock
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
 
 EPSILON = float(np.finfo(np.float32).eps)
-
-LINEN_LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.Embed)
-NNX_LAYERS = (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.Embed)
-METHODS = ("__call__", "attend")
 
 quick_jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -97,6 +86,11 @@ def rounding(ops: Any) -> float:
   return 4 * float(np.sqrt(sum(terms)))
 
 
+def normal(*shape: int) -> jax.Array:
+  """N(0, 1) numbers; nothing is compiled."""
+  return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+
+
 def filled(shapes: Any) -> Any:
   """Numbers for the leaves: no bias is 0, no scale is 1; nothing is compiled.
 
@@ -143,121 +137,6 @@ def captures(run: Callable[..., jax.Array], cotangent: jax.Array) -> Captured:
   )
 
 
-# flax.linen
-
-
-def linen_captures(
-  model: nn.Module,
-  variables: Any,
-  x: jax.Array,
-  cotangent: jax.Array,
-  *,
-  mutable: tuple[str, ...] = (),
-  **options: Any,
-) -> Captured:
-  """By `capture_intermediates`, and by `perturb` after every linear layer.
-
-  Collections "intermediates" and "perturbations" must have an axis 0 in scans.
-  """
-
-  def apply(variables: Any, *more: str) -> Any:
-    with nn.intercept_methods(_perturb):
-      return model.apply(
-        variables,
-        x,
-        mutable=[*mutable, "intermediates", *more],
-        capture_intermediates=_is_linear,
-        **options,
-      )
-
-  def run(nudges: Any) -> Any:
-    outputs, seen = apply({**variables, "perturbations": nudges})
-    return outputs, seen["intermediates"]
-
-  _, shapes = jax.eval_shape(lambda: apply(variables, "perturbations"))
-  nudges = jax.tree.map(jnp.zeros_like, shapes["perturbations"])
-  _, pull_back, seen = jax.vjp(run, nudges, has_aux=True)
-  (gradients,) = pull_back(cotangent)
-  captured = Captured({}, {})
-  for (*module, method), (output,) in traverse_util.flatten_dict(seen).items():
-    path, bias = _linen_parameters(variables["params"], module)
-    nudge = _at(gradients, (*module, method))
-    if bias is not None and method == "__call__":
-      scanned = any(name.startswith("Scan") for name in module)
-      subtract = jax.vmap(jnp.subtract) if scanned else jnp.subtract
-      output = subtract(output, bias)
-    captured.outputs.setdefault(path, []).append(output)
-    captured.gradients.setdefault(path, []).append(nudge)
-  return captured
-
-
-def _is_linear(module: nn.Module, method: str) -> bool:
-  return isinstance(module, LINEN_LAYERS) and method in METHODS
-
-
-def _perturb(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-  """An interceptor: zeros added to what a linear layer returns."""
-  output = call(*args, **kwargs)
-  if _is_linear(context.module, context.method_name):
-    return context.module.perturb(context.method_name, output)
-  return output
-
-
-def _linen_parameters(params: Any, module: list[str]) -> tuple[str, Any]:
-  """Path of a module's kernel, as the report writes it, and its bias."""
-  own = _at(params, module)
-  (leaf,) = set(own) - {"bias"}
-  keys = ["params", *module, leaf]
-  return "".join(f"['{key}']" for key in keys), own.get("bias")
-
-
-def _at(tree: Any, keys: Any) -> Any:
-  for key in keys:
-    tree = tree[key]
-  return tree
-
-
-# flax.nnx
-
-
-def nnx_captures(
-  call: Callable[..., Any], module: nnx.Module, cotangent: jax.Array
-) -> Captured:
-  """By `nnx.capture`, with `perturb` after every linear layer of `module`."""
-  structure, state = nnx.split(module)
-
-  def run(nudges: Any) -> Any:
-    forward = nnx.capture(
-      call,
-      nnx.Perturbation,
-      nnx.Intermediate,
-      init=nudges,
-      method_outputs=nnx.Intermediate,
-    )
-    with _perturbed_layers():
-      copy = nnx.merge(structure, state, copy=True)
-      outputs, nudges, seen = forward(copy)
-    return outputs, (nudges, seen)
-
-  _, (shapes, _) = jax.eval_shape(lambda: run(None))
-  nudges = jax.tree.map(jnp.zeros_like, shapes)
-  _, pull_back, (_, seen) = jax.vjp(run, nudges, has_aux=True)
-  (gradients,) = pull_back(cotangent)
-  captured = Captured({}, {})
-  outputs = dict(nnx.to_flat_state(seen))
-  for (*keys, nudge), gradient in nnx.to_flat_state(gradients):
-    method = nudge.removeprefix("after ")
-    (output,) = outputs[(*keys, method)].get_value()
-    own = _at(nnx.to_pure_dict(nnx.filter_state(state, nnx.Param)), keys)
-    (leaf,) = set(own) - {"bias"}
-    if method == "__call__":
-      output = output - own.get("bias", 0)
-    path = "".join(f"[{key!r}]" for key in (*keys, leaf)) + ".value"
-    captured.outputs.setdefault(path, []).append(output)
-    captured.gradients.setdefault(path, []).append(gradient.get_value())
-  return captured
-
-
 def stacked(captured: Captured) -> Captured:
   """Of an unrolled twin, as a scan has it: list indices become an axis."""
 
@@ -273,19 +152,8 @@ def stacked(captured: Captured) -> Captured:
   return Captured(stack(captured.outputs), stack(captured.gradients))
 
 
-@contextlib.contextmanager
-def _perturbed_layers() -> Iterator[None]:
-  """Linear layers add zeros to what they return."""
-  with contextlib.ExitStack() as stack:
-    for layer, method in itertools.product(NNX_LAYERS, METHODS):
-      if hasattr(layer, method):
-        nudged = _nudged(getattr(layer, method), method)
-        stack.enter_context(mock.patch.object(layer, method, nudged))
-    yield
-
-
-def _nudged(call: Callable[..., Any], method: str) -> Callable[..., Any]:
-  def nudged(self: Any, *args: Any, **kwargs: Any) -> Any:
-    return self.perturb(f"after {method}", call(self, *args, **kwargs))
-
-  return nudged
+def at_keys(tree: Any, keys: Any) -> Any:
+  """What lies under the keys, one after the other."""
+  for key in keys:
+    tree = tree[key]
+  return tree

@@ -118,6 +118,27 @@ def test_weights_too_large_saturate_and_explode():
   assert found["exploding gradient"] == "error"
 
 
+@pytest.mark.parametrize(
+  ("activation", "sick"),
+  [
+    (jnp.tanh, initializers.normal(0.02)),
+    (jax.nn.relu, initializers.normal(0.5)),
+    (jax.nn.leaky_relu, initializers.normal(0.05)),
+  ],
+)
+def test_the_line_to_paste_mends_what_grows_or_vanishes(activation, sick):
+  found = diagnosed(activation, sick, 40).verdicts
+  init = pasted(found[0].cure)
+  assert found[0].severity == "error"
+  assert not diagnosed(activation, init, 40).verdicts
+
+
+def pasted(cure):
+  """The initializer of a cure, by running its line."""
+  line = cure.split("\n")[0].removeprefix("kernel_init=initjax.")
+  return eval(line)
+
+
 @pytest.mark.parametrize("how", ["init", "stacked"])
 def test_several_draws_narrow_the_interval(how):
   draw = lambda key: kernels(initializers.xavier_normal(), 12, key=key)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import assert_report, captures, filled, quick_jit
+from captures import assert_report, captures, filled, normal, quick_jit
 
 from initjax.probes import measure
 from initjax.tracing import functional
@@ -35,10 +35,6 @@ def eqx():
 @pytest.fixture
 def hk():
   return package("haiku")
-
-
-def normal(*shape):
-  return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
 
 
 def check(fn, params, x, by_hand, *, has_aux=False):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from captures import Captured, assert_report, filled, linen_captures, quick_jit
+from captures import Captured, assert_report, at_keys, filled, normal, quick_jit
+from flax import traverse_util
 
 from initjax.probes import measure
 
@@ -16,8 +16,65 @@ KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 RNGS = {"dropout": jax.random.key(2)}
 
 
-def normal(*shape):
-  return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+# By hand: Flax shows outputs and adds zeros to them, the bias is subtracted.
+# The gradient is the same before and after the bias.
+
+
+def linen_captures(model, variables, x, cotangent, *, mutable=(), **options):
+  """By `capture_intermediates`, and by `perturb` after every linear layer.
+
+  Collections "intermediates" and "perturbations" must have an axis 0 in scans.
+  """
+
+  def apply(variables, *more):
+    with nn.intercept_methods(perturb):
+      return model.apply(
+        variables,
+        x,
+        mutable=[*mutable, "intermediates", *more],
+        capture_intermediates=is_linear,
+        **options,
+      )
+
+  def run(nudges):
+    outputs, seen = apply({**variables, "perturbations": nudges})
+    return outputs, seen["intermediates"]
+
+  _, shapes = jax.eval_shape(lambda: apply(variables, "perturbations"))
+  nudges = jax.tree.map(jnp.zeros_like, shapes["perturbations"])
+  _, pull_back, seen = jax.vjp(run, nudges, has_aux=True)
+  (gradients,) = pull_back(cotangent)
+  return by_kernel(variables["params"], seen, gradients)
+
+
+def is_linear(module, method):
+  layers = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.Embed)
+  return isinstance(module, layers) and method in ("__call__", "attend")
+
+
+def perturb(call, args, kwargs, context):
+  """An interceptor: zeros are added to what a linear layer returns."""
+  output = call(*args, **kwargs)
+  if is_linear(context.module, context.method_name):
+    return context.module.perturb(context.method_name, output)
+  return output
+
+
+def by_kernel(params, seen, gradients):
+  """The report's paths, and outputs before their bias."""
+  captured = Captured({}, {})
+  for (*keys, method), (output,) in traverse_util.flatten_dict(seen).items():
+    own = at_keys(params, keys)
+    (leaf,) = set(own) - {"bias"}
+    if "bias" in own and method == "__call__":
+      scanned = any(name.startswith("Scan") for name in keys)
+      subtract = jax.vmap(jnp.subtract) if scanned else jnp.subtract
+      output = subtract(output, own["bias"])
+    path = "".join(f"['{key}']" for key in ("params", *keys, leaf))
+    gradient = at_keys(gradients, (*keys, method))
+    captured.outputs.setdefault(path, []).append(output)
+    captured.gradients.setdefault(path, []).append(gradient)
+  return captured
 
 
 def check(model, x, *, mutable=(), by_hand=None, **options):

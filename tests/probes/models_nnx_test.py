@@ -1,25 +1,95 @@
 """`measure` against Flax's own captures, on architectures of flax.nnx."""
 
+import contextlib
 import functools
+import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from captures import assert_report, filled, nnx_captures, quick_jit, stacked
+from captures import (
+  Captured,
+  assert_report,
+  at_keys,
+  filled,
+  normal,
+  quick_jit,
+  stacked,
+)
 from flax import nnx
 
 from initjax.probes import measure
 from initjax.tracing import functional
 
 
-def normal(*shape):
-  return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
-
-
 def built(make):
   """A module with numbers filled in."""
   structure, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
   return nnx.merge(structure, filled(state))
+
+
+# By hand: Flax shows outputs and adds zeros to them, the bias is subtracted.
+# The gradient is the same before and after the bias.
+
+
+def nnx_captures(module, x, cotangent):
+  """By `nnx.capture`, with `perturb` after every linear layer of `module`."""
+  structure, state = nnx.split(module)
+
+  def run(nudges):
+    forward = nnx.capture(
+      lambda module: module(x),
+      nnx.Perturbation,
+      nnx.Intermediate,
+      init=nudges,
+      method_outputs=nnx.Intermediate,
+    )
+    with perturbed_layers():
+      outputs, nudges, seen = forward(nnx.merge(structure, state, copy=True))
+    return outputs, (nudges, seen)
+
+  _, (shapes, _) = jax.eval_shape(lambda: run(None))
+  nudges = jax.tree.map(jnp.zeros_like, shapes)
+  _, pull_back, (_, seen) = jax.vjp(run, nudges, has_aux=True)
+  (gradients,) = pull_back(cotangent)
+  params = nnx.to_pure_dict(nnx.filter_state(state, nnx.Param))
+  return by_kernel(params, seen, gradients)
+
+
+@contextlib.contextmanager
+def perturbed_layers():
+  """Linear layers add zeros to what they return."""
+  layers = (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.Embed)
+  with contextlib.ExitStack() as stack:
+    for layer, method in itertools.product(layers, ("__call__", "attend")):
+      if hasattr(layer, method):
+        nudged = perturbed(getattr(layer, method), method)
+        stack.enter_context(mock.patch.object(layer, method, nudged))
+    yield
+
+
+def perturbed(call, method):
+  def nudged(self, *args, **kwargs):
+    return self.perturb(f"after {method}", call(self, *args, **kwargs))
+
+  return nudged
+
+
+def by_kernel(params, seen, gradients):
+  """The report's paths, and outputs before their bias."""
+  captured = Captured({}, {})
+  outputs = dict(nnx.to_flat_state(seen))
+  for (*keys, nudge), gradient in nnx.to_flat_state(gradients):
+    own = at_keys(params, keys)
+    (leaf,) = set(own) - {"bias"}
+    method = nudge.removeprefix("after ")
+    (output,) = outputs[(*keys, method)].get_value()
+    if method == "__call__":
+      output = output - own.get("bias", 0)
+    path = "".join(f"[{key!r}]" for key in (*keys, leaf)) + ".value"
+    captured.outputs.setdefault(path, []).append(output)
+    captured.gradients.setdefault(path, []).append(gradient.get_value())
+  return captured
 
 
 def check(module, x, *, by_hand=None):
@@ -30,7 +100,7 @@ def check(module, x, *, by_hand=None):
   fn, params = functional(module)
   cotangent = normal(*jax.eval_shape(fn, params, x).shape)
   if by_hand is None:
-    by_hand = functools.partial(nnx_captures, lambda copy: copy(x), module)
+    by_hand = functools.partial(nnx_captures, module, x)
 
   @quick_jit
   def both(params, cotangent):
@@ -155,7 +225,7 @@ def test_lstm_has_a_row_for_every_step():
 
   def by_hand(cotangent):
     twin = Steps(model.cell, 5)
-    return stacked(nnx_captures(lambda copy: copy(x), twin, cotangent))
+    return stacked(nnx_captures(twin, x, cotangent))
 
   x = normal(3, 5, 6)
   report = check(model, x, by_hand=by_hand)
@@ -214,7 +284,7 @@ def test_scanned_and_rematerialised_stack():
 
   def by_hand(cotangent):
     twin = Unrolled(nnx.clone(model), 4)
-    return stacked(nnx_captures(lambda copy: copy(x), twin, cotangent))
+    return stacked(nnx_captures(twin, x, cotangent))
 
   report = check(model, x, by_hand=by_hand)
   assert [op.repeats for op in report.graph] == [(), (4,), (4,), ()]

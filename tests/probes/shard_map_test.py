@@ -4,16 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from captures import assert_report, captures, filled, quick_jit, stacked
+from captures import assert_report, captures, filled, normal, quick_jit, stacked
 
 from initjax.probes import measure
 
 P = jax.sharding.PartitionSpec
 DATA = P("data")
 DEVICES = 8
-X = jnp.asarray(np.random.default_rng(1).normal(size=(16, 5)), jnp.float32)
+X = normal(16, 5)
 SHAPES = {"first": (5, 8), "bias": (8,), "hidden": (3, 8, 8), "last": (8, 2)}
 PARAMS = filled(
   {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in SHAPES.items()}

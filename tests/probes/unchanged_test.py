@@ -8,8 +8,8 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import EPSILON, filled, quick_jit, rounding
-from models_linen_test import KEYS, ResidualBlock, Stack, normal
+from captures import EPSILON, filled, normal, quick_jit, rounding
+from models_linen_test import KEYS, ResidualBlock, Stack
 from models_nnx_test import TransformerBlock, built
 
 from initjax.probes import measure
