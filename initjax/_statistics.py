@@ -141,17 +141,17 @@ def spread(found: Tally, slot: Tally) -> Tally:
   Inside a shard_map, equal arrays on k devices are one array: so that a sum
   over devices counts it once, each of them holds 1/k of the sums.
   """
-  missing = _missing_axes(found.largest, slot.largest)
-  copies = jax.lax.axis_size(missing) if missing else 1
-  largest, *sums = found
-  shared = Tally(largest, *(one / copies for one in sums))
+  if missing := _missing_axes(found.largest, slot.largest):
+    copies = jax.lax.axis_size(missing)
+    largest, *sums = found
+    found = Tally(largest, *(one / copies for one in sums))
 
   def vary(x: jax.Array, like: jax.Array) -> jax.Array:
     axes = _missing_axes(x, like)
-    x = x.astype(like.dtype)
+    x = x if x.dtype == like.dtype else x.astype(like.dtype)
     return jax.lax.pcast(x, axes, to="varying") if axes else x
 
-  return jax.tree.map(vary, shared, slot)
+  return jax.tree.map(vary, found, slot)
 
 
 def _missing_axes(x: jax.Array, like: jax.Array) -> tuple[str, ...]:
