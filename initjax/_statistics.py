@@ -71,6 +71,13 @@ def _unit(largest: jax.Array) -> jax.Array:
   return jnp.where(alive, jnp.clip(largest, 1 / bound, bound), 1)
 
 
+def wide(x: jax.Array) -> jax.Array:
+  """`x` in float32 or wider; a complex number as two, on a last axis."""
+  if jnp.issubdtype(x.dtype, jnp.complexfloating):
+    return jnp.stack([x.real, x.imag], axis=-1)
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 @jax.jit  # so that a model of many sites is traced once for each shape
 def tally(x: jax.Array) -> Tally:
   """The sums over all entries of `x`, in float32 or wider.
@@ -78,7 +85,7 @@ def tally(x: jax.Array) -> Tally:
   The last axis is summed last: its entries are independent lanes for the
   processor. No axis is merged with another, so sharded arrays stay in place.
   """
-  x = jnp.atleast_1d(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+  x = jnp.atleast_1d(wide(x))
   if x.size == 0:
     return empty_slot((), x.dtype)
 
@@ -176,7 +183,7 @@ def empty_slot(
 
   Args:
     shape: the axes of surrounding scans.
-    dtype: of the signal; slots of narrow ones are float32.
+    dtype: of the signal; slots of narrow ones are float32, all are real.
   """
-  dtype = jnp.promote_types(dtype, jnp.float32)
+  dtype = wide(jnp.zeros((), dtype)).dtype
   return Tally(*(jnp.zeros(shape, dtype) for _ in Tally._fields))

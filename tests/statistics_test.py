@@ -184,3 +184,12 @@ def test_two_taps_on_one_slot_add_up():
     empty_slot()
   )
   assert report.largest == 1 + 3
+
+
+def test_a_complex_number_counts_as_two():
+  z = random((5, 7)) + 1j * random((5, 7))[::-1]
+  both = jnp.concatenate([z.real, z.imag])
+  chex.assert_trees_all_close(statistics(z), statistics(both), rtol=8 * EPSILON)
+  slot = empty_slot((), z.dtype)
+  found = jax.grad(lambda s: jnp.sum(tap(z, s) * z).real)(slot)
+  assert found.statistics().size == 70

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax._statistics import wide
 from initjax.tracing import LinearOp
 from initjax.tracing._graph import Feed, Scan
 from initjax.typing import Activation
@@ -63,7 +64,7 @@ def _correlation(
 
   Samples that are exactly 0 have no direction and are left out.
   """
-  x = output.astype(jnp.promote_types(output.dtype, jnp.float32))
+  x = wide(output)
   rest = tuple(axis for axis in range(x.ndim) if axis not in samples)
   largest = jnp.max(abs(x), initial=0)
   x = x / jnp.where(largest > 0, largest, 1)
@@ -78,7 +79,8 @@ def _correlation(
 
 def mean_slope(activation: Activation, source: jax.Array) -> jax.Array:
   """E|φ'| over all entries of the source; its own scale is that of φ."""
-  source = source.astype(jnp.promote_types(source.dtype, jnp.float32))
+  if jnp.issubdtype(source.dtype, jnp.floating):
+    source = wide(source)
   _, slope = jax.jvp(activation, (source,), (jnp.ones_like(source),))
   return jnp.mean(abs(slope)).astype(jnp.float32)
 

@@ -73,7 +73,9 @@ def measure(
 
   What lies in a call that has a derivative rule of its own is measured once,
   at the output of the call; in a while loop, which has no gradient, not at
-  all; inside a shard_map each operation is that of a shard.
+  all; inside a shard_map each operation is that of a shard, and there is no
+  detail but the norms. With `check_vma=False`, JAX does not know which arrays
+  are equal on several devices: each copy is then counted.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`.

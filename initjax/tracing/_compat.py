@@ -29,6 +29,13 @@ def scan_operands(params: dict[str, Any]) -> tuple[int, int]:
   return params["num_consts"], params["num_carry"]
 
 
+def manual_axes(params: dict[str, Any]) -> frozenset[str]:
+  """The mesh axes over which a shard_map splits its operands."""
+  if "newly_manual_axes" in params:
+    return params["newly_manual_axes"]
+  return params["manual_axes"]  # until 0.10.0
+
+
 def sub_jaxprs(params: dict[str, Any]) -> list[Any]:
   """Every jaxpr among the parameters of an equation."""
   found = []

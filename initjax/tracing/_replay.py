@@ -142,7 +142,7 @@ def _replay_call(
       run, policy=params["policy"], prevent_cse=params["prevent_cse"]
     )
   elif equation.primitive.name in ("jit", "pjit"):
-    run = jax.jit(run, inline=bool(params["inline"]))
+    run = jax.jit(run, inline=params["inline"])
   return run(operands, slots)
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._statistics import Tally, over_devices
+from initjax.tracing._compat import manual_axes
 
 Run = Callable[[list[Any], Any], tuple[list[Any], Any]]
 
@@ -21,7 +22,8 @@ def in_shards(
   run: Run, params: dict[str, Any], operands: list[Any], slots: Any
 ) -> tuple[list[Any], Any]:
   """`run(operands, slots)` on every device, as the shard_map `params` say."""
-  mesh, names = params["mesh"], tuple(params["newly_manual_axes"])
+  mesh, manual = params["mesh"], manual_axes(params)
+  names = tuple(name for name in mesh.axis_names if name in manual)
   devices = math.prod(mesh.shape[name] for name in names)
   own = jax.sharding.PartitionSpec(names)
 
@@ -38,7 +40,10 @@ def in_shards(
     axis_names=set(names),
     check_vma=params["check_vma"],
   )
-  outputs, found = sharded(operands, _for_devices(devices, slots))
+  slots = _for_devices(devices, slots)
+  if jax.sharding.AxisType.Explicit in mesh.axis_types:
+    slots = jax.reshard(slots, jax.sharding.NamedSharding(mesh, own))
+  outputs, found = sharded(operands, slots)
   return outputs, _combined(found)
 
 
