@@ -12,10 +12,10 @@ import numpy as np
 from initjax._checks import check_integer
 from initjax.probes._growth import check_growth, walk
 from initjax.probes._measure import measure
-from initjax.probes._parameters import check_parameters
+from initjax.probes._parameters import check_parameters, check_values
 from initjax.probes._report import SignalReport
 from initjax.probes._signals import check_signals
-from initjax.tracing import LinearOp, SignalGraph
+from initjax.tracing import SignalGraph
 from initjax.typing import Record, Verdict
 
 _RANK = {"error": 0, "warning": 1, "note": 2}
@@ -65,8 +65,9 @@ def diagnose(
   >>> report = diagnose(deep, kernels, jnp.ones((8, 64)))
   >>> [verdict.kind for verdict in report.verdicts]
   ['vanishing signal', 'vanishing gradient']
-  >>> report.verdicts[0].cure
-  'kernel_init=initjax.initializers.he_normal()'
+  >>> print(report.verdicts[0].cure)
+  kernel_init=initjax.initializers.he_normal()
+  # with batch_axis=0 if all layers are drawn as one array
 
   Reference: Glorot and Bengio 2010; He et al. 2015; Hanin and Nica 2020.
   """
@@ -91,7 +92,7 @@ def diagnose(
     report = jax.jit(every)(params, *inputs)
     first = jax.tree.map(lambda leaf: leaf[0], params)
   report = dataclasses.replace(report, bands=_bands(report))
-  return dataclasses.replace(report, verdicts=_verdicts(report, first))
+  return dataclasses.replace(report, verdicts=_verdicts(report, first, inputs))
 
 
 def _check_draws(params: Any, init: Any, draws: int | None) -> None:
@@ -110,16 +111,16 @@ def _check_draws(params: Any, init: Any, draws: int | None) -> None:
       )
 
 
-def _verdicts(report: SignalReport, params: Any) -> tuple[Verdict, ...]:
+def _verdicts(
+  report: SignalReport, params: Any, inputs: Any
+) -> tuple[Verdict, ...]:
   rows = report.to_records()
-  leaves = {
-    jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    if jnp.issubdtype(leaf.dtype, jnp.inexact)
-  }
+  leaves = _arrays(params)
   found = [
+    *check_values("parameter", leaves),
+    *check_values("input", _arrays(inputs)),
     *check_growth(rows, _moments(report), report.graph, leaves),
-    *check_signals(rows, report.graph),
+    *check_signals(rows, report.graph, leaves),
     *check_parameters(report.graph, leaves),
   ]
   found = [_with_rows(verdict, rows) for verdict in found]
@@ -134,22 +135,27 @@ def _with_rows(verdict: Verdict, rows: list[Record]) -> Verdict:
   return verdict._replace(rows=tuple(uses))
 
 
+def _arrays(tree: Any) -> dict[str, np.ndarray]:
+  """The leaves that have a gradient, by path."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in leaves
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  }
+
+
 def _moments(report: SignalReport) -> dict[str, np.ndarray]:
   """By direction, log₂ second moments [draws, rows]."""
-
-  def flat(op: LinearOp, leaf: Any) -> np.ndarray:
-    return np.asarray(leaf, np.float64).reshape(-1, int(np.prod(op.repeats)))
-
   found = {}
   for direction in ("forward", "backward"):
-    rows = getattr(report, direction)
-    found[direction] = np.concatenate(
-      [
-        flat(op, row.log2_second_moment)
-        for op, row in zip(report.graph.ops, rows, strict=True)
-      ],
-      axis=1,
-    )
+    rows = jax.device_get(getattr(report, direction))
+    columns = [
+      np.atleast_1d(rows[index].log2_second_moment[(..., *repeat)])
+      for index, repeat in report.graph.rows()
+    ]
+    both = np.stack(columns, axis=1) if columns else np.zeros((1, 0))
+    found[direction] = both.astype(np.float64)
   return found
 
 
@@ -157,17 +163,15 @@ def _bands(report: SignalReport) -> tuple[Any, ...]:
   """What a healthy chain may show, from where it starts; for chains alone."""
   if not _is_chain(report.graph):
     return ()
-  ops = [op for op in report.graph.ops for _ in np.ndindex(*op.repeats)]
+  ops = [report.graph.ops[index] for index, _ in report.graph.rows()]
   found = _moments(report)
   both = []
   for direction, step in (("forward", 1), ("backward", -1)):
     start = found[direction][:, ::step][:, 0].mean()
     chance = walk(ops[::step], direction)
     middle, margin = start + chance.drift, 3 * chance.spread
-    pairs = zip(
-      (middle - margin)[::step], (middle + margin)[::step], strict=True
-    )
-    both.append([(float(low), float(high)) for low, high in pairs])
+    band = np.stack([middle - margin, middle + margin], axis=1)[::step]
+    both.append([(low, high) for low, high in band.tolist()])
   return tuple(zip(*both, strict=True))
 
 

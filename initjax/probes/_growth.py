@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax.gains import moments
-from initjax.probes._cures import cure
+from initjax.probes._cures import cure, initializer
+from initjax.probes._leaves import mean_square
 from initjax.probes._names import KNOWN, name_of
 from initjax.tracing import Feed, LinearOp, SignalGraph
 from initjax.typing import Activation, Record, Verdict
@@ -58,6 +59,8 @@ class Growth(NamedTuple):
   """standard deviation of the total, of the mean over draws"""
   drift: float
   """what a healthy network loses"""
+  in_time: bool
+  """whether it is over time steps, which share their weights"""
 
 
 def check_growth(
@@ -74,9 +77,12 @@ def check_growth(
     graph: of the model.
     leaves: parameters by path, of the first draw.
   """
-  ops = [op for op in graph.ops for _ in np.ndindex(*op.repeats)]
+  ops = [graph.ops[index] for index, _ in graph.rows()]
   for direction in ("forward", "backward"):
-    growth = _growth(ops, moments_by_draw[direction], direction)
+    bits = moments_by_draw[direction]
+    if direction == "backward":  # what strides and pooling share out is kept
+      bits = bits + np.log2([max(row["backward_size"], 1) for row in rows])
+    growth = _growth(ops, bits, direction)
     if growth is not None and _is_sick(growth):
       yield _verdict(growth, rows, ops, leaves)
 
@@ -119,10 +125,10 @@ def _slope(activation: Activation) -> Activation:
 def _growth(
   ops: Sequence[LinearOp], bits: np.ndarray, direction: str
 ) -> Growth | None:
-  """The growth of one direction; None if fewer than three rows are alive."""
+  """The growth of one direction; None if too few rows are alive."""
   order = np.arange(len(ops))[:: 1 if direction == "forward" else -1]
   order = order[np.isfinite(bits[:, order]).all(axis=0)]
-  if order.size < 3:
+  if order.size < max(3, len(ops) / 2):
     return None
   slopes = np.array([_median_slope(draw) for draw in bits[:, order]])
   steps = order.size - 1
@@ -138,7 +144,14 @@ def _growth(
     float(slopes.mean()) * steps,
     spread,
     float(chance.drift[-1]),
+    in_time=sum(map(_shares_weights, ops)) > len(ops) / 2,
   )
+
+
+def _shares_weights(op: LinearOp) -> bool:
+  """Whether all repeats of a scan use the same kernel."""
+  stacked = any(step.startswith("scan[") for step in op.view)
+  return bool(op.place.scans) and not stacked
 
 
 def _median_slope(values: np.ndarray) -> float:
@@ -162,6 +175,7 @@ def _verdict(
   ops: Sequence[LinearOp],
   leaves: Mapping[str, np.ndarray],
 ) -> Verdict:
+  grave = abs(growth.total) > _GRAVE and not growth.in_time
   noun = "signal" if growth.direction == "forward" else "gradient"
   word = "exploding" if growth.total > 0 else "vanishing"
   margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
@@ -170,7 +184,7 @@ def _verdict(
   cause, mended = _cause(growth, ops, leaves)
   return Verdict(
     f"{word} {noun}",
-    "error" if abs(growth.total) > _GRAVE else "warning",
+    "error" if grave else "warning",
     str(rows[growth.rows[0]]["path"]),
     f"The second moment changes {factor:.3g} times per operation ({low:.3g} to "
     f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
@@ -193,6 +207,8 @@ class Layer(NamedTuple):
 
   name: str
   """of its activation"""
+  op: LinearOp
+  """one of them"""
   sigma_w2: float
   """variance of its kernel times fan_in"""
   forward: float
@@ -209,30 +225,27 @@ def _typical(
   growth: Growth, ops: Sequence[LinearOp], leaves: Mapping[str, np.ndarray]
 ) -> Layer | None:
   """Of the activation that most rows share, at their typical size."""
-  fed = [(_fed_by(ops[i]), i) for i in growth.rows]
-  names = Counter(name for name, _ in fed if name)
+  fed = [(_fed_by(ops[i]), ops[i]) for i in growth.rows]
+  names = Counter(name for name, op in fed if name and _is_activated(op))
   if not names:
     return None
   name = names.most_common(1)[0][0]
-  phi = next(_feed(ops[i]).activation for label, i in fed if label == name)
-  if phi is None:
+  shared = [op for label, op in fed if label == name and op.path in leaves]
+  if not shared:
     return None
   weights = [
-    float(np.mean(np.square(leaves[ops[i].path], dtype=np.float64)))
-    * ops[i].multiplier ** 2
-    * ops[i].fan_in
-    for label, i in fed
-    if label == name and ops[i].path in leaves
+    mean_square(leaves[op.path]) * op.multiplier**2 * op.fan_in for op in shared
   ]
-  if not weights:
-    return None
   sigma_w2 = float(np.median(weights))
+  phi = _feed(shared[0]).activation
+  assert phi is not None  # it has a name
   try:
     at_one, length_slope = moments(phi), _length_slope(phi)
   except (ValueError, TypeError, ArithmeticError):
     return None
   return Layer(
     name,
+    shared[-1],
     sigma_w2,
     sigma_w2 * float(at_one.second_moment),
     sigma_w2 * float(at_one.derivative_second_moment),
@@ -254,6 +267,11 @@ def _length_slope(phi: Activation) -> float:
 def _feed(op: LinearOp) -> Feed:
   """What feeds most repeats of an operation."""
   return op.later_feed or op.feed
+
+
+def _is_activated(op: LinearOp) -> bool:
+  """Whether an elementwise function of a linear or normalized one feeds it."""
+  return _feed(op).reason in ("linear", "normalization", "residual sum")
 
 
 def _fed_by(op: LinearOp) -> str:
@@ -292,10 +310,13 @@ def _cause(
       mended,
     )
   if growth.direction == "forward":
+    if layer.length_slope <= 1:
+      return _UNEXPLAINED, cure("", _REMEDIES)
     return _forward_cause(layer), mended
   verb = "explodes" if layer.backward > 1 else "vanishes"
-  if (layer.backward > 1) != (growth.total > 0):
-    return _UNEXPLAINED, mended
+  expected = math.log2(layer.backward)
+  if abs(expected - growth.per_row) > 0.5 * abs(growth.per_row):
+    return _UNEXPLAINED, cure("", _REMEDIES)
   return (
     f"Theory says so: at these weights the gradient of {layer.name} {verb}, "
     f"χ₁ = σ_w²E[φ'²] = {layer.backward:.3f} per layer. No seed helps.",
@@ -311,8 +332,6 @@ _UNEXPLAINED = (
 
 def _forward_cause(layer: Layer) -> str:
   """Why a signal strays though the weights are scaled for it."""
-  if layer.length_slope <= 1:
-    return _UNEXPLAINED
   return (
     f"{layer.name} keeps unit variance at these weights, but this fixed point "
     f"is unstable (its length map has slope {layer.length_slope:.3f}): "
@@ -322,17 +341,19 @@ def _forward_cause(layer: Layer) -> str:
 
 def _cure(layer: Layer, depth: int) -> str:
   """The initializer that holds both directions over this depth, if one does."""
-  start = "kernel_init=initjax.initializers."
-  if layer.name == "relu":
-    return start + "he_normal()"
-  if layer.name == "leaky_relu":
-    return start + "kaiming_normal(negative_slope=0.01)"
   drift = abs(math.log2(layer.backward / layer.sigma_w2 * layer.needed)) * depth
-  if drift < _NOTABLE and layer.length_slope <= 1:
-    return f"{start}activation_scaling({_written(layer.name)})"
+  lasts = drift < _NOTABLE and layer.length_slope <= 1
+  rules = {
+    "relu": ("he_normal", ""),
+    "leaky_relu": ("kaiming_normal", "negative_slope=0.01"),
+  }
+  if layer.name in rules:
+    return initializer(*rules[layer.name], layer.op)
+  if lasts:
+    return initializer("activation_scaling", _written(layer.name), layer.op)
   if layer.name in _CRITICAL_AT_ONE:
     chaos = f"σ_w² = 1 is the edge of chaos of {layer.name}; or"
-    return cure(f"{start}lecun_normal()", f"{chaos} {_REMEDIES}")
+    return initializer("lecun_normal", "", layer.op, f"{chaos} {_REMEDIES}")
   return cure(
     "", f"no variance keeps {layer.name} this deep; instead {_REMEDIES}"
   )

@@ -6,49 +6,48 @@ is passed over, except where equal columns are the point.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from initjax.gains import gain
-from initjax.probes._cures import cure
+from initjax.probes._cures import cure, named_axes
+from initjax.probes._leaves import (
+  Kernel,
+  Leaves,
+  is_random,
+  kernels,
+  mean_square,
+)
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Verdict
 
-Leaves = Mapping[str, np.ndarray]
 
-
-class Kernel(NamedTuple):
-  """A kernel whose axes could be followed."""
-
-  op: LinearOp
-  """its first use"""
-  leaf: np.ndarray
-  ins: tuple[int, ...]
-  """axes that are summed"""
-  outs: tuple[int, ...]
-  """axes that become features"""
-  batch: tuple[int, ...]
-  """all others: stacked layers, heads, experts"""
-
-  def matrices(self) -> np.ndarray:
-    """Its values as [batch, in, out]."""
-    leaf = self.leaf.transpose(*self.batch, *self.ins, *self.outs)
-    sizes = (
-      math.prod(self.leaf.shape[axis] for axis in axes)
-      for axes in (self.batch, self.ins, self.outs)
+def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
+  """Infinities and NaN in what is given, before anything is computed."""
+  bad = [path for path, x in leaves.items() if not np.isfinite(x).all()]
+  if bad:
+    yield Verdict(
+      f"non-finite {noun}",
+      "error",
+      bad[0] if noun == "parameter" else "",
+      f"{_some(bad)} hold infinite numbers or NaN: whatever follows does too.",
+      cure("", f"look at where this {noun} comes from"),
     )
-    return leaf.reshape(*sizes)
 
 
 def check_parameters(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
   yield from duplicates(leaves)
-  kernels = list(_kernels(graph, leaves))
-  for check in (identical_layers, symmetric_units, wrong_fan):
-    yield from _together([v for kernel in kernels for v in check(kernel)])
-  yield from unused(graph)
+  found = list(kernels(graph, leaves))
+  for check in (identical_layers, wrong_fan):
+    yield from _together([v for kernel in found for v in check(kernel)])
+  yield from _together(
+    [v for kernel in found for v in symmetric_units(kernel, found)]
+  )
+  yield from unused(graph, leaves)
 
 
 def _together(found: list[Verdict]) -> Iterator[Verdict]:
@@ -75,43 +74,50 @@ def _kernels(graph: SignalGraph, leaves: Leaves) -> Iterator[Kernel]:
 
 
 def duplicates(leaves: Leaves) -> Iterator[Verdict]:
-  """Leaves that are equal, entry by entry, though drawn apart."""
+  """Leaves that are equal, entry by entry, and look drawn."""
   groups: dict[Any, list[str]] = {}
   for path, leaf in leaves.items():
-    if leaf.size > 1 and not _constant(leaf):
+    if is_random(leaf):
       key = (leaf.shape, str(leaf.dtype), leaf.tobytes())
-      groups.setdefault(hash(key), []).append(path)
-  for paths in groups.values():
-    if len(paths) > 1:
+      groups.setdefault(key, []).append(path)
+  for first, *others in groups.values():
+    if not others:
+      continue
+    names = {"".join(re.findall(r"\w+", path)) for path in (first, *others)}
+    if len(names) == 1:  # the same letters, cut otherwise
       yield Verdict(
         "duplicate parameters",
         "error",
-        paths[0],
-        f"Equal, entry by entry, to {', '.join(paths[1:])}: they were drawn "
-        "with one key. Flax joins the names along a path before it hashes "
-        "them, so that ab/cdef and abc/def share a key (flax#2157).",
+        first,
+        f"Equal, entry by entry, to {_some(others)}: Flax joins the names "
+        "along a path before it hashes them, so that ab/cdef and abc/def share "
+        "a key (flax#2157).",
         cure(
           'flax.config.update("flax_fix_rng_separator", True)', "before init"
         ),
       )
-
-
-def _constant(leaf: np.ndarray) -> bool:
-  return bool((leaf == leaf.flat[0]).all())
+    else:
+      yield Verdict(
+        "duplicate parameters",
+        "warning",
+        first,
+        f"Equal, entry by entry, to {_some(others)}: drawn with one key, or "
+        "copied.",
+        cure("", "a key of its own for each; nothing if the copy is meant"),
+      )
 
 
 def identical_layers(kernel: Kernel) -> Iterator[Verdict]:
-  """Layers stacked on one axis that were all drawn with the same key."""
+  """Layers stacked on one axis that were drawn with the same key."""
   matrices = kernel.matrices()
-  if len(matrices) < 2 or _constant(kernel.leaf):
-    return
-  if (matrices == matrices[:1]).all():
+  distinct = len({layer.tobytes() for layer in matrices})
+  if distinct < len(matrices) and is_random(matrices[0]):
     yield Verdict(
       "identical layers",
       "error",
       kernel.op.path,
-      f"Its {len(matrices)} stacked layers are equal, entry by entry: they "
-      "were drawn with one key.",
+      f"Of its {len(matrices)} stacked layers only {distinct} differ, entry by "
+      "entry: some were drawn with one key.",
       cure(
         'nn.scan(..., split_rngs={"params": True})',
         "nn.vmap likewise; in NNX nnx.split_rngs(splits=...)",
@@ -119,32 +125,48 @@ def identical_layers(kernel: Kernel) -> Iterator[Verdict]:
     )
 
 
-def symmetric_units(kernel: Kernel) -> Iterator[Verdict]:
-  """Columns that equal another: such units stay equal as they learn."""
-  matrix = kernel.matrices()[0].astype(np.float64)
-  if matrix.shape[1] < 2 or kernel.op.kind == "embedding":
+def symmetric_units(kernel: Kernel, others: list[Kernel]) -> Iterator[Verdict]:
+  """Columns that equal another, of units that also feed what follows alike."""
+  after = [k for k in others if k.op.source == kernel.op.path]
+  after += [k for k in [kernel] if k.op.place.scans]  # the layer above
+  if not after:
+    return  # outputs: what tells them apart is the target
+  twins, units = max(map(_twins, kernel.matrices()))
+  if not twins:
     return
-  mix = np.random.default_rng(0).normal(size=(len(matrix), 1))
-  marks = np.sort((matrix * mix).sum(axis=0))  # one for each unit
-  marks = marks[marks != 0]  # a zero kernel starts a residual branch
-  twins = int((np.diff(marks) == 0).sum())
-  if twins:
-    yield Verdict(
-      "symmetric units",
-      "error",
-      kernel.op.path,
-      f"{twins} of its {matrix.shape[1]} columns repeat another: such units "
-      "compute the same, get the same gradient and stay equal for ever. A "
-      "constant initializer does this.",
-      cure("kernel_init=initjax.initializers.he_normal()", "or any random one"),
+  alike = all((m == m[:1]).all() for k in after for m in k.matrices())
+  yield Verdict(
+    "symmetric units",
+    "error" if alike else "warning",
+    kernel.op.path,
+    f"{twins} of its {units} columns repeat another: such units compute the "
+    "same, "
+    + (
+      "get the same gradient and stay equal for ever."
+      if alike
+      else "until the different weights that read them tell them apart."
     )
+    + " A constant initializer does this.",
+    cure("kernel_init=initjax.initializers.he_normal()", "or any random one"),
+  )
+
+
+def _twins(matrix: np.ndarray) -> tuple[int, int]:
+  """How many columns repeat another, more than chance does, and of how many.
+
+  Few entries may agree by chance; then half of all columns must.
+  """
+  fan_in, units = matrix.shape
+  columns = matrix[:, matrix.any(axis=0)]  # zeros start a residual branch
+  twins = columns.shape[1] - np.unique(columns, axis=1).shape[1]
+  return (twins, units) if fan_in >= 8 or 2 * twins > units else (0, units)
 
 
 def wrong_fan(kernel: Kernel) -> Iterator[Verdict]:
   """A variance that fits a fan read off the shape, and not the true one."""
   op, leaf = kernel.op, kernel.leaf
-  moment = float(np.mean(np.square(leaf, dtype=np.float64)))
-  error = 5 * math.sqrt(2 / leaf.size) + 0.02  # five standard errors
+  moment = mean_square(leaf)
+  error = 5 * math.sqrt(2 / max(leaf.size, 1)) + 0.02  # five standard errors
   scales = {"lecun_normal": 1.0, "he_normal": 2.0}
   if op.activation is not None:
     scales["activation_scaling"] = _needed(op)
@@ -155,19 +177,21 @@ def wrong_fan(kernel: Kernel) -> Iterator[Verdict]:
     return next((r for r, x in ratios.items() if abs(x - 1) < error), None)
 
   average = (op.fan_in + op.fan_out) / 2  # Xavier's
-  if error > 0.25 or rule_for(op.fan_in) or rule_for(average):
-    return  # too few entries to tell, or right as it is
-  for assumed in _assumed_fans(leaf.shape):
+  right = rule_for(op.fan_in) or rule_for(average) or rule_for(3 * op.fan_in)
+  if error > 0.25 or right:  # 3 n is PyTorch's and Equinox's
+    return
+  for assumed in _assumed_fans(kernel):
     rule = rule_for(assumed)
     if rule and _apart(assumed, op.fan_in):
+      off = op.fan_in / assumed
       yield Verdict(
         "wrong fan",
-        "error",
+        "error" if abs(math.log2(off)) > 2 else "warning",
         op.path,
         f"Its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
         f"were summed, which is what the shape {leaf.shape} looks like; the "
-        f"operation sums {op.fan_in:g}. Its output comes out "
-        f"{op.fan_in / assumed:.3g} times as large, in variance, as is meant.",
+        f"operation sums {op.fan_in:g}. Its output comes out {off:.3g} times "
+        "as large, in variance, as is meant.",
         _fan_cure(kernel, rule, scales[rule], assumed),
       )
       return
@@ -186,9 +210,10 @@ def _apart(first: float, second: float) -> bool:
   return abs(math.log(first / second)) > math.log(1.2)
 
 
-def _assumed_fans(shape: tuple[int, ...]) -> list[int]:
+def _assumed_fans(kernel: Kernel) -> list[int]:
   """What JAX takes for fan_in: all axes but the last; also of one layer."""
-  layer = [math.prod(shape[1:-1])] if len(shape) > 2 else []
+  shape = kernel.leaf.shape
+  layer = [math.prod(shape[1:-1])] if 0 in kernel.batch else []
   return [math.prod(shape[:-1]), *layer]
 
 
@@ -197,14 +222,9 @@ def _fan_cure(kernel: Kernel, rule: str, scale: float, assumed: int) -> str:
   fan_in, shape = kernel.op.fan_in, kernel.leaf.shape
   start = "kernel_init=initjax.initializers."
   if math.prod(shape[axis] for axis in kernel.ins) == fan_in:
-    ins, outs, batch = (
-      _from_the_end(axes, len(shape))
-      for axes in (kernel.ins, kernel.outs, kernel.batch)
-    )
-    axes = f"in_axis={ins}, out_axis={outs}, batch_axis={batch}"
     given = "φ, " if rule == "activation_scaling" else ""
     return cure(
-      f"{start}{rule}({given}{axes})",
+      f"{start}{rule}({given}{named_axes(kernel.op)})",
       "or, where the layer reshapes its kernel first (as DenseGeneral does), "
       f"a variance {assumed / fan_in:g} times as large",
     )
@@ -212,20 +232,15 @@ def _fan_cure(kernel: Kernel, rule: str, scale: float, assumed: int) -> str:
   return f'{start}variance_scaling({scale:g}, "fan_in", "truncated_normal")'
 
 
-def _from_the_end(axes: tuple[int, ...], rank: int) -> Any:
-  """Axes counted from the end; a single one without its tuple."""
-  counted = tuple(axis - rank for axis in axes)
-  return counted[0] if len(counted) == 1 else counted
-
-
-def unused(graph: SignalGraph) -> Iterator[Verdict]:
+def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
   """Parameters that nothing uses, and kernels that are no parameters."""
-  if graph.unused:
+  idle = [path for path in graph.unused if path in leaves]
+  if idle:
     yield Verdict(
       "unused parameters",
       "warning",
-      graph.unused[0],
-      f"{_some(graph.unused)} meet no data: their gradient is zero.",
+      idle[0],
+      f"{_some(idle)} meet no data: their gradient is zero.",
       cure("", "remove them, or use them in the forward pass"),
     )
   closed = [op for op in graph.ops if op.origin == "constant"]

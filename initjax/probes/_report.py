@@ -13,7 +13,7 @@ from initjax import reports
 from initjax._statistics import Statistics, Tally
 from initjax.probes._detail import Detail, saturation
 from initjax.probes._names import name_of
-from initjax.tracing import LinearOp, SignalGraph
+from initjax.tracing import Feed, LinearOp, SignalGraph
 from initjax.typing import Record, Verdict
 
 
@@ -60,8 +60,9 @@ class SignalReport:
   def to_records(self) -> list[Record]:
     """A list of plain dicts, one for each operation and repeat.
 
-    Several draws are averaged: logarithms, so the geometric mean; of the
-    largest the largest. `draws` then tells their number, and
+    They stand in the order of execution. Several draws are averaged:
+    logarithms, so the geometric mean; of `largest` and `nonfinite` the worst
+    draw is given. `draws` then tells their number, and
     `forward_log2_second_moment_std` how they scatter.
     """
     return list(self._records())
@@ -120,41 +121,34 @@ class SignalReport:
     forward, backward, details, slopes = jax.device_get(
       (self.forward, self.backward, self.details, self.slopes)
     )
-    bands = iter(self.bands)
-    for index, op in enumerate(self.graph.ops):
-      more: dict[str, Any] = {}
-      if details is not None:
-        more = details[index]._asdict()
-        more["saturation"] = saturation(op, *slopes[index])
-      names = (_fed_by(op, op.feed), _fed_by(op, op.later_feed or op.feed))
-      for repeat in np.ndindex(*op.repeats):
-        record = _identity(op, repeat, names)
-        for direction, rows in (("forward", forward), ("backward", backward)):
-          record |= _numbers(direction, rows[index], repeat)
-        for name, leaf in more.items():
-          record[name] = float(np.mean(leaf[(..., *repeat)]))
-        if self.bands:
-          record["forward_band"], record["backward_band"] = next(bands)
-        yield record
+    more: list[dict[str, Any]] = [{} for _ in self.graph.ops]
+    if details is not None:
+      more = [row._asdict() for row in details]
+      for row, op, slope in zip(more, self.graph.ops, slopes, strict=True):
+        row["saturation"] = saturation(op, *slope)
+    for number, (index, repeat) in enumerate(self.graph.rows()):
+      record = _identity(self.graph.ops[index], repeat)
+      for direction, rows in (("forward", forward), ("backward", backward)):
+        record |= _numbers(direction, rows[index], repeat)
+      for name, leaf in more[index].items():
+        record[name] = float(np.mean(leaf[(..., *repeat)]))
+      if self.bands:
+        record["forward_band"], record["backward_band"] = self.bands[number]
+      yield record
 
 
-def _identity(
-  op: LinearOp, repeat: tuple[int, ...], names: tuple[str, str]
-) -> Record:
-  scans = op.place.scans
-  starts = [scan.length - 1 if scan.reverse else 0 for scan in scans]
-  later = bool(repeat) and repeat[-1] != starts[-1]
+def _identity(op: LinearOp, repeat: tuple[int, ...]) -> Record:
   return {
     "path": op.path,
     "repeat": repeat,
     "kind": op.kind,
     "fan_in": op.fan_in,
     "fan_out": op.fan_out,
-    "fed_by": names[later],
+    "fed_by": _fed_by(op.feed_at(repeat)),
   }
 
 
-def _fed_by(op: LinearOp, feed: Any) -> str:
+def _fed_by(feed: Feed) -> str:
   """The name of the activation, or else what feeds the operation."""
   if feed.activation is None:
     return feed.reason
@@ -170,7 +164,8 @@ def _numbers(
   """One direction of one row, averaged over draws."""
   draws = {name: leaf[(..., *repeat)] for name, leaf in rows._asdict().items()}
   record = {f"{direction}_{name}": float(x.mean()) for name, x in draws.items()}
-  record[f"{direction}_largest"] = float(draws["largest"].max())
+  for name in ("largest", "nonfinite"):
+    record[f"{direction}_{name}"] = float(draws[name].max())
   moments = draws["log2_second_moment"]
   if moments.ndim:
     record["draws"] = moments.size

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax.probes._cures import cure
+from initjax.probes._leaves import Leaves
 from initjax.probes._names import is_flat
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Activation, Record, Verdict
@@ -21,10 +22,19 @@ Ops = Sequence[LinearOp]
 """Of each row."""
 
 
-def check_signals(rows: Rows, graph: SignalGraph) -> Iterator[Verdict]:
+_DIRECTIONS = (("forward", "signal"), ("backward", "gradient"))
+
+
+def check_signals(
+  rows: Rows, graph: SignalGraph, leaves: Leaves
+) -> Iterator[Verdict]:
   """All checks of this module."""
-  ops = [op for op in graph.ops for _ in np.ndindex(*op.repeats)]
-  for check in (nonfinite, underflow, dead_units, saturated, collapsed):
+  ops = [graph.ops[index] for index, _ in graph.rows()]
+  meant = any(not leaf.any() and leaf.ndim > 1 for leaf in leaves.values())
+  for verdict in underflow(rows, ops):
+    cut = verdict.kind.endswith("cut off")
+    yield verdict._replace(severity="note") if cut and meant else verdict
+  for check in (nonfinite, dead_units, saturated, collapsed):
     yield from check(rows, ops)
 
 
@@ -45,23 +55,26 @@ def _number(found: Sequence[int]) -> str:
 
 def nonfinite(rows: Rows, ops: Ops) -> Iterator[Verdict]:
   """The first infinity or NaN in either direction."""
-  for direction, noun in (("forward", "signal"), ("backward", "gradient")):
+  for direction, noun in _DIRECTIONS:
     order = range(len(rows)) if direction == "forward" else _reverse(rows)
     found = [i for i in order if rows[i][f"{direction}_nonfinite"] > 0]
     if not found:
       continue
     first, row = found[0], rows[found[0]]
-    dtype = jnp.dtype(ops[first].dtype)
+    dtype = _dtype(ops[first])
     before = [i for i in order if rows[i][f"{direction}_nonfinite"] == 0]
-    largest = max((rows[i][f"{direction}_largest"] for i in before), default=0)
+    largest = [rows[i][f"{direction}_largest"] for i in before]
+    if not largest:
+      continue  # it was so from the start: see the inputs and parameters
     yield Verdict(
       f"non-finite {noun}",
       "error",
       str(row["path"]),
       f"{row[f'{direction}_nonfinite']:.0f} of {row[f'{direction}_size']:.0f} "
       f"entries are infinite or NaN, for the first time, at "
-      f"{_where(rows, first)}; the largest magnitude before is {largest:.3g}, "
-      f"and {dtype} holds up to {float(jnp.finfo(dtype).max):.3g}.",
+      f"{_where(rows, first)}; the largest magnitude elsewhere is "
+      f"{max(largest):.3g}, and {dtype} holds up to "
+      f"{float(jnp.finfo(dtype).max):.3g}.",
       _range_cure(dtype, overflow=True),
       tuple(found),
     )
@@ -90,21 +103,18 @@ def _range_cure(dtype: Any, *, overflow: bool) -> str:
 
 def underflow(rows: Rows, ops: Ops) -> Iterator[Verdict]:
   """The first row of exact zeros after one that was alive."""
-  for direction, noun in (("forward", "signal"), ("backward", "gradient")):
+  for direction, noun in _DIRECTIONS:
     order = list(range(len(rows)) if direction == "forward" else _reverse(rows))
     order = [i for i in order if rows[i][f"{direction}_size"] > 0]
-    zero = [
-      i
-      for i in order
-      if rows[i][f"{direction}_zeros"] == rows[i][f"{direction}_size"]
-    ]
-    if not zero or len(zero) == len(order) > 1:
-      continue
-    first, before = zero[0], order[max(order.index(zero[0]) - 1, 0)]
+    alive = [i for i in order if not _all_zero(rows[i], direction)]
+    zero = order[order.index(alive[-1]) + 1 :] if alive else []
+    if not zero:
+      continue  # dead from the start, or alive at the end
+    first, before = zero[0], alive[-1]
     size = rows[before][f"{direction}_log2_second_moment"] / 2
-    dtype = jnp.dtype(ops[first].dtype)
+    dtype = _dtype(ops[first])
     smallest = math.log2(float(jnp.finfo(dtype).smallest_subnormal))
-    if size < smallest + 40:
+    if size < smallest / 2:
       yield Verdict(
         f"{noun} underflows to zero",
         "error",
@@ -116,6 +126,16 @@ def underflow(rows: Rows, ops: Ops) -> Iterator[Verdict]:
       )
     else:
       yield _cut_off(rows, zero, direction, noun)
+
+
+def _dtype(op: LinearOp) -> Any:
+  """Of its output; an integer one is read as float32."""
+  floating = jnp.issubdtype(op.dtype, jnp.inexact)
+  return jnp.dtype(op.dtype if floating else jnp.float32)
+
+
+def _all_zero(row: Record, direction: str) -> bool:
+  return bool(row[f"{direction}_zeros"] == row[f"{direction}_size"])
 
 
 def _cut_off(rows: Rows, zero: list[int], direction: str, noun: str) -> Verdict:
@@ -140,7 +160,7 @@ def dead_units(rows: Rows, ops: Ops) -> Iterator[Verdict]:
   found, worst, chance = [], 0.0, 0.0
   for index, row in enumerate(rows):
     units = row.get("units", math.nan)
-    if not units > 0 or not is_flat(_fed_by(ops[index])):
+    if not units > 0 or not is_flat(_fed_by(ops[index], row)):
       continue
     fraction = row["dead_units"] / units
     expected = _dead_by_chance(row, rows[max(index - 1, 0)])
@@ -182,8 +202,8 @@ def _dead_by_chance(row: Record, before: Record) -> float:
   return float(density.sum() * (z[1] - z[0]))
 
 
-def _fed_by(op: LinearOp) -> Activation | None:
-  return (op.later_feed or op.feed).activation
+def _fed_by(op: LinearOp, row: Record) -> Activation | None:
+  return op.feed_at(row["repeat"]).activation
 
 
 def saturated(rows: Rows, ops: Ops) -> Iterator[Verdict]:
@@ -243,8 +263,8 @@ def collapsed(rows: Rows, ops: Ops) -> Iterator[Verdict]:
       _first_path(rows, found),
       f"The mean cosine between two samples is {cosine:.6f} at "
       f"{_where(rows, found[0])} and was {known[0][1]:.2f} at first: "
-      "what tells samples apart is less than bfloat16 resolves. Plain deep "
-      "networks do this in their ordered phase.",
+      "what tells samples apart is less than bfloat16 resolves. Deep networks "
+      "without normalization or residual branches do this.",
       cure(
         "",
         "residual branches, normalization, or fewer layers; for tanh-like "

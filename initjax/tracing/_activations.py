@@ -6,8 +6,9 @@ scalar, and can be called.
 """
 
 import heapq
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,11 @@ ELEMENTWISE = frozenset((*_UNARY.split(), *_NARY.split()))
 LAYOUT = frozenset(_LAYOUT.split())
 CALLS = frozenset(("jit", "pjit", "closed_call"))
 RULES = frozenset(("custom_jvp_call", "custom_vjp_call"))
+RANDOM = frozenset(("random_bits", "threefry2x32", "rng_bit_generator"))
 
+_MOVED = """broadcast_in_dim expand_dims reshape rev slice squeeze
+transpose"""
+_MOVES = frozenset(_MOVED.split())
 _AFFINE = frozenset(("add", "sub", "mul", "div"))
 
 _REASONS = {
@@ -62,9 +67,13 @@ def _source(operand: Node) -> tuple[Node, list[Node]]:
   """The farthest node on all paths to `operand`, and what lies between.
 
   Nodes are numbered in order of execution: when the highest open one is taken
-  and none is left, every path leads through it.
+  and none is left, every path leads through it. Paths that move entries apart
+  (the two halves of a gated unit) do not meet in a function of one scalar.
   """
-  open_nodes, seen = [(-operand.index, id(operand), operand)], {id(operand)}
+  moves: dict[int, tuple[str, ...]] = {
+    id(operand): ()
+  }  # what moved entries, from there to the operand
+  open_nodes = [(-operand.index, id(operand), operand)]
   visited: list[Node] = []
   source, count = operand, 0
   while open_nodes:
@@ -74,23 +83,68 @@ def _source(operand: Node) -> tuple[Node, list[Node]]:
     visited.append(node)
     if not _passes_through(node):
       break
-    for value in node.operands:
-      if value.node is not None and id(value.node) not in seen:
-        seen.add(id(value.node))
-        heapq.heappush(
-          open_nodes, (-value.node.index, id(value.node), value.node)
-        )
+    moved = (*_move(node), *moves[id(node)])
+    for below in [v.node for v in _signals(node) if v.node is not None]:
+      if moves.setdefault(id(below), moved) != moved:
+        return source, visited[:count]
+      entry = (-below.index, id(below), below)
+      if entry not in open_nodes:
+        heapq.heappush(open_nodes, entry)
   return source, visited[:count]
+
+
+def _move(node: Node) -> tuple[str, ...]:
+  """How an equation moves entries, if it does."""
+  if node.label not in _MOVES or node.equation is None:
+    return ()
+  return (f"{node.label} {node.equation.params}",)
 
 
 def _passes_through(node: Node) -> bool:
   """Whether the node's output at one place depends on one place of data."""
   if node.operation is not None or node.label not in ELEMENTWISE | LAYOUT:
     return False
-  others = [value for value in node.operands if value.node is None]
+  others = [value for value in _signals(node) if value.node is None]
   return all(
     value.kind == "constant" and value.scalar is not None for value in others
   )
+
+
+def _signals(node: Node) -> tuple[Value, ...]:
+  """The operands of an elementwise equation, without a mask of dropout."""
+  dropped = _dropout(node)
+  return node.operands if dropped is None else (dropped.kept,)
+
+
+class _Dropout(NamedTuple):
+  """An entry is kept with probability `rate`, otherwise 0."""
+
+  kept: Value
+  rate: float
+
+
+def _dropout(node: Node) -> _Dropout | None:
+  """What a selection by random numbers keeps, if the rest is 0."""
+  if node.label != "select_n" or len(node.operands) != 3:
+    return None
+  mask, *cases = node.operands
+  zeros = [case.scalar is not None and case.scalar == 0 for case in cases]
+  if mask.node is None or not mask.node.noise or sum(zeros) != 1:
+    return None
+  below = _threshold(mask.node)
+  if below is None:
+    return None
+  kept = cases[1] if zeros[0] else cases[0]
+  return _Dropout(kept, below if zeros[0] else 1 - below)
+
+
+def _threshold(mask: Node) -> float | None:
+  """p, where the mask is u < p of uniform random numbers u."""
+  while mask.label in LAYOUT and mask.operands[0].node is not None:
+    mask = mask.operands[0].node
+  if mask.label != "lt" or mask.operands[1].scalar is None:
+    return None
+  return float(mask.operands[1].scalar)
 
 
 def _describe(source: Node) -> tuple[str, str | None]:
@@ -150,7 +204,12 @@ def _callable(
 
 
 def _apply(node: Node, known: dict[int, Any], like: jax.Array) -> jax.Array:
-  """One equation on scalars of the precision asked for, not the model's."""
+  """One equation on scalars of the precision asked for, not the model's.
+
+  Dropout becomes the factor that gives its mean square over masks.
+  """
+  if (dropped := _dropout(node)) is not None:
+    return known[id(dropped.kept.node)] * math.sqrt(dropped.rate)
   arguments = [
     value.scalar if value.node is None else known[id(value.node)]
     for value in node.operands

@@ -1,6 +1,8 @@
 """What the reader of a model returns: linear operations, in order."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +35,13 @@ class Place(NamedTuple):
   def repeats(self) -> tuple[int, ...]:
     """Lengths of the scans around it."""
     return tuple(scan.length for scan in self.scans)
+
+  def is_first(self, repeat: tuple[int, ...]) -> bool:
+    """Whether a repeat is the first of the innermost scan."""
+    if not self.scans:
+      return True
+    scan = self.scans[-1]
+    return repeat[-1] == (scan.length - 1 if scan.reverse else 0)
 
   def inside(self, index: int) -> "Place":
     """One equation deeper."""
@@ -97,6 +106,12 @@ class LinearOp:
   later_feed: Feed | None = None
   """in a scan, what feeds the repeats after the first"""
 
+  def feed_at(self, repeat: tuple[int, ...]) -> Feed:
+    """What feeds one repeat."""
+    if self.later_feed is None or self.place.is_first(repeat):
+      return self.feed
+    return self.later_feed
+
   @property
   def path(self) -> str:
     """The parameter's path; several are joined by ", "."""
@@ -123,6 +138,25 @@ class LinearOp:
     return self.feed.source
 
 
+def _rows(
+  ops: list[tuple[int, LinearOp]], depth: int, repeat: tuple[int, ...]
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+  """Rows of operations that share the scans up to `depth`, at one repeat."""
+
+  def scan_of(item: tuple[int, LinearOp]) -> Scan | None:
+    scans = item[1].place.scans
+    return scans[depth] if len(scans) > depth else None
+
+  for scan, group in itertools.groupby(ops, key=scan_of):
+    members = list(group)
+    if scan is None:
+      yield from ((index, repeat) for index, _ in members)
+      continue
+    steps = range(scan.length)
+    for step in reversed(steps) if scan.reverse else steps:
+      yield from _rows(members, depth + 1, (*repeat, step))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SignalGraph:
   """How a model uses its parameters, read from its jaxpr."""
@@ -137,6 +171,33 @@ class SignalGraph:
   """parameters that meet no data and are no output themselves"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
+
+  def rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Every repeat of every operation, in the order of execution.
+
+    Operations that share a scan take turns; a reversed one counts down.
+    """
+    yield from _rows(list(enumerate(self.ops)), 0, ())
+
+  def __eq__(self, other: object) -> bool:
+    """Whether two traces saw the same; activations are compared by place."""
+    return isinstance(other, SignalGraph) and self._key == other._key
+
+  def __hash__(self) -> int:
+    return hash(self._key)
+
+  @functools.cached_property
+  def _key(self) -> Any:
+    """Everything but functions, which every trace makes anew."""
+    ops = (
+      dataclasses.replace(
+        op,
+        feed=op.feed._replace(activation=None),
+        later_feed=op.later_feed and op.later_feed._replace(activation=None),
+      )
+      for op in (*self.ops, *self.products)
+    )
+    return (*ops, self.elementwise, self.unused, self.opaque)
 
   def __iter__(self) -> Iterator[LinearOp]:
     return iter(self.ops)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from initjax.tracing._activations import CALLS, LAYOUT, RULES
+from initjax.tracing._activations import CALLS, LAYOUT, RANDOM, RULES
 from initjax.tracing._compat import open_jaxpr, scan_operands, sub_jaxprs
 from initjax.tracing._geometry import follow
 from initjax.tracing._graph import Feed, LinearOp, Place, Scan, Site
@@ -102,16 +102,20 @@ def _read_other(
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
-  if any(value.kind == "data" for value in operands):
-    for value in operands:
-      reader.elementwise.update(dict.fromkeys(value.paths))
-    given: Any = {"equation": equation, "place": place}
+  parameters = [value for value in operands if value.kind == "parameter"]
+  nodes = [value.node for value in operands if value.node is not None]
+  noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
+  if parameters and noise:  # a kernel under dropout, or with noise added
+    return [joined(parameters, "noise")] * len(equation.outvars)
+  if noise or any(value.kind == "data" for value in operands):
+    reader.elementwise.update({p: None for v in parameters for p in v.paths})
+    given: Any = {"equation": equation, "place": place, "noise": noise}
     given["operands"] = tuple(operands)
     return [
       data(reader.node(name, output=output, **given))
       for output in range(len(equation.outvars))
     ]
-  if any(value.kind == "parameter" for value in operands):
+  if parameters:
     value = _read_view(name, equation, operands)
     return [value] * len(equation.outvars)
   return [_constant(equation, operands)] * len(equation.outvars)

@@ -33,6 +33,8 @@ class Node:
   """where the equation is"""
   operation: str | None = None
   """path of the LinearOp whose output this is"""
+  noise: bool = False
+  """whether it depends on nothing but random bits and constants"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

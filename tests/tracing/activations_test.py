@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from initjax import gains
-from initjax.tracing import signal_graph
+from initjax.tracing import functional, signal_graph
 
 X = jnp.ones((3, 8))
 W = jnp.ones((8, 8))
@@ -140,3 +141,58 @@ def test_in_a_scan_the_first_repeat_has_a_feed_of_its_own():
     op.later_feed.activation(POINTS), jnp.tanh(POINTS), rtol=1e-6
   )
   assert (op.source, op.later_feed.source) == ("['first']", "['rest']")
+
+
+@pytest.mark.parametrize("framework", ["linen", "nnx"])
+@pytest.mark.parametrize("rate", [0.1, 0.75])
+def test_dropout_is_seen_through(framework, rate):
+  """Its factor is that of the mean square: E[(m φ / keep)²] = φ² / keep."""
+  if framework == "linen":
+    layers = [nn.Dense(8), nn.tanh, nn.Dropout(rate, deterministic=False)]
+    model = nn.Sequential([*layers, nn.Dense(3)])
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    params = model.init(keys, jnp.ones((2, 8)))
+    fn = functools.partial(model.apply, rngs={"dropout": jax.random.key(2)})
+  else:
+    rngs = nnx.Rngs(0)
+    layers = [
+      nnx.Linear(8, 8, rngs=rngs),
+      jnp.tanh,
+      nnx.Dropout(rate, rngs=rngs),
+    ]
+    fn, params = functional(
+      nnx.Sequential(*layers, nnx.Linear(8, 3, rngs=rngs))
+    )
+  _, op = signal_graph(fn, params, jnp.ones((2, 8))).ops
+  expected = jnp.tanh(POINTS) / np.sqrt(1 - rate)
+  np.testing.assert_allclose(op.activation(POINTS), expected, rtol=1e-5)
+  assert op.reason == "linear"
+
+
+MIXTURES = {
+  "a mask of other places": lambda z: jnp.where(z[:, ::-1] < 0.5, z, 0),
+  "gated linear unit": lambda z: z[:, :4] * jax.nn.sigmoid(z[:, 4:]),
+  "a split gate": lambda z: jnp.multiply(*jnp.split(z, 2, axis=1)),
+  "transposed": lambda z: z * z.T,
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_of_places_is_no_scalar_function(name):
+  mix = MIXTURES[name]
+  x = jnp.ones((8, 8))
+  readout = jnp.ones((mix(x).shape[1], 3))
+  model = lambda params, x: mix(x @ params[0]) @ params[1]
+  op = signal_graph(model, [W, readout], x).ops[1]
+  assert op.activation is None
+  assert op.reason in ("product of two branches", "mask or dropout")
+
+
+def test_the_same_place_by_two_ways_is_one():
+  """Both halves of a product see z through the same slice."""
+  swish = lambda z: z[:, :4] * jax.nn.sigmoid(z[:, :4])
+  model = lambda params, x: swish(x @ params[0]) @ params[1]
+  op = signal_graph(model, [W, jnp.ones((4, 3))], X).ops[1]
+  np.testing.assert_allclose(
+    op.activation(POINTS), jax.nn.silu(POINTS), rtol=1e-6
+  )

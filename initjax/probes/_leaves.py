@@ -1,0 +1,65 @@
+"""Parameters as NumPy arrays: the kernels among them, as matrices."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from initjax.tracing import LinearOp, SignalGraph
+
+Leaves = Mapping[str, np.ndarray]
+"""Parameters that have a gradient, by path."""
+
+
+class Kernel(NamedTuple):
+  """A kernel whose axes could be followed."""
+
+  op: LinearOp
+  """its first use"""
+  leaf: np.ndarray
+  ins: tuple[int, ...]
+  """axes that are summed"""
+  outs: tuple[int, ...]
+  """axes that become features"""
+  batch: tuple[int, ...]
+  """all others: stacked layers, heads, experts"""
+
+  def matrices(self) -> np.ndarray:
+    """Its values as [batch, in, out]."""
+    leaf = self.leaf.transpose(*self.batch, *self.ins, *self.outs)
+    sizes = (
+      math.prod(self.leaf.shape[axis] for axis in axes)
+      for axes in (self.batch, self.ins, self.outs)
+    )
+    return wide(leaf).reshape(*sizes)
+
+
+def kernels(graph: SignalGraph, leaves: Leaves) -> Iterator[Kernel]:
+  """Every kernel that is a parameter seen through views, once."""
+  seen = set()
+  for op in graph.ops:
+    if op.origin != "parameter" or op.kind == "embedding" or op.path in seen:
+      continue
+    seen.add(op.path)
+    leaf = leaves.get(op.path)
+    if op.in_axes is not None and op.out_axes is not None and leaf is not None:
+      used = (*op.in_axes, *op.out_axes)
+      batch = tuple(axis for axis in range(leaf.ndim) if axis not in used)
+      yield Kernel(op, leaf, op.in_axes, op.out_axes, batch)
+
+
+def wide(leaf: np.ndarray) -> np.ndarray:
+  """The leaf in float64 or complex128."""
+  complex_or_real = np.complex128 if np.iscomplexobj(leaf) else np.float64
+  return leaf.astype(complex_or_real)
+
+
+def mean_square(leaf: np.ndarray) -> float:
+  """E|w|²."""
+  return float(np.mean(abs(wide(leaf)) ** 2)) if leaf.size else 0.0
+
+
+def is_random(leaf: np.ndarray) -> bool:
+  """Whether its entries look drawn: zeros, identities, codes repeat theirs."""
+  return bool(2 * np.unique(leaf).size > leaf.size > 1)
