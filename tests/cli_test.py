@@ -86,6 +86,13 @@ def wrong_shape(params, x):
   return x @ jnp.ones((3, 3)) + params
 
 
+class Flagged(nn.Module):
+  @nn.compact
+  def __call__(self, x, train):
+    return nn.Dense(4)(x)
+
+
+flagged = Flagged()
 wrong_pair = (wrong_shape, jnp.ones(()))
 number = 3
 
@@ -245,6 +252,8 @@ def test_files_are_written_once(call, tmp_path):
     ("models:pair --input=f32[2;8]", "is no shape; wanted such as f32[8,28"),
     ("models:pair --input=f32[2,,8]", "has an empty dimension"),
     ("models:pair --input=f32[0,8]", "dimensions are at least 1"),
+    ("models:pair --input=f32[99999999999,8]", "is larger than 16 GiB"),
+    ("models:flagged", "functools.partial(model.apply, train=False)"),
     ("models:pair --input=f64[2,8]", "JAX_ENABLE_X64=1"),
     ("models:pair --input=f32[2,8]:7", "only integers have a bound"),
     ("models:pair --input=i8[2,8]:700", "bound of int8 is from 1 to 127"),
@@ -291,6 +300,18 @@ def test_an_error_of_our_own_keeps_its_traceback():
   exec("def run():\n  with on_one_line():\n    {}['bug']", ours)
   with pytest.raises(KeyError, match="bug"):
     ours["run"]()
+
+
+def test_an_error_of_our_own_is_no_verdict(call, monkeypatch):
+  """Exit code 1 is for sick models; a bug exits with 2 and its traceback."""
+
+  def bug(*arguments, **options):
+    raise AttributeError("a bug")
+
+  monkeypatch.setattr(initjax, "diagnose", bug)
+  code, _, err, _ = call("diagnose", "models:pair", "--input=f32[2,8]")
+  assert code == 2
+  assert "a bug" in err
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ dtypes: f16 bf16 f32 f64, i8 i16 i32 i64, u8 u16 u32 u64, bool.
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import jax
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _diagnose(words[1], values)
   except CallError as error:
     print(f"initjax: {error}", file=sys.stderr)
+    return 2
+  except Exception:  # a bug of ours, which must not look like a verdict
+    traceback.print_exc()
     return 2
 
 

@@ -9,6 +9,12 @@ from collections.abc import Iterator
 _LIBRARIES = {"equinox", "etils", "flax", "haiku", "initjax", "jax", "jaxlib"}
 
 
+_FLAGS_OF_THE_MODEL = (
+  " For flags of the model, name a function that returns "
+  "(functools.partial(model.apply, train=False), variables)."
+)
+
+
 class CallError(Exception):
   """What was asked for cannot be done; the message is one line."""
 
@@ -28,6 +34,8 @@ def on_one_line() -> Iterator[None]:
     if not place and not isinstance(error, TypeError | ValueError | OSError):
       raise
     words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, TypeError) and "missing" in words:
+      words += _FLAGS_OF_THE_MODEL
     where = f" ({place})" if place else ""
     raise CallError(words[:500] + where) from error
 

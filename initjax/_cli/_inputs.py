@@ -1,5 +1,6 @@
 """Inputs from the command line: f32[8,28,28,1] or i32[8,128]:50257."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ _DTYPES = {
   **{f"i{bits}": jnp.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
   **{f"u{bits}": jnp.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
 }
+_MOST_BYTES = 2**34
 _FORM = re.compile(r"(\w+)\[([\d, ]*)\](?::(\d+))?")
 
 
@@ -69,6 +71,8 @@ def _check(
       f"--input {text!r} needs 64 bits, which JAX has only with "
       "JAX_ENABLE_X64=1 in the environment."
     )
+  if math.prod(shape) * dtype.itemsize > _MOST_BYTES:
+    raise CallError(f"--input {text!r} is larger than 16 GiB.")
   if high is None:
     return
   if not jnp.issubdtype(dtype, jnp.integer):
