@@ -14,7 +14,6 @@ Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 
 import functools
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,10 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax.gains import moments
-from initjax.probes._cures import cure, initializer
-from initjax.probes._leaves import mean_square
+from initjax.probes._causes import explain, typical
 from initjax.probes._names import KNOWN, name_of
-from initjax.tracing import Feed, LinearOp, SignalGraph
+from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Activation, Record, Verdict
 
 _NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
@@ -96,7 +94,7 @@ def walk(ops: Sequence[LinearOp], direction: str) -> Walk:
 
 def _kappa(op: LinearOp, direction: str) -> float:
   """κ at unit variance; that of ReLU for an activation without a name."""
-  activation = _feed(op).activation
+  activation = op.usual_feed.activation
   if activation is None:
     return 2.0
   return _kappa_of(name_of(activation) or "relu", direction)
@@ -181,7 +179,10 @@ def _verdict(
   margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
   factor = 2**growth.per_row
   low, high = factor * 2**-margin, factor * 2**margin
-  cause, mended = _cause(growth, ops, leaves)
+  own = [ops[row] for row in growth.rows]
+  cause, mended = explain(
+    growth.direction, growth.per_row, typical(own, leaves), len(own)
+  )
   return Verdict(
     f"{word} {noun}",
     "error" if grave else "warning",
@@ -200,173 +201,3 @@ def _strayed(growth: Growth) -> list[int]:
   mean = growth.bits.mean(axis=0)
   far = abs(mean - mean[0]) > _NOTABLE
   return sorted(row for row, off in zip(growth.rows, far, strict=True) if off)
-
-
-class Layer(NamedTuple):
-  """What theory says of the typical operation of a chain."""
-
-  name: str
-  """of its activation"""
-  op: LinearOp
-  """one of them"""
-  sigma_w2: float
-  """variance of its kernel times fan_in"""
-  forward: float
-  """σ_w² E[φ(√q z)²] / q"""
-  backward: float
-  """χ₁ = σ_w² E[φ'(√q z)²]"""
-  needed: float
-  """σ_w² that would keep the signal at unit variance"""
-  length_slope: float
-  """dQ/dq of the length map q → σ_w²E[φ(√q z)²] there, at `needed`"""
-
-
-def _typical(
-  growth: Growth, ops: Sequence[LinearOp], leaves: Mapping[str, np.ndarray]
-) -> Layer | None:
-  """Of the activation that most rows share, at their typical size."""
-  fed = [(_fed_by(ops[i]), ops[i]) for i in growth.rows]
-  names = Counter(name for name, op in fed if name and _is_activated(op))
-  if not names:
-    return None
-  name = names.most_common(1)[0][0]
-  shared = [op for label, op in fed if label == name and op.path in leaves]
-  if not shared:
-    return None
-  weights = [
-    mean_square(leaves[op.path]) * op.multiplier**2 * op.fan_in for op in shared
-  ]
-  sigma_w2 = float(np.median(weights))
-  phi = _feed(shared[0]).activation
-  assert phi is not None  # it has a name
-  try:
-    at_one, length_slope = moments(phi), _length_slope(phi)
-  except (ValueError, TypeError, ArithmeticError):
-    return None
-  return Layer(
-    name,
-    shared[-1],
-    sigma_w2,
-    sigma_w2 * float(at_one.second_moment),
-    sigma_w2 * float(at_one.derivative_second_moment),
-    1 / float(at_one.second_moment),
-    length_slope,
-  )
-
-
-def _length_slope(phi: Activation) -> float:
-  """d log E[φ(√q z)²] / d log q at q = 1, by a central difference."""
-  step = 1e-3
-  low, high = (
-    math.log(float(moments(phi, variance=q).second_moment))
-    for q in (1 - step, 1 + step)
-  )
-  return (high - low) / (math.log1p(step) - math.log1p(-step))
-
-
-def _feed(op: LinearOp) -> Feed:
-  """What feeds most repeats of an operation."""
-  return op.later_feed or op.feed
-
-
-def _is_activated(op: LinearOp) -> bool:
-  """Whether an elementwise function of a linear or normalized one feeds it."""
-  return _feed(op).reason in ("linear", "normalization", "residual sum")
-
-
-def _fed_by(op: LinearOp) -> str:
-  """Name of the activation; empty if there is none."""
-  activation = _feed(op).activation
-  return (name_of(activation) or "the activation") if activation else ""
-
-
-_REMEDIES = (
-  "normalization before each activation (nn.LayerNorm, nn.BatchNorm), residual "
-  "branches, or relu with he_normal()"
-)
-_CRITICAL_AT_ONE = ("tanh", "soft_sign", "erf", "hard_tanh", "sin")
-
-
-def _cause(
-  growth: Growth, ops: Sequence[LinearOp], leaves: Mapping[str, np.ndarray]
-) -> tuple[str, str]:
-  """Why it grows or shrinks, and what mends it."""
-  layer = _typical(growth, ops, leaves)
-  if layer is None:
-    return (
-      "No known activation feeds these operations, so theory is silent.",
-      cure(
-        "", "initjax.signal_graph(fn, params, *inputs) shows what feeds each"
-      ),
-    )
-  mended = _cure(layer, len(growth.rows))
-  off = layer.sigma_w2 / layer.needed
-  scaled = math.log2(off)
-  if abs(scaled) > 0.25 and scaled * growth.total > 0:
-    return (
-      f"Kernels have σ_w² = {layer.sigma_w2:.3g} (variance × fan_in), where "
-      f"{layer.name} needs {layer.needed:.3g} to keep its signal: "
-      f"{off:.3g} times that.",
-      mended,
-    )
-  if growth.direction == "forward":
-    if layer.length_slope <= 1:
-      return _UNEXPLAINED, cure("", _REMEDIES)
-    return _forward_cause(layer), mended
-  verb = "explodes" if layer.backward > 1 else "vanishes"
-  expected = math.log2(layer.backward)
-  if abs(expected - growth.per_row) > 0.5 * abs(growth.per_row):
-    return _UNEXPLAINED, cure("", _REMEDIES)
-  return (
-    f"Theory says so: at these weights the gradient of {layer.name} {verb}, "
-    f"χ₁ = σ_w²E[φ'²] = {layer.backward:.3f} per layer. No seed helps.",
-    mended,
-  )
-
-
-_UNEXPLAINED = (
-  "Theory does not expect it of these activations and variances: look for "
-  "kernels or biases of nonzero mean, and for scales between the layers."
-)
-
-
-def _forward_cause(layer: Layer) -> str:
-  """Why a signal strays though the weights are scaled for it."""
-  return (
-    f"{layer.name} keeps unit variance at these weights, but this fixed point "
-    f"is unstable (its length map has slope {layer.length_slope:.3f}): "
-    "whatever strays, strays further."
-  )
-
-
-def _cure(layer: Layer, depth: int) -> str:
-  """The initializer that holds both directions over this depth, if one does."""
-  drift = abs(math.log2(layer.backward / layer.sigma_w2 * layer.needed)) * depth
-  lasts = drift < _NOTABLE and layer.length_slope <= 1
-  rules = {
-    "relu": ("he_normal", ""),
-    "leaky_relu": ("kaiming_normal", "negative_slope=0.01"),
-  }
-  if layer.name in rules:
-    return initializer(*rules[layer.name], layer.op)
-  if lasts:
-    return initializer("activation_scaling", _written(layer.name), layer.op)
-  if layer.name in _CRITICAL_AT_ONE:
-    chaos = f"σ_w² = 1 is the edge of chaos of {layer.name}; or"
-    return initializer("lecun_normal", "", layer.op, f"{chaos} {_REMEDIES}")
-  return cure(
-    "", f"no variance keeps {layer.name} this deep; instead {_REMEDIES}"
-  )
-
-
-def _written(name: str) -> str:
-  """How an activation is written in code."""
-  inside = {
-    "the activation": "φ",
-    "tanh": "jnp.tanh",
-    "sin": "jnp.sin",
-    "erf": "jax.lax.erf",
-  }
-  if name == "exact gelu":
-    return "functools.partial(jax.nn.gelu, approximate=False)"
-  return inside.get(name, f"jax.nn.{name}")

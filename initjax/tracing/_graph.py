@@ -113,6 +113,11 @@ class LinearOp:
     return self.later_feed
 
   @property
+  def usual_feed(self) -> Feed:
+    """What feeds most repeats."""
+    return self.later_feed or self.feed
+
+  @property
   def path(self) -> str:
     """The parameter's path; several are joined by ", "."""
     return ", ".join(self.paths)
