@@ -52,25 +52,13 @@ def check_parameters(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
 
 def _together(found: list[Verdict]) -> Iterator[Verdict]:
   """The first of each cure; it says which others are mended by the same."""
-  groups: dict[str, list[Verdict]] = {}
+  groups: dict[tuple[str, str], list[Verdict]] = {}
   for verdict in found:
-    groups.setdefault(verdict.cure, []).append(verdict)
+    key = (verdict.severity, verdict.cure)
+    groups.setdefault(key, []).append(verdict)
   for first, *others in groups.values():
     more = f" So with {_some([v.path for v in others])}." if others else ""
     yield first._replace(message=first.message + more)
-
-
-def _kernels(graph: SignalGraph, leaves: Leaves) -> Iterator[Kernel]:
-  seen = set()
-  for op in graph.ops:
-    if op.origin != "parameter" or op.kind == "embedding" or op.path in seen:
-      continue
-    seen.add(op.path)
-    leaf = leaves.get(op.path)
-    if op.in_axes is not None and op.out_axes is not None and leaf is not None:
-      used = (*op.in_axes, *op.out_axes)
-      batch = tuple(axis for axis in range(leaf.ndim) if axis not in used)
-      yield Kernel(op, leaf, op.in_axes, op.out_axes, batch)
 
 
 def duplicates(leaves: Leaves) -> Iterator[Verdict]:
