@@ -33,7 +33,8 @@ def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
       f"non-finite {noun}",
       "error",
       bad[0] if noun == "parameter" else "",
-      f"{_some(bad)} hold infinite numbers or NaN: whatever follows does too.",
+      f"Among the {noun}s, {_some(bad)}: infinite numbers or NaN. Whatever "
+      "follows has them too.",
       cure("", f"look at where this {noun} comes from"),
     )
 
@@ -69,30 +70,30 @@ def duplicates(leaves: Leaves) -> Iterator[Verdict]:
       key = (leaf.shape, str(leaf.dtype), leaf.tobytes())
       groups.setdefault(key, []).append(path)
   for first, *others in groups.values():
-    if not others:
-      continue
-    names = {"".join(re.findall(r"\w+", path)) for path in (first, *others)}
-    if len(names) == 1:  # the same letters, cut otherwise
-      yield Verdict(
-        "duplicate parameters",
-        "error",
-        first,
-        f"Equal, entry by entry, to {_some(others)}: Flax joins the names "
-        "along a path before it hashes them, so that ab/cdef and abc/def share "
-        "a key (flax#2157).",
-        cure(
-          'flax.config.update("flax_fix_rng_separator", True)', "before init"
-        ),
-      )
-    else:
-      yield Verdict(
-        "duplicate parameters",
-        "warning",
-        first,
-        f"Equal, entry by entry, to {_some(others)}: drawn with one key, or "
-        "copied.",
-        cure("", "a key of its own for each; nothing if the copy is meant"),
-      )
+    if others:
+      yield _duplicate(first, others)
+
+
+def _duplicate(first: str, others: list[str]) -> Verdict:
+  """An error if Flax made it; a copy may be meant."""
+  names = {"".join(re.findall(r"\w+", path)) for path in (first, *others)}
+  equal = f"Equal, entry by entry, to {_some(others)}: "
+  if len(names) > 1:
+    return Verdict(
+      "duplicate parameters",
+      "warning",
+      first,
+      equal + "drawn with one key, or copied.",
+      cure("", "a key of its own for each; nothing if the copy is meant"),
+    )
+  return Verdict(  # the same letters, cut otherwise
+    "duplicate parameters",
+    "error",
+    first,
+    equal + "Flax joins the names along a path before it hashes them, so that "
+    "ab/cdef and abc/def share a key (flax#2157).",
+    cure('flax.config.update("flax_fix_rng_separator", True)', "before init"),
+  )
 
 
 def identical_layers(kernel: Kernel) -> Iterator[Verdict]:
@@ -146,30 +147,19 @@ def _twins(matrix: np.ndarray) -> tuple[int, int]:
   """
   fan_in, units = matrix.shape
   columns = matrix[:, matrix.any(axis=0)]  # zeros start a residual branch
-  twins = columns.shape[1] - np.unique(columns, axis=1).shape[1]
+  twins = columns.shape[1] - len({column.tobytes() for column in columns.T})
   return (twins, units) if fan_in >= 8 or 2 * twins > units else (0, units)
 
 
 def wrong_fan(kernel: Kernel) -> Iterator[Verdict]:
   """A variance that fits a fan read off the shape, and not the true one."""
-  op, leaf = kernel.op, kernel.leaf
-  moment = mean_square(leaf)
-  error = 5 * math.sqrt(2 / max(leaf.size, 1)) + 0.02  # five standard errors
-  scales = {"lecun_normal": 1.0, "he_normal": 2.0}
-  if op.activation is not None:
-    scales["activation_scaling"] = _needed(op)
-
-  def rule_for(fan: float) -> str | None:
-    """The rule whose variance this is, if `fan` were the fan."""
-    ratios = {rule: moment * fan / scale for rule, scale in scales.items()}
-    return next((r for r, x in ratios.items() if abs(x - 1) < error), None)
-
+  op, scales = kernel.op, _scales(kernel.op)
   average = (op.fan_in + op.fan_out) / 2  # Xavier's
-  right = rule_for(op.fan_in) or rule_for(average) or rule_for(3 * op.fan_in)
-  if error > 0.25 or right:  # 3 n is PyTorch's and Equinox's
+  true_fans = (op.fan_in, average, 3 * op.fan_in)  # PyTorch's, Equinox's
+  if any(_rule_for(kernel, fan, scales) for fan in true_fans):
     return
   for assumed in _assumed_fans(kernel):
-    rule = rule_for(assumed)
+    rule = _rule_for(kernel, assumed, scales)
     if rule and _apart(assumed, op.fan_in):
       off = op.fan_in / assumed
       yield Verdict(
@@ -177,12 +167,36 @@ def wrong_fan(kernel: Kernel) -> Iterator[Verdict]:
         "error" if abs(math.log2(off)) > 2 else "warning",
         op.path,
         f"Its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
-        f"were summed, which is what the shape {leaf.shape} looks like; the "
-        f"operation sums {op.fan_in:g}. Its output comes out {off:.3g} times "
-        "as large, in variance, as is meant.",
+        "were summed, which is what the shape "
+        f"{kernel.leaf.shape} looks like; the operation sums {op.fan_in:g}. "
+        f"Its output comes out {off:.3g} times as large, in variance, as is "
+        "meant.",
         _fan_cure(kernel, rule, scales[rule], assumed),
       )
       return
+
+
+def _scales(op: LinearOp) -> dict[str, float]:
+  """Variance × fan of the common rules."""
+  scales = {"lecun_normal": 1.0, "he_normal": 2.0}
+  if op.activation is not None:
+    scales["activation_scaling"] = _needed(op)
+  return scales
+
+
+def _rule_for(
+  kernel: Kernel, fan: float, scales: dict[str, float]
+) -> str | None:
+  """The rule whose variance this is, if `fan` were the fan.
+
+  Within five standard errors; None if there are too few entries to tell.
+  """
+  error = 5 * math.sqrt(2 / max(kernel.leaf.size, 1)) + 0.02
+  if error > 0.25:
+    return None
+  moment = mean_square(kernel.leaf)
+  ratios = {rule: moment * fan / scale for rule, scale in scales.items()}
+  return next((r for r, x in ratios.items() if abs(x - 1) < error), None)
 
 
 def _needed(op: LinearOp) -> float:

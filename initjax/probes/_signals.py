@@ -62,18 +62,20 @@ def nonfinite(rows: Rows, ops: Ops) -> Iterator[Verdict]:
       continue
     first, row = found[0], rows[found[0]]
     dtype = _dtype(ops[first])
-    before = [i for i in order if rows[i][f"{direction}_nonfinite"] == 0]
-    largest = [rows[i][f"{direction}_largest"] for i in before]
-    if not largest:
-      continue  # it was so from the start: see the inputs and parameters
+    finite = (r for r in rows if r[f"{direction}_nonfinite"] == 0)
+    largest = max((r[f"{direction}_largest"] for r in finite), default=None)
+    seen = (
+      ""
+      if largest is None
+      else (f"the largest magnitude elsewhere is {largest:.3g}, and ")
+    )
     yield Verdict(
       f"non-finite {noun}",
       "error",
       str(row["path"]),
       f"{row[f'{direction}_nonfinite']:.0f} of {row[f'{direction}_size']:.0f} "
-      f"entries are infinite or NaN, for the first time, at "
-      f"{_where(rows, first)}; the largest magnitude elsewhere is "
-      f"{max(largest):.3g}, and {dtype} holds up to "
+      "entries are infinite or NaN, for the first time, at "
+      f"{_where(rows, first)}; {seen}{dtype} holds up to "
       f"{float(jnp.finfo(dtype).max):.3g}.",
       _range_cure(dtype, overflow=True),
       tuple(found),
@@ -105,11 +107,15 @@ def underflow(rows: Rows, ops: Ops) -> Iterator[Verdict]:
   """The first row of exact zeros after one that was alive."""
   for direction, noun in _DIRECTIONS:
     order = list(range(len(rows)) if direction == "forward" else _reverse(rows))
-    order = [i for i in order if rows[i][f"{direction}_size"] > 0]
+    run = [i for i in order if rows[i][f"{direction}_size"] > 0]
+    order = run or [i for i in order if rows[i]["forward_size"] > 0]
     alive = [i for i in order if not _all_zero(rows[i], direction)]
-    zero = order[order.index(alive[-1]) + 1 :] if alive else []
+    zero = order[order.index(alive[-1]) + 1 :] if alive else order
     if not zero:
-      continue  # dead from the start, or alive at the end
+      continue  # alive at the end
+    if not alive:
+      yield _cut_off(rows, zero, direction, noun)
+      continue
     first, before = zero[0], alive[-1]
     size = rows[before][f"{direction}_log2_second_moment"] / 2
     dtype = _dtype(ops[first])
@@ -135,6 +141,7 @@ def _dtype(op: LinearOp) -> Any:
 
 
 def _all_zero(row: Record, direction: str) -> bool:
+  """Also where no gradient comes at all, and so none was measured."""
   return bool(row[f"{direction}_zeros"] == row[f"{direction}_size"])
 
 
@@ -144,9 +151,9 @@ def _cut_off(rows: Rows, zero: list[int], direction: str, noun: str) -> Verdict:
     f"{noun} is cut off",
     "warning",
     _first_path(rows, zero),
-    f"Exactly 0 in {_number(zero)}, first at {_where(rows, zero[0])}, though "
-    "it was alive one step before: a kernel of zeros (as residual branches "
-    "start with), units that are all dead, or a stop_gradient.",
+    f"Exactly 0 in {_number(zero)}, from {_where(rows, zero[0])} on, and not "
+    "by rounding: a kernel of zeros (as residual branches start with), units "
+    "that are all dead, a stop_gradient, or a function of slope 0.",
     cure(
       "kernel_init=initjax.initializers.he_normal()",
       "nothing is to be done if it is a branch that shall start at zero",
@@ -163,7 +170,7 @@ def dead_units(rows: Rows, ops: Ops) -> Iterator[Verdict]:
     if not units > 0 or not is_flat(_fed_by(ops[index], row)):
       continue
     fraction = row["dead_units"] / units
-    expected = _dead_by_chance(row, rows[max(index - 1, 0)])
+    expected = _dead_by_chance(_source(rows, index, ops[index]))
     spread = math.sqrt(0.25 / units)
     if fraction > expected + 0.1 + 3 * spread:
       found.append(index)
@@ -186,7 +193,14 @@ def dead_units(rows: Rows, ops: Ops) -> Iterator[Verdict]:
     )
 
 
-def _dead_by_chance(row: Record, before: Record) -> float:
+def _source(rows: Rows, index: int, op: LinearOp) -> Record:
+  """The latest row whose output feeds this one; empty if there is none."""
+  path = op.feed_at(rows[index]["repeat"]).source
+  before = (row for row in reversed(rows[:index]) if row["path"] == path)
+  return next(before, {})
+
+
+def _dead_by_chance(source: Record) -> float:
   """P(all N of jointly normal numbers of correlation c are negative).
 
   ∫ Φ(-√c z / √(1-c))^N dN(z): deep rectifier networks bring c close to 1, and
@@ -194,7 +208,7 @@ def _dead_by_chance(row: Record, before: Record) -> float:
   """
   from scipy.special import log_ndtr
 
-  c, number = before.get("correlation", math.nan), before.get("samples", 1)
+  c, number = source.get("correlation", math.nan), source.get("samples", 1)
   c = min(max(c if math.isfinite(c) else 0.0, 0.0), 1 - 1e-9)
   z = np.linspace(-8, 8, 4001)
   all_off = max(number, 1) * log_ndtr(-math.sqrt(c / (1 - c)) * z)

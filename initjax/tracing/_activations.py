@@ -6,14 +6,15 @@ scalar, and can be called.
 """
 
 import heapq
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
+from typing import Any
 
 from initjax.tracing._graph import Feed
+from initjax.tracing._recovered import (
+  IDENTITY_STEPS,
+  dropout,
+  identity,
+  recovered,
+)
 from initjax.tracing._values import Node, Value
 
 _UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil cos cosh digamma
@@ -22,12 +23,8 @@ log1p logistic neg not population_count real round rsqrt sign sin sinh sqrt
 square tan tanh"""
 _NARY = """add add_any and atan2 clamp div eq ge gt le lt max min mul ne
 nextafter or pow rem select_n sub xor"""
-_LAYOUT = """broadcast_in_dim convert_element_type copy copy_p expand_dims
-optimization_barrier pvary reduce_precision reshape reshard rev
-sharding_constraint slice squeeze transpose"""
-
 ELEMENTWISE = frozenset((*_UNARY.split(), *_NARY.split()))
-LAYOUT = frozenset(_LAYOUT.split())
+LAYOUT = frozenset((*IDENTITY_STEPS.split(), "convert_element_type"))
 CALLS = frozenset(("jit", "pjit", "closed_call"))
 RULES = frozenset(("custom_jvp_call", "custom_vjp_call"))
 RANDOM = frozenset(("random_bits", "threefry2x32", "rng_bit_generator"))
@@ -53,14 +50,10 @@ def feed_of(operand: Value) -> Feed:
     return Feed()
   source, between = _source(operand.node)
   reason, operation = _describe(source)
-  activation: Any = _identity if reason == "linear" else None
+  activation: Any = identity if reason == "linear" else None
   if any(node.label not in LAYOUT for node in between):
-    activation = _callable(operand.node, source, between)
+    activation = recovered(source, between)
   return Feed(activation, reason, operation, source.place, source.output)
-
-
-def _identity(x: jax.Array) -> jax.Array:
-  return x
 
 
 def _source(operand: Node) -> tuple[Node, list[Node]]:
@@ -112,39 +105,8 @@ def _passes_through(node: Node) -> bool:
 
 def _signals(node: Node) -> tuple[Value, ...]:
   """The operands of an elementwise equation, without a mask of dropout."""
-  dropped = _dropout(node)
+  dropped = dropout(node)
   return node.operands if dropped is None else (dropped.kept,)
-
-
-class _Dropout(NamedTuple):
-  """An entry is kept with probability `rate`, otherwise 0."""
-
-  kept: Value
-  rate: float
-
-
-def _dropout(node: Node) -> _Dropout | None:
-  """What a selection by random numbers keeps, if the rest is 0."""
-  if node.label != "select_n" or len(node.operands) != 3:
-    return None
-  mask, *cases = node.operands
-  zeros = [case.scalar is not None and case.scalar == 0 for case in cases]
-  if mask.node is None or not mask.node.noise or sum(zeros) != 1:
-    return None
-  below = _threshold(mask.node)
-  if below is None:
-    return None
-  kept = cases[1] if zeros[0] else cases[0]
-  return _Dropout(kept, below if zeros[0] else 1 - below)
-
-
-def _threshold(mask: Node) -> float | None:
-  """p, where the mask is u < p of uniform random numbers u."""
-  while mask.label in LAYOUT and mask.operands[0].node is not None:
-    mask = mask.operands[0].node
-  if mask.label != "lt" or mask.operands[1].scalar is None:
-    return None
-  return float(mask.operands[1].scalar)
 
 
 def _describe(source: Node) -> tuple[str, str | None]:
@@ -186,48 +148,3 @@ def _reduction_below(node: Node) -> str | None:
   if reduces and labels & {"rsqrt", "sqrt"}:
     return "normalization"
   return None
-
-
-def _callable(
-  operand: Node, source: Node, between: list[Node]
-) -> Callable[[jax.Array], jax.Array]:
-  """The function that leads from the source to the operand."""
-  ordered = sorted(between, key=lambda node: node.index)
-
-  def activation(x: jax.Array) -> jax.Array:
-    known = {id(source): x}
-    for node in ordered:
-      known[id(node)] = _apply(node, known, x)
-    return known[id(operand)]
-
-  return activation
-
-
-def _apply(node: Node, known: dict[int, Any], like: jax.Array) -> jax.Array:
-  """One equation on scalars of the precision asked for, not the model's.
-
-  Dropout becomes the factor that gives its mean square over masks.
-  """
-  if (dropped := _dropout(node)) is not None:
-    return known[id(dropped.kept.node)] * math.sqrt(dropped.rate)
-  arguments = [
-    value.scalar if value.node is None else known[id(value.node)]
-    for value in node.operands
-  ]
-  if node.label == "convert_element_type":
-    wanted = node.equation.params["new_dtype"]
-    floating = jnp.issubdtype(wanted, jnp.floating)
-    return arguments[0].astype(like.dtype if floating else wanted)
-  if node.label in LAYOUT:
-    return arguments[0]
-  cast = [_cast(argument, like) for argument in arguments]
-  shape = jnp.broadcast_shapes(*(jnp.shape(argument) for argument in cast))
-  full = [jnp.broadcast_to(argument, shape) for argument in cast]
-  return node.equation.primitive.bind(*full, **node.equation.params)
-
-
-def _cast(argument: Any, like: jax.Array) -> jax.Array:
-  argument = jnp.asarray(argument)
-  if jnp.issubdtype(argument.dtype, jnp.floating):
-    return argument.astype(like.dtype)
-  return argument

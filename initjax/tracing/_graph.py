@@ -1,7 +1,6 @@
 """What the reader of a model returns: linear operations, in order."""
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
@@ -162,7 +161,7 @@ def _rows(
       yield from _rows(members, depth + 1, (*repeat, step))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class SignalGraph:
   """How a model uses its parameters, read from its jaxpr."""
 
@@ -183,26 +182,6 @@ class SignalGraph:
     Operations that share a scan take turns; a reversed one counts down.
     """
     yield from _rows(list(enumerate(self.ops)), 0, ())
-
-  def __eq__(self, other: object) -> bool:
-    """Whether two traces saw the same; activations are compared by place."""
-    return isinstance(other, SignalGraph) and self._key == other._key
-
-  def __hash__(self) -> int:
-    return hash(self._key)
-
-  @functools.cached_property
-  def _key(self) -> Any:
-    """Everything but functions, which every trace makes anew."""
-    ops = (
-      dataclasses.replace(
-        op,
-        feed=op.feed._replace(activation=None),
-        later_feed=op.later_feed and op.later_feed._replace(activation=None),
-      )
-      for op in (*self.ops, *self.products)
-    )
-    return (*ops, self.elementwise, self.unused, self.opaque)
 
   def __iter__(self) -> Iterator[LinearOp]:
     return iter(self.ops)

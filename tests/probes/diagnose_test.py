@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sick import (
@@ -76,3 +77,20 @@ def test_a_report_prints_and_writes_itself(tmp_path):
   assert len(list(tmp_path.iterdir())) == 3
   with pytest.raises(FileExistsError):
     report.to_json(tmp_path / "report.json")
+
+
+def test_graphs_are_equal_if_their_functions_are():
+  """Otherwise a jitted mean of reports would name the wrong activation."""
+  params = [jnp.eye(64)] * 2
+
+  def report(activation):
+    return measure(lambda p, x: activation(x @ p[0]) @ p[1], params, X)
+
+  assert report(jnp.tanh).graph == report(jnp.tanh).graph
+  assert report(jnp.tanh).graph != report(jax.lax.erf).graph
+  mean = jax.jit(lambda a, b: jax.tree.map(lambda u, v: (u + v) / 2, a, b))
+  names = [
+    mean(report(phi), report(phi)).to_records()[1]["fed_by"]
+    for phi in (jnp.tanh, jax.lax.erf)
+  ]
+  assert names == ["tanh", "erf"]

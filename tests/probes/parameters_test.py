@@ -174,3 +174,12 @@ def test_complex_parameters():
   }
   model = lambda p, x: abs(x.astype(jnp.complex64) @ p["in"] @ p["out"])
   assert len(diagnose(model, params, X).to_records()) == 2
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_copies_are_found_in_every_precision(dtype):
+  """16 bits hold so few numbers that most entries have a twin anyway."""
+  he = initializers.he_normal()(KEY, (64, 64), dtype)
+  model = lambda p, x: jax.nn.relu(x.astype(dtype) @ p["a"]) @ p["b"]
+  report = diagnose(model, {"a": he, "b": he}, X)
+  assert kinds(report) == {"duplicate parameters": "warning"}

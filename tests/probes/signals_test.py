@@ -103,3 +103,18 @@ def test_underflow_names_the_operation_and_the_dtype():
   found = verdict(report, "gradient underflows to zero")
   assert "float16 holds nothing below 2^-24" in found.message
   assert "bfloat16" in found.cure
+
+
+def test_overflow_in_the_first_operation_is_found():
+  """Inputs and parameters are finite, and nothing else is."""
+  params = kernels(initializers.he_normal(), 4).at[0].multiply(1e4)
+  report = diagnose(in_half, params, 100 * X)
+  found = verdict(report, "non-finite signal")
+  assert "repeat 0" in found.message
+
+
+def test_a_model_without_gradient_is_found():
+  params = kernels(initializers.he_normal(), 4)
+  model = lambda p, x: jax.lax.stop_gradient(stack(jax.nn.relu)(p, x))
+  report = diagnose(model, params, X)
+  assert len(verdict(report, "gradient is cut off").rows) == 4
