@@ -9,6 +9,7 @@
 from initjax import (
   gains,
   initializers,
+  meanfield,
   probes,
   reports,
   stacks,
@@ -27,6 +28,7 @@ __all__ = [
   "gain",
   "gains",
   "initializers",
+  "meanfield",
   "measure",
   "probes",
   "reports",

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = {
   "gains": initjax.gains,
   "initializers": initjax.initializers,
+  "meanfield": initjax.meanfield,
   "probes": initjax.probes,
   "reports": initjax.reports,
   "stacks": initjax.stacks,
