@@ -126,24 +126,33 @@ def compare(config: Config, form: str) -> dict[str, float]:
   compiled = {
     name: jax.jit(run).lower(*arguments).compile() for name, run in runs.items()
   }
-  memory = {name: _temporary_bytes(run) for name, run in compiled.items()}
   peers = _torch_hooks.networks(kernels, x)
   timed: dict[str, Callable[[], float]] = {
     name: functools.partial(_timed, program, arguments)
     for name, program in compiled.items()
   }
   seconds = in_turn({**timed, **peers}, config.runs)
+  memory = {name: _temporary_bytes(run) for name, run in compiled.items()}
+  fastest = min((seconds[name] for name in peers), default=None)
+  return _ratios(seconds, first, memory, fastest)
+
+
+def _ratios(
+  seconds: dict[str, float],
+  first: dict[str, float],
+  memory: dict[str, int],
+  hooks: float | None,
+) -> dict[str, float]:
+  detail, gradient = seconds["detail"], seconds["gradient"]
   ratios = {
-    "run / gradient": seconds["measure"] / seconds["gradient"],
+    "run / gradient": seconds["measure"] / gradient,
     "memory / gradient": memory["measure"] / memory["gradient"],
     "first call / gradient": first["measure"] / first["gradient"],
-    "detail: run / gradient": seconds["detail"] / seconds["gradient"],
-    "detail: run / gradient of parameters": seconds["detail"]
-    / seconds["parameters"],
+    "detail: run / gradient": detail / gradient,
+    "detail: run / gradient of parameters": detail / seconds["parameters"],
   }
-  if peers:
-    fastest = min(seconds[name] for name in peers)
-    ratios["run / PyTorch's hooks"] = seconds["measure"] / fastest
+  if hooks is not None:
+    ratios["run / PyTorch's hooks"] = seconds["measure"] / hooks
   return ratios
 
 

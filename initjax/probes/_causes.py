@@ -118,29 +118,28 @@ def explain(
     shows = "initjax.signal_graph(fn, params, *inputs) shows what feeds each"
     return silent, cure("", shows)
   off = math.log2(layer.sigma_w2 / layer.needed)
+  expected = math.log2(layer.chi_1)
   if abs(off) > 0.25 and off * growth > 0:
-    return (
+    cause = (
       f"Kernels have σ_w² = {layer.sigma_w2:.3g} (variance × fan_in), where "
       f"{layer.name} needs {layer.needed:.3g} to keep its signal: "
-      f"{2**off:.3g} times that.",
-      _mended(layer, depth),
+      f"{2**off:.3g} times that."
     )
-  if direction == "forward" and layer.length_slope > 1:
-    return (
+  elif direction == "forward" and layer.length_slope > 1:
+    cause = (
       f"{layer.name} keeps unit variance at these weights, but this fixed "
       f"point is unstable (its length map has slope {layer.length_slope:.3f}): "
-      "whatever strays, strays further.",
-      _mended(layer, depth),
+      "whatever strays, strays further."
     )
-  expected = math.log2(layer.chi_1)
-  if direction == "backward" and abs(expected - growth) < 0.5 * abs(growth):
+  elif direction == "backward" and abs(expected - growth) < abs(growth) / 2:
     verb = "explodes" if expected > 0 else "vanishes"
-    return (
+    cause = (
       f"Theory says so: at these weights the gradient of {layer.name} {verb}, "
-      f"χ₁ = σ_w²E[φ'²] = {layer.chi_1:.3f} per layer. No seed helps.",
-      _mended(layer, depth),
+      f"χ₁ = σ_w²E[φ'²] = {layer.chi_1:.3f} per layer. No seed helps."
     )
-  return _UNEXPLAINED, cure("", _REMEDIES)
+  else:
+    return _UNEXPLAINED, cure("", _REMEDIES)
+  return cause, _mended(layer, depth)
 
 
 def _mended(layer: Layer, depth: int) -> str:

@@ -71,28 +71,33 @@ def diagnose(
 
   Reference: Glorot and Bengio 2010; He et al. 2015; Hanin and Nica 2020.
   """
-  if init is not None and draws is None:
-    draws = 8
+  draws = 8 if init is not None and draws is None else draws
   _check_draws(params, init, draws)
   key = jax.random.key(0) if key is None else key
+  if init is not None and draws is not None:
+    keys = jax.random.split(key, draws)
+    params = jax.jit(functools.partial(jax.lax.map, init))(keys)
   run = functools.partial(
     measure, fn, key=key, cotangent=cotangent, has_aux=has_aux, detail=True
   )
-  if init is not None and draws is not None:
-    params = jax.jit(lambda keys: jax.lax.map(init, keys))(
-      jax.random.split(key, draws)
-    )
-  if draws is None:
-    report = jax.jit(run)(params, *inputs)
-    first = params
-  else:
-    every = lambda params, *inputs: jax.lax.map(
-      lambda p: run(p, *inputs), params
-    )
-    report = jax.jit(every)(params, *inputs)
-    first = jax.tree.map(lambda leaf: leaf[0], params)
-  report = dataclasses.replace(report, bands=_bands(report))
-  return dataclasses.replace(report, verdicts=_verdicts(report, first, inputs))
+  report = _measured(run, params, inputs, one=draws is None)
+  if draws is not None:
+    params = jax.tree.map(lambda leaf: leaf[0], params)
+  bits = _moments(report)
+  report = dataclasses.replace(report, bands=_bands(report.graph, bits))
+  verdicts = _verdicts(report, bits, params, inputs)
+  return dataclasses.replace(report, verdicts=verdicts)
+
+
+def _measured(
+  run: Callable[..., SignalReport], params: Any, inputs: Any, *, one: bool
+) -> SignalReport:
+  """The report on one draw, or on all along the leading axis, in turn."""
+  if one:
+    return jax.jit(run)(params, *inputs)
+  return jax.jit(
+    lambda params, *inputs: jax.lax.map(lambda p: run(p, *inputs), params)
+  )(params, *inputs)
 
 
 def _check_draws(params: Any, init: Any, draws: int | None) -> None:
@@ -112,14 +117,14 @@ def _check_draws(params: Any, init: Any, draws: int | None) -> None:
 
 
 def _verdicts(
-  report: SignalReport, params: Any, inputs: Any
+  report: SignalReport, bits: dict[str, np.ndarray], params: Any, inputs: Any
 ) -> tuple[Verdict, ...]:
   rows = report.to_records()
   leaves = _arrays(params)
   found = [
     *check_values("parameter", leaves),
     *check_values("input", _arrays(inputs)),
-    *check_growth(rows, _moments(report), report.graph, leaves),
+    *check_growth(rows, bits, report.graph, leaves),
     *check_signals(rows, report.graph, leaves),
     *check_parameters(report.graph, leaves),
   ]
@@ -159,15 +164,14 @@ def _moments(report: SignalReport) -> dict[str, np.ndarray]:
   return found
 
 
-def _bands(report: SignalReport) -> tuple[Any, ...]:
+def _bands(graph: SignalGraph, bits: dict[str, np.ndarray]) -> tuple[Any, ...]:
   """What a healthy chain may show, from where it starts; for chains alone."""
-  if not _is_chain(report.graph):
+  if not _is_chain(graph):
     return ()
-  ops = [report.graph.ops[index] for index, _ in report.graph.rows()]
-  found = _moments(report)
+  ops = [graph.ops[index] for index, _ in graph.rows()]
   both = []
   for direction, step in (("forward", 1), ("backward", -1)):
-    start = found[direction][:, ::step][:, 0].mean()
+    start = bits[direction][:, ::step][:, 0].mean()
     chance = walk(ops[::step], direction)
     middle, margin = start + chance.drift, 3 * chance.spread
     band = np.stack([middle - margin, middle + margin], axis=1)[::step]

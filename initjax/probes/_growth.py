@@ -175,6 +175,7 @@ def _verdict(
 ) -> Verdict:
   grave = abs(growth.total) > _GRAVE and not growth.in_time
   noun = "signal" if growth.direction == "forward" else "gradient"
+  measured = "second moment" if noun == "signal" else "sum of squares"
   word = "exploding" if growth.total > 0 else "vanishing"
   margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
   factor = 2**growth.per_row
@@ -187,7 +188,7 @@ def _verdict(
     f"{word} {noun}",
     "error" if grave else "warning",
     str(rows[growth.rows[0]]["path"]),
-    f"The second moment changes {factor:.3g} times per operation ({low:.3g} to "
+    f"The {measured} changes {factor:.3g} times per operation ({low:.3g} to "
     f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
     f"where chance allows 2^{growth.drift:.1f} ± "
     f"{_SIGMAS * growth.spread:.1f}. {cause}",

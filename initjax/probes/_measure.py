@@ -103,6 +103,25 @@ def measure(
   [9, 576]
   """
   traced = trace(fn, params, *inputs)
+  run, slots = _instrumented(traced, inputs, has_aux, detail)
+  gradients = None
+  if detail or return_gradients:
+    main, pull_back, aux = jax.vjp(run, slots, params, has_aux=True)
+    backward, gradients = pull_back(_cotangent(main, cotangent, key))
+  else:
+    main, pull_back, aux = jax.vjp(
+      lambda slots: run(slots, params), slots, has_aux=True
+    )
+    (backward,) = pull_back(_cotangent(main, cotangent, key))
+  outputs, found = aux
+  report = _report(traced, found, backward, gradients if detail else None)
+  return Measured(report, outputs, gradients) if return_gradients else report
+
+
+def _instrumented(
+  traced: Trace, inputs: Any, has_aux: bool, detail: bool
+) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:
+  """The function of (slots, params) to be differentiated, and its slots."""
   visit, slots, blanks = _plan(traced, detail)
   others = jax.tree.leaves(inputs)
 
@@ -114,21 +133,7 @@ def measure(
     main = outputs[0] if has_aux else outputs
     return _differentiable(main), (outputs, found)
 
-  gradients = None
-  if detail or return_gradients:
-    main, pull_back, (outputs, found) = jax.vjp(
-      run, slots, params, has_aux=True
-    )
-    backward, gradients = pull_back(_cotangent(main, cotangent, key))
-  else:
-    main, pull_back, (outputs, found) = jax.vjp(
-      lambda slots: run(slots, params), slots, has_aux=True
-    )
-    (backward,) = pull_back(_cotangent(main, cotangent, key))
-  report = _report(traced, found, backward, gradients if detail else None)
-  if return_gradients:
-    return Measured(report, outputs, gradients)
-  return report
+  return run, slots
 
 
 class _Seen(NamedTuple):

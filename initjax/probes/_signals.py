@@ -111,27 +111,47 @@ def underflow(rows: Rows, ops: Ops) -> Iterator[Verdict]:
     order = run or [i for i in order if rows[i]["forward_size"] > 0]
     alive = [i for i in order if not _all_zero(rows[i], direction)]
     zero = order[order.index(alive[-1]) + 1 :] if alive else order
-    if not zero:
-      continue  # alive at the end
-    if not alive:
+    if (
+      zero and alive and _is_near_zero(rows[alive[-1]], direction, ops[zero[0]])
+    ):
+      yield _underflown(rows, alive[-1], zero, direction, noun, ops[zero[0]])
+    elif zero:
       yield _cut_off(rows, zero, direction, noun)
-      continue
-    first, before = zero[0], alive[-1]
-    size = rows[before][f"{direction}_log2_second_moment"] / 2
-    dtype = _dtype(ops[first])
-    smallest = math.log2(float(jnp.finfo(dtype).smallest_subnormal))
-    if size < smallest / 2:
-      yield Verdict(
-        f"{noun} underflows to zero",
-        "error",
-        str(rows[first]["path"]),
-        f"Exactly 0 from {_where(rows, first)} on; it was 2^{size:.0f} before, "
-        f"and {dtype} holds nothing below 2^{smallest:.0f}.",
-        _range_cure(dtype, overflow=False),
-        tuple(zero),
-      )
-    else:
-      yield _cut_off(rows, zero, direction, noun)
+
+
+def _is_near_zero(row: Record, direction: str, op: LinearOp) -> bool:
+  """Whether half of the exponents that the dtype has below 1 are used up."""
+  return _log2_size(row, direction) < _log2_smallest(op) / 2
+
+
+def _log2_size(row: Record, direction: str) -> float:
+  return float(row[f"{direction}_log2_second_moment"]) / 2
+
+
+def _log2_smallest(op: LinearOp) -> float:
+  return math.log2(float(jnp.finfo(_dtype(op)).smallest_subnormal))
+
+
+def _underflown(
+  rows: Rows,
+  before: int,
+  zero: list[int],
+  direction: str,
+  noun: str,
+  op: LinearOp,
+) -> Verdict:
+  """Zeros that rounding made."""
+  dtype = _dtype(op)
+  return Verdict(
+    f"{noun} underflows to zero",
+    "error",
+    _first_path(rows, zero),
+    f"Exactly 0 from {_where(rows, zero[0])} on; it was "
+    f"2^{_log2_size(rows[before], direction):.0f} before, and {dtype} holds "
+    f"nothing below 2^{_log2_smallest(op):.0f}.",
+    _range_cure(dtype, overflow=False),
+    tuple(zero),
+  )
 
 
 def _dtype(op: LinearOp) -> Any:
