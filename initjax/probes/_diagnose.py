@@ -11,6 +11,7 @@ import numpy as np
 
 from initjax._checks import check_integer
 from initjax.probes._growth import check_growth, walk
+from initjax.probes._leaves import arrays_of
 from initjax.probes._measure import measure
 from initjax.probes._parameters import check_parameters, check_values
 from initjax.probes._report import SignalReport
@@ -120,10 +121,10 @@ def _verdicts(
   report: SignalReport, bits: dict[str, np.ndarray], params: Any, inputs: Any
 ) -> tuple[Verdict, ...]:
   rows = report.to_records()
-  leaves = _arrays(params)
+  leaves = arrays_of(params)
   found = [
     *check_values("parameter", leaves),
-    *check_values("input", _arrays(inputs)),
+    *check_values("input", arrays_of(inputs)),
     *check_growth(rows, bits, report.graph, leaves),
     *check_signals(rows, report.graph, leaves),
     *check_parameters(report.graph, leaves),
@@ -138,16 +139,6 @@ def _with_rows(verdict: Verdict, rows: list[Record]) -> Verdict:
     return verdict
   uses = (i for i, row in enumerate(rows) if row["path"] == verdict.path)
   return verdict._replace(rows=tuple(uses))
-
-
-def _arrays(tree: Any) -> dict[str, np.ndarray]:
-  """The leaves that have a gradient, by path."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {
-    jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in leaves
-    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-  }
 
 
 def _moments(report: SignalReport) -> dict[str, np.ndarray]:

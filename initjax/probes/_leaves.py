@@ -2,14 +2,26 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from initjax.tracing import LinearOp, SignalGraph
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters that have a gradient, by path."""
+
+
+def arrays_of(tree: Any) -> dict[str, np.ndarray]:
+  """The leaves that have a gradient, by path."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in leaves
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  }
 
 
 class Kernel(NamedTuple):

@@ -48,7 +48,7 @@ def feed_of(operand: Value) -> Feed:
   """The activation between `operand` and its source, and what that is."""
   if operand.node is None:
     return Feed()
-  source, between = _source(operand.node)
+  source, between = source_of(operand.node)
   reason, operation = _describe(source)
   activation: Any = identity if reason == "linear" else None
   if any(node.label not in LAYOUT for node in between):
@@ -56,7 +56,7 @@ def feed_of(operand: Value) -> Feed:
   return Feed(activation, reason, operation, source.place, source.output)
 
 
-def _source(operand: Node) -> tuple[Node, list[Node]]:
+def source_of(operand: Node) -> tuple[Node, list[Node]]:
   """The farthest node on all paths to `operand`, and what lies between.
 
   Nodes are numbered in order of execution: when the highest open one is taken

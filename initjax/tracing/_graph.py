@@ -47,6 +47,31 @@ class Place(NamedTuple):
     return self._replace(site=(*self.site, index))
 
 
+class Term(NamedTuple):
+  """One term of a stream, times `factor` and the parameters `scales`."""
+
+  kind: Literal[
+    "output", "stream", "inner", "normalized", "bias", "input", "unknown"
+  ]
+  """the output of an operation; the stream that feeds one, or what that stream
+  normalizes; a normalized stream; a parameter that is added; an input; what
+  is normalized, where it cannot be said"""
+  site: Site = ()
+  """of the operation: always the latest of its repeats"""
+  path: str = ""
+  """of the bias"""
+  inner: "Stream" = ()
+  """what is normalized"""
+  over: str = "units"
+  """normalized over the "units" of each sample, or over "samples" """
+  factor: float = 1.0
+  scales: tuple[str, ...] = ()
+
+
+Stream = tuple[Term, ...]
+"""A sum of independent terms."""
+
+
 class Feed(NamedTuple):
   """What feeds an operation: activation(source)."""
 
@@ -61,6 +86,8 @@ class Feed(NamedTuple):
   """of the equation whose output is the source; None for an input"""
   output: int = 0
   """which of that equation's outputs"""
+  stream: Stream | None = None
+  """what that source is a sum of; None where it cannot be said"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from initjax.tracing import _geometry
 from initjax.tracing._activations import LAYOUT, feed_of
 from initjax.tracing._geometry import Axes, Fans
 from initjax.tracing._graph import Feed, LinearOp, Place, Site
+from initjax.tracing._streams import Streams
 from initjax.tracing._values import Node, Value, data, joined
 
 
@@ -20,6 +21,7 @@ class Reader:
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
+  streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
   def node(self, label: str, **fields: Any) -> Node:
@@ -46,7 +48,9 @@ def read_linear(
     kind="data" if all(is_data) else kind,
     fan_in=fans.fan_in,
     fan_out=fans.fan_out * _patch_overlap(signal),
-    feed=feed_of(signal),
+    feed=feed_of(signal)._replace(
+      stream=reader.streams.feeding(signal, place.site)
+    ),
     **_window(equation.params),
     **_common(equation, weight, place, axes),
   )

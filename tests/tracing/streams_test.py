@@ -1,0 +1,178 @@
+"""What a source is a sum of: its terms, by the equations that the model has."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from initjax.tracing import signal_graph
+from initjax.tracing._graph import Term
+
+X = jnp.ones((4, 8))
+W = jnp.ones((8, 8))
+
+
+def last_stream(fn, params):
+  graph = signal_graph(fn, params, X)
+  return graph.ops[-1].feed.stream, [op.place.site for op in graph.ops]
+
+
+def test_output_plus_bias():
+  fn = lambda p, x: jnp.tanh(x @ p["a"] + p["bias"]) @ p["b"]
+  stream, sites = last_stream(fn, {"a": W, "b": W, "bias": X[0]})
+  assert stream == (Term("output", sites[0]), Term("bias", path="['bias']"))
+
+
+FACTORS = {
+  "number": (lambda z, p: 0.5 * z, 0.5, ()),
+  "quotient": (lambda z, p: z / 4, 0.25, ()),
+  "negated": (lambda z, p: -z, 1.0, ()),
+  "parameter": (lambda z, p: z * p["scale"], 1.0, ("['scale']",)),
+  "both": (lambda z, p: (2 * p["scale"]) * z, 2.0, ("['scale']",)),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_a_branch_has_its_factor(name):
+  scaled, factor, scales = FACTORS[name]
+
+  def fn(p, x):
+    h = x @ p["a"]
+    return jnp.tanh(h + scaled(jnp.tanh(h) @ p["b"], p)) @ p["c"]
+
+  params = {"a": W, "b": W, "c": W, "scale": jnp.ones(8)}
+  stream, sites = last_stream(fn, params)
+  first = Term("output", sites[0])
+  branch = Term("output", sites[1], factor=factor, scales=scales)
+  assert stream == (first, branch)
+
+
+def test_an_earlier_stream_is_one_term():
+  def fn(p, x):
+    h = x @ p[0]
+    for kernel in p[1:]:
+      h = h - jnp.tanh(h) @ kernel
+    return h
+
+  graph = signal_graph(fn, [W] * 4, X)
+  sites = [op.place.site for op in graph.ops]
+  streams = [op.feed.stream for op in graph.ops]
+  assert streams[1] == (Term("output", sites[0]),)
+  assert streams[2] == (
+    Term("output", sites[0]),
+    Term("output", sites[1]),
+  )
+  assert streams[3] == (Term("stream", sites[2]), Term("output", sites[2]))
+
+
+def test_a_residual_scan_names_its_own_stream():
+  def fn(p, x):
+    block = lambda h, kernel: (h + jnp.tanh(h) @ kernel, None)
+    return jnp.tanh(jax.lax.scan(block, x @ p[0], p[1])[0]) @ p[2]
+
+  first, block, readout = signal_graph(fn, [W, jnp.stack([W] * 3), W], X).ops
+  assert block.feed.stream == (Term("output", first.place.site),)
+  carried = (
+    Term("output", first.place.site),
+    Term("output", block.place.site),
+  )
+  assert block.later_feed.stream[-1] == carried[-1]
+  assert block.later_feed.stream[0].kind in ("stream", "output")
+  assert readout.feed.stream == (
+    Term("stream", block.place.site),
+    Term("output", block.place.site),
+  )
+
+
+NORMS = {
+  "linen LayerNorm": (nn.LayerNorm(), "units"),
+  "linen RMSNorm": (nn.RMSNorm(), "units"),
+  "linen GroupNorm": (nn.GroupNorm(num_groups=2), "units"),
+  "linen BatchNorm": (nn.BatchNorm(use_running_average=False), "samples"),
+  "nnx LayerNorm": (lambda z: nnx.LayerNorm(8, rngs=nnx.Rngs(0))(z), "units"),
+  "nnx RMSNorm": (lambda z: nnx.RMSNorm(8, rngs=nnx.Rngs(0))(z), "units"),
+  "nnx BatchNorm": (lambda z: nnx.BatchNorm(8, rngs=nnx.Rngs(0))(z), "samples"),
+  "standardize": (jax.nn.standardize, "units"),
+  "by hand": (lambda z: (z - z.mean(0)) / (z.std(0) + 1e-5), "samples"),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_normalizations_are_terms(name):
+  norm, over = NORMS[name]
+
+  def normalize(p, z):
+    if isinstance(norm, nn.Module):
+      return norm.apply(p["norm"], z, mutable=["batch_stats"])[0]
+    return norm(z)
+
+  def fn(p, x):
+    return jnp.tanh(normalize(p, x @ p["a"])) @ p["b"]
+
+  linen = isinstance(norm, nn.Module)
+  variables = norm.init(jax.random.key(0), X) if linen else {}
+  stream, sites = last_stream(fn, {"a": W, "b": W, "norm": variables})
+  term = stream[0]
+  assert (term.kind, term.over) == ("normalized", over)
+  assert term.inner == (Term("output", sites[0]),)
+  assert [scale.split("'")[-2] for scale in term.scales] == ["scale"] * linen
+  if linen and len(stream) > 1:
+    assert stream[1] == Term("bias", path=stream[1].path)
+
+
+def test_what_a_normalization_shares_with_the_stream_is_named_inner():
+  def fn(p, x):
+    h = x @ p[0]
+    for kernel in p[1:]:
+      h = h + jnp.tanh(jax.nn.standardize(h)) @ kernel
+    return h
+
+  graph = signal_graph(fn, [W] * 4, X)
+  sites = [op.place.site for op in graph.ops]
+  (last,) = graph.ops[3].feed.stream
+  assert last.inner == (Term("inner", sites[2]), Term("output", sites[2]))
+
+
+def test_a_number_times_a_sum_that_holds_a_norm_is_no_norm():
+  def fn(p, x):
+    z = x @ p[0]
+    return jnp.tanh(p[2] * (z + jax.nn.standardize(z))) @ p[1]
+
+  stream, _ = last_stream(fn, [W, W, X[0]])
+  assert [term.kind for term in stream] == ["output", "normalized"]
+  assert [term.scales for term in stream] == [("[2]",), ("[2]",)]
+
+
+UNKNOWN = {
+  "gate": lambda z: z * jax.nn.sigmoid(z[:, ::-1]),
+  "softmax": jax.nn.softmax,
+  "pooling": lambda z: z.reshape(4, 8, 1).max(axis=2),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_no_sum_is_unknown(name):
+  fn = lambda p, x: UNKNOWN[name](x @ p[0]) @ p[1]
+  assert last_stream(fn, [W, W])[0] is None
+
+
+def test_a_norm_of_the_unknown_is_still_a_norm():
+  fn = lambda p, x: jax.nn.standardize(jax.nn.softmax(x @ p[0])) @ p[1]
+  (term,) = last_stream(fn, [W, W])[0]
+  assert term.kind == "normalized"
+  assert term.inner == (Term("unknown"),)
+
+
+def test_dropout_on_a_branch_counts_with_its_mean_square():
+  layer = nn.Dropout(0.75, deterministic=False)
+
+  def fn(p, x):
+    z = x @ p[0]
+    branch = jnp.tanh(z) @ p[1]
+    dropped = layer.apply({}, branch, rngs={"dropout": jax.random.key(0)})
+    return jnp.tanh(z + dropped) @ p[2]
+
+  stream, sites = last_stream(fn, [W, W, W])
+  assert stream[0] == Term("output", sites[0])
+  assert stream[1].factor == pytest.approx(2.0)  # √(0.25)/0.25
