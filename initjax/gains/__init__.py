@@ -6,6 +6,14 @@
 """
 
 from initjax.gains._gain import gain, torch_gain
+from initjax.gains._joint import JointMoments, joint_moments
 from initjax.gains._moments import Moments, moments
 
-__all__ = ["Moments", "gain", "moments", "torch_gain"]
+__all__ = [
+  "JointMoments",
+  "Moments",
+  "gain",
+  "joint_moments",
+  "moments",
+  "torch_gain",
+]

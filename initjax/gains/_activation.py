@@ -8,6 +8,7 @@ switched on, the CPU is the device, and plain numbers come back.
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _BLOCK = INTERVALS * NODES  # one size of array, so that JAX compiles once
+_LARGE_BLOCK = 1 << 14
 _POINTS = jax.ShapeDtypeStruct((_BLOCK,), np.float64)
 _TRACED = (
   "{name} uses a value that is being traced (by jit, grad, vmap or scan); its "
@@ -143,6 +145,28 @@ def evaluator(traced: TracedActivation) -> Evaluate:
     return value[: x.size].reshape(x.shape), slope[: x.size].reshape(x.shape)
 
   _check_elementwise(traced, evaluate)
+  return evaluate
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(traced: TracedActivation) -> Evaluate:
+  """`evaluator` for millions of points: compiles first, then 5 times faster.
+
+  Must run inside `in_float64`.
+  """
+  evaluator(traced)  # checks that φ is elementwise
+  run = jax.jit(_with_slope(traced.function))
+
+  def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    flat = x.ravel()
+    value, slope = np.empty(x.size), np.empty(x.size)
+    for i in range(0, x.size, _LARGE_BLOCK):
+      block = flat[i : i + _LARGE_BLOCK]
+      parts = run(np.resize(block, _LARGE_BLOCK))
+      for part, out in zip(parts, (value, slope), strict=True):
+        out[i : i + block.size] = np.asarray(part)[: block.size]
+    return value.reshape(x.shape), slope.reshape(x.shape)
+
   return evaluate
 
 

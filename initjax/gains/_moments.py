@@ -124,7 +124,7 @@ def _integrate(
 
   def factors(x: np.ndarray) -> np.ndarray:
     value, slope = evaluate(x)
-    _check_not_nan(traced, x, value, slope)
+    check_not_nan(traced, x, value, slope)
     u = x / unit
     rows = [value, value**2, slope, slope**2, x * value]
     return np.stack([*rows, u * slope, u * x * value])
@@ -132,7 +132,7 @@ def _integrate(
   try:
     integrals = gaussian_integrals(factors, v)
   except DivergenceError as error:
-    raise _explained(traced, error, v) from None
+    raise explained(traced, error, v) from None
   mean, second, slope, slope_second, x_value, u_slope, ux_value = integrals
   size, slope_size, std = np.sqrt(second), np.sqrt(slope_second), np.sqrt(v)
   rounding = 1e3 * np.finfo(float).eps * size / std
@@ -148,7 +148,7 @@ def _integrate(
   return np.stack([mean, second, np.where(jumps, stein, slope), slope_second])
 
 
-def _check_not_nan(
+def check_not_nan(
   traced: TracedActivation, x: np.ndarray, value: np.ndarray, slope: np.ndarray
 ) -> None:
   bad = np.isnan(value) | (np.isnan(slope) & np.isfinite(value))
@@ -159,11 +159,14 @@ def _check_not_nan(
     )
 
 
-def _explained(
-  traced: TracedActivation, error: DivergenceError, v: np.ndarray
+def explained(
+  traced: TracedActivation,
+  error: DivergenceError,
+  v: np.ndarray,
+  names: tuple[str, ...] = _NAMES,
 ) -> ValueError:
   """The quadrature's failure, in terms of the activation."""
-  name, moment = name_of(traced.function), _NAMES[error.row]
+  name, moment = name_of(traced.function), names[error.row]
   where = f"{moment} at variance {v[error.column]:g}"
   if error.reason == "grows":
     return ValueError(

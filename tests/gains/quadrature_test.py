@@ -14,7 +14,7 @@ from initjax.gains import _moments, moments
 from initjax.gains._quadrature import (
   NODES,
   DivergenceError,
-  _rule,
+  rule,
   gaussian_integrals,
 )
 
@@ -81,7 +81,7 @@ def test_the_rules_are_exact_up_to_their_degrees():
   The sums have at most 21 terms, weights that add up to 1 and x <= 1, so they
   carry 21 roundings; solving for the weights gives a few more.
   """
-  nodes, weights, coarse_weights = _rule()
+  nodes, weights, coarse_weights = rule()
   rounding = 4 * NODES * np.finfo(float).eps
   coarse_nodes = np.count_nonzero(coarse_weights)
   for rule, degree in (
@@ -99,7 +99,7 @@ def test_the_rules_are_exact_up_to_their_degrees():
 
 def test_a_jump_anywhere_shows_as_a_gap_between_the_rules():
   """The error for a jump at t is below 3 times the gap that is seen."""
-  nodes, weights, coarse_weights = _rule()
+  nodes, weights, coarse_weights = rule()
   t = np.linspace(1e-9, 1 - 1e-9, 100_001)[:, None]
   right = nodes > t
   fine, coarse = right @ weights, right @ coarse_weights
