@@ -25,7 +25,7 @@ from initjax.gains._joint_mesh import (
   nodes_of,
 )
 from initjax.gains._moments import check_not_nan, explained
-from initjax.gains._quadrature import DivergenceError, rule
+from initjax.gains._quadrature import DivergenceError, lobatto
 from initjax.typing import Activation
 
 Numbers = float | np.ndarray
@@ -141,7 +141,7 @@ def _at_the_ends(evaluate: Evaluate, mesh: Mesh, sign: float) -> np.ndarray:
   """The moments [5] at c = ±1: those of φ(u)φ(±u)."""
   edges = np.unique(abs(mesh.edges))
   z = nodes_of(edges[:-1], edges[1:])
-  weights = np.diff(edges)[:, None] * rule()[1] * density(z)
+  weights = np.diff(edges)[:, None] * lobatto()[1] * density(z)
   std = math.sqrt(mesh.variance)
   there, back = np.stack(evaluate(std * z)), np.stack(evaluate(-std * z))
   value, slope = np.stack([there, back], axis=1)
@@ -195,9 +195,9 @@ def _inside(evaluate: Evaluate, mesh: Mesh, c: float) -> np.ndarray:
     w = nodes_of(left, right)
     rows = _outer(evaluate, mesh, c, w.ravel()).reshape(5, *w.shape)
     rows = rows * density(w) * (right - left)[:, None]
-    integrals = rows @ rule()[1]
+    integrals = rows @ lobatto()[1]
     size = np.maximum(size, abs(total) + abs(integrals).sum(axis=-1))
-    rough = ~(last_coefficients(rows).T <= relative * size + floor)
+    rough = ~(relative * size + floor >= last_coefficients(rows).T)
     rough = rough.any(axis=1)
     total += integrals[:, ~rough].sum(axis=-1)
     left, right = left[rough], right[rough]
@@ -248,7 +248,7 @@ def _smoothed(
   left, right, owner = _inner_panels(mesh, center, spread)
   starts = np.searchsorted(owner, np.arange(w.size))
   t = nodes_of(left, right)
-  weights = (right - left)[:, None] * rule()[1] * density(t)
+  weights = (right - left)[:, None] * lobatto()[1] * density(t)
   std = math.sqrt(mesh.variance)
   value, slope = evaluate(std * (center[owner, None] + spread * t))
 

@@ -3,6 +3,7 @@
 Everything is in units of the standard deviation of x ~ N(0, v): x = √v·z.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from initjax.gains._quadrature import (
   NODES,
   DivergenceError,
   integrals_and_intervals,
-  rule,
+  lobatto,
 )
 
 TOLERANCE = 1e-12  # of the last coefficients of a resolved panel
@@ -53,7 +54,7 @@ def density(z: np.ndarray) -> np.ndarray:
 
 def nodes_of(left: np.ndarray, right: np.ndarray) -> np.ndarray:
   """[m, n]: the nodes of panels [m]."""
-  return left[:, None] + (right - left)[:, None] * rule()[0]
+  return left[:, None] + (right - left)[:, None] * lobatto()[0]
 
 
 def last_coefficients(values: np.ndarray) -> np.ndarray:
@@ -61,9 +62,11 @@ def last_coefficients(values: np.ndarray) -> np.ndarray:
   return abs(values @ _coefficients()[-4:].T).max(axis=-1)
 
 
+@functools.cache
 def _coefficients() -> np.ndarray:
   """[k, n]: from values at the nodes to Legendre coefficients."""
-  vandermonde = np.polynomial.legendre.legvander(2 * rule()[0] - 1, NODES - 1)
+  unit = 2 * lobatto()[0] - 1
+  vandermonde = np.polynomial.legendre.legvander(unit, NODES - 1)
   return np.linalg.inv(vandermonde)
 
 
@@ -182,7 +185,7 @@ def _check_mesh(
   """Raises if the panels have overlooked what finer intervals saw."""
   left, right = mesh.edges[:-1], mesh.edges[1:]
   z = nodes_of(left, right)
-  weights = (right - left)[:, None] * rule()[1] * density(z)
+  weights = (right - left)[:, None] * lobatto()[1] * density(z)
   sums = np.einsum("cmn,mn->c", factors(math.sqrt(mesh.variance) * z), weights)
   wrong = ~(abs(sums - totals) <= 10 * TOLERANCE * scales)
   if wrong.any():

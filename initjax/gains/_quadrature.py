@@ -133,7 +133,7 @@ def _evaluate(
 def _evaluate_block(
   factors: Factors, left: np.ndarray, right: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  nodes, weights, coarse_weights = rule()
+  nodes, weights, coarse_weights = lobatto()
   width = right - left
   x = left[:, None] + width[:, None] * nodes  # [m, n]
   with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -154,7 +154,7 @@ def _evaluate_block(
 
 
 @functools.cache
-def rule() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def lobatto() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Gauss-Lobatto on (0, 1), and the best rule on every other of its nodes.
 
   A node at either end, so that no jump hides between an end and the first node

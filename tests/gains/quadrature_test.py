@@ -14,8 +14,8 @@ from initjax.gains import _moments, moments
 from initjax.gains._quadrature import (
   NODES,
   DivergenceError,
-  rule,
   gaussian_integrals,
+  lobatto,
 )
 
 VARIANCES = np.array([1e-3, 1.0, 40.0])
@@ -81,7 +81,7 @@ def test_the_rules_are_exact_up_to_their_degrees():
   The sums have at most 21 terms, weights that add up to 1 and x <= 1, so they
   carry 21 roundings; solving for the weights gives a few more.
   """
-  nodes, weights, coarse_weights = rule()
+  nodes, weights, coarse_weights = lobatto()
   rounding = 4 * NODES * np.finfo(float).eps
   coarse_nodes = np.count_nonzero(coarse_weights)
   for rule, degree in (
@@ -99,7 +99,7 @@ def test_the_rules_are_exact_up_to_their_degrees():
 
 def test_a_jump_anywhere_shows_as_a_gap_between_the_rules():
   """The error for a jump at t is below 3 times the gap that is seen."""
-  nodes, weights, coarse_weights = rule()
+  nodes, weights, coarse_weights = lobatto()
   t = np.linspace(1e-9, 1 - 1e-9, 100_001)[:, None]
   right = nodes > t
   fine, coarse = right @ weights, right @ coarse_weights

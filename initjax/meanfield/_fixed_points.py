@@ -1,0 +1,206 @@
+"""Where an infinitely deep and wide network settles, and how fast."""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from initjax._checks import check_number
+from initjax.gains import joint_moments, moments
+from initjax.gains._activation import name_of
+from initjax.gains._length import length
+from initjax.meanfield._maps import check_variances
+from initjax.meanfield._search import ROUNDING, Curve, first_root
+from initjax.typing import Activation
+
+_NEAR_ZERO = 1e-30  # a second moment in place of the limit 0
+_LARGEST = 1e12  # beyond this second moment, relative to the start: no root
+
+
+class FixedPoint(NamedTuple):
+  """A fixed point of the length map, and what follows from it."""
+
+  sigma_w2: float
+  """σ_w² = fan_in · variance of the weights"""
+  sigma_b2: float
+  """σ_b², variance of the biases"""
+  q: float
+  """second moment of pre-activations: q = σ_w² E[φ(x)²] + σ_b², x ~ N(0, q)"""
+  c: float
+  """stable correlation of two inputs: f(c) = c; 1 unless chaotic (and at q = 0)"""
+  chi_1: float
+  """χ₁ = σ_w² E[φ'(x)²] = f'(1): growth of squared gradients per layer"""
+  length_slope: float
+  """Q' = dV/dq at q: growth per layer of a small deviation from q"""
+  xi_q: float
+  """-1/log|Q'|: layers in which that falls e-fold; negative where it grows"""
+  xi_c: float
+  """-1/log f'(c): the same for a deviation from c; inf where critical"""
+  xi_grad: float
+  """-1/log χ₁: the same for squared gradients; negative where they explode"""
+  phase: Literal["ordered", "critical", "chaotic"]
+  """χ₁ below 1, 1 within rounding, above 1"""
+  stable: bool
+  """a deviation from q does not grow: |Q'| < 1 (or every q is fixed)"""
+  degenerate: bool
+  """every q is a fixed point, as for ReLU at σ_w² = 2, σ_b² = 0"""
+
+
+def fixed_point(
+  activation: Activation,
+  sigma_w2: float,
+  sigma_b2: float,
+  *,
+  start: float = 1.0,
+) -> FixedPoint:
+  """The fixed point of the length map that is reached from q = `start`.
+
+      q = V(q) = σ_w² E[φ(x)²] + σ_b²,   x ~ N(0, q)
+
+  It is the first one in the direction in which V moves `start`: there the
+  iteration ends wherever V increases, as it does for most activations. The
+  correlation c* is 1 if χ₁ <= 1. Otherwise f(c) = c has one solution in [0, 1):
+  f has a power series with no negative coefficient, so (1 - f)/(1 - c) increases.
+  Both are solved for, not iterated: convergence is algebraic near criticality.
+  Relative error of q, χ₁ and Q' at most 1e-9.
+
+  Args:
+    activation: any elementwise JAX function, kinks and jumps included.
+    sigma_w2: σ_w² = fan_in · variance of the weights, > 0.
+    sigma_b2: σ_b², variance of the biases, >= 0.
+    start: second moment in the first layer; chooses among several fixed points,
+      and is the answer where every q is one (`degenerate`).
+
+  Raises:
+    ValueError: if q grows without bound (V(q) > q for all q >= start), for
+      arguments out of range, or as `initjax.gains.moments`.
+
+  >>> import jax
+  >>> point = fixed_point(jax.numpy.tanh, 2.5, 0.05)
+  >>> point.phase, round(point.q, 6), round(point.c, 6)
+  ('chaotic', 1.063958, 0.446804)
+
+  Reference: Poole et al. 2016, Eqs. 4-8; Schoenholz et al. 2017, Eqs. 7-9;
+  Daniely et al. 2016, §4 (f is absolutely monotone).
+  """
+  check_variances(sigma_w2, sigma_b2)
+  check_number("start", start, low=0, open_low=True)
+
+  def curve(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mapped = length(activation, q)
+    value = sigma_w2 * mapped.second_moment + sigma_b2 - q
+    return value, sigma_w2 * mapped.slope - 1
+
+  q, degenerate = _reached(activation, curve, float(start))
+  return describe(activation, sigma_w2, sigma_b2, q, degenerate=degenerate)
+
+
+def _reached(
+  activation: Activation, curve: Curve, start: float
+) -> tuple[float, bool]:
+  """The fixed point reached from `start`, and whether all of them are."""
+  around = start * np.exp2(np.arange(-2.0, 3.0))
+  f, _ = curve(around)
+  if abs(f[2]) <= ROUNDING * start:
+    return start, bool((abs(f) <= ROUNDING * around).all())
+  if f[2] > 0:
+    root = first_root(curve, start, _LARGEST * start)
+    if root is None:
+      raise ValueError(
+        f"{name_of(activation)} has no fixed point at these variances: the "
+        f"length map V(q) exceeds q for every q >= {start:g}, so the signal "
+        "grows without bound. Lower sigma_w2 or sigma_b2, or pass `start` below "
+        "an unstable fixed point."
+      )
+    return root, False
+  value, slope = curve(np.array([_NEAR_ZERO]))
+  at_zero = float(value[0]) + _NEAR_ZERO  # V(0)
+  if at_zero > 1e-20:
+    end = 1e-6 * at_zero  # V > q below V(0), unless V falls from there
+  else:  # V(0) = 0, of slope χ₁ there
+    end = 1e-8 if slope[0] <= ROUNDING else 1e-16
+  root = first_root(curve, start, end)
+  return root or 0.0, False
+
+
+def describe(
+  activation: Activation,
+  sigma_w2: float,
+  sigma_b2: float,
+  q: float,
+  *,
+  degenerate: bool = False,
+) -> FixedPoint:
+  """All that follows from a fixed point q of the length map."""
+  near = np.array([q or _NEAR_ZERO])
+  chi = sigma_w2 * float(moments(activation, q).derivative_second_moment)
+  slope = sigma_w2 * float(length(activation, near).slope[0])
+  if q == 0:
+    slope = chi
+  # Moments are good to 1e-12; q to that over |1 - Q'|, and q·dχ₁/dq is below χ₁.
+  tolerance = ROUNDING * (2 + 1 / max(abs(1 - slope), 1e-6))
+  phase: Literal["ordered", "critical", "chaotic"] = "critical"
+  if abs(chi - 1) > tolerance:
+    phase = "ordered" if chi < 1 else "chaotic"
+  c, c_slope = 1.0, chi
+  if phase == "chaotic" and q > 0:
+    c, c_slope = _stable_correlation(activation, sigma_w2, sigma_b2, q)
+  stable = degenerate or abs(slope) < 1 - 10 * ROUNDING
+  if q == 0 and phase == "critical":
+    stable = not _grows(activation, sigma_w2)
+  return FixedPoint(
+    sigma_w2=float(sigma_w2),
+    sigma_b2=float(sigma_b2),
+    q=q,
+    c=c,
+    chi_1=chi,
+    length_slope=slope,
+    xi_q=_depth_scale(abs(slope), 10 * ROUNDING),
+    xi_c=_depth_scale(c_slope, tolerance),
+    xi_grad=_depth_scale(chi, tolerance),
+    phase=phase,
+    stable=stable,
+    degenerate=degenerate,
+  )
+
+
+def _depth_scale(rate: float, tolerance: float) -> float:
+  """-1/log(rate)"""
+  if abs(rate - 1) <= tolerance:
+    return math.inf
+  if rate == 0 or math.isinf(rate):
+    return 0.0
+  return -1 / math.log(rate)
+
+
+def _grows(activation: Activation, sigma_w2: float) -> bool:
+  """At χ₁ = 1 and q* = 0: does a small q grow?"""
+  q = 1e-3
+  second = float(moments(activation, q).second_moment)
+  return sigma_w2 * second > q * (1 + ROUNDING)
+
+
+def _stable_correlation(
+  activation: Activation, sigma_w2: float, sigma_b2: float, q: float
+) -> tuple[float, float]:
+  """c* < 1 with f(c*) = c*, and f'(c*); for χ₁ > 1.
+
+  With c = 1 - θ², (f(c) - c)/(1 - c) = 1 - σ_w² E[(φ(u) - φ(v))²]/(2qθ²) has one
+  root and does not cancel; a kink of φ makes it smooth in θ, not in c.
+  """
+  from scipy import optimize
+
+  def excess(theta: float) -> float:
+    joint = joint_moments(activation, 1 - theta**2, q)
+    gap = sigma_w2 * float(joint.square_difference) / (2 * q)
+    return theta**2 - gap
+
+  def scaled(theta: float) -> float:
+    return excess(theta) / theta**2
+
+  theta = 1.0
+  if scaled(1.0) > ROUNDING:
+    theta = optimize.brentq(scaled, 1e-8, 1.0, xtol=1e-13, rtol=1e-13)
+  c = 1 - theta**2
+  slope = joint_moments(activation, c, q).derivative_product
+  return c, sigma_w2 * float(slope)
