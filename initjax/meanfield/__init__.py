@@ -1,3 +1,22 @@
-"""What theory predicts about deep random networks, before any is built."""
+"""What theory predicts about deep random networks, before any is built.
 
-__all__: list[str] = []
+>>> import jax
+>>> critical_point(jax.numpy.tanh, 0.05).phase
+'critical'
+"""
+
+from initjax.meanfield._critical import critical_point, half_stable_point
+from initjax.meanfield._fixed_points import FixedPoint, fixed_point
+from initjax.meanfield._jacobian import JacobianMoments, jacobian_moments
+from initjax.meanfield._maps import correlation_map, length_map
+
+__all__ = [
+  "FixedPoint",
+  "JacobianMoments",
+  "correlation_map",
+  "critical_point",
+  "fixed_point",
+  "half_stable_point",
+  "jacobian_moments",
+  "length_map",
+]

@@ -7,7 +7,15 @@
 """
 
 from initjax.probes._diagnose import diagnose
+from initjax.probes._jacobian import JacobianSpectrum, jacobian_spectrum
 from initjax.probes._measure import Measured, measure
 from initjax.probes._report import SignalReport
 
-__all__ = ["Measured", "SignalReport", "diagnose", "measure"]
+__all__ = [
+  "JacobianSpectrum",
+  "Measured",
+  "SignalReport",
+  "diagnose",
+  "jacobian_spectrum",
+  "measure",
+]
