@@ -30,45 +30,44 @@ class Statistics(NamedTuple):
 
 
 class Tally(NamedTuple):
-  """Sums over one array, from which its statistics follow."""
+  """What is summed over one array, and its statistics follow from."""
 
-  largest: jax.Array
-  """max |x|"""
-  total: jax.Array
-  """Σ x"""
-  squares: jax.Array
-  """Σ (x / unit)², with the unit that belongs to `largest`"""
-  zeros: jax.Array
-  """number of entries that are exactly 0"""
-  nonfinite: jax.Array
-  """number of entries that are infinite or NaN"""
-  size: jax.Array
-  """number of entries"""
+  numbers: jax.Array
+  """max |x|, Σ x, Σ (x / unit)² with the unit that belongs to max |x|, and the
+  numbers of zeros, of entries that are not finite, and of all, along the last
+  axis: one small array, because a compiler's work grows with their number"""
 
   @jax.jit
   def statistics(self) -> Statistics:
     """The statistics, as float32 whatever the dtype of the sums."""
-    size = jnp.maximum(self.size, 1)
-    log2_scaled = jnp.log2(self.squares / size)
+    largest, total, squares, zeros, nonfinite, entries = _split(self)
+    size = jnp.maximum(entries, 1)
     numbers = Statistics(
-      mean=self.total / size,
-      log2_second_moment=2 * jnp.log2(_unit(self.largest)) + log2_scaled,
-      largest=self.largest,
-      zeros=self.zeros,
-      nonfinite=self.nonfinite,
-      size=self.size,
+      mean=total / size,
+      log2_second_moment=2 * jnp.log2(_unit(largest))
+      + jnp.log2(squares / size),
+      largest=largest,
+      zeros=zeros,
+      nonfinite=nonfinite,
+      size=entries,
     )
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), numbers)
+
+
+_LENGTH = 6
+
+
+def _split(tally: Tally) -> list[jax.Array]:
+  return [tally.numbers[..., index] for index in range(_LENGTH)]
 
 
 def _unit(largest: jax.Array) -> jax.Array:
   """What entries are divided by before they are squared.
 
-  Neither 0, nor infinite, nor so extreme that its reciprocal is not normal.
+  Never 0, nor so extreme that its reciprocal is not normal.
   """
-  bound = 2.0 ** (0.8 * jnp.finfo(largest.dtype).maxexp)
-  alive = (largest > 0) & jnp.isfinite(largest)
-  return jnp.where(alive, jnp.clip(largest, 1 / bound, bound), 1)
+  bound = 2.0 ** int(0.8 * jnp.finfo(largest.dtype).maxexp)
+  return jnp.clip(largest, 1 / bound, bound)
 
 
 def wide(x: jax.Array) -> jax.Array:
@@ -82,26 +81,45 @@ def wide(x: jax.Array) -> jax.Array:
 def tally(x: jax.Array) -> Tally:
   """The sums over all entries of `x`, in float32 or wider.
 
-  The last axis is summed last: its entries are independent lanes for the
-  processor. No axis is merged with another, so sharded arrays stay in place.
+  No axis is merged with another, so sharded arrays stay in place.
   """
   x = jnp.atleast_1d(wide(x))
   if x.size == 0:
     return empty_slot((), x.dtype)
-
-  def total(terms: jax.Array) -> jax.Array:
-    terms = terms.astype(x.dtype)
-    return terms.sum(axis=tuple(range(x.ndim - 1))).sum()
-
-  largest = abs(x).max(axis=tuple(range(x.ndim - 1))).max()
-  return Tally(
-    largest=largest,
-    total=total(x),
-    squares=total((x / _unit(largest)) ** 2),
-    zeros=total(x == 0),
-    nonfinite=total(~jnp.isfinite(x)),
-    size=jnp.asarray(x.size, x.dtype),
+  largest, zeros, nonfinite = _extremes(x)
+  numbers = (
+    largest,
+    _total(x),
+    _total((x / _unit(largest)) ** 2),
+    zeros,
+    nonfinite,
+    x.size,
   )
+  return Tally(jnp.stack([jnp.asarray(one, x.dtype) for one in numbers]))
+
+
+def _total(terms: jax.Array) -> jax.Array:
+  """The last axis goes last: its entries are lanes for the processor."""
+  return terms.sum(axis=tuple(range(terms.ndim - 1))).sum()
+
+
+def _extremes(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """max |x|, the number of zeros, and of entries that are not finite.
+
+  As integers in one reduction: those may be taken in any order, so they are
+  taken side by side. The bits of |x| are ordered as its values, NaN on top.
+  """
+  integer = jnp.dtype(f"int{jnp.finfo(x.dtype).bits}")
+  bits = jax.lax.bitcast_convert_type(x, integer) & jnp.iinfo(integer).max
+  count = jnp.int32 if x.size < 2**31 else x.dtype
+  terms = (bits, (x == 0).astype(count), (~jnp.isfinite(x)).astype(count))
+  found = jax.lax.reduce(
+    terms,
+    tuple(term.dtype.type(0) for term in terms),
+    lambda a, b: (jax.lax.max(a[0], b[0]), a[1] + b[1], a[2] + b[2]),
+    tuple(range(x.ndim)),
+  )
+  return jax.lax.bitcast_convert_type(found[0], x.dtype), found[1], found[2]
 
 
 def statistics(x: jax.Array) -> Statistics:
@@ -148,17 +166,16 @@ def spread(found: Tally, slot: Tally) -> Tally:
   Inside a shard_map, equal arrays on k devices are one array: so that a sum
   over devices counts it once, each of them holds 1/k of the sums.
   """
-  if missing := _missing_axes(found.largest, slot.largest):
+  numbers, like = found.numbers, slot.numbers
+  missing = _missing_axes(numbers, like)
+  if missing:
     copies = jax.lax.axis_size(missing)
-    largest, *sums = found
-    found = Tally(largest, *(one / copies for one in sums))
-
-  def vary(x: jax.Array, like: jax.Array) -> jax.Array:
-    axes = _missing_axes(x, like)
-    x = x if x.dtype == like.dtype else x.astype(like.dtype)
-    return jax.lax.pcast(x, axes, to="varying") if axes else x
-
-  return jax.tree.map(vary, found, slot)
+    numbers = numbers.at[..., 1:].divide(copies)
+  if numbers.dtype != like.dtype:
+    numbers = numbers.astype(like.dtype)
+  if missing:
+    numbers = jax.lax.pcast(numbers, missing, to="varying")
+  return Tally(numbers)
 
 
 def _missing_axes(x: jax.Array, like: jax.Array) -> tuple[str, ...]:
@@ -169,11 +186,11 @@ def _missing_axes(x: jax.Array, like: jax.Array) -> tuple[str, ...]:
 
 def over_devices(found: Tally) -> Tally:
   """The tally of all devices, from theirs along the leading axis."""
-  largest, total, squares, *counts = found
+  largest, total, squares, *counts = _split(found)
   whole = largest.max(0)
   squares *= (_unit(largest) / _unit(whole)) ** 2
-  sums = (leaf.sum(0) for leaf in (total, squares, *counts))
-  return Tally(whole, *sums)
+  sums = [leaf.sum(0) for leaf in (total, squares, *counts)]
+  return Tally(jnp.stack([whole, *sums], axis=-1))
 
 
 def empty_slot(
@@ -186,4 +203,4 @@ def empty_slot(
     dtype: of the signal; slots of narrow ones are float32, all are real.
   """
   dtype = wide(jnp.zeros((), dtype)).dtype
-  return Tally(*(jnp.zeros(shape, dtype) for _ in Tally._fields))
+  return Tally(jnp.zeros((*shape, _LENGTH), dtype))
