@@ -1,0 +1,132 @@
+"""Finite width: by how much the mean of a log lies off infinite width.
+
+To order 1/n, from log(1 + x) ≈ x - x²/2, from the curvature of the length map,
+and because the gradient returns through the very weights that made the signal.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from initjax.meanfield._steps import Layer, Steps
+
+_KURTOSIS = -math.sqrt(1.5)  # E[He_4(u)]/√4! on a sphere of n dimensions, ·n
+
+
+def forward_means(
+  layers: Sequence[Layer],
+  steps: Steps,
+  with_units: np.ndarray,
+  variance: np.ndarray,
+  units: np.ndarray,
+  inverse_widths: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """[streams] each: the means of log P and of the log that is measured.
+
+  Args:
+    layers: of the stack.
+    steps: what they do at infinite width.
+    with_units: [3, streams], the covariance of log P with ε, η, ζ.
+    variance: [streams], of log P.
+    units: [3, streams], of ε, η, ζ.
+    inverse_widths: [streams].
+  """
+  r, w, kept = steps.response, steps.signal_share, steps.skip_share
+  means = np.zeros(len(layers) + 1)
+  for i, layer in enumerate(layers):
+    s, shared = r.slope[i], with_units[0, i]
+    signal = -units[0, i] / 2
+    if layer.normalization == "none":
+      signal += s * (means[i] - shared) + r.curvature[i] * variance[i] / 2
+    else:
+      signal += _KURTOSIS * steps.spectrum.square[i, 4] * inverse_widths[i]
+      s = 0.0
+    spread = s**2 * variance[i] + units[0, i] + 2 * s * shared
+    branch = w[i] * signal + w[i] * (1 - w[i]) * spread / 2
+    together = s * variance[i] + shared
+    apart = variance[i] - 2 * w[i] * together + w[i] ** 2 * spread
+    means[i + 1] = kept[i] * means[i] + (1 - kept[i]) * branch
+    means[i + 1] += kept[i] * (1 - kept[i]) * apart / 2
+  return means, means - units[1] / 2 - with_units[1]
+
+
+def backward_means(
+  layers: Sequence[Layer],
+  steps: Steps,
+  forward: tuple[np.ndarray, np.ndarray],
+  with_units: np.ndarray,
+  variance: np.ndarray,
+  units: np.ndarray,
+  slope_variance: np.ndarray,
+  inverse_widths: np.ndarray,
+) -> np.ndarray:
+  """[streams]: the mean of the log of the gradient's second moment.
+
+  Args:
+    layers: of the stack.
+    steps: what they do at infinite width.
+    forward: of `forward_means`.
+    with_units: [3, streams], the covariance of log P with ε, η, ζ.
+    variance: [streams], of log P.
+    units: [3, streams], of ε, η, ζ.
+    slope_variance: [streams], of the log of φ'² averaged over units.
+    inverse_widths: [streams].
+  """
+  r, mu = steps.response, steps.gradient_share
+  own = (steps.spectrum.slope_square**2).sum(axis=-1)
+  returned, removed = _returned(layers, steps), _removed(steps)
+  means = np.zeros(len(layers) + 1)
+  for i in reversed(range(1, len(layers))):
+    v, t = inverse_widths[i], r.derivative_slope[i]
+    fresh = 2 * own[i] * v
+    slope = -(units[2, i] + fresh) / 2 + returned[i] * v
+    if layers[i].normalization == "none":
+      slope += t * (forward[0][i] - with_units[2, i])
+      slope += r.derivative_curvature[i] * variance[i] / 2
+    else:
+      slope += _KURTOSIS * steps.spectrum.slope_square[i, 4] * v
+      slope -= forward[1][i] + removed[i] * v
+    skip_noise = 4 * mu[i] * (1 - mu[i]) * v
+    means[i] = means[i + 1] + mu[i] * slope - skip_noise / 2
+    means[i] += mu[i] * (1 - mu[i]) * (slope_variance[i] + fresh) / 2
+  return means
+
+
+def _returned(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
+  """n times the log growth of the gradient by the part of W along φ(h).
+
+  Wᵀg = W_⊥ᵀg + φ(h)·(z·g)/|φ(h)|² with z = W·φ(h): the first part has one
+  direction less, the second is as large as n·cos²(z, g) = T tells: 1 if they
+  know nothing of each other, 0 where the next layer normalizes z.
+  """
+  r, w = steps.response, steps.signal_share
+  overlap = (steps.spectrum.square * steps.spectrum.slope_square).sum(axis=-1)
+  ratio = np.exp2(r.log2_second_moment - r.log2_derivative - steps.log2_in)
+  returned = np.zeros(len(layers))
+  alignment = 1.0
+  for i in reversed(range(1, len(layers))):
+    plain = layers[i].skip == 0
+    excess = w[i] * (alignment - 1) if plain else 0.0
+    returned[i] = overlap[i] * excess
+    alignment = 1.0
+    if plain and layers[i].normalization == "none":
+      alignment += (
+        2 * r.derivative_slope[i] + r.slope[i] ** 2 * ratio[i] * excess
+      )
+    elif plain:
+      alignment = 0.0
+  return returned
+
+
+def _removed(steps: Steps) -> np.ndarray:
+  """n times what a normalization over units takes from the gradient's log.
+
+  The parts of φ'·Wᵀg along h and along (1, ..., 1), less what is lost along
+  φ(h) already; and back what it divides by, a variance with n - 1 degrees.
+  """
+  r, spectrum = steps.response, steps.spectrum
+  ratio = np.exp2(r.log2_second_moment - r.log2_derivative)
+  along_signal = 1 + 2 * r.derivative_slope - r.slope**2 * ratio
+  along_mean = 1 - (spectrum.value * spectrum.slope).sum(axis=-1) ** 2
+  return along_signal + along_mean - 1

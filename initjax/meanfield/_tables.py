@@ -1,0 +1,162 @@
+"""One activation, tabulated: its Gaussian moments at any variance, fast.
+
+Second moments are smooth in log₂ q even where φ is not. They are tabulated in
+windows of 8 octaves, when asked for, and interpolated by splines of degree 7:
+within 1e-9 of the exact moments, most activations within 1e-11.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from initjax.gains import moments
+from initjax.gains._activation import (
+  evaluator,
+  in_float64,
+  trace,
+)
+from initjax.typing import Activation
+
+_STEP = 0.25  # octaves between two points of a table
+_WINDOW, _MARGIN = 8, 2  # octaves
+_LAST_WINDOW = 8  # so from 2^-64 to 2^64; power laws beyond
+_ORDERS = 128  # Hermite orders that are computed
+_TAIL = _ORDERS * 2 ** (0.5 * np.arange(24) + 0.25)  # orders that are estimated
+_TINY = 1e-300
+_INFINITE = 900.0  # log₂ E[φ'²] where φ jumps
+
+
+class Response(NamedTuple):
+  """What φ makes of Gaussians of variance q, and how that depends on q."""
+
+  log2_second_moment: np.ndarray
+  """log₂ E[φ²]"""
+  log2_derivative: np.ndarray
+  """log₂ E[φ'²]"""
+  slope: np.ndarray
+  """d log E[φ²]/d log q"""
+  derivative_slope: np.ndarray
+  """d log E[φ'²]/d log q"""
+  curvature: np.ndarray
+  """of log E[φ²] over log q"""
+  derivative_curvature: np.ndarray
+  """of log E[φ'²] over log q"""
+
+
+def identity(x: jax.Array) -> jax.Array:
+  """The activation of a linear network."""
+  return x
+
+
+def response_of(activation: Activation) -> Callable[[float], Response]:
+  """log₂ q -> Response of numbers, tabulated as needed."""
+
+  @functools.cache
+  def window(index: int) -> Callable[..., np.ndarray]:
+    from scipy import interpolate
+
+    low = _WINDOW * index - _MARGIN
+    points = np.arange(low, low + _WINDOW + 2 * _MARGIN + _STEP / 2, _STEP)
+    m = moments(activation, 2.0**points)
+    rows = np.stack([m.second_moment, m.derivative_second_moment], axis=1)
+    return interpolate.make_interp_spline(
+      points, np.log2(np.clip(rows, _TINY, 1 / _TINY)), k=7
+    )
+
+  def respond(log2_q: float) -> Response:
+    edge = float(_WINDOW * _LAST_WINDOW)
+    inside = min(max(log2_q, -edge), edge)
+    index = min(math.floor(inside / _WINDOW), _LAST_WINDOW - 1)
+    value, slope, bend = (window(index)(inside, order) for order in range(3))
+    value = value + (log2_q - inside) * slope
+    value[value > _INFINITE] = math.inf
+    bend = bend / math.log(2) if inside == log2_q else 0 * bend
+    return Response(*np.concatenate([value, slope, bend]))
+
+  return respond
+
+
+class Spectrum(NamedTuple):
+  """φ²/E[φ²] and φ'²/E[φ'²] in Hermite polynomials, and φ and φ' themselves.
+
+  E[f(x)g(y)] = Σ ρ^k·f_k·g_k for standard Gaussians of correlation ρ (Mehler).
+  """
+
+  value: np.ndarray
+  """[layers, orders] of φ/√E[φ²]"""
+  slope: np.ndarray
+  """of φ'/√E[φ'²]"""
+  square: np.ndarray
+  """of φ²/E[φ²]"""
+  slope_square: np.ndarray
+  """of φ'²/E[φ'²]"""
+
+
+def spectrum_of(activation: Activation, log2_q: np.ndarray) -> Spectrum:
+  """Hermite spectra of φ at the variances 2^log2_q [layers]."""
+  z, weights, polynomials = _hermite()
+  distinct, position = np.unique(log2_q.round(9), return_inverse=True)
+  points = np.exp2(distinct / 2)[:, None] * z
+
+  def evaluate() -> tuple[np.ndarray, np.ndarray]:
+    return evaluator(trace(activation))(points)
+
+  value, slope = in_float64(evaluate)
+  rows = []
+  for f, decay in ((value, 2.5), (slope, 1.5)):  # a kink is a jump in φ'
+    f = f / np.maximum(np.sqrt((f**2) @ weights), _TINY)[:, None]
+    rows += [_project(f, decay, weights, polynomials)[position]]
+    rows += [_project(f**2, decay, weights, polynomials)[position]]
+  return Spectrum(rows[0], rows[2], rows[1], rows[3])
+
+
+def _project(
+  f: np.ndarray, decay: float, weights: np.ndarray, polynomials: np.ndarray
+) -> np.ndarray:
+  """Coefficients [layers, orders]; the tail holds what is left of E[f²].
+
+  Where f is not smooth, their squares fall off as k^-decay.
+  """
+  weighted = f * weights
+  found = weighted @ polynomials.T
+  left = (weighted * f).sum(axis=1) - (found**2).sum(axis=1)
+  beyond = 2 ** (-(decay - 1) * np.append(0.5 * np.arange(_TAIL.size), np.inf))
+  tail = np.sqrt(np.outer(np.maximum(left, 0.0), -np.diff(beyond)))
+  return np.concatenate([found, tail], axis=1)
+
+
+@functools.cache
+def _hermite() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Nodes, Gaussian weights, and orthonormal polynomials [orders, nodes]."""
+  edges = [0.0, *np.exp2(np.arange(-14.0, -2.0)), *np.linspace(0.25, 12, 48)]
+  left, right = np.array(edges[:-1]), np.array(edges[1:])
+  nodes, weights = np.polynomial.legendre.leggauss(10)
+  half = (right - left)[:, None] / 2
+  x = (left[:, None] + half * (1 + nodes)).ravel()
+  mass = (half * weights).ravel() * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+  z, mass = np.concatenate([-x, x]), np.concatenate([mass, mass])
+  rows = [np.ones_like(z), z]
+  for k in range(1, _ORDERS - 1):
+    rows.append((z * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
+  return z, mass, np.stack(rows)
+
+
+def mehler(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> np.ndarray:
+  """Σ_k ρ^k f_k g_k with k >= 0.
+
+  Args:
+    f: coefficients, orders last; the rest broadcasts against g and ρ.
+    g: likewise.
+    rho: correlations in [-1, 1].
+  """
+  total = np.zeros(np.broadcast_shapes(f.shape[:-1], g.shape[:-1], rho.shape))
+  for k in reversed(range(_ORDERS)):  # Horner
+    total = total * rho + f[..., k] * g[..., k]
+  rough = (f[..., _ORDERS:] * g[..., _ORDERS:]).any(axis=-1).any()
+  for k, order in enumerate(_TAIL, _ORDERS) if rough else ():
+    total += abs(rho) ** order * f[..., k] * g[..., k]
+  return total

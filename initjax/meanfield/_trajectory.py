@@ -1,0 +1,159 @@
+"""Deep stacks layer by layer: signal, gradient, correlation, and chance."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from initjax._checks import check_choice, check_integer, check_number
+from initjax.meanfield._finite_width import check_correlation
+from initjax.meanfield._fluctuations import chance_of
+from initjax.meanfield._steps import Layer, steps_of
+
+
+class Trajectory(NamedTuple):
+  """What theory predicts for each layer, in log₂ of second moments."""
+
+  forward: np.ndarray
+  """[depth], width -> ∞: of h_l, what layer l hands on"""
+  backward: np.ndarray
+  """[depth], width -> ∞: of an element of the gradient with respect to h_l,
+  against that of the last layer"""
+  correlation: np.ndarray
+  """[depth]: E[h_a·h_b]/E[h²] of two inputs a and b (no logarithm)"""
+  forward_drift: np.ndarray
+  """[depth]: at finite width, what the mean over nets is above `forward`"""
+  backward_drift: np.ndarray
+  """[depth]: likewise"""
+  forward_covariance: np.ndarray
+  """[depth, depth], over nets, of the second moments of units and batch"""
+  backward_covariance: np.ndarray
+  """[depth, depth]: likewise"""
+
+  @property
+  def forward_std(self) -> np.ndarray:
+    """[depth]: standard deviation over nets."""
+    return np.sqrt(np.diag(self.forward_covariance))
+
+  @property
+  def backward_std(self) -> np.ndarray:
+    """[depth]: standard deviation over nets."""
+    return np.sqrt(np.diag(self.backward_covariance))
+
+
+def trajectory(
+  layers: Sequence[Layer],
+  *,
+  second_moment: float = 1.0,
+  correlation: float = 0.0,
+  batch: int = 1,
+  cotangent_correlation: float = 0.0,
+) -> Trajectory:
+  """Predicts signal, gradient and correlation in every layer of a stack.
+
+  At infinite width, with q_l = E[h_l²], K = σ_w²·E[φ(z)²] + σ_b² and
+  χ = σ_w²·E[φ'(z)²], where z ~ N(0, q_l), or N(0, 1) if normalized:
+
+      q_{l+1} = skip²·q_l + branch²·K
+      g_l     = (skip² + branch²·χ/s·n_{l+1}/n_l)·g_{l+1}
+
+  s is 1, or what a normalization divides by: q_l ("layer"), q_l·(1 - c_l)
+  ("batch"). At width n, log₂ q_l and log₂ g_l deviate from it by chance, with
+  the mean and the covariance given here to first order in depth/n: each layer
+  adds what `fluctuation` says, the next ones pass deviations on with their
+  slopes d log K/d log q and d log χ/d log q.
+
+  Args:
+    layers: first to last. The data counts as a Gaussian stream: let the first
+      layer have no activation unless the data really are pre-activations.
+    second_moment: of the data, > 0.
+    correlation: of two inputs, in [-1, 1]: E[x_a·x_b]/E[x²].
+    batch: number of inputs over which second moments are averaged; it matters
+      for drift and covariance.
+    cotangent_correlation: likewise of their gradients in the last layer, in
+      [-1, 1]; 0 if these are drawn at random.
+
+  Drift and covariance are 0 without widths, and NaN if there is a batch
+  normalization: how its units fluctuate is not known here.
+
+  Raises:
+    ValueError: for an empty stack, numbers out of range, residual layers whose
+      width changes, and as `initjax.gains.moments`.
+
+  >>> import jax
+  >>> first, he = Layer(width=128), Layer(jax.nn.relu, 2.0, width=128)
+  >>> t = trajectory([first] + 100 * [he])
+  >>> abs(t.forward[-1]) < 1e-9, f"{t.forward_std[-1] * math.log(2):.2f}"
+  (True, '1.98')
+
+  Reference: Schoenholz et al. 2017; Yang and Schoenholz 2017; Hanin and Nica
+  2020; Roberts, Yaida and Hanin 2022, §4 and §9.
+  """
+  _check(layers, second_moment, correlation, batch, cotangent_correlation)
+  steps = steps_of(layers, math.log2(second_moment), correlation)
+  gains = steps.log2_gradient[1:] + _log2_width_ratios(layers)
+  backward = np.concatenate([np.cumsum(gains[::-1])[::-1], [0.0]])
+  chance = chance_of(layers, steps, batch, cotangent_correlation)
+  bit = math.log(2)
+  return Trajectory(
+    steps.log2_out,
+    backward,
+    steps.correlation_out,
+    chance.forward_mean / bit,
+    chance.backward_mean / bit,
+    chance.forward / bit**2,
+    chance.backward / bit**2,
+  )
+
+
+def _log2_width_ratios(layers: Sequence[Layer]) -> np.ndarray:
+  """[depth - 1]: of the outputs of the next layer over those of this one."""
+  widths = np.log2([layer.width or 1.0 for layer in layers])
+  return np.diff(widths)
+
+
+def _check(
+  layers: Sequence[Layer],
+  second_moment: float,
+  correlation: float,
+  batch: int,
+  cotangent_correlation: float,
+) -> None:
+  if not layers:
+    raise ValueError("layers must hold at least one Layer; got none.")
+  check_number("second_moment", second_moment, low=0, open_low=True)
+  check_correlation("correlation", correlation)
+  check_correlation("cotangent_correlation", cotangent_correlation)
+  check_integer("batch", batch, low=1)
+  for index, layer in enumerate(layers):
+    _check_layer(index, layer)
+  widths = [layer.width for layer in layers]
+  if None in widths and any(widths):
+    raise ValueError(
+      f"widths must be given for all layers or for none; got {widths}."
+    )
+  for index in range(1, len(layers)):
+    if layers[index].skip != 0 and widths[index] != widths[index - 1]:
+      raise ValueError(
+        f"layers[{index}] adds to a stream of width {widths[index - 1]}, so "
+        f"must have that width; got {widths[index]}. Let skip be 0 there."
+      )
+
+
+def _check_layer(index: int, layer: Layer) -> None:
+  name = f"layers[{index}]"
+  if layer.activation is not None and not callable(layer.activation):
+    raise TypeError(
+      f"{name}.activation must be a function or None; got {layer.activation!r}."
+    )
+  check_number(f"{name}.sigma_w2", layer.sigma_w2, low=0, open_low=True)
+  check_number(f"{name}.sigma_b2", layer.sigma_b2, low=0)
+  check_number(f"{name}.skip", layer.skip)
+  check_number(f"{name}.branch", layer.branch)
+  choices = ("none", "layer", "batch")
+  check_choice(f"{name}.normalization", layer.normalization, choices)
+  if layer.width is not None:
+    check_integer(f"{name}.width", layer.width, low=1)
+  if layer.skip == 0 and layer.branch == 0:
+    raise ValueError(f"{name} is 0: both its skip and its branch are.")
