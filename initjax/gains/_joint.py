@@ -24,7 +24,7 @@ from initjax.gains._joint_mesh import (
   mesh_of,
   nodes_of,
 )
-from initjax.gains._moments import check_not_nan, explained
+from initjax.gains._moments import cached_moments, check_not_nan, explained
 from initjax.gains._quadrature import DivergenceError, lobatto
 from initjax.typing import Activation
 
@@ -41,7 +41,8 @@ class JointMoments(NamedTuple):
   product: Numbers
   """E[φ(u)φ(v)]"""
   derivative_product: Numbers
-  """E[φ'(u)φ'(v)] = d E[φ(u)φ(v)]/dc / variance; inf at c = 1 if φ jumps"""
+  """E[φ'(u)φ'(v)] = d E[φ(u)φ(v)]/dc / variance; where φ jumps, φ' holds a
+  delta, which is counted, and this is inf at c = 1 (nan at c = -1)"""
   square_product: Numbers
   """E[φ(u)²φ(v)²]"""
   derivative_square_product: Numbers
@@ -110,13 +111,18 @@ def _cached(
 ) -> tuple[float, ...]:
   """The five moments of a traced activation; runs inside `in_float64`."""
   evaluate = _checked(traced)
+  jumps = math.isinf(cached_moments(traced, (variance,))[3, 0])
   try:
     mesh = _cached_mesh(traced, variance)
-    sums = _at_the_ends if abs(correlation) == 1 else _inside
-    rows = sums(evaluate, mesh, correlation)
+    if abs(correlation) == 1:
+      rows = _at_the_ends(evaluate, mesh, correlation)
+    else:
+      rows = _inside(evaluate, mesh, correlation, jumps)
   except DivergenceError as error:
     raise explained(traced, error, np.array([variance]), _NAMES) from None
-  if mesh.jumps.any():
+  if jumps:
+    ends = {1.0: math.inf, -1.0: math.nan}
+    rows[1] = ends.get(correlation, rows[1])
     rows[3] = math.inf
   return tuple(rows.tolist())
 
@@ -145,44 +151,25 @@ def _at_the_ends(evaluate: Evaluate, mesh: Mesh, sign: float) -> np.ndarray:
   std = math.sqrt(mesh.variance)
   there, back = np.stack(evaluate(std * z)), np.stack(evaluate(-std * z))
   value, slope = np.stack([there, back], axis=1)
-  rows = _products(value, slope, value**2, slope**2, sign)
+  firsts = np.stack([value, slope, value**2, slope**2])
+  rows = _products(firsts, sign)
   rows[4] = 2 * (value[0] - value[1]) ** 2 * (sign < 0)
-  total = np.einsum("rmn,mn->r", rows, weights)
-  total[1] += _delta_products(evaluate, mesh, sign)
-  return total
+  return np.einsum("rmn,mn->r", rows, weights)
 
 
-def _delta_products(evaluate: Evaluate, mesh: Mesh, sign: float) -> float:
-  """What the deltas of φ' add to E[φ'(u)φ'(±u)]."""
-  if not mesh.jumps.any():
-    return 0.0
-  other = np.where(
-    np.isclose(mesh.knots[:, None], sign * mesh.knots, rtol=0, atol=1e-9),
-    mesh.jumps,
-    0.0,
-  ).sum(axis=1)
-  meeting = float((mesh.jumps * other).sum())
-  if meeting:
-    return math.copysign(math.inf, meeting)
-  std = math.sqrt(mesh.variance)
-  _, slope = evaluate(sign * std * mesh.knots)
-  return 2 * float((mesh.jumps * slope * density(mesh.knots)).sum()) / std
+def _products(factors: np.ndarray, sign: float) -> np.ndarray:
+  """The sums [5, ...] over w and -w of products of factors [4, 2, ...].
+
+  At a negative correlation v is -v' of a positive one. The last row is empty.
+  """
+  seconds = factors if sign > 0 else factors[:, ::-1]
+  products = (factors * seconds).sum(axis=1)
+  return np.concatenate([products, np.zeros_like(products[:1])])
 
 
-def _products(
-  value: np.ndarray,
-  slope: np.ndarray,
-  square: np.ndarray,
-  slope_square: np.ndarray,
-  sign: float,
+def _inside(
+  evaluate: Evaluate, mesh: Mesh, c: float, jumps: bool
 ) -> np.ndarray:
-  """The sums over w and -w [5, ...] of pairs [2, ...] at w and -w."""
-  firsts = np.stack([value, slope, square, slope_square, np.zeros_like(value)])
-  seconds = firsts if sign > 0 else firsts[:, ::-1]
-  return (firsts * seconds).sum(axis=1)
-
-
-def _inside(evaluate: Evaluate, mesh: Mesh, c: float) -> np.ndarray:
   """The moments [5] for |c| < 1, by adaptive quadrature over w >= 0."""
   edges = _outer_edges(mesh, c)
   left, right = edges[:-1], edges[1:]
@@ -193,7 +180,7 @@ def _inside(evaluate: Evaluate, mesh: Mesh, c: float) -> np.ndarray:
   count = 0
   while left.size:
     w = nodes_of(left, right)
-    rows = _outer(evaluate, mesh, c, w.ravel()).reshape(5, *w.shape)
+    rows = _outer(evaluate, mesh, c, jumps, w.ravel()).reshape(5, *w.shape)
     rows = rows * density(w) * (right - left)[:, None]
     integrals = rows @ lobatto()[1]
     size = np.maximum(size, abs(total) + abs(integrals).sum(axis=-1))
@@ -224,16 +211,16 @@ def _outer_edges(mesh: Mesh, c: float) -> np.ndarray:
 
 
 def _outer(
-  evaluate: Evaluate, mesh: Mesh, c: float, w: np.ndarray
+  evaluate: Evaluate, mesh: Mesh, c: float, jumps: bool, w: np.ndarray
 ) -> np.ndarray:
   """What is integrated over w: the products [5, w] of inner integrals."""
   both = np.concatenate([w, -w])
   parts = [
-    _smoothed(evaluate, mesh, abs(c), both[i : i + _CHUNK])
+    _smoothed(evaluate, mesh, abs(c), jumps, both[i : i + _CHUNK])
     for i in range(0, both.size, _CHUNK)
   ]
   smooth = np.concatenate(parts, axis=1).reshape(5, 2, w.size)
-  rows = _products(*smooth[:4], c)
+  rows = _products(smooth[:4], c)
   rows[4] = 2 * smooth[4].sum(axis=0)
   if c < 0:
     rows[4] += 2 * (smooth[0, 0] - smooth[0, 1]) ** 2
@@ -241,26 +228,29 @@ def _outer(
 
 
 def _smoothed(
-  evaluate: Evaluate, mesh: Mesh, c: float, w: np.ndarray
+  evaluate: Evaluate, mesh: Mesh, c: float, jumps: bool, w: np.ndarray
 ) -> np.ndarray:
-  """E_t of φ, φ', φ², φ'², and Var_t φ [5, w] at √v·(√c·w + √(1-c)·t)."""
+  """E_t of φ, φ', φ², φ'², and Var_t φ [5, w] at √v·(√c·w + √(1-c)·t).
+
+  Where φ jumps, E_t φ' = E_t[t·φ]/√(v(1-c)) by Stein's lemma.
+  """
   center, spread = math.sqrt(c) * w, math.sqrt(1 - c)
   left, right, owner = _inner_panels(mesh, center, spread)
   starts = np.searchsorted(owner, np.arange(w.size))
   t = nodes_of(left, right)
   weights = (right - left)[:, None] * lobatto()[1] * density(t)
   std = math.sqrt(mesh.variance)
-  value, slope = evaluate(std * (center[owner, None] + spread * t))
+  z = center[owner, None] + spread * t
+  panel = np.searchsorted(mesh.edges[1:-1], z.mean(axis=1))[:, None]
+  value, slope = evaluate(std * z.clip(mesh.low[panel], mesh.high[panel]))
 
   def mean(values: np.ndarray) -> np.ndarray:
     return np.add.reduceat(np.einsum("mn,mn->m", values, weights), starts)
 
-  first, slope_mean = mean(value), mean(slope)
-  deviation = (value - first[owner, None]) ** 2
-  if mesh.jumps.any():
-    arrival = (mesh.knots - center[:, None]) / spread
-    slope_mean += density(arrival) @ mesh.jumps / (spread * std)
-  rows = [first, slope_mean, mean(value**2), mean(slope**2), mean(deviation)]
+  first = mean(value)
+  first_slope = mean(t * value) / (spread * std) if jumps else mean(slope)
+  deviation = mean((value - first[owner, None]) ** 2)
+  rows = [first, first_slope, mean(value**2), mean(slope**2), deviation]
   return np.stack(rows)
 
 

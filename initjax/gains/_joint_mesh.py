@@ -25,18 +25,20 @@ MAX_PANELS = 20_000
 _PANEL = 1.5  # widest panel
 _UNSEEN = 1e-30  # mass of the tails that are cut off, of the whole
 _STEEP = 1e3  # a change that much faster than its panel is a kink or a jump
+_BISECTIONS = 60
 _DISCONTINUITY = 1e-9  # smallest jump of φ or φ', of its root mean square
 
 
 class Mesh(NamedTuple):
-  """Panels, and the places where φ or φ' jumps between two of them."""
+  """Panels, and what else the joint moments need to know of φ."""
 
   edges: np.ndarray
   """[panels + 1], from -reach to reach"""
+  low: np.ndarray
+  """[panels]: where φ may be evaluated, so that rounding crosses no jump"""
+  high: np.ndarray
   knots: np.ndarray
   """edges where φ or φ' jumps"""
-  jumps: np.ndarray
-  """sizes of the jumps of φ at the knots (0 for a kink)"""
   scales: np.ndarray
   """E[φ²], E[φ'²], E[φ⁴], E[φ'⁴]: natural sizes of the joint moments"""
   variance: float
@@ -84,11 +86,15 @@ def mesh_of(evaluate: Evaluate, variance: float) -> Mesh:
   totals, left, right = integrals_and_intervals(factors, np.array([variance]))
   second = totals[2:, 0]
   scales = np.concatenate([np.sqrt(second[:2]), second])
-  steep = _steepest(evaluate, left / std, right / std, std, scales)
+  change = _change(evaluate, std, scales)
+  steep = _steepest(change, left / std, right / std)
   reach = _reach(factors, std)
   edges = _panels(factors, std, scales, reach, steep)
-  knots, jumps = _discontinuities(evaluate, edges, std, scales)
-  mesh = Mesh(edges, knots, jumps, second, variance)
+  ends = np.stack([edges, edges])
+  for left_side, right_side, _ in steep.T:
+    ends[:, edges == (left_side + right_side) / 2] = [[left_side], [right_side]]
+  knots = _discontinuities(evaluate, edges, std, scales)
+  mesh = Mesh(edges, ends[1, :-1], ends[0, 1:], knots, second, variance)
   _check_mesh(factors, mesh, totals[:, 0], scales)
   return mesh
 
@@ -104,21 +110,45 @@ def _reach(factors: Callable[..., np.ndarray], std: float) -> float:
   return min(CUTOFF, z[seen.any(axis=0)].max() + 1)
 
 
+def _change(
+  evaluate: Evaluate, std: float, scales: np.ndarray
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+  """How much φ and φ' differ between points, of their root mean squares."""
+
+  def change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    value, slope = evaluate(std * np.stack([a, b]))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+      return np.fmax(
+        abs(value[1] - value[0]) / scales[0],
+        abs(slope[1] - slope[0]) / scales[1],
+      )
+
+  return change
+
+
 def _steepest(
-  evaluate: Evaluate,
+  change: Callable[[np.ndarray, np.ndarray], np.ndarray],
   left: np.ndarray,
   right: np.ndarray,
-  std: float,
-  scales: np.ndarray,
 ) -> np.ndarray:
-  """[2, intervals]: middles of intervals, and how fast φ, φ' change there."""
-  inside = abs(left + right) < 2 * CUTOFF
-  left, right = left[inside], right[inside]
-  value, slope = evaluate(std * nodes_of(left, right)[:, [0, -1]])
-  with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-    change = abs(np.diff(value)[:, 0]) / scales[0]
-    change = np.fmax(change, abs(np.diff(slope)[:, 0]) / scales[1])
-    return np.stack([(left + right) / 2, change / (right - left)])
+  """[3, n]: ends of tiny intervals where φ or φ' changes, and how fast.
+
+  The adaptive intervals say where; the jump may also lie between two of them.
+  """
+  near = abs(left + right) < 2 * CUTOFF
+  points = np.sort(nodes_of(left[near], right[near])[:, [0, -1]].ravel())
+  a, b = points[:-1], points[1:]
+  with np.errstate(invalid="ignore", divide="ignore"):
+    rate = change(a, b) / (b - a)
+  steep = rate * _PANEL > _STEEP
+  a, b, rate = a[steep], b[steep], rate[steep]
+  for _ in range(_BISECTIONS):
+    middle = (a + b) / 2
+    if ((middle == a) | (middle == b)).all():
+      break
+    first = change(a, middle) >= change(middle, b)
+    a, b = np.where(first, a, middle), np.where(first, middle, b)
+  return np.stack([a, b, rate])
 
 
 def _panels(
@@ -148,12 +178,12 @@ def _panels(
 
 def _cut(left: float, right: float, steep: np.ndarray) -> float:
   """Where φ or φ' jumps within a panel; else its middle."""
-  margin = 1e-13 * (right - left)
-  inside = (steep[0] > left + margin) & (steep[0] < right - margin)
-  inside &= steep[1] * (right - left) > _STEEP
+  middle = (steep[0] + steep[1]) / 2
+  inside = (steep[0] > left) & (steep[1] < right)
+  inside &= steep[2] * (right - left) > _STEEP
   if not inside.any():
     return (left + right) / 2
-  return float(steep[0][np.where(inside, steep[1], 0.0).argmax()])
+  return float(middle[np.where(inside, steep[2], 0.0).argmax()])
 
 
 def _largest_density(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -162,7 +192,7 @@ def _largest_density(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _discontinuities(
   evaluate: Evaluate, edges: np.ndarray, std: float, scales: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
   """Edges where φ or φ' jumps, by extrapolation from either side."""
   both = np.stack(evaluate(std * nodes_of(edges[:-1], edges[1:])))
   coefficients = both @ _coefficients().T  # [2, panels, k]
@@ -172,8 +202,7 @@ def _discontinuities(
   sizes = scales[:2, None]
   sharp = abs(gaps) > _DISCONTINUITY * (sizes + abs(both[:, 1:, 0]))
   sharp &= abs(gaps) * density(inner) > 1e-3 * _DISCONTINUITY * sizes
-  chosen = sharp.any(axis=0)
-  return inner[chosen], np.where(sharp[0], gaps[0], 0.0)[chosen]
+  return inner[sharp.any(axis=0)]
 
 
 def _check_mesh(

@@ -73,14 +73,14 @@ def moments(
       f"variance must be finite and >= 0; got {variance!r}, a variance is σ²."
     )
   flat = tuple(variances.ravel().tolist())
-  table = in_float64(lambda: _cached_moments(trace(activation), flat))
+  table = in_float64(lambda: cached_moments(trace(activation), flat))
   if variances.ndim == 0:
     return Moments(*(float(row[0]) for row in table))
   return Moments(*(row.reshape(variances.shape).copy() for row in table))
 
 
 @functools.lru_cache(maxsize=1024)
-def _cached_moments(
+def cached_moments(
   traced: TracedActivation, variances: tuple[float, ...]
 ) -> np.ndarray:
   """Moments [4, variances] of a traced activation."""

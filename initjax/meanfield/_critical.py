@@ -9,7 +9,7 @@ from initjax.gains import moments
 from initjax.gains._activation import name_of
 from initjax.gains._length import length
 from initjax.meanfield._fixed_points import FixedPoint, describe
-from initjax.meanfield._search import ROUNDING, Curve, roots
+from initjax.meanfield._search import ROUNDING, roots
 from initjax.typing import Activation
 
 _OCTAVES = 5  # searched at a time, from q = 1 outwards
@@ -21,11 +21,11 @@ def critical_point(activation: Activation, sigma_b2: float) -> FixedPoint:
 
       σ_w² = 1/E[φ'(x)²],   q - σ_w² E[φ(x)²] = σ_b²,   x ~ N(0, q)
 
-  Gradients neither vanish nor explode there, and ξ_c is infinite. Its length map
-  may be unstable (`stable` is False: SiLU, GELU); then a deviation from q grows,
-  and `half_stable_point` is the better choice. Of several points the stable one
-  is returned, else the one whose q is nearest to 1. At σ_b² = 0 and φ(0) = 0 it
-  is q = 0, σ_w² = 1/φ'(0)².
+  Gradients neither vanish nor explode there, and ξ_c is infinite. Its length
+  map may be unstable (`stable` is False: SiLU, GELU); then a deviation from q
+  grows, and `half_stable_point` is the better choice. Of several points a
+  stable one is returned if there is any, and of those the one whose q is
+  nearest to 1. At σ_b² = 0 and φ(0) = 0 it is q = 0, σ_w² = 1/φ'(0)².
 
   Args:
     activation: any elementwise JAX function that does not jump.
@@ -65,8 +65,8 @@ def critical_point(activation: Activation, sigma_b2: float) -> FixedPoint:
       points.sort(key=lambda p: (not p.stable, abs(math.log(p.q))))
       return points[0]
   raise ValueError(
-    f"{name_of(activation)} has no critical point at sigma_b2={sigma_b2:g}: no q "
-    f"between 2^-{_OCTAVES * _ROUNDS} and 2^{_OCTAVES * _ROUNDS} is a fixed "
+    f"{name_of(activation)} has no critical point at sigma_b2={sigma_b2:g}: no "
+    f"q between 2^-{_OCTAVES * _ROUNDS} and 2^{_OCTAVES * _ROUNDS} is a fixed "
     "point with χ₁ = 1; try another sigma_b2."
   )
 
@@ -76,10 +76,10 @@ def half_stable_point(activation: Activation) -> FixedPoint:
 
       σ_w² = 1/E[φ'²],   E[φφ''] = 0,   σ_b² = q - σ_w² E[φ²],   x ~ N(0, q)
 
-  For SiLU and GELU, whose other critical points are unstable: lengths below q
-  approach it as 1/depth, lengths above it grow. Where no q > 0 qualifies
-  (tanh), the point is q = 0, reached as 1/depth from above; for ReLU and its kin
-  it is every q.
+  For SiLU and GELU, whose critical points at smaller q are unstable: lengths
+  below q approach it as 1/depth, lengths above it drift away as slowly. Where
+  no q > 0 qualifies (tanh), the point is q = 0, reached as 1/depth from above;
+  for ReLU and its kin it is every q.
 
   Args:
     activation: any elementwise JAX function that does not jump.
@@ -158,7 +158,7 @@ def _is_homogeneous(activation: Activation) -> bool:
   q = np.exp2(np.arange(-2.0, 3.0))
   second, slopes, _ = _table(activation, q)
   kept = second / slopes
-  return bool((abs(kept - q) <= ROUNDING * q).all())
+  return bool(np.all(abs(kept - q) <= ROUNDING * q))
 
 
 def _vanishes_at_zero(activation: Activation) -> bool:
@@ -167,4 +167,4 @@ def _vanishes_at_zero(activation: Activation) -> bool:
     at_zero = moments(activation, 0.0)
   except ValueError:
     return False
-  return at_zero.second_moment == 0 and at_zero.derivative_second_moment > 0
+  return bool(at_zero.second_moment == 0 < at_zero.derivative_second_moment)

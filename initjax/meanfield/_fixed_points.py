@@ -27,7 +27,7 @@ class FixedPoint(NamedTuple):
   q: float
   """second moment of pre-activations: q = σ_w² E[φ(x)²] + σ_b², x ~ N(0, q)"""
   c: float
-  """stable correlation of two inputs: f(c) = c; 1 unless chaotic (and at q = 0)"""
+  """stable correlation of two inputs, f(c) = c: 1 unless chaotic"""
   chi_1: float
   """χ₁ = σ_w² E[φ'(x)²] = f'(1): growth of squared gradients per layer"""
   length_slope: float
@@ -58,11 +58,14 @@ def fixed_point(
       q = V(q) = σ_w² E[φ(x)²] + σ_b²,   x ~ N(0, q)
 
   It is the first one in the direction in which V moves `start`: there the
-  iteration ends wherever V increases, as it does for most activations. The
-  correlation c* is 1 if χ₁ <= 1. Otherwise f(c) = c has one solution in [0, 1):
-  f has a power series with no negative coefficient, so (1 - f)/(1 - c) increases.
-  Both are solved for, not iterated: convergence is algebraic near criticality.
-  Relative error of q, χ₁ and Q' at most 1e-9.
+  iteration ends wherever V increases, as it does for most activations. At q = 0
+  all signal is lost; there c is 1 by convention and ξ_c that of χ₁.
+
+  The correlation c* is 1 if χ₁ <= 1. Otherwise f(c) = c has one solution in
+  [0, 1): f is a power series with no negative coefficient, so that
+  (1 - f(c))/(1 - c) increases. Both are solved for, not iterated: convergence
+  is algebraic near criticality. Error of q, χ₁ and Q' at most 1e-9 of their
+  value, of c* at most 1e-9.
 
   Args:
     activation: any elementwise JAX function, kinks and jumps included.
@@ -109,8 +112,8 @@ def _reached(
       raise ValueError(
         f"{name_of(activation)} has no fixed point at these variances: the "
         f"length map V(q) exceeds q for every q >= {start:g}, so the signal "
-        "grows without bound. Lower sigma_w2 or sigma_b2, or pass `start` below "
-        "an unstable fixed point."
+        "grows without bound. Lower sigma_w2 or sigma_b2, or pass a smaller "
+        "`start`, below an unstable fixed point."
       )
     return root, False
   value, slope = curve(np.array([_NEAR_ZERO]))
@@ -137,7 +140,7 @@ def describe(
   slope = sigma_w2 * float(length(activation, near).slope[0])
   if q == 0:
     slope = chi
-  # Moments are good to 1e-12; q to that over |1 - Q'|, and q·dχ₁/dq is below χ₁.
+  # Moments are good to 1e-12, q to that over |1 - Q'|, and q·dχ₁/dq <= χ₁.
   tolerance = ROUNDING * (2 + 1 / max(abs(1 - slope), 1e-6))
   phase: Literal["ordered", "critical", "chaotic"] = "critical"
   if abs(chi - 1) > tolerance:
@@ -165,7 +168,7 @@ def describe(
 
 
 def _depth_scale(rate: float, tolerance: float) -> float:
-  """-1/log(rate)"""
+  """-1/log(rate): inf where the rate is 1."""
   if abs(rate - 1) <= tolerance:
     return math.inf
   if rate == 0 or math.isinf(rate):
@@ -185,22 +188,19 @@ def _stable_correlation(
 ) -> tuple[float, float]:
   """c* < 1 with f(c*) = c*, and f'(c*); for χ₁ > 1.
 
-  With c = 1 - θ², (f(c) - c)/(1 - c) = 1 - σ_w² E[(φ(u) - φ(v))²]/(2qθ²) has one
-  root and does not cancel; a kink of φ makes it smooth in θ, not in c.
+  With c = 1 - θ², (f(c) - c)/(1 - c) = 1 - σ_w² E[(φ(u) - φ(v))²]/(2qθ²) has
+  one root and does not cancel; a kink of φ makes it smooth in θ, not in c.
   """
   from scipy import optimize
 
   def excess(theta: float) -> float:
     joint = joint_moments(activation, 1 - theta**2, q)
     gap = sigma_w2 * float(joint.square_difference) / (2 * q)
-    return theta**2 - gap
-
-  def scaled(theta: float) -> float:
-    return excess(theta) / theta**2
+    return 1 - gap / theta**2
 
   theta = 1.0
-  if scaled(1.0) > ROUNDING:
-    theta = optimize.brentq(scaled, 1e-8, 1.0, xtol=1e-13, rtol=1e-13)
+  if excess(1.0) > ROUNDING:  # f(0) > 0
+    theta = optimize.brentq(excess, 1e-7, 1.0, xtol=1e-13, rtol=1e-13)
   c = 1 - theta**2
   slope = joint_moments(activation, c, q).derivative_product
   return c, sigma_w2 * float(slope)

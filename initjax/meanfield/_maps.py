@@ -1,7 +1,8 @@
 """One layer of an infinitely wide network: what it does to length and angle.
 
-A layer x -> W φ(x) + b with Var W = σ_w²/fan_in and Var b = σ_b² maps the second
-moment q of pre-activations, and the correlation c between those of two inputs.
+A layer x -> W φ(x) + b with Var W = σ_w²/fan_in and Var b = σ_b² maps the
+second moment q of pre-activations, and the correlation c between those of two
+inputs.
 """
 
 import numpy as np

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from initjax.gains import gain, moments
-from initjax.gains._moments import _cached_moments
+from initjax.gains._moments import cached_moments
 
 
 def custom_jvp(factor):
@@ -126,9 +126,9 @@ def test_booleans_and_integers_are_numbers(activation, second_moment):
 )
 def test_the_same_function_written_twice_is_computed_once(make):
   moments(make())
-  before = _cached_moments.cache_info()
+  before = cached_moments.cache_info()
   moments(make())
-  after = _cached_moments.cache_info()
+  after = cached_moments.cache_info()
   assert (after.hits, after.misses) == (before.hits + 1, before.misses)
 
 
@@ -150,10 +150,10 @@ def test_the_same_function_written_twice_is_computed_once(make):
   ],
 )
 def test_different_constants_are_different_functions(make, one, other):
-  _cached_moments.cache_clear()
+  cached_moments.cache_clear()
   first = moments(make(one))
   assert moments(make(other)) != first
-  assert _cached_moments.cache_info().misses == 2
+  assert cached_moments.cache_info().misses == 2
 
 
 def test_a_returned_array_is_not_the_cache():

@@ -11,12 +11,12 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from initjax.gains import gain, moments
-from initjax.gains._moments import _cached_moments
+from initjax.gains._moments import cached_moments
 
 
 def compute():
   """Numbers of a smooth, a kinked, a custom, a jumping, a mixing function."""
-  _cached_moments.cache_clear()
+  cached_moments.cache_clear()
   activations = (
     jax.nn.gelu,
     lambda x: abs(x - 0.3),

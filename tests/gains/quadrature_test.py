@@ -155,7 +155,7 @@ def evaluations(monkeypatch):
     return lambda x: (calls.append(x.shape), evaluate(x))[1]
 
   monkeypatch.setattr(_moments, "evaluator", counted)
-  _moments._cached_moments.cache_clear()
+  _moments.cached_moments.cache_clear()
   return calls
 
 
