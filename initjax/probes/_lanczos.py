@@ -20,8 +20,9 @@ def quadrature(
 ) -> tuple[jax.Array, jax.Array]:
   """Nodes and weights [steps] of a symmetric A >= 0 as seen by `start`.
 
-  Where `start` has reached all it can (as many directions as A has different
-  eigenvalues), what is left of the nodes has weight 0 and repeats the smallest.
+  Once `start` has reached all it can (as many directions as A has different
+  eigenvalues), the steps go on from rounding errors, or from 0. Nodes of weight
+  0 come of it; they repeat the smallest of the others.
 
   Args:
     apply: v -> A·v.
@@ -43,24 +44,19 @@ def _tridiagonal(
   apply: Callable[[jax.Array], jax.Array], start: jax.Array, steps: int
 ) -> tuple[jax.Array, jax.Array]:
   """The diagonal [steps] of A in the Krylov basis, and that beside it."""
-  rounding = 10 * jnp.finfo(start.dtype).eps
 
   def step(carry: Any, index: jax.Array) -> tuple[Any, Any]:
-    basis, vector, size = carry
+    basis, vector = carry
     basis = basis.at[index].set(vector)
     image = apply(vector)
-    size = jnp.maximum(size, jnp.linalg.norm(image))
     diagonal = _dot(vector, image)
     rest = _orthogonal_to(basis, _orthogonal_to(basis, image))
     beside = jnp.linalg.norm(rest)
-    goes_on = beside > rounding * size
-    vector = jnp.where(goes_on, rest / jnp.where(goes_on, beside, 1), 0)
-    beside = jnp.where(goes_on, beside, 0)
-    return (basis, vector, size), (diagonal, beside)
+    vector = rest / jnp.where(beside > 0, beside, 1)
+    return (basis, vector), (diagonal, beside)
 
   basis = jnp.zeros((steps, start.size), start.dtype)
-  carry = (basis, start, jnp.zeros((), start.dtype))
-  _, entries = jax.lax.scan(step, carry, jnp.arange(steps))
+  _, entries = jax.lax.scan(step, (basis, start), jnp.arange(steps))
   return entries[0], entries[1][:-1]
 
 

@@ -168,7 +168,7 @@ def test_networks_have_the_moments_of_their_width(activation, mu, weights):
 
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
 def test_tanh_at_a_critical_point(weights):
-  n, depth, draws, q = 96, 4, 20, 0.5
+  n, depth, draws, q = 64, 4, 30, 0.5
   m = moments(jnp.tanh, q)
   sigma_w2 = 1 / m.derivative_second_moment
   sigma_b2 = q - sigma_w2 * m.second_moment

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from initjax.probes import jacobian_spectrum
+from initjax.probes import JacobianSpectrum, jacobian_spectrum
 from initjax.probes._lanczos import quadrature
 from initjax.stacks import mlp
 
@@ -121,7 +121,7 @@ def test_as_many_steps_as_eigenvalues_find_them_all():
     np.testing.assert_allclose(found, exact, rtol=rounding(40))
 
 
-def test_lanczos_stops_where_nothing_is_left():
+def test_lanczos_goes_on_where_nothing_is_left():
   """Three different eigenvalues, 0 among them; the rest has no weight."""
   eigenvalues = np.repeat(np.float32([4, 1, 0]), 10)
   start = RNG.standard_normal(30).astype(np.float32)
@@ -132,6 +132,29 @@ def test_lanczos_stops_where_nothing_is_left():
     exact = density[eigenvalues == value].sum()
     np.testing.assert_allclose(weights[here].sum(), exact, atol=rounding(30))
   np.testing.assert_allclose(weights.sum(), 1, rtol=rounding(30))
+  nodes, weights = quadrature(lambda v: 2 * v, jnp.eye(4)[0], 3)
+  assert nodes.tolist() == [2, 2, 2]
+  assert weights.sum() == 1
+
+
+def test_the_standard_error_of_a_ratio_is_that_of_the_jackknife():
+  """They agree up to 1/rows, relatively; a wrong slope is off by a third."""
+  rows = 400
+  nodes = RNG.gamma(0.5, size=(rows, 1)) * [[3.0, 1.0, 0.2]]
+  nodes /= nodes.mean()
+  first, second = nodes.mean(1), (nodes**2).mean(1)
+  without = lambda one: (one.sum() - one) / (rows - 1)
+  left_out = without(second) / without(first) ** 2
+  jackknife = math.sqrt((rows - 1) * left_out.var())
+  spectrum = JacobianSpectrum(
+    jnp.asarray(nodes), jnp.full(nodes.shape, 1 / 3), jnp.float32(0)
+  )
+  found = spectrum.relative_variance_standard_error
+  np.testing.assert_allclose(found, jackknife, rtol=20 / rows)
+  exact = second.mean() - 1
+  np.testing.assert_allclose(spectrum.relative_variance, exact, rtol=1e-5)
+  error = first.std() / math.sqrt(rows - 1)
+  np.testing.assert_allclose(spectrum.mean_standard_error, error, rtol=1e-5)
 
 
 def test_standard_errors_are_honest():
