@@ -127,10 +127,8 @@ def _digamma_minus_log(x: np.ndarray) -> np.ndarray:
   from scipy import special
 
   inverse = 1 / (x * x)
-  series = -1 / (2 * x) - inverse * (
-    1 / 12 - inverse * (1 / 120 - inverse / 252)
-  )
-  return np.where(x > 64, -1 / (2 * x) - series, special.digamma(x) - np.log(x))
+  beyond = inverse * (1 / 12 - inverse * (1 / 120 - inverse / 252))
+  return np.where(x > 64, -1 / (2 * x) - beyond, special.digamma(x) - np.log(x))
 
 
 def fluctuation(
