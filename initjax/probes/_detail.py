@@ -62,7 +62,8 @@ def _correlation(
 ) -> tuple[float, jax.Array]:
   """(|Σ u_a|² - N) / (N (N - 1)) over samples a, u_a of length 1.
 
-  Samples that are exactly 0 have no direction and are left out.
+  Samples that are exactly 0 have no direction and are left out; NaN if each
+  is a single number, whose cosine with another is 1 or -1 and tells nothing.
   """
   x = wide(output)
   rest = tuple(axis for axis in range(x.ndim) if axis not in samples)
@@ -74,7 +75,8 @@ def _correlation(
   total = jnp.sum(jnp.sum(units, axis=samples) ** 2)
   number = squares.size
   cosine = (total - count) / (count * (count - 1))
-  return number, jnp.where(count > 1, cosine, jnp.nan)
+  known = (count > 1) & (x.size > number)
+  return number, jnp.where(known, cosine, jnp.nan)
 
 
 def mean_slope(activation: Activation, source: jax.Array) -> jax.Array:

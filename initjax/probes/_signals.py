@@ -282,13 +282,21 @@ _ALIKE = float(jnp.finfo(jnp.bfloat16).eps) ** 2 / 2
 
 
 def collapsed(rows: Rows, ops: Ops) -> Iterator[Verdict]:
-  """All samples point the same way, though the inputs did not."""
-  del ops
+  """All samples point the same way, though the inputs did not.
+
+  What inputs feed directly tells of the inputs alone: all sentences may end
+  with the same token.
+  """
   known = [(i, row.get("correlation", math.nan)) for i, row in enumerate(rows)]
   known = [(i, c) for i, c in known if math.isfinite(c)]
   if not known or known[0][1] > 0.99:
     return
-  found = [i for i, c in known if 1 - c < _ALIKE]
+  found = [
+    i
+    for i, c in known
+    if 1 - c < _ALIKE
+    and ops[i].feed_at(rows[i]["repeat"]).reason not in ("input", "indices")
+  ]
   if found:
     cosine = rows[found[0]]["correlation"]
     yield Verdict(

@@ -55,6 +55,26 @@ def test_samples_that_become_one_are_reported():
   assert "rank collapse" in kinds(diagnose(model, params, X))
 
 
+def test_sentences_that_end_alike_are_no_collapse():
+  def model(params, xs):
+    def step(h, x):
+      h = x @ params["in"] + h @ params["out"] + params["bias"]
+      return jnp.tanh(h), h
+
+    return jax.lax.scan(step, X, xs)[1]
+
+  sentences = jax.random.normal(KEY, (5, *X.shape)).at[-1].set(1.0)
+  assert not diagnose(model, two_layer_params(), sentences).verdicts
+
+
+def test_single_numbers_have_no_direction():
+  """A value head of one unit: the same sign on all samples is no collapse."""
+  params = two_layer_params() | {"out": jnp.ones((64, 1)) / 64}
+  report = diagnose(two_layers, params, X)
+  assert jnp.isnan(report.to_records()[-1]["correlation"])
+  assert "rank collapse" not in kinds(report)
+
+
 def test_a_branch_that_starts_at_zero_is_no_error():
   def residual(params, x):
     hidden = jax.nn.relu(x @ params["in"] + params["bias"])
