@@ -147,7 +147,7 @@ def describe(
     phase = "ordered" if chi < 1 else "chaotic"
   c, c_slope = 1.0, chi
   if phase == "chaotic" and q > 0:
-    c, c_slope = _stable_correlation(activation, sigma_w2, sigma_b2, q)
+    c, c_slope = _stable_correlation(activation, sigma_w2, q, chi)
   stable = degenerate or abs(slope) < 1 - 10 * ROUNDING
   if q == 0 and phase == "critical":
     stable = not _grows(activation, sigma_w2)
@@ -184,7 +184,7 @@ def _grows(activation: Activation, sigma_w2: float) -> bool:
 
 
 def _stable_correlation(
-  activation: Activation, sigma_w2: float, sigma_b2: float, q: float
+  activation: Activation, sigma_w2: float, q: float, chi: float
 ) -> tuple[float, float]:
   """c* < 1 with f(c*) = c*, and f'(c*); for χ₁ > 1.
 
@@ -194,13 +194,17 @@ def _stable_correlation(
   from scipy import optimize
 
   def excess(theta: float) -> float:
-    joint = joint_moments(activation, 1 - theta**2, q)
+    c = 1 - theta**2
+    joint = joint_moments(activation, c, q)
     gap = sigma_w2 * float(joint.square_difference) / (2 * q)
-    return 1 - gap / theta**2
+    return 1 - gap / (1 - c)
 
   theta = 1.0
   if excess(1.0) > ROUNDING:  # f(0) > 0
-    theta = optimize.brentq(excess, 1e-7, 1.0, xtol=1e-13, rtol=1e-13)
+    low = max(1e-7, 4e-15 / (chi - 1))  # rounding, ε/θ, does not hide χ₁ - 1
+    if excess(low) >= 0:
+      return 1.0, 2 - chi  # of f(c) = 1 - χ₁(1-c) + f''(1-c)²/2
+    theta = optimize.brentq(excess, low, 1.0, xtol=1e-13, rtol=1e-13)
   c = 1 - theta**2
   slope = joint_moments(activation, c, q).derivative_product
   return c, sigma_w2 * float(slope)
