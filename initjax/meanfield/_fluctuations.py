@@ -65,9 +65,11 @@ def chance_of(
 ) -> Chance:
   """Mean and covariance of the log of an average over a batch of inputs."""
   inverse_widths = np.array([0.0, *(1 / (at.width or np.inf) for at in layers)])
-  if inverse_widths.any() and any(at.normalization == "batch" for at in layers):
-    unknown = np.full(2 * (len(layers),), np.nan)
-    return Chance(unknown[0], unknown, unknown[0], unknown)
+  normalized = any(layer.normalization == "batch" for layer in layers)
+  if normalized or not inverse_widths.any():
+    known = np.nan if inverse_widths.any() else 0.0
+    square = np.full((len(layers), len(layers)), known)
+    return Chance(square[0], square, square[0], square)
   one, two = _noises(layers, steps, inverse_widths, cotangent)
   maps = _maps(layers, steps)
   means = _means(layers, steps, maps, one, inverse_widths)

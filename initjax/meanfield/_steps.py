@@ -72,15 +72,9 @@ def steps_of(
   normalized = np.array([layer.normalization != "none" for layer in layers])
   spectrum = _spectra(layers, np.where(normalized, 0.0, log2_in))
   correlations = _correlations(layers, spectrum, w, skip_share, correlation)
-  log2_divisor = np.where(normalized, log2_in, 0.0)
-  over_batch = np.array([layer.normalization == "batch" for layer in layers])
-  with np.errstate(divide="ignore"):
-    spread = np.log2(np.maximum(1 - correlations[:-1], 0.0))
-    log2_kept = np.log2([layer.skip**2 for layer in layers])
-    log2_added = np.log2([layer.branch**2 * layer.sigma_w2 for layer in layers])
-  log2_added += response.log2_derivative - log2_divisor
-  log2_added -= np.where(over_batch, spread, 0.0)
-  log2_gradient = np.logaddexp2(log2_kept, log2_added)
+  log2_gradient, gradient_share = _gradients(
+    layers, log2_in, correlations[:-1], response.log2_derivative
+  )
   return Steps(
     log2_in,
     log2_out,
@@ -91,7 +85,7 @@ def steps_of(
     spectrum,
     w,
     skip_share,
-    np.exp2(log2_added - log2_gradient),
+    gradient_share,
   )
 
 
@@ -114,6 +108,33 @@ def _lengths(
     responses.append(response)
     log2_q = float(log2_out)
   return np.array(lengths), np.array(responses)
+
+
+def _gradients(
+  layers: Sequence[Layer],
+  log2_q: np.ndarray,
+  correlation: np.ndarray,
+  log2_derivative: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """log₂(skip² + branch²·χ/s) and the branch's part of it [depth].
+
+  s is what a normalization divides by; both are those of "in".
+  """
+  branch = [layer.branch**2 * layer.sigma_w2 for layer in layers]
+  skip = [layer.skip**2 for layer in layers]
+  with np.errstate(divide="ignore"):
+    log2_kept, log2_added = np.log2(skip), np.log2(branch) + log2_derivative
+    log2_spread = log2_q + np.log2(np.maximum(1 - correlation, 0.0))
+  names = [layer.normalization for layer in layers]
+  log2_added = log2_added - np.select(
+    [[name == "layer" for name in names], [name == "batch" for name in names]],
+    [log2_q, log2_spread],
+    0.0,
+  )
+  total = np.logaddexp2(log2_kept, log2_added)
+  finite = np.isfinite(total)
+  share = np.exp2(np.where(finite, log2_added, 0) - np.where(finite, total, 0))
+  return total, share
 
 
 def _log2(x: float) -> float:

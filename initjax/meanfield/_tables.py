@@ -25,7 +25,8 @@ _STEP = 0.25  # octaves between two points of a table
 _WINDOW, _MARGIN = 8, 2  # octaves
 _LAST_WINDOW = 8  # so from 2^-64 to 2^64; power laws beyond
 _ORDERS = 128  # Hermite orders that are computed
-_TAIL = _ORDERS * 2 ** (0.5 * np.arange(24) + 0.25)  # orders that are estimated
+_TAIL_STEP = 0.25  # octaves of what is only estimated
+_TAIL = (_ORDERS - 1) * 2 ** (_TAIL_STEP * (np.arange(36) + 0.5))
 _TINY = 1e-300
 _INFINITE = 900.0  # log₂ E[φ'²] where φ jumps
 
@@ -99,7 +100,9 @@ class Spectrum(NamedTuple):
 def spectrum_of(activation: Activation, log2_q: np.ndarray) -> Spectrum:
   """Hermite spectra of φ at the variances 2^log2_q [layers]."""
   z, weights, polynomials = _hermite()
-  distinct, position = np.unique(log2_q.round(9), return_inverse=True)
+  edge = float(_WINDOW * _LAST_WINDOW)
+  log2_q = np.clip(log2_q, -edge, edge).round(9)
+  distinct, position = np.unique(log2_q, return_inverse=True)
   points = np.exp2(distinct / 2)[:, None] * z
 
   def evaluate() -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +127,9 @@ def _project(
   weighted = f * weights
   found = weighted @ polynomials.T
   left = (weighted * f).sum(axis=1) - (found**2).sum(axis=1)
-  beyond = 2 ** (-(decay - 1) * np.append(0.5 * np.arange(_TAIL.size), np.inf))
+  beyond = 2 ** (
+    -(decay - 1) * np.append(_TAIL_STEP * np.arange(_TAIL.size), np.inf)
+  )
   tail = np.sqrt(np.outer(np.maximum(left, 0.0), -np.diff(beyond)))
   return np.concatenate([found, tail], axis=1)
 

@@ -19,7 +19,7 @@ class Trajectory(NamedTuple):
   """[depth], width -> ∞: of h_l, what layer l hands on"""
   backward: np.ndarray
   """[depth], width -> ∞: of an element of the gradient with respect to h_l,
-  against that of the last layer"""
+  against that of the last layer; inf where φ jumps"""
   correlation: np.ndarray
   """[depth]: E[h_a·h_b]/E[h²] of two inputs a and b (no logarithm)"""
   forward_drift: np.ndarray
