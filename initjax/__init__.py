@@ -13,6 +13,7 @@ from initjax import (
   probes,
   reports,
   stacks,
+  testing,
   tracing,
   typing,
 )
@@ -34,6 +35,7 @@ __all__ = [
   "reports",
   "signal_graph",
   "stacks",
+  "testing",
   "tracing",
   "typing",
 ]

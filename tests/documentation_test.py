@@ -18,6 +18,7 @@ PACKAGES = {
   "probes": initjax.probes,
   "reports": initjax.reports,
   "stacks": initjax.stacks,
+  "testing": initjax.testing,
   "tracing": initjax.tracing,
 }
 OURS = ("measure", "signal_graph", "functional", "propagate")

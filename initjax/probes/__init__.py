@@ -9,13 +9,16 @@
 from initjax.probes._diagnose import diagnose
 from initjax.probes._jacobian import JacobianSpectrum, jacobian_spectrum
 from initjax.probes._measure import Measured, measure
+from initjax.probes._predict import Prediction, predict
 from initjax.probes._report import SignalReport
 
 __all__ = [
   "JacobianSpectrum",
   "Measured",
+  "Prediction",
   "SignalReport",
   "diagnose",
   "jacobian_spectrum",
   "measure",
+  "predict",
 ]

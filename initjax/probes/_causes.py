@@ -119,7 +119,8 @@ def explain(
     return silent, cure("", shows)
   off = math.log2(layer.sigma_w2 / layer.needed)
   expected = math.log2(layer.chi_1)
-  if abs(off) > 0.25 and off * growth > 0:
+  is_cause = abs(off) > 0.25 or abs(off - growth) < abs(growth) / 3
+  if is_cause and off * growth > 0:
     cause = (
       f"Kernels have σ_w² = {layer.sigma_w2:.3g} (variance × fan_in), where "
       f"{layer.name} needs {layer.needed:.3g} to keep its signal: "

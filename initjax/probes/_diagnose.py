@@ -1,25 +1,23 @@
 """`diagnose`: what is wrong with a model, why, and the line that mends it."""
 
 import dataclasses
-import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from initjax._checks import check_integer
-from initjax.probes._growth import check_growth, walk
-from initjax.probes._leaves import arrays_of
-from initjax.probes._measure import measure
+from initjax.probes._growth import check_growth
+from initjax.probes._leaves import arrays_of, mean_square
+from initjax.probes._observe import DIRECTIONS, Observed, observe
 from initjax.probes._parameters import check_parameters, check_values
+from initjax.probes._predict import predict_rows
 from initjax.probes._report import SignalReport
 from initjax.probes._signals import check_signals
-from initjax.tracing import SignalGraph
 from initjax.typing import Record, Verdict
 
 _RANK = {"error": 0, "warning": 1, "note": 2}
+_SIGMAS = 3.0  # of the band of what a healthy network may show
 
 
 def diagnose(
@@ -72,62 +70,36 @@ def diagnose(
 
   Reference: Glorot and Bengio 2010; He et al. 2015; Hanin and Nica 2020.
   """
-  draws = 8 if init is not None and draws is None else draws
-  _check_draws(params, init, draws)
-  key = jax.random.key(0) if key is None else key
-  if init is not None and draws is not None:
-    keys = jax.random.split(key, draws)
-    params = jax.jit(functools.partial(jax.lax.map, init))(keys)
-  run = functools.partial(
-    measure, fn, key=key, cotangent=cotangent, has_aux=has_aux, detail=True
+  observed = observe(
+    fn,
+    params,
+    inputs,
+    key=key,
+    cotangent=cotangent,
+    has_aux=has_aux,
+    init=init,
+    draws=draws,
   )
-  report = _measured(run, params, inputs, one=draws is None)
-  if draws is not None:
-    params = jax.tree.map(lambda leaf: leaf[0], params)
-  bits = _moments(report)
-  report = dataclasses.replace(report, bands=_bands(report.graph, bits))
-  verdicts = _verdicts(report, bits, params, inputs)
-  return dataclasses.replace(report, verdicts=verdicts)
+  verdicts = verdicts_on(observed, inputs)
+  predicted = _predicted(observed, inputs)
+  return dataclasses.replace(
+    observed.report,
+    verdicts=verdicts,
+    bands=_bands(observed),
+    predicted=predicted,
+  )
 
 
-def _measured(
-  run: Callable[..., SignalReport], params: Any, inputs: Any, *, one: bool
-) -> SignalReport:
-  """The report on one draw, or on all along the leading axis, in turn."""
-  if one:
-    return jax.jit(run)(params, *inputs)
-  return jax.jit(
-    lambda params, *inputs: jax.lax.map(lambda p: run(p, *inputs), params)
-  )(params, *inputs)
-
-
-def _check_draws(params: Any, init: Any, draws: int | None) -> None:
-  """Raises unless `draws` is a number that the parameters fit."""
-  if draws is None:
-    return
-  check_integer("draws", draws, low=1)
-  if init is not None:
-    return
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    if jnp.shape(leaf)[:1] != (draws,):
-      raise ValueError(
-        f"draws={draws} needs a leading axis of that length on every leaf of "
-        f"params; {jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}. "
-        "Stack several draws, or give init=, a function of a key."
-      )
-
-
-def _verdicts(
-  report: SignalReport, bits: dict[str, np.ndarray], params: Any, inputs: Any
-) -> tuple[Verdict, ...]:
-  rows = report.to_records()
-  leaves = arrays_of(params)
+def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
+  """All that is wrong, worst first."""
+  rows, leaves = observed.records, observed.leaves
+  graph = observed.report.graph
   found = [
     *check_values("parameter", leaves),
     *check_values("input", arrays_of(inputs)),
-    *check_growth(rows, bits, report.graph, leaves),
-    *check_signals(rows, report.graph, leaves),
-    *check_parameters(report.graph, leaves),
+    *check_growth(rows, observed.bits, graph, leaves, observed.drifts()),
+    *check_signals(rows, graph, leaves),
+    *check_parameters(graph, leaves),
   ]
   found = [_with_rows(verdict, rows) for verdict in found]
   return tuple(sorted(found, key=lambda verdict: _RANK[verdict.severity]))
@@ -141,38 +113,28 @@ def _with_rows(verdict: Verdict, rows: list[Record]) -> Verdict:
   return verdict._replace(rows=tuple(uses))
 
 
-def _moments(report: SignalReport) -> dict[str, np.ndarray]:
-  """By direction, log₂ second moments [draws, rows]."""
-  found = {}
-  for direction in ("forward", "backward"):
-    rows = jax.device_get(getattr(report, direction))
-    columns = [
-      np.atleast_1d(rows[index].log2_second_moment[(..., *repeat)])
-      for index, repeat in report.graph.rows()
-    ]
-    both = np.stack(columns, axis=1) if columns else np.zeros((1, 0))
-    found[direction] = both.astype(np.float64)
-  return found
-
-
-def _bands(graph: SignalGraph, bits: dict[str, np.ndarray]) -> tuple[Any, ...]:
-  """What a healthy chain may show, from where it starts; for chains alone."""
-  if not _is_chain(graph):
+def _bands(observed: Observed) -> tuple[Any, ...]:
+  """What a healthy chain that starts likewise may show; for chains alone."""
+  drifts = observed.drifts()
+  if drifts is None or observed.chain is None:
     return ()
-  ops = [graph.ops[index] for index, _ in graph.rows()]
+  rows = list(observed.chain.rows)
+  missing = [(math.nan, math.nan)] * (len(observed.records) - len(rows))
   both = []
-  for direction, step in (("forward", 1), ("backward", -1)):
-    start = bits[direction][:, ::step][:, 0].mean()
-    chance = walk(ops[::step], direction)
-    middle, margin = start + chance.drift, 3 * chance.spread
-    band = np.stack([middle - margin, middle + margin], axis=1)[::step]
-    both.append([(low, high) for low, high in band.tolist()])
+  for direction in DIRECTIONS:
+    drift = drifts[direction]
+    plain = observed.bits[direction].mean(axis=0)[rows]
+    middle, margin = drift.expected + plain - drift.measured, drift.std
+    low, high = middle - _SIGMAS * margin, middle + _SIGMAS * margin
+    both.append([*zip(low.tolist(), high.tolist(), strict=True), *missing])
   return tuple(zip(*both, strict=True))
 
 
-def _is_chain(graph: SignalGraph) -> bool:
-  """Whether each operation is fed by the one before it, and by that alone."""
-  for before, op in zip(graph.ops[:-1], graph.ops[1:], strict=True):
-    if op.source != before.path or op.kind == "embedding":
-      return False
-  return all(len(op.place.scans) <= 1 for op in graph.ops) and bool(graph.ops)
+def _predicted(observed: Observed, inputs: Any) -> tuple[Any, ...]:
+  """What theory predicts for these weights, from what went in and came back."""
+  squares = [mean_square(leaf) for leaf in arrays_of(inputs).values()]
+  size = next((square for square in squares if square > 0), 1.0)
+  theory = predict_rows(observed.report.graph, observed.leaves, size)
+  start = observed.bits["backward"].mean(axis=0)[-1:]
+  both = theory.forward, theory.backward + start
+  return tuple(zip(*(row.tolist() for row in both), strict=True))

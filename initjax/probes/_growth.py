@@ -1,13 +1,14 @@
 """Exploding and vanishing: growth per operation, against what chance allows.
 
 One draw of the weights proves little: the logarithm of |x_L|² of a healthy
-network walks at random. At order 1/n each layer of fan n adds
+network walks at random. For a chain of layers the law is known (`_law`).
+Elsewhere each layer of fan n adds, at order 1/n,
 
     mean -κ/(2n), variance κ/n,  κ = E[φ⁴]/E[φ²]² - 1 forward,
                                  κ = 3E[φ'⁴]/E[φ'²]² - 1 backward
 
-(2 for a linear layer, 5 both ways for ReLU). Contracting maps scatter less, so
-the band is an upper bound. Only growth beyond it is called sick.
+(2 for a linear layer, 5 both ways for ReLU), which is an upper bound. Only
+growth beyond it is called sick.
 
 Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 """
@@ -23,6 +24,7 @@ import numpy as np
 
 from initjax.gains import moments
 from initjax.probes._causes import explain, typical
+from initjax.probes._law import Drift
 from initjax.probes._names import KNOWN, name_of
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Activation, Record, Verdict
@@ -66,6 +68,7 @@ def check_growth(
   moments_by_draw: Mapping[str, np.ndarray],
   graph: SignalGraph,
   leaves: Mapping[str, np.ndarray],
+  drifts: Mapping[str, Drift] | None,
 ) -> Iterator[Verdict]:
   """Verdicts on both directions.
 
@@ -74,6 +77,7 @@ def check_growth(
     moments_by_draw: by direction, log₂ second moments [draws, rows].
     graph: of the model.
     leaves: parameters by path, of the first draw.
+    drifts: what the law says, where it is known.
   """
   ops = [graph.ops[index] for index, _ in graph.rows()]
   for direction in ("forward", "backward"):
@@ -81,6 +85,8 @@ def check_growth(
     if direction == "backward":  # what strides and pooling share out is kept
       bits = bits + np.log2([max(row["backward_size"], 1) for row in rows])
     growth = _growth(ops, bits, direction)
+    if growth is not None and drifts is not None:
+      growth = _by_law(growth, drifts[direction])
     if growth is not None and _is_sick(growth):
       yield _verdict(growth, rows, ops, leaves)
 
@@ -146,6 +152,16 @@ def _growth(
   )
 
 
+def _by_law(growth: Growth, drift: Drift) -> Growth:
+  """With what the law of its own chain allows."""
+  steps = len(growth.rows) - 1
+  change = float(drift.expected[-1] - drift.expected[0])
+  return growth._replace(
+    drift=change if growth.direction == "forward" else -change,
+    spread=drift.error * steps,
+  )
+
+
 def _shares_weights(op: LinearOp) -> bool:
   """Whether all repeats of a scan use the same kernel."""
   stacked = any(step.startswith("scan[") for step in op.view)
@@ -160,8 +176,8 @@ def _median_slope(values: np.ndarray) -> float:
 
 def _is_sick(growth: Growth) -> bool:
   allowed = _SIGMAS * growth.spread + _NOTABLE
-  low = growth.drift - allowed
-  return growth.total > allowed or growth.total < low
+  low, high = min(growth.drift, 0.0), max(growth.drift, 0.0)
+  return not low - allowed <= growth.total <= high + allowed
 
 
 # The verdict in words

@@ -80,3 +80,22 @@ def is_random(leaf: np.ndarray) -> bool:
   sample = leaf.ravel()[:: max(1, leaf.size // 4096)]
   distinct = len({entry.tobytes() for entry in sample})
   return distinct > max(1, min(32, sample.size // 2))
+
+
+_SHIFT = 0.1  # of E[z²], by the mean of a kernel: not neglected if 4σ from 0
+
+
+def kernel_variance(
+  op: LinearOp, repeat: tuple[int, ...], leaves: Leaves
+) -> float:
+  """Variance of the kernel's entries, at one repeat; NaN if not known."""
+  if op.origin != "parameter" or len(op.paths) != 1:
+    return math.nan
+  leaf = leaves[op.path]
+  slices = sum(step.startswith("scan[") for step in op.view)
+  if slices == len(repeat) and all(s.startswith("scan[") for s in op.view):
+    leaf = leaf[repeat]
+  size, shift = mean_square(leaf), abs(wide(leaf).mean()) ** 2
+  if shift * op.fan_in > _SHIFT * size and shift * leaf.size > 16 * size:
+    return math.nan
+  return size * op.multiplier**2

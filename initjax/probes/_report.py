@@ -46,6 +46,11 @@ class SignalReport:
   )
   """for each record, log₂ second moments a healthy network may show:
   (forward low, high), (backward low, high)"""
+  predicted: tuple[Any, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+  """for each record, what theory predicts for its weights: log₂ second moments
+  forward and backward, NaN where it is silent"""
 
   @property
   def forward(self) -> tuple[Statistics, ...]:
@@ -134,6 +139,11 @@ class SignalReport:
         record[name] = float(np.mean(leaf[(..., *repeat)]))
       if self.bands:
         record["forward_band"], record["backward_band"] = self.bands[number]
+      if self.predicted:
+        for direction, bits in zip(
+          ("forward", "backward"), self.predicted[number], strict=True
+        ):
+          record[f"{direction}_predicted_log2_second_moment"] = bits
       yield record
 
 

@@ -1,0 +1,261 @@
+"""`predict`: how large the rows of a report should be, by theory alone.
+
+The graph says of each operation which stream feeds it: a sum of outputs, biases
+and earlier streams, perhaps normalized. Walking the rows in the order of
+execution gives the second moment of each; walking back gives the gradient's.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from initjax._checks import check_number
+from initjax.gains import joint_moments, moments
+from initjax.probes._law import response
+from initjax.probes._leaves import (
+  Leaves,
+  arrays_of,
+  kernel_variance,
+  mean_square,
+)
+from initjax.tracing import LinearOp, SignalGraph
+from initjax.tracing._graph import Feed, Site, Stream, Term
+from initjax.tracing._recovered import identity
+from initjax.typing import Activation
+
+
+class Prediction(NamedTuple):
+  """What theory expects of each row of a report, in order of execution.
+
+  Rows are those of `report.to_records()`; NaN is "unknown".
+  """
+
+  forward: np.ndarray
+  """[rows]: log₂ second moment of the operation's output, before its bias"""
+  backward: np.ndarray
+  """[rows]: log₂ second moment of an element of the gradient with respect to
+  it, against that of the last row"""
+
+
+def predict(
+  graph: SignalGraph, params: Any, *, second_moment: float = 1.0
+) -> Prediction:
+  """Predicts signal and gradient of a traced model at infinite width.
+
+  With the weights as they are, σ_w² = mean square × fan_in, an operation fed by
+  φ(h) gives
+
+      E[z²] = σ_w²·E[φ(√q ζ)²],  q = E[h²],  ζ ~ N(0, 1)
+
+  where h is a sum of independent terms: outputs of earlier operations, biases,
+  the stream before (residual networks), each by its factor; or that sum
+  normalized, over units (q = 1) or over samples (their mean is taken away).
+  The gradient runs back along the same edges, times Var(W)·fan_out·E[φ'²].
+
+  What theory does not follow is unknown: products of two branches, softmax,
+  pooling, kernels of nonzero mean or made of several; of the gradient, all
+  that lies before such a place. Biases and scales under a scan count with
+  their mean square over all repeats.
+
+  Args:
+    graph: of the model, from `initjax.signal_graph`.
+    params: its parameters, with values.
+    second_moment: of the inputs, > 0.
+
+  Raises:
+    ValueError: if `params` lack a parameter of the graph, or `second_moment`
+      is no such number.
+
+  >>> import jax, jax.numpy as jnp, initjax
+  >>> def mlp(kernels, x):
+  ...   first, second = kernels
+  ...   return jax.nn.relu(x @ first) @ second
+  >>> he = jax.nn.initializers.he_normal()
+  >>> key = jax.random.key(0)
+  >>> kernels = he(key, (256, 256)), he(key, (256, 256))
+  >>> graph = initjax.signal_graph(mlp, kernels, jnp.ones((1, 256)))
+  >>> predict(graph, kernels).forward.round(1)
+  array([1., 1.])
+
+  Reference: Schoenholz et al. 2017, Eqs. 3, 9; Yang and Schoenholz 2017.
+  """
+  check_number("second_moment", second_moment, low=0, open_low=True)
+  return predict_rows(graph, arrays_of(params), second_moment)
+
+
+def predict_rows(
+  graph: SignalGraph, leaves: Leaves, second_moment: float
+) -> Prediction:
+  """`predict`, for parameters by path."""
+  used = {op.path for op in graph.ops if op.origin == "parameter"}
+  missing = used - leaves.keys()
+  if missing:
+    raise ValueError(
+      f"params lack {sorted(missing)}, which the graph uses; pass those with "
+      "which it was traced, as arrays."
+    )
+  over_samples = any(map(_over_samples, _streams(graph)))
+  walk = _Walk(leaves, second_moment, over_samples)
+  rows = [walk.run(graph.ops[index], at) for index, at in graph.rows()]
+  forward = [row.size for row in rows]
+  complete = not graph.opaque and all(map(_is_known, _streams(graph)))
+  backward = walk.gradients(rows, is_complete=complete)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return Prediction(np.log2(forward), np.log2(backward))
+
+
+def _streams(graph: SignalGraph) -> list[Stream | None]:
+  """Those that feed an operation."""
+  feeds = (f for op in graph.ops for f in (op.feed, op.later_feed) if f)
+  inputs = ("input", "indices", "constant")
+  return [feed.stream for feed in feeds if feed.reason not in inputs]
+
+
+def _is_known(stream: Stream | None) -> bool:
+  return stream is not None and all(
+    term.kind != "unknown" and _is_known(term.inner) for term in stream
+  )
+
+
+def _over_samples(stream: Stream | None) -> bool:
+  return any(
+    (term.kind == "normalized" and term.over == "samples")
+    or _over_samples(term.inner)
+    for term in stream or ()
+  )
+
+
+@dataclasses.dataclass(eq=False)
+class _Signal:
+  """A signal of zero mean; its second moment is NaN if it is not known."""
+
+  size: float
+  """E[h²]"""
+  shared: float = 0.0
+  """E[h_a·h_b] of two samples"""
+  gaussian: bool = True
+  edges: tuple[tuple["_Signal", float], ...] = ()
+  """what it is made of, and the gradient's factor going back"""
+  gradient: float = math.nan
+  """E[δ²], summed over what it feeds; NaN if it feeds nothing"""
+
+
+@dataclasses.dataclass
+class _Walk:
+  """The latest signals at each site, while rows are run in order."""
+
+  leaves: Leaves
+  second_moment: float
+  over_samples: bool
+  """whether something is normalized over samples, so that it matters what
+  these share"""
+  tape: list[_Signal] = dataclasses.field(default_factory=list)
+  outputs: dict[Site, _Signal] = dataclasses.field(default_factory=dict)
+  streams: dict[Site, _Signal] = dataclasses.field(default_factory=dict)
+  inners: dict[Site, _Signal] = dataclasses.field(default_factory=dict)
+
+  def run(self, op: LinearOp, repeat: tuple[int, ...]) -> _Signal:
+    """The output of one row."""
+    feed, site = op.feed_at(repeat), op.place.site
+    weights = kernel_variance(op, repeat, self.leaves)
+    if op.kind == "embedding":
+      output = self._note(_Signal(weights))
+    elif feed.stream is None:
+      output = self._note(_Signal(math.nan))
+    else:
+      stream = self.streams[site] = self._sum(feed.stream, site)
+      shared = self._shared(stream, feed.activation)
+      output = self._note(_applied(stream, feed, op, weights, shared))
+    self.outputs[site] = output
+    return output
+
+  def _shared(self, stream: _Signal, phi: Activation | None) -> float:
+    """E[φ(h_a)·φ(h_b)]."""
+    if phi is None or phi is identity or not self.over_samples:
+      return stream.shared
+    correlation = float(np.clip(stream.shared / stream.size, -1.0, 1.0))
+    if correlation == 0:
+      return float(moments(phi, stream.size).mean) ** 2
+    if math.isnan(correlation):
+      return math.nan
+    return float(joint_moments(phi, correlation, stream.size).product)
+
+  def _note(self, signal: _Signal) -> _Signal:
+    self.tape.append(signal)
+    return signal
+
+  def _sum(self, stream: Stream, site: Site) -> _Signal:
+    parts = [(self._signal(term, site), self._square(term)) for term in stream]
+    return self._note(
+      _Signal(
+        sum(part.size * square for part, square in parts),
+        sum(part.shared * square for part, square in parts),
+        all(part.gaussian for part, _ in parts),
+        tuple(parts),
+      )
+    )
+
+  def _square(self, term: Term) -> float:
+    """By what a term's factors multiply its second moment."""
+    scales = (mean_square(self.leaves[path]) for path in term.scales)
+    return term.factor**2 * math.prod(scales)
+
+  def _signal(self, term: Term, site: Site) -> _Signal:
+    if term.kind == "bias":
+      size = mean_square(self.leaves[term.path])
+      return _Signal(size, shared=size)
+    if term.kind == "input":
+      return _Signal(self.second_moment, gaussian=False)
+    if term.kind == "normalized":
+      inner = self.inners[site] = self._sum(term.inner, site)
+      return self._note(_normalized(inner, term.over))
+    known = {
+      "output": self.outputs, "stream": self.streams, "inner": self.inners
+    }  # fmt: skip
+    return known[term.kind].get(term.site) or _Signal(math.nan)
+
+  def gradients(
+    self, rows: Sequence[_Signal], *, is_complete: bool
+  ) -> list[float]:
+    """E[δ²] of each row, 1 at the last."""
+    if not rows:
+      return []
+    rows[-1].gradient = 1.0
+    for signal in reversed(self.tape):
+      for below, factor in signal.edges:
+        given = signal.gradient * factor
+        known = not math.isnan(below.gradient)
+        below.gradient = below.gradient + given if known else given
+    if is_complete:
+      return [row.gradient for row in rows]
+    return [*(math.nan for _ in rows[:-1]), 1.0]
+
+
+def _normalized(inner: _Signal, over: str) -> _Signal:
+  """Of unit second moment; over samples, without what these share."""
+  variance = inner.size - (inner.shared if over == "samples" else 0.0)
+  if variance <= 0:
+    return _Signal(math.nan, edges=((inner, math.nan),))
+  shared = 0.0 if over == "samples" else inner.shared / variance
+  return _Signal(1.0, shared, edges=((inner, 1 / variance),))
+
+
+def _applied(
+  stream: _Signal, feed: Feed, op: LinearOp, weights: float, shared: float
+) -> _Signal:
+  """W·φ(stream); `weights` is the variance of W, `shared` that of φ."""
+  phi = feed.activation
+  if phi is None or phi is identity:
+    size, slope = stream.size, 1.0
+  elif not (stream.gaussian and 1e-300 < stream.size < 1e300):
+    return _Signal(math.nan, edges=((stream, math.nan),))
+  else:
+    here = response(phi)(math.log2(stream.size))
+    size = 2.0**here.log2_second_moment
+    slope = 2.0**here.log2_derivative
+  back = weights * op.fan_out * slope
+  sigma_w2 = weights * op.fan_in
+  return _Signal(sigma_w2 * size, sigma_w2 * shared, edges=((stream, back),))

@@ -1,0 +1,301 @@
+"""The assertions: one look at a model each, all violations raised at once."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypedDict, Unpack
+
+import jax
+
+from initjax._checks import check_number
+from initjax.probes._diagnose import verdicts_on
+from initjax.probes._observe import Observed, observe
+from initjax.testing._findings import (
+  Finding,
+  of_drift,
+  of_verdict,
+  raise_all,
+)
+from initjax.typing import Verdict
+
+_LOST = ("underflows to zero", "is cut off")
+_KINDS = {
+  "variance": ("exploding signal", "vanishing signal"),
+  "gradients": ("exploding gradient", "vanishing gradient"),
+  "dead": ("dead units",),
+  "symmetry": ("symmetric units", "identical layers", "duplicate parameters"),
+  "finite": (
+    *(f"non-finite {w}" for w in ("parameter", "input", "signal", "gradient")),
+    *(f"{noun} {lost}" for noun in ("signal", "gradient") for lost in _LOST),
+  ),
+}
+_DIRECTION = {"variance": "forward", "gradients": "backward"}
+
+
+class Options(TypedDict, total=False):
+  """What all assertions take besides; as in `initjax.diagnose`."""
+
+  key: jax.Array | None
+  cotangent: Any
+  has_aux: bool
+  init: Callable[[jax.Array], Any] | None
+  draws: int | None
+
+
+def assert_variance_stable(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  false_alarm: float = 0.003,
+  target: float | None = None,
+  **options: Unpack[Options],
+) -> None:
+  """Asserts that the signal keeps its size through the depth of a model.
+
+  For a chain of layers the drift of log₂ E[z²] per layer is estimated by
+  generalized least squares from all of them, and must be what chance does to
+  healthy weights at these widths: for He-ReLU of width n, |log q_L/q_0| within
+  about z·√(5L/n) of -5L/(2n). For contracting maps (tanh) a wrong gain does
+  not make the signal drift, it shifts the fixed point: `target` asks for that.
+  In models of another shape, growth beyond chance and a factor 4 in size fails.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: its parameters.
+    *inputs: its other arguments.
+    false_alarm: the probability that a healthy draw fails, two-sided.
+    target: E[h²] of pre-activations, biases included, that the weights shall
+      keep, such as `meanfield.critical_point(φ, σ_b²).q`.
+    **options: `key` for the random cotangent, `cotangent`, `has_aux`; `init`
+      and `draws` for the mean over several draws.
+
+  Raises:
+    AssertionError: with every violation, its layers, cause and cure.
+    ValueError: if `false_alarm` or `target` makes no sense.
+
+  >>> he = jax.nn.initializers.he_normal()
+  >>> model = lambda p, x: jax.nn.relu(x @ p[0]) @ p[1]
+  >>> kernels = jax.vmap(lambda key: he(key, (64, 64)))(
+  ...   jax.random.split(jax.random.key(0)))
+  >>> assert_variance_stable(model, kernels, jax.numpy.ones((8, 64)))
+
+  Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022.
+  """
+  _check(
+    ("variance",),
+    fn,
+    params,
+    inputs,
+    options,
+    false_alarm=false_alarm,
+    target=target,
+  )
+
+
+def assert_gradients_flow(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  false_alarm: float = 0.003,
+  **options: Unpack[Options],
+) -> None:
+  """Asserts that gradients keep their size, all the way back.
+
+  As `assert_variance_stable`, for the sum of squares of the gradient with
+  respect to each layer's output: in a chain it must not drift more than chance
+  does where χ₁ = σ_w²E[φ'²] = 1. It must not be 0 nor infinite anywhere.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: its parameters.
+    *inputs: its other arguments.
+    false_alarm: the probability that a healthy draw fails, two-sided.
+    **options: as in `assert_variance_stable`.
+
+  Raises:
+    AssertionError: with every violation, its layers, cause and cure.
+    ValueError: if `false_alarm` makes no sense.
+
+  >>> kernels = jax.numpy.full((40, 8, 8), 0.01)
+  >>> layer = lambda h, kernel: (jax.nn.relu(h @ kernel), None)
+  >>> model = lambda p, x: jax.lax.scan(layer, x, p)[0]
+  >>> assert_gradients_flow(model, kernels, jax.numpy.ones((4, 8)))
+  Traceback (most recent call last):
+    ...
+  AssertionError: ...radient...
+
+  Reference: Schoenholz et al. 2017; Hanin and Nica 2020.
+  """
+  _check(("gradients",), fn, params, inputs, options, false_alarm=false_alarm)
+
+
+def assert_no_dead_units(
+  fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
+) -> None:
+  """Asserts that no more units are 0 on every sample than chance explains.
+
+  How many that is follows from the correlation of the samples: the probability
+  that N jointly normal numbers are all negative. 0.1 and three standard
+  deviations over the units are added.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: its parameters.
+    *inputs: its other arguments.
+    **options: as in `assert_variance_stable`.
+
+  Raises:
+    AssertionError: with the layers, their number of dead units, and the cure.
+
+  >>> model = lambda p, x: jax.nn.relu(x @ p["kernel"] + p["bias"]) @ p["out"]
+  >>> kernel = jax.random.normal(jax.random.key(0), (8, 64))
+  >>> params = {"kernel": kernel, "bias": -100.0, "out": kernel.T}
+  >>> assert_no_dead_units(model, params, jax.numpy.ones((4, 8)))
+  Traceback (most recent call last):
+    ...
+  AssertionError: Dead units at ['out']: Up to 100%...
+
+  Reference: Lu et al. 2020.
+  """
+  _check(("dead",), fn, params, inputs, options)
+
+
+def assert_symmetry_broken(
+  fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
+) -> None:
+  """Asserts that no units, layers or kernels are copies that stay copies.
+
+  Fails on equal columns of a kernel whose units are read alike, on layers of a
+  scan drawn with one key, and on Flax's equal kernels of different modules.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: its parameters.
+    *inputs: its other arguments.
+    **options: as in `assert_variance_stable`.
+
+  Raises:
+    AssertionError: with the kernels, and the cure.
+
+  >>> model = lambda p, x: jax.numpy.tanh(x @ p[0]) @ p[1]
+  >>> constant = [jax.numpy.ones((8, 8)), jax.numpy.ones((8, 8))]
+  >>> assert_symmetry_broken(model, constant, jax.numpy.ones((4, 8)))
+  Traceback (most recent call last):
+    ...
+  AssertionError: Symmetric units at [0]: 7 of its 8 columns repeat another...
+
+  Reference: Goodfellow, Bengio and Courville 2016, §8.4.
+  """
+  _check(("symmetry",), fn, params, inputs, options)
+
+
+def assert_finite_signal(
+  fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
+) -> None:
+  """Asserts that signal and gradient are numbers other than 0 everywhere.
+
+  Fails on infinities and NaN in parameters, inputs, outputs of operations and
+  gradients, and where all entries are exactly 0, by underflow or otherwise; a
+  branch whose kernel is zero by intention may stay.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: its parameters.
+    *inputs: its other arguments.
+    **options: as in `assert_variance_stable`.
+
+  Raises:
+    AssertionError: with the first row of each kind, and the cure.
+
+  >>> model = lambda p, x: jax.numpy.exp(x @ p[0]) @ p[1]
+  >>> large = [100 * jax.numpy.eye(8), jax.numpy.eye(8)]
+  >>> assert_finite_signal(model, large, jax.numpy.ones((4, 8)))
+  Traceback (most recent call last):
+    ...
+  AssertionError: Non-finite signal at [1]: ...
+
+  Reference: Higham 2002, §27.
+  """
+  _check(("finite",), fn, params, inputs, options)
+
+
+def assert_healthy(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  false_alarm: float = 0.003,
+  **options: Unpack[Options],
+) -> None:
+  """All of these assertions (but that of orthogonality), in one look.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: its parameters.
+    *inputs: its other arguments.
+    false_alarm: the probability that a healthy draw fails; signal and gradient
+      have half of it each.
+    **options: as in `assert_variance_stable`.
+
+  Raises:
+    AssertionError: with every violation of every kind.
+    ValueError: if `false_alarm` makes no sense.
+
+  >>> model = lambda p, x: jax.nn.relu(x @ p[0]) @ p[1]
+  >>> he = jax.nn.initializers.he_normal()
+  >>> keys = jax.random.split(jax.random.key(0))
+  >>> kernels = [he(key, (64, 64)) for key in keys]
+  >>> x = jax.random.normal(jax.random.key(1), (8, 64))
+  >>> assert_healthy(model, kernels, x)
+
+  Reference: those of the other assertions.
+  """
+  each = false_alarm / len(_DIRECTION)
+  _check(tuple(_KINDS), fn, params, inputs, options, false_alarm=each)
+
+
+def _check(
+  subjects: tuple[str, ...],
+  fn: Callable[..., Any],
+  params: Any,
+  inputs: tuple[Any, ...],
+  options: Options,
+  *,
+  false_alarm: float = 0.003,
+  target: float | None = None,
+) -> None:
+  """Raises what is found of these subjects."""
+  check_number("false_alarm", false_alarm, low=0, open_low=True)
+  if false_alarm >= 1:
+    raise ValueError(
+      f"false_alarm is a probability, below 1; got {false_alarm}."
+    )
+  if target is not None:
+    check_number("target", target, low=0, open_low=True)
+  observed = observe(fn, params, inputs, **options)
+  verdicts = verdicts_on(observed, inputs)
+  found = [
+    finding
+    for subject in subjects
+    for finding in _findings(subject, observed, verdicts, false_alarm, target)
+  ]
+  raise_all(list(dict.fromkeys(found)))
+
+
+def _findings(
+  subject: str,
+  observed: Observed,
+  verdicts: tuple[Verdict, ...],
+  false_alarm: float,
+  target: float | None,
+) -> Iterator[Finding]:
+  kinds = _KINDS[subject]
+  if subject in _DIRECTION:
+    direction = _DIRECTION[subject]
+    drifts = observed.drifts(target)
+    if drifts is not None:
+      yield from of_drift(observed, direction, drifts[direction], false_alarm)
+      return
+    noun = "signal" if direction == "forward" else "gradient"
+    kinds += tuple(kind for kind in _KINDS["finite"] if noun in kind)
+  for verdict in verdicts:
+    grave = verdict.severity == "error" or subject != "symmetry"
+    if verdict.kind in kinds and grave and verdict.severity != "note":
+      yield of_verdict(observed, verdict)

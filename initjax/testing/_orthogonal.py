@@ -1,0 +1,97 @@
+"""Whether kernels are orthogonal, to rounding."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from initjax._checks import check_number
+from initjax.probes._leaves import Kernel, arrays_of, kernels
+from initjax.testing._findings import Finding, raise_all
+from initjax.tracing import signal_graph
+
+
+def assert_orthogonal(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  scale: float | None = None,
+  where: Callable[[str], bool] = lambda path: True,
+) -> None:
+  """Asserts that kernels, as matrices [in, out], are orthogonal up to a scale.
+
+  The shorter side must be orthonormal: WᵀW = s²·1, or WWᵀ = s²·1 if it has
+  fewer rows than columns, entry by entry to within 4·n·ε of s², where n is the
+  longer side and ε the rounding of the dtype: n·ε is what a sum of n rounded
+  terms may be off, and a Householder factorization adds a few more.
+
+  Which axes are in and out is read from how `fn` uses a kernel: stacks of
+  layers, heads and convolutions are right.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: its parameters.
+    *inputs: its other arguments; shapes suffice.
+    scale: s; if None any scale of a kernel will do.
+    where: of a parameter's path, whether it shall be orthogonal.
+
+  Raises:
+    AssertionError: with every kernel that is not.
+    ValueError: if `where` picks no kernel, or `scale` is no such number.
+
+  >>> import jax, jax.numpy as jnp
+  >>> kernel = jax.nn.initializers.orthogonal()(jax.random.key(0), (8, 4))
+  >>> model = lambda p, x: x @ p
+  >>> assert_orthogonal(model, kernel, jnp.ones((2, 8)), scale=1.0)
+  >>> assert_orthogonal(model, jnp.ones((8, 4)), jnp.ones((2, 8)))
+  Traceback (most recent call last):
+    ...
+  AssertionError: 1 of 1 kernels are not orthogonal...
+
+  Reference: Saxe et al. 2014; Higham 2002, §3.1 and Theorem 19.4.
+  """
+  if scale is not None:
+    check_number("scale", scale, low=0, open_low=True)
+  graph = signal_graph(fn, params, *inputs)
+  every = list(kernels(graph, arrays_of(params)))
+  chosen = [kernel for kernel in every if where(kernel.op.path)]
+  if not chosen:
+    raise ValueError(
+      "assert_orthogonal found no kernel to look at; the kernels are "
+      f"{', '.join(kernel.op.path for kernel in every) or 'none'}."
+    )
+  found = [(kernel, *_deviation(kernel, scale)) for kernel in chosen]
+  lines = tuple(
+    (kernel.op.path, f"{off:.2g}", f"{allowed:.2g}")
+    for kernel, off, allowed in found
+    if not off <= allowed
+  )
+  if lines:
+    wanted = "s²" if scale is None else f"{scale**2:g}"
+    message = (
+      f"{len(lines)} of {len(chosen)} kernels are not orthogonal: entries of "
+      f"WᵀW/{wanted} - 1 are as large as this."
+    )
+    cure = "kernel_init=initjax.initializers.orthogonal()"
+    header = ("kernel", "largest", "allowed")
+    raise_all([Finding(message, header, lines, cure)])
+
+
+def _deviation(kernel: Kernel, scale: float | None) -> tuple[float, float]:
+  """Largest entry of WᵀW/s² - 1, and what rounding may do."""
+  largest, longer = 0.0, 1
+  for matrix in kernel.matrices():
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    gram = tall.conj().T @ tall
+    square = np.trace(gram).real / len(gram) if scale is None else scale**2
+    identity = np.eye(len(gram))
+    off = abs(gram / square - identity).max() if square > 0 else np.inf
+    largest, longer = max(largest, float(off)), max(longer, len(tall))
+  dtype = kernel.leaf.dtype
+  return largest, 4 * longer * float(_epsilon(dtype))
+
+
+def _epsilon(dtype: Any) -> Any:
+  import jax.numpy as jnp
+
+  return jnp.finfo(dtype).eps
