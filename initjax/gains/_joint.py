@@ -240,9 +240,7 @@ def _smoothed(
   t = nodes_of(left, right)
   weights = (right - left)[:, None] * lobatto()[1] * density(t)
   std = math.sqrt(mesh.variance)
-  z = center[owner, None] + spread * t
-  panel = np.searchsorted(mesh.edges[1:-1], z.mean(axis=1))[:, None]
-  value, slope = evaluate(std * z.clip(mesh.low[panel], mesh.high[panel]))
+  value, slope = evaluate(std * (center[owner, None] + spread * t))
 
   def mean(values: np.ndarray) -> np.ndarray:
     return np.add.reduceat(np.einsum("mn,mn->m", values, weights), starts)

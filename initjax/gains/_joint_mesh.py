@@ -34,9 +34,6 @@ class Mesh(NamedTuple):
 
   edges: np.ndarray
   """[panels + 1], from -reach to reach"""
-  low: np.ndarray
-  """[panels]: where φ may be evaluated, so that rounding crosses no jump"""
-  high: np.ndarray
   knots: np.ndarray
   """edges where φ or φ' jumps"""
   scales: np.ndarray
@@ -90,11 +87,8 @@ def mesh_of(evaluate: Evaluate, variance: float) -> Mesh:
   steep = _steepest(change, left / std, right / std)
   reach = _reach(factors, std)
   edges = _panels(factors, std, scales, reach, steep)
-  ends = np.stack([edges, edges])
-  for left_side, right_side, _ in steep.T:
-    ends[:, edges == (left_side + right_side) / 2] = [[left_side], [right_side]]
   knots = _discontinuities(evaluate, edges, std, scales)
-  mesh = Mesh(edges, ends[1, :-1], ends[0, 1:], knots, second, variance)
+  mesh = Mesh(edges, knots, second, variance)
   _check_mesh(factors, mesh, totals[:, 0], scales)
   return mesh
 
@@ -131,7 +125,7 @@ def _steepest(
   left: np.ndarray,
   right: np.ndarray,
 ) -> np.ndarray:
-  """[3, n]: ends of tiny intervals where φ or φ' changes, and how fast.
+  """[2, n]: where φ or φ' changes, to the last bit, and how fast.
 
   The adaptive intervals say where; the jump may also lie between two of them.
   """
@@ -148,7 +142,7 @@ def _steepest(
       break
     first = change(a, middle) >= change(middle, b)
     a, b = np.where(first, a, middle), np.where(first, middle, b)
-  return np.stack([a, b, rate])
+  return np.stack([(a + b) / 2, rate])
 
 
 def _panels(
@@ -178,12 +172,11 @@ def _panels(
 
 def _cut(left: float, right: float, steep: np.ndarray) -> float:
   """Where φ or φ' jumps within a panel; else its middle."""
-  middle = (steep[0] + steep[1]) / 2
-  inside = (steep[0] > left) & (steep[1] < right)
-  inside &= steep[2] * (right - left) > _STEEP
+  inside = (steep[0] > left) & (steep[0] < right)
+  inside &= steep[1] * (right - left) > _STEEP
   if not inside.any():
     return (left + right) / 2
-  return float(middle[np.where(inside, steep[2], 0.0).argmax()])
+  return float(steep[0][np.where(inside, steep[1], 0.0).argmax()])
 
 
 def _largest_density(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from initjax.meanfield._maps import check_variances
 from initjax.meanfield._search import ROUNDING, Curve, first_root
 from initjax.typing import Activation
 
+Phase = Literal["ordered", "critical", "chaotic"]
+
 _NEAR_ZERO = 1e-30  # a second moment in place of the limit 0
 _LARGEST = 1e12  # beyond this second moment, relative to the start: no root
 
@@ -38,7 +40,7 @@ class FixedPoint(NamedTuple):
   """-1/log f'(c): the same for a deviation from c; inf where critical"""
   xi_grad: float
   """-1/log χ₁: the same for squared gradients; negative where they explode"""
-  phase: Literal["ordered", "critical", "chaotic"]
+  phase: Phase
   """χ₁ below 1, 1 within rounding, above 1"""
   stable: bool
   """a deviation from q does not grow: |Q'| < 1 (or every q is fixed)"""
@@ -135,36 +137,37 @@ def describe(
   degenerate: bool = False,
 ) -> FixedPoint:
   """All that follows from a fixed point q of the length map."""
-  near = np.array([q or _NEAR_ZERO])
   chi = sigma_w2 * float(moments(activation, q).derivative_second_moment)
-  slope = sigma_w2 * float(length(activation, near).slope[0])
-  if q == 0:
-    slope = chi
+  slope = (
+    sigma_w2 * float(length(activation, np.array([q])).slope[0]) if q else chi
+  )
   # Moments are good to 1e-12, q to that over |1 - Q'|, and q·dχ₁/dq <= χ₁.
   tolerance = ROUNDING * (2 + 1 / max(abs(1 - slope), 1e-6))
-  phase: Literal["ordered", "critical", "chaotic"] = "critical"
-  if abs(chi - 1) > tolerance:
-    phase = "ordered" if chi < 1 else "chaotic"
+  phase = _phase(chi, tolerance)
   c, c_slope = 1.0, chi
   if phase == "chaotic" and q > 0:
     c, c_slope = _stable_correlation(activation, sigma_w2, q, chi)
-  stable = degenerate or abs(slope) < 1 - 10 * ROUNDING
-  if q == 0 and phase == "critical":
-    stable = not _grows(activation, sigma_w2)
+  marginal = degenerate or (q == 0 and not _grows(activation, sigma_w2))
   return FixedPoint(
-    sigma_w2=float(sigma_w2),
-    sigma_b2=float(sigma_b2),
-    q=q,
-    c=c,
-    chi_1=chi,
-    length_slope=slope,
+    float(sigma_w2),
+    float(sigma_b2),
+    q,
+    c,
+    chi,
+    slope,
     xi_q=_depth_scale(abs(slope), 10 * ROUNDING),
     xi_c=_depth_scale(c_slope, tolerance),
     xi_grad=_depth_scale(chi, tolerance),
     phase=phase,
-    stable=stable,
+    stable=marginal or abs(slope) < 1 - 10 * ROUNDING,
     degenerate=degenerate,
   )
+
+
+def _phase(chi: float, tolerance: float) -> Phase:
+  if abs(chi - 1) <= tolerance:
+    return "critical"
+  return "ordered" if chi < 1 else "chaotic"
 
 
 def _depth_scale(rate: float, tolerance: float) -> float:
@@ -177,7 +180,7 @@ def _depth_scale(rate: float, tolerance: float) -> float:
 
 
 def _grows(activation: Activation, sigma_w2: float) -> bool:
-  """At χ₁ = 1 and q* = 0: does a small q grow?"""
+  """Whether a small q grows, which Q' = 1 at q = 0 leaves open."""
   q = 1e-3
   second = float(moments(activation, q).second_moment)
   return sigma_w2 * second > q * (1 + ROUNDING)

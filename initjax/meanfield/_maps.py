@@ -80,10 +80,10 @@ def correlation_map(
   q = float(q) or _AT_ZERO
   joint = joint_moments(activation, c, q)
   next_q = sigma_w2 * moments(activation, q).second_moment + sigma_b2
-  # The first form keeps 1 - f(c), the second f(c) where it is small.
+  # The first form keeps f(1) = 1, the second f(c) where it is small.
   near = 1 - sigma_w2 * joint.square_difference / (2 * next_q)
   far = (sigma_w2 * joint.product + sigma_b2) / next_q
-  f = np.where(np.asarray(c) > 0.5, near, far)
+  f = np.where(np.asarray(c) > 0.5, near, far).clip(-1, 1)
   return float(f) if f.ndim == 0 else f
 
 

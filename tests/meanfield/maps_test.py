@@ -89,11 +89,14 @@ def test_the_default_length_is_the_fixed_point():
   assert got == correlation_map(0.3, jnp.tanh, 1.5, 0.05, q=q)
 
 
-def test_near_one_the_digits_of_the_gap_are_kept():
-  """1 - f(c) = χ(1-c) for a linear map: f itself is rounded to ε = 2e-16."""
-  gap = np.array([1e-3, 1e-6, 1e-9])
-  f = correlation_map(1 - gap, lambda x: x, 0.5, 0.5, q=1.0)
-  np.testing.assert_allclose(1 - f, gap / 2, rtol=0, atol=4e-16)
+def test_rounding_never_leads_out_of_the_domain():
+  """f(1) = 1 to the last bit, and no |f| is above 1: maps can be iterated."""
+  c = np.array([-1.0, -1 + 1e-15, 1 - 1e-9, 1 - 1e-15, 1.0])
+  for activation in (jnp.tanh, jnp.sin, jax.nn.gelu, jax.nn.selu):
+    for q in (0.3, 1.1, 7.0):
+      f = correlation_map(c, activation, 1.3, 0.0, q=q)
+      assert f[-1] == 1
+      assert (abs(f) <= 1).all()
 
 
 def test_where_all_signal_is_lost_the_limit_is_taken():
