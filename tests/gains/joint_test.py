@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from initjax.gains import joint_moments, moments
+from initjax.gains import _joint, joint_moments, moments
 
 # The accuracy that `joint_moments` documents: 1e-12 of the value, and 1e-14 of
 # the natural size for a moment that is 0 or nearly cancels.
@@ -256,6 +256,15 @@ def test_the_same_within_jit_and_at_any_precision(x64):
   with jax.enable_x64(x64):
     jax.jit(traced)(jnp.zeros(3))
   np.testing.assert_array_equal(seen[0], outside)
+
+
+def test_panels_that_are_too_coarse_are_cut(monkeypatch):
+  """Without the edges foreseen near the kink, the error check finds them."""
+  coarse = lambda mesh, c: np.linspace(0.0, mesh.edges[-1], 3)
+  monkeypatch.setattr(_joint, "_outer_edges", coarse)
+  c, q = 0.9999, 1.234567  # in no cache
+  got = joint_moments(jax.nn.relu, c, q)
+  np.testing.assert_allclose(got[:4], relu_case(c, q), RELATIVE)
 
 
 def test_shapes_and_types():
