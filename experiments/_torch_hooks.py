@@ -16,9 +16,9 @@ def installed() -> bool:
 
 
 def networks(
-  kernels: jax.Array, x: jax.Array
+  kernels: jax.Array, x: jax.Array, *, watched: bool
 ) -> dict[str, Callable[[], float]]:
-  """Functions that run the network watched and return seconds.
+  """Functions that run the network, watched or not, and return seconds.
 
   Forward hooks see the output of every linear layer, full backward hooks the
   gradient with respect to it. One runs on a single thread, the other on as
@@ -35,7 +35,8 @@ def networks(
       torch.tensor(kernel.T.copy()), requires_grad=False
     )
     layers += [linear, torch.nn.ReLU()]
-    _watch(linear)
+    if watched:
+      _watch(linear)
   model = torch.nn.Sequential(*layers)
   inputs = torch.tensor(np.asarray(x), requires_grad=True)
   cotangent = torch.ones_like(inputs)
@@ -48,7 +49,9 @@ def networks(
     return time.perf_counter() - start
 
   return {
-    f"torch on {threads}": functools.partial(timed, threads)
+    f"torch {'hooks' if watched else 'plain'} on {threads}": functools.partial(
+      timed, threads
+    )
     for threads in (1, torch.get_num_threads())
   }
 
