@@ -62,7 +62,8 @@ def trajectory(
   ("batch"). At width n, log₂ q_l and log₂ g_l deviate from it by chance, with
   the mean and the covariance given here to first order in depth/n: each layer
   adds what `fluctuation` says, the next ones pass deviations on with their
-  slopes d log K/d log q and d log χ/d log q.
+  slopes d log K/d log q and d log χ/d log q. What that leaves out, of a std:
+  2/n (ReLU) and up to depth/(2n), more where the length map expands (GELU).
 
   Args:
     layers: first to last. The data counts as a Gaussian stream: let the first
