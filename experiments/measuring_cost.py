@@ -8,7 +8,7 @@ Question: how much longer, and in how much more memory, does a network run when
 compares with one jitted gradient with respect to the inputs, on a 100-layer
 MLP of width 512 and batch 256, as a scan over layers and unrolled; some 3
 minutes on 2 CPU cores. Expect on an idle machine: run time 1.0 to 1.1 times,
-memory 1.01 to 1.02 times; a first call below 2 times for a scan, 2.5 to 3 for
+memory 1.02 to 1.03 times; a first call below 2 times for a scan, 2.5 to 3 for
 100 layers unrolled, each of which XLA compiles anew (1.7 if nothing but a sum
 is taken of each). `detail=True` takes the gradient of every parameter too,
 which by itself is half as much work again: compare its second ratio. If torch
