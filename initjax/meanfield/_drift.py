@@ -75,7 +75,7 @@ def backward_means(
   """
   r, mu = steps.response, steps.gradient_share
   own = (steps.spectrum.slope_square**2).sum(axis=-1)
-  returned, removed = _returned(layers, steps), _removed(steps)
+  returned, removed = _returned(layers, steps), _removed(layers, steps)
   means = np.zeros(len(layers) + 1)
   for i in reversed(range(1, len(layers))):
     v, t = inverse_widths[i], r.derivative_slope[i]
@@ -119,14 +119,16 @@ def _returned(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   return returned
 
 
-def _removed(steps: Steps) -> np.ndarray:
+def _removed(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   """n times what a normalization over units takes from the gradient's log.
 
-  The parts of φ'·Wᵀg along h and along (1, ..., 1), less what is lost along
-  φ(h) already; and back what it divides by, a variance with n - 1 degrees.
+  The parts of φ'·Wᵀg along h and along (1, ..., 1), less what a plain stack
+  lost along φ(h) already; and back what it divides by, a variance with n - 1
+  degrees.
   """
   r, spectrum = steps.response, steps.spectrum
   ratio = np.exp2(r.log2_second_moment - r.log2_derivative)
-  along_signal = 1 + 2 * r.derivative_slope - r.slope**2 * ratio
-  along_mean = 1 - (spectrum.value * spectrum.slope).sum(axis=-1) ** 2
-  return along_signal + along_mean - 1
+  lost = r.slope**2 * ratio
+  lost += (spectrum.value * spectrum.slope).sum(axis=-1) ** 2
+  plain = np.array([layer.skip == 0 for layer in layers])
+  return 1 + 2 * r.derivative_slope - np.where(plain, lost, 0.0)
