@@ -222,11 +222,10 @@ def _null(
   target: float | None,
   independent: bool,
 ) -> _Null:
-  level = float(np.median(measured)) if target is None else math.log2(target)
-  log2_sigma_w2 = _keeping(chain, level)
-  if target is None and _contracts(chain, level):
-    log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2, level)
-  slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
+  wanted = float(np.median(measured)) if target is None else math.log2(target)
+  log2_sigma_w2, level = _keeping(chain, wanted), wanted
+  if target is None and _contracts(chain, wanted):
+    log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2)
   layers = [Layer(width=chain.widths[0])] + [
     Layer(phi, float(sigma_w2), float(sigma_b2), width)
     for phi, sigma_w2, sigma_b2, width in zip(
@@ -246,6 +245,8 @@ def _null(
     batch=int(first["samples"]) if known else 1,
     cotangent_correlation=0.0 if independent else 1.0,
   )
+  settled = float(np.median(t.forward)) if math.isnan(level) else level
+  slopes = [response(phi)(settled).log2_derivative for phi in chain.activations]
   log2_chi = log2_sigma_w2 + slopes
   later = np.append(np.cumsum(log2_chi[::-1])[::-1], 0.0)
   kept, accumulated = _passed_on(chain, t.forward)
@@ -273,18 +274,18 @@ def _contracts(chain: Chain, level: float) -> bool:
 
 
 def _of_the_model(
-  chain: Chain, keeping: np.ndarray, level: float
+  chain: Chain, keeping: np.ndarray
 ) -> tuple[np.ndarray, float]:
-  """log₂ σ_w² of the model itself, and log₂ q where its signal settles.
+  """log₂ σ_w² of the model itself; log₂ q where it settles, NaN if unknown.
 
-  Without biases it must not be below 1/φ'(0)², or the signal dies: on that
-  edge it settles at 0.
+  Without biases σ_w² must not be below 1/φ'(0)², or the signal dies fast: on
+  that edge it settles at 0.
   """
   ratios = np.log2(chain.sigma_w2[1:]) - keeping
   own = keeping + (ratios.mean() if np.isfinite(ratios).all() else 0.0)
   edge = _keeping(chain, _SMALL)
   if chain.sigma_b2.any() or (own > edge + _FLAT).all():
-    return own, level
+    return own, math.nan
   return np.maximum(own, edge), _SMALL
 
 

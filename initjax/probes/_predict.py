@@ -212,6 +212,8 @@ class _Walk:
     if term.kind == "normalized":
       inner = self.inners[site] = self._sum(term.inner, site)
       return self._note(_normalized(inner, term.over))
+    if term.kind == "unknown":
+      return _Signal(math.nan)
     known = {
       "output": self.outputs, "stream": self.streams, "inner": self.inners
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """The assertions: one look at a model each, all violations raised at once."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypedDict, Unpack
 
@@ -270,7 +271,7 @@ def _check(
   if target is not None:
     check_number("target", target, low=0, open_low=True)
   observed = observe(fn, params, inputs, **options)
-  verdicts = verdicts_on(observed, inputs)
+  verdicts = functools.cache(lambda: verdicts_on(observed, inputs))
   found = [
     finding
     for subject in subjects
@@ -282,7 +283,7 @@ def _check(
 def _findings(
   subject: str,
   observed: Observed,
-  verdicts: tuple[Verdict, ...],
+  verdicts: Callable[[], tuple[Verdict, ...]],
   false_alarm: float,
   target: float | None,
 ) -> Iterator[Finding]:
@@ -295,7 +296,7 @@ def _findings(
       return
     noun = "signal" if direction == "forward" else "gradient"
     kinds += tuple(kind for kind in _KINDS["finite"] if noun in kind)
-  for verdict in verdicts:
+  for verdict in verdicts():
     grave = verdict.severity == "error" or subject != "symmetry"
     if verdict.kind in kinds and grave and verdict.severity != "note":
       yield of_verdict(observed, verdict)
