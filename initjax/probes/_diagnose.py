@@ -97,7 +97,7 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
   found = [
     *check_values("parameter", leaves),
     *check_values("input", arrays_of(inputs)),
-    *check_growth(rows, observed.bits, graph, leaves, observed.drifts()),
+    *check_growth(rows, observed.bits, graph, leaves, observed.drift),
     *check_signals(rows, graph, leaves),
     *check_parameters(graph, leaves),
   ]
@@ -115,14 +115,14 @@ def _with_rows(verdict: Verdict, rows: list[Record]) -> Verdict:
 
 def _bands(observed: Observed) -> tuple[Any, ...]:
   """What a healthy chain that starts likewise may show; for chains alone."""
-  drifts = observed.drifts()
-  if drifts is None or observed.chain is None:
+  if observed.chain is None:
     return ()
   rows = list(observed.chain.rows)
-  missing = [(math.nan, math.nan)] * (len(observed.records) - len(rows))
-  both = []
+  missing = [None] * (len(observed.records) - len(rows))
+  both: list[list[Any]] = []
   for direction in DIRECTIONS:
-    drift = drifts[direction]
+    drift = observed.drift(direction)
+    assert drift is not None  # it is a chain
     plain = observed.bits[direction].mean(axis=0)[rows]
     middle, margin = drift.expected + plain - drift.measured, drift.std
     low, high = middle - _SIGMAS * margin, middle + _SIGMAS * margin
@@ -136,5 +136,8 @@ def _predicted(observed: Observed, inputs: Any) -> tuple[Any, ...]:
   size = next((square for square in squares if square > 0), 1.0)
   theory = predict_rows(observed.report.graph, observed.leaves, size)
   start = observed.bits["backward"].mean(axis=0)[-1:]
-  both = theory.forward, theory.backward + start
-  return tuple(zip(*(row.tolist() for row in both), strict=True))
+  both = (theory.forward, theory.backward + start)
+  return tuple(
+    tuple(x if math.isfinite(x) else None for x in pair)
+    for pair in zip(*(row.tolist() for row in both), strict=True)
+  )

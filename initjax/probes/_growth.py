@@ -15,7 +15,7 @@ Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -68,7 +68,7 @@ def check_growth(
   moments_by_draw: Mapping[str, np.ndarray],
   graph: SignalGraph,
   leaves: Mapping[str, np.ndarray],
-  drifts: Mapping[str, Drift] | None,
+  drift_of: Callable[[str], Drift | None],
 ) -> Iterator[Verdict]:
   """Verdicts on both directions.
 
@@ -77,7 +77,7 @@ def check_growth(
     moments_by_draw: by direction, log₂ second moments [draws, rows].
     graph: of the model.
     leaves: parameters by path, of the first draw.
-    drifts: what the law says, where it is known.
+    drift_of: what the law says of a direction; None if there is none.
   """
   ops = [graph.ops[index] for index, _ in graph.rows()]
   for direction in ("forward", "backward"):
@@ -85,8 +85,9 @@ def check_growth(
     if direction == "backward":  # what strides and pooling share out is kept
       bits = bits + np.log2([max(row["backward_size"], 1) for row in rows])
     growth = _growth(ops, bits, direction)
-    if growth is not None and drifts is not None:
-      growth = _by_law(growth, drifts[direction])
+    drift = drift_of(direction)
+    if growth is not None and drift is not None:
+      growth = _by_law(growth, drift)
     if growth is not None and _is_sick(growth):
       yield _verdict(growth, rows, ops, leaves)
 

@@ -125,49 +125,71 @@ def _units(op: LinearOp) -> int:
   return math.prod(op.leaf_shape[axis] for axis in op.out_axes)
 
 
-def drifts(
+def forward_drift(
   chain: Chain,
-  bits: Mapping[str, np.ndarray],
-  records: Sequence[Record],
-  *,
+  bits: np.ndarray,
+  first: Record,
   target: float | None = None,
-  independent: bool = True,
-) -> dict[str, Drift]:
-  """Of second moments, "forward", and gradients' sums of squares, "backward".
+) -> Drift:
+  """Of the second moments.
 
   Args:
     chain: from `chain_of`.
-    bits: by direction, log₂ second moments [draws, records], all finite.
-    records: the records, with `correlation` and `samples`.
+    bits: log₂ second moments of all records [draws, records], finite.
+    first: the record of the chain's first row, with `correlation`.
     target: the second moment, biases included, that the weights should keep;
       if None, that which most layers have.
-    independent: whether the gradients of different samples start independent
-      of each other; otherwise they are taken to be equal.
   """
-  rows, draws = list(chain.rows), len(bits["forward"])
+  measured = _with_biases(chain, bits).mean(axis=0)
+  correlation = float(first.get("correlation", math.nan))
+  known = math.isfinite(correlation)
+  null = _null(
+    chain,
+    measured,
+    target,
+    correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
+    batch=int(first["samples"]) if known else 1,
+  )
+  steps = np.arange(len(measured), dtype=float)
+  return _drift(
+    measured,
+    null.forward,
+    null.forward_covariance / len(bits),
+    start=null.kept,
+    growth=steps if target is None else null.accumulated,
+  )
+
+
+def backward_drift(
+  chain: Chain, bits: Mapping[str, np.ndarray], sizes: Sequence[float]
+) -> Drift:
+  """Of the gradients' sums of squares.
+
+  How the gradients of different samples correlate is not known. They are taken
+  to be equal, for which chance does most.
+
+  Args:
+    chain: from `chain_of`.
+    bits: by direction, log₂ second moments [draws, records], finite.
+    sizes: of each record, the number of entries.
+  """
+  rows = list(chain.rows)
+  gradient = bits["backward"][:, rows]
+  measured = gradient.mean(axis=0) + np.log2([max(sizes[at], 1) for at in rows])
+  signal = _with_biases(chain, bits["forward"]).mean(axis=0)
+  null = _null(chain, signal)
+  return _drift(
+    measured[::-1],
+    null.backward[::-1],
+    null.backward_covariance[::-1, ::-1] / len(gradient),
+    start=np.ones(len(rows)),
+    growth=np.arange(len(rows), dtype=float),
+  ).reversed()
+
+
+def _with_biases(chain: Chain, bits: np.ndarray) -> np.ndarray:
   with np.errstate(divide="ignore"):
-    biased = np.logaddexp2(bits["forward"][:, rows], np.log2(chain.sigma_b2))
-  signal = biased.mean(axis=0)
-  sizes = np.log2([max(records[row]["backward_size"], 1) for row in rows])
-  gradient = bits["backward"][:, rows].mean(axis=0) + sizes
-  null = _null(chain, signal, records[rows[0]], target, independent)
-  steps = np.arange(len(rows), dtype=float)
-  return {
-    "forward": _drift(
-      signal,
-      null.forward,
-      null.forward_covariance / draws,
-      start=null.kept,
-      growth=steps if target is None else null.accumulated,
-    ),
-    "backward": _drift(
-      gradient[::-1],
-      null.backward[::-1],
-      null.backward_covariance[::-1, ::-1] / draws,
-      start=np.ones(len(rows)),
-      growth=steps,
-    ).reversed(),
-  }
+    return np.logaddexp2(bits[:, list(chain.rows)], np.log2(chain.sigma_b2))
 
 
 def _drift(
@@ -218,9 +240,10 @@ class _Null(NamedTuple):
 def _null(
   chain: Chain,
   measured: np.ndarray,
-  first: Record,
-  target: float | None,
-  independent: bool,
+  target: float | None = None,
+  *,
+  correlation: float = 0.0,
+  batch: int = 1,
 ) -> _Null:
   wanted = float(np.median(measured)) if target is None else math.log2(target)
   log2_sigma_w2, level = _keeping(chain, wanted), wanted
@@ -236,14 +259,11 @@ def _null(
       strict=True,
     )
   ]
-  correlation = float(first.get("correlation", math.nan))
-  known = math.isfinite(correlation)
   t = trajectory(
     layers,
     second_moment=2 ** float(measured[0]),
-    correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
-    batch=int(first["samples"]) if known else 1,
-    cotangent_correlation=0.0 if independent else 1.0,
+    correlation=correlation,
+    batch=batch,
   )
   settled = float(np.median(t.forward)) if math.isnan(level) else level
   slopes = [response(phi)(settled).log2_derivative for phi in chain.activations]

@@ -1,15 +1,22 @@
 """One look at a model, for verdicts and for assertions: measured in detail."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from initjax._checks import check_integer
-from initjax.probes._law import Chain, Drift, chain_of, drifts
+from initjax.probes._law import (
+  Chain,
+  Drift,
+  backward_drift,
+  chain_of,
+  forward_drift,
+)
 from initjax.probes._leaves import arrays_of
 from initjax.probes._measure import measure
 from initjax.probes._report import SignalReport
@@ -19,7 +26,8 @@ from initjax.typing import Record
 DIRECTIONS = ("forward", "backward")
 
 
-class Observed(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observed:
   """A report, and what follows from it before anybody judges."""
 
   report: SignalReport
@@ -29,8 +37,7 @@ class Observed(NamedTuple):
   leaves: dict[str, np.ndarray]
   """parameters that have a gradient, by path, of the first draw"""
   chain: Chain | None
-  independent: bool
-  """whether the gradients of different samples started independently"""
+  """the model, if it is one whose signal and gradient arrive"""
 
   @property
   def ops(self) -> list[LinearOp]:
@@ -38,20 +45,28 @@ class Observed(NamedTuple):
     graph = self.report.graph
     return [graph.ops[index] for index, _ in graph.rows()]
 
-  def drifts(self, target: float | None = None) -> dict[str, Drift] | None:
-    """By direction; None where no law is known, or the signal is lost."""
+  def drift(self, direction: str, target: float | None = None) -> Drift | None:
+    """By the law of the model's own chain; None where there is none."""
     if self.chain is None:
       return None
-    rows = list(self.chain.rows)
-    if not all(np.isfinite(self.bits[d][:, rows]).all() for d in DIRECTIONS):
-      return None
-    return drifts(
-      self.chain,
-      self.bits,
-      self.records,
-      target=target,
-      independent=self.independent,
-    )
+    if direction == "backward":
+      return self._backward_drift
+    return self._forward_drift if target is None else self._towards(target)
+
+  @functools.cached_property
+  def _forward_drift(self) -> Drift:
+    return self._towards(None)
+
+  def _towards(self, target: float | None) -> Drift:
+    assert self.chain is not None
+    first = self.records[self.chain.rows[0]]
+    return forward_drift(self.chain, self.bits["forward"], first, target)
+
+  @functools.cached_property
+  def _backward_drift(self) -> Drift:
+    assert self.chain is not None
+    sizes = [record["backward_size"] for record in self.records]
+    return backward_drift(self.chain, self.bits, sizes)
 
 
 def observe(
@@ -78,17 +93,10 @@ def observe(
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
   leaves = arrays_of(params)
-  main = jax.eval_shape(fn, params, *inputs)
-  main = main[0] if has_aux else main
-  is_loss = [leaf.shape for leaf in jax.tree.leaves(main)] == [()]
-  return Observed(
-    report,
-    report.to_records(),
-    _moments(report),
-    leaves,
-    chain_of(report.graph, leaves),
-    independent=cotangent is None and not is_loss,
-  )
+  bits = _moments(report)
+  arrived = all(np.isfinite(rows).all() for rows in bits.values())
+  chain = chain_of(report.graph, leaves) if arrived else None
+  return Observed(report, report.to_records(), bits, leaves, chain)
 
 
 def _measured(

@@ -45,12 +45,12 @@ class SignalReport:
     default=(), metadata={"static": True}
   )
   """for each record, log₂ second moments a healthy network may show:
-  (forward low, high), (backward low, high)"""
+  (forward low, high), (backward low, high); None where no law is known"""
   predicted: tuple[Any, ...] = dataclasses.field(
     default=(), metadata={"static": True}
   )
   """for each record, what theory predicts for its weights: log₂ second moments
-  forward and backward, NaN where it is silent"""
+  forward and backward, None where it is silent"""
 
   @property
   def forward(self) -> tuple[Statistics, ...]:
@@ -140,10 +140,9 @@ class SignalReport:
       if self.bands:
         record["forward_band"], record["backward_band"] = self.bands[number]
       if self.predicted:
-        for direction, bits in zip(
-          ("forward", "backward"), self.predicted[number], strict=True
-        ):
-          record[f"{direction}_predicted_log2_second_moment"] = bits
+        record["forward_predicted"], record["backward_predicted"] = (
+          self.predicted[number]
+        )
       yield record
 
 

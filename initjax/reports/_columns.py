@@ -73,7 +73,9 @@ def columns(records: Sequence[Record]) -> list[Column]:
     Column("fans", "in→out", _words.fans),
     Column("fed by", "", lambda row: row["fed_by"]),
     _size_column("signal", "forward"),
+    *_theory_column("→ theory", "forward", records),
     _size_column("gradient", "backward"),
+    *_theory_column("← theory", "backward", records),
   ]
   return found + [
     _extra_column(extra)
@@ -137,6 +139,20 @@ def _size_column(title: str, direction: str) -> Column:
     lambda row: _words.size(row, direction),
     lambda rows: _words.size_range(rows, direction),
   )
+
+
+def _theory_column(
+  title: str, direction: str, records: Sequence[Record]
+) -> list[Column]:
+  """What is predicted beside what was measured, if anything is."""
+  name = f"{direction}_predicted"
+
+  def one(record: Record) -> str:
+    value = _words.measured(record, name)
+    return "" if value is None else _words.decimal(value, 2)
+
+  known = any(map(one, records))
+  return [Column(title, "log₂ E[x²]", one)] if known else []
 
 
 def _extra_column(extra: _Extra) -> Column:

@@ -30,8 +30,9 @@ def figure(
 ) -> "Figure":
   """log₂ second moments against position, signal above gradient.
 
-  Behind them the band in which a healthy network of these widths stays, if
-  the records have one. Rows of errors and warnings are coloured, and a number
+  Behind them the band in which a healthy network of these widths stays, and
+  dashed what theory predicts for the weights as they are, if the records have
+  them. Rows of errors and warnings are coloured, and a number
   stands where each verdict begins, errors first. What is exactly zero sits at
   the lower border, what is not finite at the upper one.
 
@@ -102,6 +103,9 @@ def _draw_panel(
   _fill(axes, bits - spread, bits + spread, _LINE, "± std over draws")
   size = float(np.clip(250 / len(records), 2, 5))
   axes.axhline(0, color=_BAND, lw=0.6, zorder=0)
+  theory = _column(records, f"{direction}_predicted")
+  if np.isfinite(theory).any():
+    axes.plot(rows, theory, "--", color=INK, lw=0.8, label="theory", zorder=4)
   axes.plot(rows, bits, "o-", color=_LINE, ms=size, lw=1.2, label="measured")
   colors = np.array([_COLORS.get(each, _LINE) for each in severities])
   for severity, color in _COLORS.items():

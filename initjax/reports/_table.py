@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 _STYLES = {"error": "red", "warning": "yellow", "note": "cyan", "": ""}
 _GAP = 2  # spaces between columns
 _CROP = (("operation", 28), ("fed by", 8), ("operation", 20))  # in this order
-_DROP = ("fed by", "fans", "corr.", "slope", "dead", "repeat")
+_DROP = (  # one after the other, until the rest has room
+  ("→ theory", "← theory"),
+  *(("fed by",), ("fans",), ("corr.",), ("slope",), ("dead",), ("repeat",)),
+)
 
 
 def table(
@@ -152,8 +155,9 @@ def _fit(
     widths[column.title] = max(
       map(cell_len, (column.title, column.unit, *cells))
     )
-  for dropped in ("", *_DROP):
-    widths.pop(dropped, None)
+  for dropped in ((), *_DROP):
+    for title in dropped:
+      widths.pop(title, None)
     fitted = _cropped(widths, width)
     if _total(fitted) <= width:
       break

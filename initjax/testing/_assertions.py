@@ -290,9 +290,9 @@ def _findings(
   kinds = _KINDS[subject]
   if subject in _DIRECTION:
     direction = _DIRECTION[subject]
-    drifts = observed.drifts(target)
-    if drifts is not None:
-      yield from of_drift(observed, direction, drifts[direction], false_alarm)
+    drift = observed.drift(direction, target)
+    if drift is not None:
+      yield from of_drift(observed, direction, drift, false_alarm)
       return
     noun = "signal" if direction == "forward" else "gradient"
     kinds += tuple(kind for kind in _KINDS["finite"] if noun in kind)
