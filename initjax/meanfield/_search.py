@@ -63,4 +63,6 @@ def _between(curve: Curve, row: int, a: float, b: float) -> float:
     return float(curve(np.exp([log_q]))[row][0])
 
   low, high = sorted(np.log([a, b]))
+  if value(low) * value(high) > 0:  # a root at an end, lost to rounding
+    return float(min(a, b, key=lambda q: abs(curve(np.array([q]))[row][0])))
   return float(np.exp(optimize.brentq(value, low, high, xtol=1e-15)))

@@ -286,3 +286,16 @@ def test_the_same_within_jit_and_at_any_precision(x64):
   with jax.enable_x64(x64):
     jax.jit(traced)(jnp.zeros(3))
   assert seen[0] == outside
+
+
+@pytest.mark.parametrize(
+  ("sigma_w2", "sigma_b2"), [(1.75, 0.5), (1.5, 1.0), (1.75, 1.0), (1.0, 0.5)]
+)
+def test_a_fixed_point_on_the_grid_of_the_search(sigma_w2, sigma_b2):
+  """ReLU: q = σ_b²/(1 - σ_w²/2), here a power of 2, where V(q) - q is 0."""
+  point = fixed_point(jax.nn.relu, sigma_w2, sigma_b2)
+  np.testing.assert_allclose(
+    point.q,
+    sigma_b2 / (1 - sigma_w2 / 2),
+    rtol=1e-11,  # moments to 1e-12, over 1 - Q' >= 1/8
+  )
