@@ -1,0 +1,132 @@
+"""Correlations of pairs of inputs, layer by layer, in many finite networks.
+
+The batch of networks is spread over the devices; each draws its own weights.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from initjax.typing import Activation
+
+GROUPS = ("unlike", "alike")
+STEPS = 8  # calls into which all networks are divided
+
+
+class Nets(NamedTuple):
+  """A batch of networks: arrays [nets]."""
+
+  key: jax.Array
+  sigma_w2: jax.Array
+  sigma_b2: jax.Array
+  q: jax.Array
+  """second moment of both inputs in the first layer"""
+
+
+def pairs_of(inputs: np.ndarray, pairs: int) -> np.ndarray:
+  """Pairs of different inputs: [2 groups, pairs, 2, features].
+
+  The first group has the least correlated pairs, the second the most correlated
+  ones; no input is used twice in a group.
+
+  Args:
+    inputs: [inputs, features] of unit second moment.
+    pairs: in each group.
+  """
+  correlation = inputs @ inputs.T / inputs.shape[1]
+  first, second = np.triu_indices(len(inputs), 1)
+  order = np.argsort(correlation[first, second], kind="stable")
+  groups = []
+  for ranked in (order, order[::-1]):
+    chosen: list[tuple[int, int]] = []
+    used: set[int] = set()
+    for i, j in zip(first[ranked], second[ranked], strict=True):
+      if len(chosen) < pairs and not {i, j} & used:
+        chosen.append((i, j))
+        used |= {i, j}
+    groups.append(inputs[np.array(chosen)])
+  return np.stack(groups)
+
+
+@functools.partial(jax.jit, static_argnames=("activation", "depth", "width"))
+def distances(
+  activation: Activation,
+  depth: int,
+  width: int,
+  nets: Nets,
+  pairs: jax.Array,
+) -> jax.Array:
+  """1 - c_l of pre-activations, averaged over pairs: [nets, depth, groups].
+
+      h_1 = √q·W_1 x,   h_{l+1} = W φ(h_l) + b,   W_ij ~ N(0, σ_w²/n)
+
+  1 - c is half the squared distance of both directions, so that it keeps its
+  digits where c goes to 1. Weights are drawn where they are used; products are
+  full float32 on every device.
+
+  Args:
+    activation: φ.
+    depth: number of linear layers.
+    width: n, units of each.
+    nets: which networks.
+    pairs: [groups, pairs, 2, features] of unit second moment.
+  """
+  x = pairs.reshape(-1, pairs.shape[-1])
+
+  def measured(h: jax.Array) -> jax.Array:
+    direction = h / jnp.linalg.norm(h, axis=-1, keepdims=True)
+    a, b = jnp.moveaxis(direction.reshape(*pairs.shape[:-1], width), 2, 0)
+    return jnp.mean(jnp.sum((a - b) ** 2, axis=-1) / 2, axis=1)
+
+  def linear(key: jax.Array, x: jax.Array, sigma_w2: jax.Array) -> jax.Array:
+    kernel = jax.random.normal(key, (x.shape[-1], width))
+    y = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
+    return y * jnp.sqrt(sigma_w2 / x.shape[-1])
+
+  def one_net(net: Nets) -> jax.Array:
+    def layer(h: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+      kernel_key, bias_key = jax.random.split(key)
+      bias = jnp.sqrt(net.sigma_b2) * jax.random.normal(bias_key, (1, width))
+      h = linear(kernel_key, activation(h), net.sigma_w2) + bias
+      return h, measured(h)
+
+    keys = jax.random.split(net.key, depth)
+    h = linear(keys[0], x, net.q)
+    _, others = jax.lax.scan(layer, h, keys[1:])
+    return jnp.concatenate([measured(h)[None], others])
+
+  return jax.vmap(one_net)(nets)
+
+
+def on_devices(
+  run: Callable[[Nets], jax.Array],
+  nets: Nets,
+  devices: list[jax.Device],
+  advance: Callable[[str], None] = lambda done: None,
+) -> np.ndarray:
+  """run(nets) in `STEPS` parts of equal size, each spread over all devices.
+
+  Args:
+    run: maps a batch of networks to an array [nets, ...].
+    nets: all networks; their number need not suit the devices.
+    devices: a part of each batch goes to every one.
+    advance: is told of each part as it is done.
+  """
+  sharding = NamedSharding(
+    Mesh(np.array(devices), ("nets",)), PartitionSpec("nets")
+  )
+  total = nets.q.shape[0]
+  each = math.ceil(total / STEPS / len(devices)) * len(devices)
+  parts = []
+  for start in range(0, total, each):
+    index = np.arange(start, start + each) % total  # the last part is filled up
+    part = Nets(*(leaf[index] for leaf in nets))
+    parts.append(np.asarray(run(jax.device_put(part, sharding))))
+    advance(f"networks {min(start + each, total)} of {total}")
+  return np.concatenate(parts)[:total]
