@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments._length_map import LengthMap, trajectory
+from experiments._signal_theory import Band, Conditions, Law, band
 
 _NORMAL_FLOATS = (
   240.0  # |log₂ second moment| below this: float32 is not strained
@@ -13,20 +13,26 @@ _NORMAL_FLOATS = (
 
 
 class Course(NamedTuple):
-  """One direction of one pair, layers in the order the signal takes them."""
+  """One direction of one pair; layers are listed first to last."""
 
   growth: float
   """measured factor of the second moment per layer; nan if it died at once"""
   growth_error: float
   """its standard error over seeds"""
-  theory_growth: float
-  """the factor that theory gives over the same layers"""
+  predicted_growth: float
+  """the factor that theory gives over the same layers, at this width"""
+  predicted_band: float
+  """half the width of the band around it"""
+  in_band: bool | None
+  """whether the measurement lies in the band; None if there is none"""
   verdict: str
   """in plain words"""
   log2_second_moment: np.ndarray
-  """measured, mean over seeds [depth], first layer first; -inf: exact zero"""
-  theory_log2_second_moment: np.ndarray
-  """predicted [depth], first layer first"""
+  """[depth]: measured, mean over seeds; -inf: exact zero"""
+  predicted_log2_second_moment: np.ndarray
+  """[depth]: the middle of the band"""
+  predicted_log2_band: np.ndarray
+  """[depth]: half the width of the band"""
 
 
 class Record(NamedTuple):
@@ -42,32 +48,49 @@ class Record(NamedTuple):
 def record(
   activation: str,
   initializer: str,
-  signals: tuple[np.ndarray, np.ndarray],
-  table: LengthMap,
   log2_sigma_w2: float,
-  width: int,
+  signals: tuple[np.ndarray, np.ndarray],
+  laws: tuple[Law, Law],
+  healthy: tuple[Law, Law],
+  conditions: Conditions,
+  *,
+  drift_is_bound: bool = False,
 ) -> Record:
-  """Compares log₂ second moments [seeds, depth], both ways, with theory.
+  """Compares log₂ second moments [seeds, depth], both ways, with their laws.
 
-  Theory starts where the measurement does: from the second moment in the first
-  layer, and from the gradient in the last.
+  Args:
+    activation: its name.
+    initializer: likewise.
+    log2_sigma_w2: log₂ of width · Var W.
+    signals: measured, forward and backward.
+    laws: of this pair.
+    healthy: of the yardstick.
+    conditions: of the run.
+    drift_is_bound: see `band`.
   """
   forward, backward = (np.asarray(part, np.float64) for part in signals)
-  depth = forward.shape[1]
-  start = forward[:, 0].mean()
-  predicted = trajectory(table, log2_sigma_w2, start, depth)
-  offset = backward[:, -1].mean()
-  signal_alive = _alive(forward)
-  both_alive = signal_alive & _alive(backward)  # else φ' is that of exact zeros
-  return Record(
-    activation,
-    initializer,
-    log2_sigma_w2,
-    _course(forward, predicted.forward, signal_alive, width),
+  forward_alive = _alive(forward)
+  both_alive = forward_alive & _alive(backward)  # else φ' is that of zeros
+  courses = [
     _course(
-      backward, predicted.backward + offset, both_alive, width, backward=True
-    ),
-  )
+      measured,
+      alive,
+      law,
+      yardstick,
+      conditions,
+      backward=is_backward,
+      drift_is_bound=drift_is_bound,
+    )
+    for measured, alive, law, yardstick, is_backward in zip(
+      (forward, backward),
+      (forward_alive, both_alive),
+      laws,
+      healthy,
+      (False, True),
+      strict=True,
+    )
+  ]
+  return Record(activation, initializer, log2_sigma_w2, *courses)
 
 
 def _alive(log2_second_moments: np.ndarray) -> np.ndarray:
@@ -78,14 +101,30 @@ def _alive(log2_second_moments: np.ndarray) -> np.ndarray:
 
 def _course(
   measured: np.ndarray,
-  theory: np.ndarray,
   alive: np.ndarray,
-  width: int,
+  law: Law,
+  healthy: Law,
+  conditions: Conditions,
   *,
-  backward: bool = False,
+  backward: bool,
+  drift_is_bound: bool = False,
 ) -> Course:
   """Growth over the layers that are alive, and the verdict over all."""
-  growth = error = theory_growth = math.nan
+
+  def predict(start: int) -> Band:
+    return band(
+      law,
+      start,
+      mean[start],
+      conditions,
+      backward=backward,
+      drift_is_bound=drift_is_bound,
+    )
+
+  with np.errstate(invalid="ignore"):
+    mean = measured.mean(axis=0)
+  growth = error = predicted = half_width = math.nan
+  in_band = None
   layers = np.flatnonzero(alive)
   if layers.size >= 2:
     start, end = layers[[-1, 0]] if backward else layers[[0, -1]]
@@ -93,21 +132,36 @@ def _course(
     bits = (measured[:, end] - measured[:, start]) / steps  # [seeds]
     growth = 2.0 ** bits.mean()
     error = growth * math.log(2) * bits.std(ddof=1) / math.sqrt(bits.size)
-    theory_growth = 2.0 ** ((theory[end] - theory[start]) / steps)
-  with np.errstate(invalid="ignore"):
-    mean = measured.mean(axis=0)
-  travelled = measured[:, ::-1] if backward else measured
-  verdict = _verdict(travelled, width, backward=backward)
-  return Course(growth, error, theory_growth, verdict, mean, theory)
+    expected = predict(start)
+    predicted = 2.0 ** ((expected.middle[end] - mean[start]) / steps)
+    half_width = predicted * math.log(2) * expected.half_width[end] / steps
+    deviation = abs(mean[end] - expected.middle[end])
+    in_band = bool(deviation <= expected.half_width[end])
+  return Course(
+    growth,
+    error,
+    predicted,
+    half_width,
+    in_band,
+    _verdict(measured, healthy, conditions, backward=backward),
+    mean,
+    *predict(-1 if backward else 0),
+  )
 
 
-def _verdict(travelled: np.ndarray, width: int, *, backward: bool) -> str:
+def _verdict(
+  measured: np.ndarray,
+  healthy: Law,
+  conditions: Conditions,
+  *,
+  backward: bool,
+) -> str:
   """One of stable, vanishes, explodes, zero, overflow; and how much or where.
 
-  Stable is what a healthy network may do by chance: the finite-width law of
-  He-initialized ReLU networks gives the log of the second moment a mean of
-  -5L/(2n) and a variance of 5L/n in each of the seeds, L layers of width n.
+  Stable is what stays in the band of a healthy network of this depth and width,
+  or between that and no change at all.
   """
+  travelled = measured[:, ::-1] if backward else measured
   seeds, depth = travelled.shape
   for lost, word in ((np.isneginf, "zero"), (_overflows, "overflow")):
     lost_seeds = lost(travelled).sum(axis=0)
@@ -117,10 +171,13 @@ def _verdict(travelled: np.ndarray, width: int, *, backward: bool) -> str:
       return f"{word} at {layer}"
   bits = (travelled[:, -1] - travelled[:, 0])[np.isfinite(travelled[:, -1])]
   total = bits.mean()
-  steps = depth - 1
-  drift = 2.5 * steps / width
-  spread = math.sqrt(5 * steps / width / seeds)
-  if abs(total) * math.log(2) <= drift + 3 * spread:
+  start, end = (-1, 0) if backward else (0, -1)
+  allowed = band(
+    healthy, start, healthy.mean[start], conditions, backward=backward
+  )
+  drift = allowed.middle[end] - healthy.mean[start]
+  chance = allowed.half_width[end]
+  if min(drift, 0.0) - chance <= total <= max(drift, 0.0) + chance:
     return f"stable 2^{total:+.1f}"
   return f"{'explodes' if total > 0 else 'vanishes'} 2^{total:+.0f}"
 

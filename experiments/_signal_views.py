@@ -1,7 +1,6 @@
 """How the main experiment shows itself: progress, table, figure."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,9 +12,12 @@ import rich.text
 from etils import epath
 
 from experiments._signal_records import Course, Record
+from experiments._signal_theory import SIGMAS, Conditions
 
 _COLOR_CYCLE = tuple(f"C{i}" for i in range(10))  # matplotlib's own
 _COLORS = {"stable": "green", "vanishes": "blue", "explodes": "red"}
+_BAND = "0.85"  # light grey
+_FULL_WIDTH = 91  # columns for a table that also says by how much
 
 
 @contextlib.contextmanager
@@ -32,18 +34,16 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     yield lambda done: bar.update(task, advance=1, description=done)
 
 
-def print_table(records: list[Record], depth: int, width: int) -> None:
+def print_table(records: list[Record], conditions: Conditions) -> None:
   """One block of rows for each activation."""
+  console = rich.console.Console()
+  in_full = console.width >= _FULL_WIDTH
   table = rich.table.Table(
-    title=f"Second moments through {depth} layers of width {width}",
-    caption=(
-      "signal, gradient: measured factor of the second moment per layer ± its "
-      "standard error over seeds; theory: the same at infinite width, from the "
-      "length map at each layer's own q; in all: what the whole stack does. A "
-      f"healthy ReLU network of this width loses {2.5 / width:.3f} of its log "
-      "per layer (5/2n), which infinite width leaves out. Where the signal "
-      "has underflowed, the gradient meets φ'(0), not the slopes of theory."
+    title=(
+      f"Second moments through {conditions.depth} layers of width "
+      f"{conditions.width}"
     ),
+    caption=_caption(conditions),
     caption_justify="left",
     box=None,
     padding=(0, 1, 0, 0),
@@ -59,22 +59,48 @@ def print_table(records: list[Record], depth: int, width: int) -> None:
     if record.activation != last:
       table.add_row(rich.text.Text(record.activation, style="bold underline"))
       last = record.activation
+    cells = (
+      _cells(course, in_full) for course in (record.forward, record.backward)
+    )
     table.add_row(
-      record.initializer, *_cells(record.forward), *_cells(record.backward)
+      record.initializer, *(cell for three in cells for cell in three)
     )
-  rich.console.Console().print(table)
+  console.print(table)
 
 
-def _cells(course: Course) -> tuple[str, str, rich.text.Text]:
-  measured = "-"
-  if not math.isnan(course.growth):
-    measured = f"{course.growth:.3f}±{course.growth_error:.3f}".replace(
-      "±0.", "±."
-    )
-  theory = "-" if math.isnan(course.growth) else f"{course.theory_growth:.3f}"
-  word = course.verdict.split()[0].rstrip(",")
-  style = _COLORS.get(word, "magenta")
-  return measured, theory, rich.text.Text(course.verdict, style=style)
+def _caption(conditions: Conditions) -> str:
+  return (
+    "signal, gradient: measured factor of the second moment per layer ± its "
+    "standard error over seeds. theory: the same as predicted at this width, "
+    f"in a band of {SIGMAS:.0f} standard deviations of a mean over "
+    f"{conditions.seeds} networks; ! marks a measurement outside. in all: what "
+    "the whole stack does; stable is what a healthy ReLU network (He) of this "
+    "depth and width does by chance. The band is that of Gaussian weights, to "
+    "first order in depth/width; orthogonal ones drift and fluctuate less, so "
+    "theirs reaches from infinite width to that. Where the signal has "
+    "underflowed, the gradient meets φ'(0), not the slopes of theory."
+  )
+
+
+def _cells(course: Course, in_full: bool) -> tuple[str | rich.text.Text, ...]:
+  measured, theory = "-", rich.text.Text("- ")
+  if course.in_band is not None:
+    measured = _with_error(course.growth, course.growth_error)
+    predicted = _with_error(course.predicted_growth, course.predicted_band)
+    theory = rich.text.Text(predicted + " ")
+    if not course.in_band:
+      theory = rich.text.Text(predicted + "!", style="yellow")
+  word = course.verdict.split()[0]
+  shown = course.verdict if in_full or word not in _COLORS else word
+  return (
+    measured,
+    theory,
+    rich.text.Text(shown, style=_COLORS.get(word, "magenta")),
+  )
+
+
+def _with_error(value: float, error: float) -> str:
+  return f"{value:.3f}±{error:.3f}".replace("±0.", "±.")
 
 
 def print_written(directory: epath.Path) -> None:
@@ -95,7 +121,10 @@ def check_figures() -> None:
 
 
 def save_figure(records: list[Record], path: epath.Path) -> None:
-  """A column for each activation, signal above gradient; theory is dashed."""
+  """A column for each activation, signal above gradient.
+
+  Theory is dashed, in the band where means over seeds should lie.
+  """
   import matplotlib
 
   matplotlib.use("Agg")
@@ -134,10 +163,14 @@ def save_figure(records: list[Record], path: epath.Path) -> None:
 def _legend(figure: Any, colors: dict[str, str]) -> None:
   """One entry for each initializer, and one for theory."""
   from matplotlib.lines import Line2D
+  from matplotlib.patches import Patch
 
-  handles = [Line2D([], [], color=c, label=name) for name, c in colors.items()]
+  handles: list[Any] = [
+    Line2D([], [], color=c, label=name) for name, c in colors.items()
+  ]
   handles.append(Line2D([], [], color="black", ls="--", lw=0.8, label="theory"))
-  figure.legend(handles=handles, loc="outside lower center", ncols=9)
+  handles.append(Patch(color=_BAND, label=f"±{SIGMAS:.0f} std"))
+  figure.legend(handles=handles, loc="outside lower center", ncols=10)
 
 
 def _draw(axis: Any, course: Course, color: str, linewidth: float) -> None:
@@ -147,7 +180,10 @@ def _draw(axis: Any, course: Course, color: str, linewidth: float) -> None:
     np.isfinite(course.log2_second_moment), course.log2_second_moment, np.nan
   )
   axis.plot(layers, measured, color=color, lw=linewidth)
-  axis.plot(
-    layers, course.theory_log2_second_moment, color="black", ls="--", lw=0.6
+  theory = course.predicted_log2_second_moment
+  half = course.predicted_log2_band
+  axis.fill_between(
+    layers, theory - half, theory + half, color=_BAND, lw=0, zorder=1
   )
+  axis.plot(layers, theory, color="black", ls="--", lw=0.6)
   axis.axhline(0, color="0.8", lw=0.6, zorder=0)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from experiments import _datasets, _length_map, _results, _signal_views
+from experiments import _datasets, _results, _signal_theory, _signal_views
 from experiments._signal_records import Record, record
 from initjax import initializers, stacks
 from initjax.typing import Activation, Initializer
@@ -110,10 +110,8 @@ def run(
   cotangent_key, draw_key = jax.random.split(key)
   shape = (config.batch, config.width)
   cotangent = jax.random.normal(cotangent_key, shape)
-  tables = {
-    name: _length_map.length_map(ACTIVATIONS[name])
-    for name in config.activations
-  }
+  conditions = conditions_of(config)
+  healthy = _signal_theory.healthy(conditions)
   records = {}
   for base, params in _draws(config, draw_key, inputs.shape):
     for scheme, activation in _pairs(config, base):
@@ -121,14 +119,8 @@ def run(
       signals = send(
         activation, config.width, params, factors, inputs, cotangent
       )
-      log2_sigma_w2 = _log2_sigma_w2(base, factors[1], config.width)
-      records[activation, scheme] = record(
-        activation,
-        scheme,
-        signals,
-        tables[activation],
-        log2_sigma_w2,
-        config.width,
+      records[activation, scheme] = _compare(
+        scheme, activation, factors[1], signals, healthy, conditions
       )
       advance(f"{activation}, {scheme}")
   return [
@@ -136,6 +128,45 @@ def run(
     for activation in config.activations
     for scheme in config.schemes
   ]
+
+
+def _compare(
+  scheme: str,
+  activation: str,
+  factor: jax.Array,
+  signals: tuple[jax.Array, jax.Array],
+  healthy: tuple[_signal_theory.Law, _signal_theory.Law],
+  conditions: _signal_theory.Conditions,
+) -> Record:
+  """Measured signals [seeds, depth] beside what theory says of the pair."""
+  base = SCHEMES[scheme].base
+  forward, backward = (np.asarray(part, np.float64) for part in signals)
+  log2_sigma_w2 = _log2_sigma_w2(base, factor, conditions.width)
+  laws = _signal_theory.laws(
+    ACTIVATIONS[activation], log2_sigma_w2, forward[:, 0].mean(), conditions
+  )
+  return record(
+    activation,
+    scheme,
+    log2_sigma_w2,
+    (forward, backward),
+    laws,
+    healthy,
+    conditions,
+    drift_is_bound=base == "orthogonal",
+  )
+
+
+def conditions_of(config: Config) -> _signal_theory.Conditions:
+  """What theory needs to know of a run, beside the pair."""
+  inputs = _datasets.load_inputs(config.dataset, config.batch, config.seed)
+  return _signal_theory.Conditions(
+    config.depth,
+    config.width,
+    config.seeds,
+    config.batch,
+    _signal_theory.typical_correlation(inputs),
+  )
 
 
 @functools.partial(jax.jit, static_argnames=("activation", "width"))
@@ -271,6 +302,8 @@ def save(records: list[Record], config: Config, parent: str) -> None:
   directory = _results.new_directory(parent, "signal_propagation")
   content: dict[str, Any] = {
     "config": dataclasses.asdict(config),
+    "correlation": conditions_of(config).correlation,
+    "band_in_standard_deviations": _signal_theory.SIGMAS,
     "jax": jax.__version__,
     "device": str(jax.devices()[0]),
     "records": records,
@@ -292,7 +325,7 @@ def main(argv: list[str]) -> None:
   pairs = len(config.activations) * len(config.schemes)
   with _signal_views.progress(pairs) as advance:
     records = run(config, advance)
-  _signal_views.print_table(records, config.depth, config.width)
+  _signal_views.print_table(records, conditions_of(config))
   save(records, config, _OUTPUT.value)
 
 
