@@ -102,7 +102,7 @@ def predict_rows(
   rows = [walk.run(graph.ops[index], at) for index, at in graph.rows()]
   forward = [row.size for row in rows]
   complete = not graph.opaque and all(map(_is_known, _streams(graph)))
-  backward = walk.gradients(rows, is_complete=complete)
+  backward = walk.gradients(rows, graph, is_complete=complete)
   with np.errstate(divide="ignore", invalid="ignore"):
     return Prediction(np.log2(forward), np.log2(backward))
 
@@ -220,19 +220,22 @@ class _Walk:
     return known[term.kind].get(term.site) or _Signal(math.nan)
 
   def gradients(
-    self, rows: Sequence[_Signal], *, is_complete: bool
+    self, rows: Sequence[_Signal], graph: SignalGraph, *, is_complete: bool
   ) -> list[float]:
     """E[δ²] of each row, 1 at the last."""
     if not rows:
       return []
-    rows[-1].gradient = 1.0
+    if graph.output is None:
+      rows[-1].gradient = 1.0
+    else:  # streams that reach the output beside the last row
+      self._sum(graph.output, graph.ops[-1].place.site).gradient = 1.0
     for signal in reversed(self.tape):
       for below, factor in signal.edges:
         given = signal.gradient * factor
         known = not math.isnan(below.gradient)
         below.gradient = below.gradient + given if known else given
     if is_complete:
-      return [row.gradient for row in rows]
+      return [row.gradient / rows[-1].gradient for row in rows]
     return [*(math.nan for _ in rows[:-1]), 1.0]
 
 

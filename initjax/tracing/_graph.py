@@ -202,6 +202,9 @@ class SignalGraph:
   """parameters that meet no data and are no output themselves"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
+  output: Stream | None = None
+  """what that output is a (function of a) sum of which holds the last
+  operation's; None where it cannot be said"""
 
   def rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Every repeat of every operation, in the order of execution.

@@ -209,10 +209,10 @@ def _fixpoint(
   """Reads a body until its carry is stable; keeps its first and last feeds."""
   outputs = body(carry)
   first = _sites_under(reader, place)
-  for _ in range(_MAX_PASSES - 1):
+  for turn in range(_MAX_PASSES - 1):
     fed, outputs = outputs[: len(carry)], body(outputs[: len(carry)])
-    if all(map(same_kind, fed, outputs)):
-      break
+    if turn and all(map(same_kind, fed, outputs)):
+      break  # the second pass has named its streams, the third met the names
   for site, op in _sites_under(reader, place).items():
     began = first[site].feed if site in first else Feed(reason="constant")
     later = op.feed

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from initjax.tracing._activations import source_of
 from initjax.tracing._geometry import leaf_origins
-from initjax.tracing._graph import Place, SignalGraph, Site
+from initjax.tracing._graph import Place, SignalGraph, Site, Stream
 from initjax.tracing._linear import Reader
 from initjax.tracing._read import read
 from initjax.tracing._values import Value, data
@@ -104,4 +105,19 @@ def _graph(
     elementwise=tuple(path for path in beside if path in reader.elementwise),
     unused=tuple(path for path in beside if path not in reader.elementwise),
     opaque=tuple(reader.opaque),
+    output=_output(reader, outputs, ops[-1].place.site) if ops else None,
+  )
+
+
+def _output(reader: Reader, outputs: list[Value], last: Site) -> Stream | None:
+  """The terms of the first output that holds the operation at `last`."""
+  nodes = (source_of(v.node)[0] for v in outputs if v.node is not None)
+  streams = (reader.streams.of(node) for node in nodes)
+  return next((stream for stream in streams if _holds(stream, last)), None)
+
+
+def _holds(stream: Stream | None, site: Site) -> bool:
+  return any(
+    (term.kind, term.site) == ("output", site) or _holds(term.inner, site)
+    for term in stream or ()
   )

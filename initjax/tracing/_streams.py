@@ -101,7 +101,17 @@ class Streams:
       if terms is None:
         return None
       found += terms
-    return found
+    return found if _are_distinct(found) else None
+
+
+def _are_distinct(stream: Stream) -> bool:
+  """Whether no signal is there twice, so that the terms are independent.
+
+  In a loop whose carry has no name the outputs of two repeats look the same.
+  """
+  signals = ("output", "stream", "inner")
+  named = [(term.kind, term.site) for term in stream if term.kind in signals]
+  return len(set(named)) == len(named)
 
 
 def _factor_below(node: Node, factor: _Factor) -> tuple[Node, _Factor] | None:

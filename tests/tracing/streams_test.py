@@ -176,3 +176,38 @@ def test_dropout_on_a_branch_counts_with_its_mean_square():
   stream, sites = last_stream(fn, [W, W, W])
   assert stream[0] == Term("output", sites[0])
   assert stream[1].factor == pytest.approx(2.0)  # √(0.25)/0.25
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_residual_loop_is_the_stream_of_its_repeat_before(first):
+  """Whether an operation or an input comes before it."""
+
+  def fn(p, x):
+    block = lambda h, kernel: (h + jnp.tanh(h) @ kernel, None)
+    return jax.lax.scan(block, x @ p[0] if first else x, p[1])[0]
+
+  op = signal_graph(fn, [W, jnp.stack([W] * 5)], X).ops[-1]
+  kinds = [(term.kind, term.site) for term in op.later_feed.stream]
+  assert kinds == [("stream", op.place.site), ("output", op.place.site)]
+
+
+def test_one_signal_twice_is_no_sum_of_independent_terms():
+  def twice(p, x):
+    z = x @ p[0]
+    return jax.nn.standardize(z + z[:, ::1] * p[2]) @ p[1]
+
+  stream, _ = last_stream(twice, [W, W, X[0]])
+  assert stream[0].inner == (Term("unknown"),)
+
+
+def test_the_output_is_a_sum_that_holds_the_last_operation():
+  def fn(p, x):
+    h = x @ p[0]
+    h = h + jnp.tanh(h) @ p[1]
+    return {"aux": h.mean(), "main": jax.nn.relu(2 * h)}
+
+  graph = signal_graph(fn, [W, W], X)
+  sites = [op.place.site for op in graph.ops]
+  assert graph.output == (Term("output", sites[0]), Term("output", sites[1]))
+  graph = signal_graph(lambda p, x: jax.nn.softmax(fn(p, x)["main"]), [W, W], X)
+  assert graph.output is None
