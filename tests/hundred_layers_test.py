@@ -1,12 +1,8 @@
 """100 layers with our initializers as kernel_init, in linen and in NNX.
 
-Tolerances come from one law. With Gaussian weights of variance σ_w²/n, one
-layer multiplies a squared norm by r = (σ_w²/n) Σ f_i² g_i² with g ~ N(0, 1),
-f = φ(z)/√q going forward and φ'(z) going backward. So Var(r)/E(r)² is
-(3κ - 1)/n with κ = E[f⁴]/E[f²]²; for ReLU κ = 2, the 5/n of the literature.
-Over L layers log r adds up to a bias of half that and to that variance. A
-convolution of C channels whose positions agree is an MLP of width C; if they
-differ it fluctuates less, so n = C bounds it.
+Where signal and gradient shall be stable, `initjax.testing` says what chance
+may do at these widths; elsewhere they are compared with what theory predicts,
+`meanfield.trajectory`, within four of its standard deviations.
 """
 
 import functools
@@ -20,150 +16,98 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from initjax import gains, initializers
+import initjax
+from initjax import gains, initializers, meanfield
+from initjax.testing import assert_gradients_flow, assert_variance_stable
 
-DEPTH, SEEDS, BATCH = 100, 8, 4
+DEPTH, DRAWS, BATCH = 100, 8, 4
 WIDTH = {"mlp": 128, "conv": 48}
 SPACE = {"mlp": (), "conv": (3, 3)}
+KEY = jax.random.key(0)
 
 
 class LinenLayer(nn.Module):
   kind: str
   activation: object
-  kernel_init: object
-  bias_init: object
+  inits: dict
 
   @nn.compact
   def __call__(self, h, _):
-    z = _linen_linear(self)(self.activation(h))
-    return z, jnp.mean(z**2)
+    return _linen_linear(self)(self.activation(h)), None
 
 
 def _linen_linear(module):
   width = WIDTH[module.kind]
-  inits = {"kernel_init": module.kernel_init, "bias_init": module.bias_init}
   if module.kind == "mlp":
-    return nn.Dense(width, **inits)
-  return nn.Conv(width, (3, 3), padding="CIRCULAR", **inits)
+    return nn.Dense(width, **module.inits)
+  return nn.Conv(width, (3, 3), padding="CIRCULAR", **module.inits)
 
 
 class LinenStack(nn.Module):
   kind: str
   activation: object
-  kernel_init: object
-  bias_init: object
+  inits: dict
 
   @nn.compact
   def __call__(self, x):
-    z = _linen_linear(self)(x)
     layers = nn.scan(
       LinenLayer,
       variable_axes={"params": 0},
       split_rngs={"params": True},
       length=DEPTH - 1,
-    )(self.kind, self.activation, self.kernel_init, self.bias_init)
-    z_last, others = layers(z, None)
-    return z_last, jnp.concatenate([jnp.mean(z**2)[None], others])
+    )(self.kind, self.activation, self.inits)
+    return layers(_linen_linear(self)(x), None)[0]
 
 
-def linen_forward(kind, activation, kernel_init, bias_init):
-  stack = LinenStack(kind, activation, kernel_init, bias_init)
+class NnxStack(nnx.Module):
+  def __init__(self, kind, activation, inits, key):
+    first, *rest = jax.random.split(key, DEPTH)
+    self.activation = activation
+    linear = functools.partial(self._linear, kind, inits)
+    self.first = linear(first)
+    self.layers = nnx.vmap(linear)(jnp.stack(rest))
 
-  def forward(key, x):
-    return stack.apply(stack.init(key, x), x)
-
-  return forward
-
-
-def nnx_forward(kind, activation, kernel_init, bias_init):
-  inits = {"kernel_init": kernel_init, "bias_init": bias_init}
-
-  def linear(rngs):
+  @staticmethod
+  def _linear(kind, inits, key):
+    width, rngs = WIDTH[kind], nnx.Rngs(params=key)
     if kind == "mlp":
-      return nnx.Linear(WIDTH[kind], WIDTH[kind], rngs=rngs, **inits)
+      return nnx.Linear(width, width, rngs=rngs, **inits)
     return nnx.Conv(
-      WIDTH[kind], WIDTH[kind], (3, 3), padding="CIRCULAR", rngs=rngs, **inits
+      width, width, (3, 3), padding="CIRCULAR", rngs=rngs, **inits
     )
 
-  def forward(key, x):
-    first_key, layers_key = jax.random.split(key)
-    z = linear(nnx.Rngs(params=first_key))(x)
-    keys = jax.random.split(layers_key, DEPTH - 1)
-    layers = nnx.vmap(lambda key: linear(nnx.Rngs(params=key)))(keys)
-
-    def step(h, layer):
-      z = layer(activation(h))
-      return z, jnp.mean(z**2)
-
-    z_last, others = nnx.scan(step, out_axes=(nnx.Carry, 0))(z, layers)
-    return z_last, jnp.concatenate([jnp.mean(z**2)[None], others])
-
-  return forward
+  def __call__(self, x):
+    step = lambda h, layer: layer(self.activation(h))
+    return nnx.scan(step, out_axes=nnx.Carry)(self.first(x), self.layers)
 
 
-FRAMEWORKS = {"linen": linen_forward, "nnx": nnx_forward}
-
-
-def signals(
-  framework,
-  kind,
-  activation,
-  kernel_init,
-  bias_init=initializers.zeros,
-  log_lift=0.0,
-):
-  """ln of second moments [seeds, depth], and ln of the input's gradient.
-
-  The cotangent is sent off e^log_lift times larger, so that a gradient that
-  vanishes by 1e-80 does not underflow before it arrives.
-  """
-  forward = FRAMEWORKS[framework](kind, activation, kernel_init, bias_init)
+def inputs(kind):
   shape = (BATCH, *SPACE[kind], WIDTH[kind])
-
-  @jax.jit
-  @jax.vmap
-  def run(key):
-    x_key, cotangent_key, init_key = jax.random.split(key, 3)
-    x = jax.random.normal(x_key, shape)
-    _, pull_back, moments = jax.vjp(
-      functools.partial(forward, init_key), x, has_aux=True
-    )
-    cotangent = jax.random.normal(cotangent_key, shape)
-    (gradient,) = pull_back(cotangent * math.exp(log_lift))
-    log_gradient = jnp.log(jnp.mean(gradient**2)) - 2 * log_lift
-    return jnp.log(moments), log_gradient
-
-  return run(jax.random.split(jax.random.key(0), SEEDS))
+  return jax.random.normal(jax.random.key(1), shape)
 
 
-def spread(function, q, width):
-  """(3κ - 1)/n for f = function(√q z)."""
-  m2 = gains.moments(function, q).second_moment
-  m4 = gains.moments(lambda x: function(x) ** 2, q).second_moment
-  return (3 * m4 / m2**2 - 1) / width
+def linen_stack(kind, activation, inits):
+  """The function, and one of a key that gives its parameters."""
+  stack = LinenStack(kind, activation, inits)
+  return stack.apply, lambda key: stack.init(key, inputs(kind))
 
 
-def predict(activation, sigma_w2, sigma_b2=0.0):
-  """Theory: q by layer from unit inputs, and ln of the input's gradient."""
-  q = [sigma_w2 + sigma_b2]
-  log_gradient = math.log(sigma_w2)
-  for _ in range(DEPTH - 1):
-    m = gains.moments(activation, q[-1])
-    log_gradient += math.log(sigma_w2 * m.derivative_second_moment)
-    q.append(sigma_w2 * m.second_moment + sigma_b2)
-  return np.log(q), log_gradient
+def nnx_stack(kind, activation, inits):
+  build = functools.partial(NnxStack, kind, activation, inits)
+  fn, _ = initjax.functional(build(KEY))
+  return fn, lambda key: initjax.functional(build(key))[1]
 
 
-def check_two_way_stability(framework, kind, activation, kernel_init):
-  """ReLU family: no drift beyond what the law allows the mean over seeds."""
-  log_moments, log_gradient = signals(framework, kind, activation, kernel_init)
-  chex.assert_tree_all_finite((log_moments, log_gradient))
-  variance = DEPTH * spread(activation, 1.0, WIDTH[kind])
-  tolerance = variance / 2 + 4 * math.sqrt(variance / SEEDS)
-  growth = float((log_moments[:, -1] - log_moments[:, 0]).mean())
-  gradient = float(log_gradient.mean()) - math.log(2)  # first layer: σ_w² = 2
-  for value in (growth, gradient):
-    chex.assert_scalar_in(value, -tolerance, tolerance)
+FRAMEWORKS = {"linen": linen_stack, "nnx": nnx_stack}
+
+
+def stable(stack, kind, **options):
+  """Both assertions, on the mean over several draws."""
+  fn, init = stack
+  options |= {"init": init, "draws": DRAWS, "key": KEY}
+  assert_variance_stable(fn, None, inputs(kind), **options)
+  options.pop("target", None)
+  assert_gradients_flow(fn, None, inputs(kind), **options)
 
 
 LEAKY = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
@@ -177,20 +121,68 @@ RELU_FAMILY = {
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_relu_family_is_stable_both_ways_at_the_he_gain(framework, kind, name):
-  check_two_way_stability(framework, kind, *RELU_FAMILY[name])
+  activation, init = RELU_FAMILY[name]
+  stack = FRAMEWORKS[framework](kind, activation, {"kernel_init": init})
+  stable(stack, kind)
 
 
 @pytest.mark.parametrize(
   ("kind", "wrong"),
   [
     ("mlp", initializers.xavier_normal()),
-    ("mlp", initializers.normal(0.01)),
+    ("mlp", initializers.variance_scaling(2.1, "fan_in", "normal")),
     ("conv", initializers.xavier_normal()),
   ],
 )
-def test_the_check_catches_xavier_on_relu_and_tiny_weights(kind, wrong):
-  with pytest.raises(AssertionError):
-    check_two_way_stability("linen", kind, jax.nn.relu, wrong)
+def test_xavier_on_relu_is_caught_and_five_percent_of_variance(kind, wrong):
+  stack = linen_stack(kind, jax.nn.relu, {"kernel_init": wrong})
+  with pytest.raises(AssertionError, match="signal is not stable"):
+    stable(stack, kind)
+
+
+def test_tanh_on_the_edge_of_chaos_is_stable_both_ways():
+  """σ_w² = 1.76095, σ_b² = 0.05: χ₁ = 1 at q* = 0.57005 (Schoenholz 2017)."""
+  sigma_w2, sigma_b2, q = 1.760954639606738, 0.05, 0.5700478816407635
+  found = meanfield.critical_point(jnp.tanh, sigma_b2)
+  np.testing.assert_allclose((found.sigma_w2, found.q), (sigma_w2, q), 1e-9)
+  inits = {
+    "kernel_init": initializers.variance_scaling(sigma_w2, "fan_in", "normal"),
+    "bias_init": initializers.normal(math.sqrt(sigma_b2)),
+  }
+  stable(nnx_stack("mlp", jnp.tanh, inits), "mlp", target=q)
+
+
+# What is not stable: theory says by how much
+
+
+def measured(activation, init, log2_lift=0.0):
+  """log₂ second moments [draws, depth] of a linen MLP, forward and backward.
+
+  The cotangent is sent off 2^log2_lift times larger, so that a gradient that
+  vanishes by 1e-80 does not underflow before it arrives.
+  """
+  fn, draw = linen_stack("mlp", activation, {"kernel_init": init})
+  x = inputs("mlp")
+
+  @jax.jit
+  def run(key):
+    cotangent = jax.random.normal(key, x.shape) * 2.0**log2_lift
+    report = initjax.measure(fn, draw(key), x, cotangent=cotangent)
+    return [
+      jnp.concatenate([one.log2_second_moment.ravel() for one in rows])
+      for rows in (report.forward, report.backward)
+    ]
+
+  keys = jax.random.split(KEY, DRAWS)
+  forward, backward = map(np.stack, zip(*map(run, keys), strict=True))
+  return forward, backward - 2 * log2_lift
+
+
+def predicted(activation, sigma_w2):
+  width = WIDTH["mlp"]
+  first = meanfield.Layer(None, sigma_w2, width=width)
+  other = meanfield.Layer(activation, sigma_w2, width=width)
+  return meanfield.trajectory([first, *[other] * (DEPTH - 1)], batch=BATCH)
 
 
 BOUNDED = {
@@ -202,71 +194,37 @@ BOUNDED = {
 }
 
 
-def check_against_theory(activation, log_moments, log_gradient, theory):
-  """Signal stays at the fixed point, and the gradient follows χ₁.
-
-  Near a stable fixed point deviations shrink by Q' a layer, so fluctuations
-  of variance s add up to s/(1 - Q'²) at most; Q' < 0.9 for all tested here.
-  Shifts of q by that much move ln χ by less, and add to the gradient's bias.
-  """
-  q, predicted_gradient = theory
-  width = WIDTH["mlp"]
-  forward = spread(activation, math.exp(q[-1]), width) / (1 - 0.9**2)
-  tolerance = forward / 2 + 4 * math.sqrt(forward / SEEDS)
-  chex.assert_trees_all_close(
-    np.asarray(log_moments.mean(axis=0)[-1]), q[-1], atol=tolerance
-  )
-  slope = jax.vmap(jax.grad(activation))
-  backward = DEPTH * spread(slope, math.exp(q[-1]), width)
-  tolerance = backward + 4 * math.sqrt(backward / SEEDS)
-  chex.assert_trees_all_close(
-    float(log_gradient.mean()), predicted_gradient, atol=tolerance
-  )
-  return tolerance
-
-
 @pytest.mark.parametrize("name", BOUNDED)
 def test_own_gain_keeps_the_signal_and_gradients_match_chi(name):
   activation = BOUNDED[name]
+  theory = predicted(activation, gains.gain(activation) ** 2)
+  assert abs(theory.forward[-1]) < 0.03  # the fixed point is q = 1
   init = initializers.activation_scaling(activation, distribution="normal")
-  theory = predict(activation, gains.gain(activation) ** 2)
-  assert abs(theory[0][-1]) < 0.02  # the fixed point is q = 1
-  lift = max(0.0, -theory[1] * 3 / 8)  # of e^(theory/2) in amplitude
-  measured = signals("linen", "mlp", activation, init, log_lift=lift)
-  tolerance = check_against_theory(activation, *measured, theory)
+  lift = max(0.0, -theory.backward[0] * 3 / 8)  # of half that, in amplitude
+  forward, backward = measured(activation, init, lift)
+  chex.assert_tree_all_finite((forward, backward))
+  noise = 4 / math.sqrt(DRAWS)
+  chex.assert_trees_all_close(
+    forward[:, -1].mean(),
+    theory.forward[-1] + theory.forward_drift[-1],
+    atol=noise * theory.forward_std[-1],
+  )
+  chex.assert_trees_all_close(
+    (backward[:, 0] - backward[:, -1]).mean(),
+    theory.backward[0] + theory.backward_drift[0],
+    atol=noise * theory.backward_std[0],
+  )
   if name in ("tanh", "softsign", "sigmoid"):  # far from stable, and shown so
-    assert abs(theory[1]) > 3 * tolerance
+    assert abs(theory.backward[0]) > 3 * noise * theory.backward_std[0]
 
 
 @pytest.mark.parametrize("activation", [jax.nn.gelu, jax.nn.silu])
 def test_gelu_and_silu_run_away_at_their_own_gain(activation):
   """Q' > 1: the deviation of layer 1 grows until the signal grows for good."""
-  h = 1e-4
-  sigma_w2 = gains.gain(activation) ** 2
-  above, below = gains.moments(
-    activation, np.array([1 + h, 1 - h])
-  ).second_moment
-  assert sigma_w2 * (above - below) / (2 * h) > 1.14
   init = initializers.activation_scaling(activation)
-  log_moments, _ = signals("linen", "mlp", activation, init)
-  he_net = DEPTH * 5 / WIDTH["mlp"]  # what chance does to a marginal network
-  luck = he_net / 2 + 4 * math.sqrt(he_net / SEEDS)
-  chex.assert_scalar_in(float(log_moments[:, -1].mean()), luck, 100)
-
-
-def test_tanh_on_the_edge_of_chaos_is_stable_both_ways():
-  """σ_w² = 1.76095, σ_b² = 0.05: χ₁ = 1 at q* = 0.57005 (Schoenholz 2017)."""
-  sigma_w2, sigma_b2 = 1.760954639606738, 0.05
-  theory = predict(jnp.tanh, sigma_w2, sigma_b2)
-  np.testing.assert_allclose(math.exp(theory[0][-1]), 0.5700478816407635)
-  critical = gains.moments(jnp.tanh, 0.5700478816407635)
-  np.testing.assert_allclose(sigma_w2 * critical.derivative_second_moment, 1)
-  measured = signals(
-    "nnx",
-    "mlp",
-    jnp.tanh,
-    initializers.variance_scaling(sigma_w2, "fan_in", "normal"),
-    initializers.normal(math.sqrt(sigma_b2)),
-  )
-  check_against_theory(jnp.tanh, *measured, theory)
-  assert abs(theory[1]) < 0.5  # e^±0.5 after 100 layers
+  point = meanfield.fixed_point(activation, gains.gain(activation) ** 2, 0.0)
+  assert point.length_slope > 1.14
+  assert not point.stable
+  stack = linen_stack("mlp", activation, {"kernel_init": init})
+  with pytest.raises(AssertionError, match="this fixed point is unstable"):
+    stable(stack, "mlp")

@@ -124,8 +124,9 @@ def _bands(observed: Observed) -> tuple[Any, ...]:
     drift = observed.drift(direction)
     assert drift is not None  # it is a chain
     plain = observed.bits[direction].mean(axis=0)[rows]
-    middle, margin = drift.expected + plain - drift.measured, drift.std
-    low, high = middle - _SIGMAS * margin, middle + _SIGMAS * margin
+    middle = drift.expected + plain - drift.measured
+    margin = drift.margin(_SIGMAS)
+    low, high = middle - margin, middle + margin
     both.append([*zip(low.tolist(), high.tolist(), strict=True), *missing])
   return tuple(zip(*both, strict=True))
 

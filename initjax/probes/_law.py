@@ -43,6 +43,8 @@ class Chain(NamedTuple):
   """variance of each kernel × fan_in; NaN if not known"""
   sigma_b2: np.ndarray
   """[rows]: mean square of the biases added to its output"""
+  has_positions: bool
+  """whether a second moment is an average over positions too"""
 
 
 class Drift(NamedTuple):
@@ -55,6 +57,8 @@ class Drift(NamedTuple):
   """[rows]: mean over healthy chains that start with the same number"""
   std: np.ndarray
   """[rows]: their standard deviation"""
+  unsure: np.ndarray
+  """[rows]: by how much that mean may be off, either way"""
   per_layer: float
   """growth in log₂ per layer beyond what is expected, in the direction that
   the signal takes"""
@@ -66,13 +70,14 @@ class Drift(NamedTuple):
     """By how many standard deviations it drifts."""
     return self.per_layer / self.error
 
+  def margin(self, sigmas: float) -> np.ndarray:
+    """[rows]: how far from `expected` a healthy chain may be."""
+    return sigmas * self.std + self.unsure
+
   def reversed(self) -> "Drift":
     """The rows in the opposite order."""
-    return self._replace(
-      measured=self.measured[::-1],
-      expected=self.expected[::-1],
-      std=self.std[::-1],
-    )
+    measured, expected, std, unsure = (part[::-1] for part in self[:4])
+    return Drift(measured, expected, std, unsure, self.per_layer, self.error)
 
 
 def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
@@ -86,6 +91,8 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
     op.feed_at(repeat) for op, (_, repeat) in zip(ops, rows, strict=True)
   ]
   if len(rows) < 4 or graph.opaque or graph.products:
+    return None
+  if _shares_kernels(graph):
     return None
   activations, sigma_b2 = [], []
   for before, feed in zip(ops[:-1], feeds[1:], strict=True):
@@ -107,7 +114,21 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
       for op, (_, repeat) in zip(ops[:count], rows, strict=False)
     ),
     np.array([*sigma_b2, 0.0][:count]),
+    any(op.kind == "convolution" for op in ops),
   )
+
+
+_PARTS = frozenset(("slice", "dynamic_slice", "gather", "split"))
+
+
+def _shares_kernels(graph: SignalGraph) -> bool:
+  """Whether layers are not independent: recurrent ones, tied kernels."""
+  whole = [op.path for op in graph if not _PARTS & set(op.view)]
+  slices = (sum(s.startswith("scan[") for s in op.view) for op in graph)
+  recurs = (
+    n < len(op.place.scans) for op, n in zip(graph, slices, strict=True)
+  )
+  return len(set(whole)) < len(whole) or any(recurs)
 
 
 def _is_output(stream: Stream | None, site: Site) -> bool:
@@ -154,9 +175,11 @@ def forward_drift(
   return _drift(
     measured,
     null.forward,
+    null.forward_drift,
     null.forward_covariance / len(bits),
     start=null.kept,
     growth=steps if target is None else null.accumulated,
+    averaged=chain.has_positions,
   )
 
 
@@ -165,8 +188,8 @@ def backward_drift(
 ) -> Drift:
   """Of the gradients' sums of squares.
 
-  How the gradients of different samples correlate is not known. They are taken
-  to be equal, for which chance does most.
+  How the gradients of different samples correlate is not known. Their average
+  is taken to scatter like one of them, which is an upper bound.
 
   Args:
     chain: from `chain_of`.
@@ -181,9 +204,11 @@ def backward_drift(
   return _drift(
     measured[::-1],
     null.backward[::-1],
+    null.backward_drift[::-1],
     null.backward_covariance[::-1, ::-1] / len(gradient),
     start=np.ones(len(rows)),
     growth=np.arange(len(rows), dtype=float),
+    averaged=True,
   ).reversed()
 
 
@@ -195,30 +220,40 @@ def _with_biases(chain: Chain, bits: np.ndarray) -> np.ndarray:
 def _drift(
   measured: np.ndarray,
   expected: np.ndarray,
+  drift: np.ndarray,
   covariance: np.ndarray,
   *,
   start: np.ndarray,
   growth: np.ndarray,
+  averaged: bool,
 ) -> Drift:
-  """Least squares: measured - expected = a·start + b·growth + chance.
+  """Least squares: measured - expected = drift + a·start + b·growth + chance.
 
-  Rows stand in the order that the signal takes.
+  Rows stand in the order that the signal takes. `drift` is that of the mean of
+  logarithms; the logarithm of an average over more than the law knows of
+  (`averaged`) drifts less, down to not at all.
   """
   ridge = 1e-9 * np.trace(covariance) / len(start)  # one row may be certain
   design = np.stack([start, growth], axis=1)
   weighted = np.linalg.solve(covariance + ridge * np.eye(len(start)), design)
   precision = np.linalg.inv(design.T @ weighted)
-  deviation = measured - expected
-  estimate = precision @ weighted.T @ deviation
   since = np.eye(len(start))
   since[:, 0] -= start  # what is left of the first row's deviation is known
   variances = np.einsum("ij,jk,ik->i", since, covariance, since)
+  unsure = drift / 2 if averaged else 0 * drift
+  middle = expected + drift - unsure
+  ends = (
+    float((precision @ weighted.T @ (measured - middle + sign * unsure))[1])
+    for sign in (-1, 1)
+  )
+  low, high = sorted(ends)
   return Drift(
     measured,
-    expected + deviation[0] * start,
+    measured[0] * start + since @ middle,
     np.sqrt(np.maximum(variances, 0.0)),
-    float(estimate[1]),
-    math.sqrt(precision[1, 1]),
+    abs(since @ unsure),
+    per_layer=max(low, 0.0) + min(high, 0.0),
+    error=math.sqrt(precision[1, 1]),
   )
 
 
@@ -226,10 +261,13 @@ class _Null(NamedTuple):
   """A chain of these widths and activations that keeps its signal's size."""
 
   forward: np.ndarray
-  """[rows]: log₂ second moments"""
+  """[rows]: log₂ second moments, at infinite width"""
+  forward_drift: np.ndarray
+  """[rows]: what the mean of logarithms is above that"""
   forward_covariance: np.ndarray
   backward: np.ndarray
   """[rows]: log₂ sums of squares of a gradient with χ₁ = 1"""
+  backward_drift: np.ndarray
   backward_covariance: np.ndarray
   kept: np.ndarray
   """[rows]: what is left of a deviation in the first"""
@@ -259,21 +297,25 @@ def _null(
       strict=True,
     )
   ]
-  t = trajectory(
-    layers,
-    second_moment=2 ** float(measured[0]),
-    correlation=correlation,
-    batch=batch,
-  )
+  start = 2 ** float(measured[0])
+  t = trajectory(layers, second_moment=start)
+  drift = t.forward_drift
+  if batch > 1:  # averages of few large samples scatter like one of them
+    mean = trajectory(
+      layers, second_moment=start, correlation=correlation, batch=batch
+    )
+    drift = mean.forward_drift
   settled = float(np.median(t.forward)) if math.isnan(level) else level
   slopes = [response(phi)(settled).log2_derivative for phi in chain.activations]
   log2_chi = log2_sigma_w2 + slopes
   later = np.append(np.cumsum(log2_chi[::-1])[::-1], 0.0)
   kept, accumulated = _passed_on(chain, t.forward)
   return _Null(
-    t.forward + t.forward_drift,
+    t.forward,
+    drift,
     t.forward_covariance,
-    t.backward + np.log2(chain.widths) - later + t.backward_drift,
+    t.backward + np.log2(chain.widths) - later,
+    t.backward_drift,
     t.backward_covariance,
     kept,
     accumulated,

@@ -82,13 +82,14 @@ def of_drift(
   if abs(drift.sigmas) <= allowed or observed.chain is None:
     return
   rows = observed.chain.rows
-  off = abs(drift.measured - drift.expected) > allowed * drift.std
+  margin = drift.margin(allowed)
+  off = abs(drift.measured - drift.expected) > margin
   shown = [at for at in range(len(rows)) if off[at]] or range(len(rows))
   lines = [
     (
       _name(observed, rows[at]),
       f"{drift.measured[at]:.2f}",
-      f"{drift.expected[at]:.2f} ± {allowed * drift.std[at]:.2f}",
+      f"{drift.expected[at]:.2f} ± {margin[at]:.2f}",
     )
     for at in _some(shown)
   ]

@@ -63,6 +63,7 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
   and none is left, every path leads through it. Paths that move entries apart
   (the two halves of a gated unit) do not meet in a function of one scalar.
   """
+  operand = _unpadded(operand)
   moves: dict[int, tuple[str, ...]] = {
     id(operand): ()
   }  # what moved entries, from there to the operand
@@ -84,6 +85,25 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
       if entry not in open_nodes:
         heapq.heappush(open_nodes, entry)
   return source, visited[:count]
+
+
+def _unpadded(node: Node) -> Node:
+  """What a node is but for its borders: zeros, or more of the same entries."""
+  if node.label == "pad" and node.operands[1].scalar == 0:
+    return node if node.operands[0].node is None else node.operands[0].node
+  if node.label != "concatenate":
+    return node
+  parts = [_without_layout(v.node) for v in node.operands if v.node is not None]
+  same = len(parts) == len(node.operands) and len(set(map(id, parts))) == 1
+  return parts[0] if same else node
+
+
+def _without_layout(node: Node) -> Node:
+  """The node below slices and paddings."""
+  while node.label in LAYOUT and node.operands[0].node is not None:
+    node = node.operands[0].node
+  inside = _unpadded(node)
+  return node if inside is node else _without_layout(inside)
 
 
 def _move(node: Node) -> tuple[str, ...]:
