@@ -31,8 +31,13 @@ class Point(NamedTuple):
 
   @property
   def sigmas(self) -> float:
-    """(measured - theory)/error."""
-    return (self.measured_xi_c - self.xi_c) / self.error
+    """By how many standard errors f'(c*) = exp(-1/ξ_c) is above theory.
+
+    It is f'(c*) that is fitted; ξ_c is a curved function of it.
+    """
+    slope = math.exp(-1 / self.measured_xi_c)
+    error = slope * self.error / self.measured_xi_c**2
+    return (slope - math.exp(-1 / self.xi_c)) / error
 
 
 class Result(NamedTuple):

@@ -192,14 +192,16 @@ def test_batches_are_spread_over_the_devices():
   seen = []
 
   def run(nets):
-    seen.append(nets.q.sharding.device_set)
+    seen.append(nets.q.sharding)
     return nets.q
 
   q = jnp.arange(19.0)
   nets = _phase_networks.Nets(jax.random.split(jax.random.key(0), 19), q, q, q)
   found = _phase_networks.on_devices(run, nets, jax.devices())
   np.testing.assert_array_equal(found, q)
-  assert all(devices == set(jax.devices()) for devices in seen)
+  for sharding in seen:
+    assert sharding.device_set == set(jax.devices())
+    assert not sharding.is_fully_replicated
 
 
 def test_pairs_are_different_inputs_alike_and_unlike():
