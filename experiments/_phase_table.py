@@ -65,7 +65,8 @@ def _summary(result: Result) -> str:
     f"Of them {np.mean(sigmas < 1):.0%} lie within one standard error (s.e.) "
     f"of theory, {np.mean(sigmas < 2):.0%} within two; half within "
     f"{np.median(relative):.1%} of its value. Too slow: fewer than three ξ_c "
-    "fit into the depth; too fast: too few layers before noise takes over."
+    "fit into the depth; too fast: too few layers before noise takes over; "
+    "too noisy: an error above 25 %."
   )
 
 
