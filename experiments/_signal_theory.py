@@ -1,4 +1,4 @@
-"""Theory for the main experiment: what chance allows each pair of each layer.
+"""Theory for the main experiment: what chance allows in each layer.
 
 `meanfield.trajectory` gives log₂ second moments at infinite width, their drift
 at the width of the run and their covariance over networks. The measurement
@@ -10,10 +10,12 @@ there, y_s, is known. So the mean over seeds of y_l should lie within
 where k_l is what layer l keeps of a deviation in s: of the signal, as much as
 the covariance says; of the gradient, which is linear, all.
 
-All to first order in depth/width, for Gaussian weights. Uniform and truncated
-ones differ by the fourth moment of a weight over the width, a few percent.
-Orthogonal ones drift and fluctuate less (ReLU: 3 instead of 5 per layer), so
-their band reaches from infinite width to that of Gaussian weights.
+All to first order in depth/width, for Gaussian weights. Left out is that at
+finite width inputs become correlated by chance: where theory has them all but
+independent (tanh, softsign), signals fluctuate up to 3 times as much. Uniform
+and truncated weights differ by their fourth moment over the width, a few
+percent. Orthogonal ones drift and fluctuate less (ReLU: 3 instead of 5 per
+layer), so their band reaches from infinite width to that of Gaussian weights.
 """
 
 import math

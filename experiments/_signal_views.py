@@ -16,7 +16,7 @@ from experiments._signal_theory import SIGMAS, Conditions
 
 _COLOR_CYCLE = tuple(f"C{i}" for i in range(10))  # matplotlib's own
 _COLORS = {"stable": "green", "vanishes": "blue", "explodes": "red"}
-_BAND = "0.85"  # light grey
+_BAND = "0.8"  # light grey
 _FULL_WIDTH = 91  # columns for a table that also says by how much
 
 
