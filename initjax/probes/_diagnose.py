@@ -56,6 +56,7 @@ def diagnose(
     ValueError: if no output can be differentiated, or leaves of `params` do
       not have a leading axis of length `draws`.
 
+  >>> import jax.numpy as jnp
   >>> def deep(kernels, x):
   ...   layer = lambda h, kernel: (jax.nn.relu(h @ kernel), None)
   ...   return jax.lax.scan(layer, x, kernels)[0]

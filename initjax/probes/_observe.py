@@ -10,13 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._checks import check_integer
-from initjax.probes._law import (
-  Chain,
-  Drift,
-  backward_drift,
-  chain_of,
-  forward_drift,
-)
+from initjax.probes._chain import Chain, chain_of
+from initjax.probes._law import Drift, backward_drift, forward_drift
 from initjax.probes._leaves import arrays_of
 from initjax.probes._measure import measure
 from initjax.probes._report import SignalReport

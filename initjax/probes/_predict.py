@@ -14,13 +14,13 @@ import numpy as np
 
 from initjax._checks import check_number
 from initjax.gains import joint_moments, moments
-from initjax.probes._law import response
 from initjax.probes._leaves import (
   Leaves,
   arrays_of,
   kernel_variance,
   mean_square,
 )
+from initjax.probes._null import response
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.tracing._graph import Feed, Site, Stream, Term
 from initjax.tracing._recovered import identity

@@ -107,8 +107,7 @@ def underflow(rows: Rows, ops: Ops) -> Iterator[Verdict]:
   """The first row of exact zeros after one that was alive."""
   for direction, noun in _DIRECTIONS:
     order = list(range(len(rows)) if direction == "forward" else _reverse(rows))
-    run = [i for i in order if rows[i][f"{direction}_size"] > 0]
-    order = run or [i for i in order if rows[i]["forward_size"] > 0]
+    order = [i for i in order if rows[i]["forward_size"] > 0]  # what was run
     alive = [i for i in order if not _all_zero(rows[i], direction)]
     zero = order[order.index(alive[-1]) + 1 :] if alive else order
     if (
