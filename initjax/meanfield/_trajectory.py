@@ -64,6 +64,8 @@ def trajectory(
   adds what `fluctuation` says, the next ones pass deviations on with their
   slopes d log K/d log q and d log χ/d log q. What that leaves out, of a std:
   2/n (ReLU) and up to depth/(2n), more where the length map expands (GELU).
+  Over a batch it leaves out that correlations wander: inputs that stay nearly
+  uncorrelated in theory scatter together up to three times as much.
 
   Args:
     layers: first to last. The data counts as a Gaussian stream: let the first
