@@ -74,8 +74,12 @@ def observe(
   has_aux: bool = False,
   init: Callable[[jax.Array], Any] | None = None,
   draws: int | None = None,
+  norms: bool = True,
 ) -> Observed:
-  """Measures `fn` in detail, for one or several draws of the parameters."""
+  """Measures `fn` in detail, for one or several draws of the parameters.
+
+  Without `norms` of parameters' gradients, these need not be computed.
+  """
   draws = 8 if init is not None and draws is None else draws
   _check_draws(params, init, draws)
   key = jax.random.key(0) if key is None else key
@@ -83,7 +87,7 @@ def observe(
     keys = jax.random.split(key, draws)
     params = jax.jit(functools.partial(jax.lax.map, init))(keys)
   arguments = (params, inputs, key, cotangent)
-  flags = {"has_aux": has_aux, "one": draws is None}
+  flags = {"has_aux": has_aux, "one": draws is None, "norms": norms}
   report = _measured(fn, *arguments, **flags)
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
@@ -105,7 +109,7 @@ def _measured(
   return _measure(fn, *arguments, **flags)
 
 
-@functools.partial(jax.jit, static_argnames=("fn", "has_aux", "one"))
+@functools.partial(jax.jit, static_argnames=("fn", "has_aux", "one", "norms"))
 def _measure(
   fn: Callable[..., Any],
   params: Any,
@@ -115,11 +119,12 @@ def _measure(
   *,
   has_aux: bool,
   one: bool,
+  norms: bool,
 ) -> SignalReport:
   """The report on one draw, or on all along the leading axis, in turn."""
 
   def run(params: Any) -> SignalReport:
-    return measure(
+    report = measure(
       fn,
       params,
       *inputs,
@@ -128,6 +133,7 @@ def _measure(
       has_aux=has_aux,
       detail=True,
     )
+    return report if norms else dataclasses.replace(report, gradient_norms=None)
 
   return run(params) if one else jax.lax.map(run, params)
 

@@ -248,8 +248,17 @@ def assert_healthy(
 
   Reference: those of the other assertions.
   """
+  _check_probability(false_alarm)
   each = false_alarm / len(_DIRECTION)
   _check(tuple(_KINDS), fn, params, inputs, options, false_alarm=each)
+
+
+def _check_probability(false_alarm: float) -> None:
+  check_number("false_alarm", false_alarm, low=0, open_low=True)
+  if false_alarm >= 1:
+    raise ValueError(
+      f"false_alarm is a probability, below 1; got {false_alarm}."
+    )
 
 
 def _check(
@@ -263,14 +272,10 @@ def _check(
   target: float | None = None,
 ) -> None:
   """Raises what is found of these subjects."""
-  check_number("false_alarm", false_alarm, low=0, open_low=True)
-  if false_alarm >= 1:
-    raise ValueError(
-      f"false_alarm is a probability, below 1; got {false_alarm}."
-    )
+  _check_probability(false_alarm)
   if target is not None:
     check_number("target", target, low=0, open_low=True)
-  observed = observe(fn, params, inputs, **options)
+  observed = observe(fn, params, inputs, **options, norms=False)
   verdicts = functools.cache(lambda: verdicts_on(observed, inputs))
   found = [
     finding

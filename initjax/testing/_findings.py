@@ -78,7 +78,7 @@ def of_drift(
   observed: Observed, direction: str, drift: Drift, false_alarm: float
 ) -> Iterator[Finding]:
   """A drift beyond what chance does in all but `false_alarm` of all draws."""
-  allowed = NormalDist().inv_cdf(1 - false_alarm / 2)
+  allowed = -NormalDist().inv_cdf(false_alarm / 2)
   if abs(drift.sigmas) <= allowed or observed.chain is None:
     return
   rows = observed.chain.rows
