@@ -17,6 +17,12 @@ Leaves = Mapping[str, np.ndarray]
 def arrays_of(tree: Any) -> dict[str, np.ndarray]:
   """The leaves that have a gradient, by path."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
+  for path, leaf in leaves:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+      raise TypeError(
+        f"wanted arrays, got {leaf} at {jax.tree_util.keystr(path) or 'root'}; "
+        "draw the parameters first, by model.init or init_variables."
+      )
   return {
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in leaves

@@ -1,0 +1,82 @@
+"""The script that counts how often the assertions err, on tiny networks."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import false_alarms
+
+SMALL = false_alarms.Config(draws=2, depth=6, widths=(16,), batch=4)
+
+
+def test_every_network_is_counted_for_both_assertions():
+  calls = []
+  counts = false_alarms.run(SMALL, lambda: calls.append(1))
+  names = list(false_alarms.nets(0.05))
+  assert [row.net for row in counts] == [
+    n for name in names for n in [name] * 2
+  ]
+  assert {row.assertion for row in counts} == {
+    "assert_variance_stable",
+    "assert_gradients_flow",
+  }
+  assert len(calls) == 2 * len(names)
+  for row in counts:
+    assert (row.width, row.draws) == (16, 2)
+    assert 0 <= row.low <= row.failures / 2 <= row.high <= 1
+  false_alarms.print_table(counts, SMALL)
+  assert json.dumps([row._asdict() for row in counts])
+
+
+def test_what_is_sick_fails():
+  """A std of three times the healthy one: 2^16 over 6 layers."""
+  config = false_alarms.Config(2, 6, (16,), 4, excess=2.0)
+  (signal, _) = false_alarms.count(config, "relu, std +200%", 16, lambda: None)
+  assert signal.failures == 2
+
+
+@pytest.mark.parametrize(
+  ("failures", "draws", "low", "high"),
+  [
+    (0, 20, 0.0, 1 - 0.025 ** (1 / 20)),
+    (20, 20, 0.025 ** (1 / 20), 1.0),
+    (1, 2, 1 - math.sqrt(0.975), math.sqrt(0.975)),
+  ],
+)
+def test_intervals_are_those_of_clopper_and_pearson(failures, draws, low, high):
+  """No failure: (1 - p)^n = 2.5 %. One of two: 1 - (1 - p)² = 2.5 %."""
+  found = false_alarms._interval(failures, draws)
+  np.testing.assert_allclose(found, (low, high), rtol=1e-6)
+
+
+def test_networks_have_the_variances_they_should():
+  net = false_alarms.nets(0.05)["tanh"]
+  params = false_alarms.draw(net, 30, 64, jax.random.key(0))
+  size = float((params["kernels"] ** 2).mean()) * 64
+  error = math.sqrt(2 / params["kernels"].size)  # of a mean square, relative
+  assert abs(size / net.sigma_w2 - 1) < 4 * error
+  square = float((params["biases"] ** 2).mean())
+  assert abs(square / 0.05 - 1) < 4 * math.sqrt(2 / params["biases"].size)
+  large = false_alarms.nets(0.05)["relu, std +5%"]
+  assert large.sigma_w2 == pytest.approx(2 * 1.05**2)
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ({"draws": 0}, "draws must be at least 1"),
+    ({"depth": 4}, "depth must be at least 5"),
+    ({"batch": 0}, "batch must be at least 1"),
+    ({"widths": ()}, "widths must be numbers of at least 2"),
+    ({"widths": (1,)}, "widths must be numbers of at least 2"),
+    ({"false_alarm": 0.0}, "false_alarm must be in"),
+    ({"false_alarm": 1.0}, "false_alarm must be in"),
+    ({"excess": -1.0}, "excess above -1"),
+  ],
+)
+def test_a_config_that_makes_no_sense_is_refused(wrong, message):
+  with pytest.raises(ValueError, match=message):
+    false_alarms.Config(**wrong)
