@@ -236,3 +236,10 @@ def test_lags_of_random_tanh_nets_obey_the_law():
     expected = law[i, i] + law[j, j] - 2 * law[i, j]
     ratio = (forward[:, j] - forward[:, i]).var() / expected
     assert abs(ratio - 1) < 4 * math.sqrt(2.5 / DRAWS) + DEPTH / (2 * WIDTH)
+
+
+def test_the_average_of_wildly_different_numbers_is_the_largest():
+  """E max of 4 normals is 1.0294 of their std; the log of 4 goes."""
+  mean, variance = log_average(np.array([1e4]), 4)
+  np.testing.assert_allclose(mean, 102.94 - np.log(4), rtol=1e-2)
+  np.testing.assert_allclose(variance, 0.4917e4, rtol=1e-2)
