@@ -172,6 +172,18 @@ def test_ten_percent_is_caught(sign):
   assert (sign * backward > 2.97).mean() >= 0.5
 
 
+def test_a_signal_that_settles_slowly_is_healthy():
+  """tanh at σ_w² = 1: q falls as 1/(2l), by 2^4 over 50 layers.
+
+  That is what a contracting map does. Weights that would keep the median of
+  its sizes are no null for it: 3.3 standard deviations away.
+  """
+  x = jax.random.normal(jax.random.key(1), (16, 256))
+  kernels = draw(jax.random.key(0), 1.0, 50, 256)
+  observed = observe(MODELS[jnp.tanh], kernels, (x,))
+  assert abs(observed.drift("forward").sigmas) < 2.97
+
+
 def test_covariance_shrinks_with_draws():
   params = jnp.stack([draw(jax.random.key(i), 2.0, 8) for i in range(4)])
   one = observe(MODELS[jax.nn.relu], params[0], (X,)).drift("forward")
