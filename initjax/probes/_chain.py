@@ -66,7 +66,7 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   )
 
 
-_PARTS = frozenset(("slice", "dynamic_slice", "gather", "split"))
+_PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
 
 
 def _shares_kernels(graph: SignalGraph) -> bool:

@@ -164,6 +164,9 @@ def follow(equation: Any, origins: Origins) -> Origins:
   if name == "squeeze":
     gone = params["dimensions"]
     return tuple(o for axis, o in enumerate(origins) if axis not in gone)
+  if name == "unstack":  # of jax 0.12: a slice and a squeeze
+    gone = params["axis"] % len(origins)
+    return tuple(o for axis, o in enumerate(origins) if axis != gone)
   if name == "broadcast_in_dim":
     came = dict(zip(params["broadcast_dimensions"], origins, strict=True))
     return tuple(came.get(axis, ()) for axis in range(len(shape)))

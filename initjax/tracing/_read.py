@@ -32,7 +32,8 @@ _LINEAR = frozenset(
 REMAT = frozenset(("remat", "remat2", "checkpoint"))
 _LOOK_UP = ["parameter", "data"]  # of a gather: the table and the indices
 _MAX_PASSES = 4
-_VIEWS = LAYOUT | {"slice", "dynamic_slice", "gather", "split", "squeeze"}
+_PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
+_VIEWS = LAYOUT | _PARTS | {"squeeze"}
 
 
 def read(

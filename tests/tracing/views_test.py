@@ -165,3 +165,17 @@ def test_errors_say_what_to_pass():
     signal_graph(nn.Dense(3), {}, X)
   with pytest.raises(TypeError, match=r"fn = module\.apply"):
     functional(nn.Dense(3))
+
+
+def test_kernels_of_a_stack_that_is_iterated():
+  """jax 0.12 has an equation of its own for that."""
+
+  def fn(kernels, x):
+    for kernel in kernels:
+      x = jax.numpy.tanh(x @ kernel)
+    return x
+
+  kernels = jax.ShapeDtypeStruct((3, 4, 4), jax.numpy.float32)
+  x = jax.ShapeDtypeStruct((2, 4), jax.numpy.float32)
+  for op in signal_graph(fn, kernels, x).ops:
+    assert (op.origin, op.in_axes, op.out_axes) == ("parameter", (1,), (2,))
