@@ -21,6 +21,7 @@ from initjax.probes._chain import Chain
 from initjax.typing import Activation
 
 _FLAT = 1e-3
+_SETTLING = 400  # layers; on the edge q falls to 1/800 by then
 _SMALL = -60.0  # log₂ of a variance at which φ is linear
 
 
@@ -72,7 +73,9 @@ def null_of(
       layers, second_moment=start, correlation=correlation, batch=batch
     )
     drift = mean.forward_drift
-  settled = float(np.median(t.forward)) if math.isnan(level) else level
+  settled = level
+  if math.isnan(level):
+    settled = _settled(chain, log2_sigma_w2, float(t.forward[-1]))
   slopes = [response(phi)(settled).log2_derivative for phi in chain.activations]
   log2_chi = log2_sigma_w2 + slopes
   later = np.append(np.cumsum(log2_chi[::-1])[::-1], 0.0)
@@ -116,6 +119,18 @@ def _of_the_model(
   if chain.sigma_b2.any() or (own > edge + _FLAT).all():
     return own, math.nan
   return np.maximum(own, edge), _SMALL
+
+
+def _settled(chain: Chain, log2_sigma_w2: np.ndarray, log2_q: float) -> float:
+  """log₂ q after these layers, over and over again."""
+  layers = list(
+    zip(chain.activations, log2_sigma_w2, chain.sigma_b2[1:], strict=True)
+  )
+  for step in range(_SETTLING):
+    phi, log2_weights, sigma_b2 = layers[step % len(layers)]
+    signal = 2 ** (log2_weights + response(phi)(log2_q).log2_second_moment)
+    log2_q = math.log2(signal + sigma_b2)
+  return log2_q
 
 
 def _passed_on(

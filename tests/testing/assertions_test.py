@@ -1,64 +1,22 @@
 """Each assertion: what passes, what fails, and what its message says."""
 
-import functools
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import absltest, parameterized
-from flax import nnx
+from small_models import (
+  KEY,
+  X,
+  deep,
+  kernels,
+  two_layer_params,
+  two_layers,
+)
 
 import initjax
-from initjax import initializers as init
 from initjax import testing
 
-KEY = jax.random.key(0)
-X = jax.random.normal(jax.random.key(1), (16, 64))
 ALL = [getattr(testing, n) for n in testing.__all__ if n != "assert_orthogonal"]
-
-
-def deep(activation):
-  """One function for each activation: models are compiled once."""
-  return _DEEP.setdefault(activation, _deep(activation))
-
-
-_DEEP = {}
-
-
-def _deep(activation):
-  def model(kernels, x):
-    layer = lambda h, kernel: (activation(h @ kernel), None)
-    return jax.lax.scan(layer, x, kernels)[0]
-
-  return model
-
-
-def kernels(sigma_w2, depth, width=64, key=KEY):
-  size = np.sqrt(sigma_w2 / width).astype(np.float32)
-  return size * _NORMAL(key, (depth, width, width))
-
-
-_NORMAL = jax.jit(jax.random.normal, static_argnums=1)
-
-
-def he_by_numpy(key, shape, dtype):
-  """Compiles nothing; apply asks for its shape alone."""
-  if isinstance(key, jax.core.Tracer):
-    return jnp.zeros(shape, dtype)
-  seed = np.asarray(jax.random.key_data(key))
-  draw = np.random.default_rng(seed).normal(size=shape)
-  return jnp.asarray(draw * np.sqrt(2 / np.prod(shape[:-1])), dtype)
-
-
-def two_layers(params, x):
-  return jax.nn.relu(x @ params["in"] + params["bias"]) @ params["out"]
-
-
-def two_layer_params(bias=0.0):
-  first, last = kernels(2.0, 2)
-  return {"in": first, "bias": jnp.full(64, bias), "out": last}
 
 
 # Signal
@@ -310,133 +268,3 @@ def test_a_model_is_compiled_once():
   for check in ALL:
     check(model, two_layer_params(), 2 * X, key=jax.random.key(5))
   assert len(traces) == first
-
-
-# Models of all kinds
-
-
-class Convolutional(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    for features in (8, 8, 16, 16):
-      x = nn.Conv(features, (3, 3), kernel_init=he_by_numpy)(nn.relu(x))
-    return x
-
-
-class PreNorm(nn.Module):
-  """An embedding, residual branches behind norms, a readout."""
-
-  @nn.compact
-  def __call__(self, tokens):
-    x = nn.Embed(20, 32, embedding_init=he_by_numpy)(tokens)
-    for _ in range(3):
-      h = nn.Dense(64, kernel_init=he_by_numpy)(nn.LayerNorm()(x))
-      x = x + nn.Dense(32, kernel_init=he_by_numpy)(nn.gelu(h))
-    return nn.Dense(20, kernel_init=he_by_numpy)(nn.LayerNorm()(x))
-
-
-class Half(nn.Module):
-  """bfloat16, which holds 8 bits."""
-
-  @nn.compact
-  def __call__(self, x):
-    for width in (64, 64, 64, 64, 64, 32):
-      x = nn.Dense(width, dtype=jnp.bfloat16, kernel_init=he_by_numpy)(x)
-      x = nn.relu(x)
-    return x
-
-
-class Perceptron(nnx.Module):
-  def __init__(self, rngs):
-    he = init.he_normal()
-    self.layers = nnx.List(
-      [nnx.Linear(64, 64, kernel_init=he, rngs=rngs) for _ in range(4)]
-    )
-
-  def __call__(self, x):
-    for layer in self.layers:
-      x = nnx.relu(layer(x))
-    return x
-
-
-LINEN = {
-  "convolutional": (Convolutional(), (4, 8, 8, 3)),
-  "pre-norm": (PreNorm(), None),
-  "bfloat16": (Half(), (8, 64)),
-}
-
-
-@pytest.mark.parametrize("name", LINEN)
-def test_linen_models_are_healthy(name):
-  model, shape = LINEN[name]
-  x = jnp.arange(24).reshape(4, 6) % 20
-  x = x if shape is None else jax.random.normal(KEY, shape)
-  variables = model.init(KEY, x)
-  testing.assert_healthy(model.apply, variables, x)
-  large = jax.tree.map(lambda leaf: 4 * leaf, variables)
-  if name != "pre-norm":  # norms take it back
-    with pytest.raises(AssertionError, match="The signal is not stable"):
-      testing.assert_variance_stable(model.apply, large, x)
-
-
-def test_nnx_models():
-  fn, params = initjax.functional(Perceptron(nnx.Rngs(0)))
-  testing.assert_healthy(fn, params, X)
-  with pytest.raises(AssertionError, match="kernel"):
-    testing.assert_healthy(fn, jax.tree.map(lambda p: 3 * p, params), X)
-
-
-def test_equinox_models():
-  try:
-    import equinox as eqx
-  except Exception as error:  # not installed, or made for another jax
-    pytest.skip(f"needs Equinox: {error!r}")
-  model = eqx.nn.MLP(64, 64, 64, 4, key=KEY)
-  fn, params = initjax.functional(model)
-  fn = jax.vmap(fn, in_axes=(None, 0))
-  testing.assert_finite_signal(fn, params, X)
-  with pytest.raises(AssertionError, match="Non-finite input"):
-    testing.assert_finite_signal(fn, params, jnp.inf * X)
-
-
-def residual(params, x):
-  for kernel in params:
-    x = x + jax.nn.relu(x) @ kernel
-  return x
-
-
-def test_models_that_are_no_chain_fall_back_to_growth():
-  """Plain residual blocks double: 2^12 is more than a factor 4 in size."""
-  few, many = list(kernels(2.0, 2)), list(kernels(2.0, 12))
-  testing.assert_variance_stable(residual, few, X)
-  with pytest.raises(AssertionError, match="Exploding signal at "):
-    testing.assert_variance_stable(residual, many, X)
-
-
-class AbslTest(parameterized.TestCase):
-  """They raise what absltest expects of a failure."""
-
-  @parameterized.parameters(2.0, 0.5)
-  def test_stable(self, sigma_w2):
-    check = functools.partial(
-      testing.assert_variance_stable,
-      deep(jax.nn.relu),
-      kernels(sigma_w2, 50),
-      X,
-    )
-    if sigma_w2 == 2.0:
-      check()
-    else:
-      with self.assertRaisesRegex(AssertionError, "he_normal"):  # noqa: PT027
-        check()
-
-
-def test_a_failure_of_absltest_shows_the_message():
-  class Sick(absltest.TestCase):
-    def test_it(self):
-      testing.assert_no_dead_units(two_layers, two_layer_params(-9.0), X)
-
-  result = absltest.unittest.TestResult()
-  Sick("test_it").run(result)
-  ((_, text),) = result.failures
-  assert "AssertionError: Dead units at ['out']" in text
