@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initjax.probes._leaves import Leaves, kernel_variance, mean_square
+from initjax.probes._leaves import Leaves, kernel_variance, mean_square_at
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.tracing._graph import Site, Stream
 from initjax.typing import Activation
@@ -49,8 +49,10 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
       return None
     activations.append(phi)
     biases = (t for t in feed.stream or () if t.kind == "bias")
-    squares = (mean_square(leaves[b.path]) * b.factor**2 for b in biases)
+    squares = (mean_square_at(leaves, b.path) * b.factor**2 for b in biases)
     sigma_b2.append(sum(squares))
+  if not np.isfinite(sigma_b2).all():
+    return None
   widths = [_units(op) for op in ops]
   count = len(ops) - (widths[-1] != widths[-2])
   return Chain(

@@ -78,6 +78,11 @@ def mean_square(leaf: np.ndarray) -> float:
   return float(np.mean(abs(wide(leaf)) ** 2)) if leaf.size else 0.0
 
 
+def mean_square_at(leaves: Leaves, path: str) -> float:
+  """E|w|² of a parameter; NaN if it has no gradient, as integers."""
+  return mean_square(leaves[path]) if path in leaves else math.nan
+
+
 def is_random(leaf: np.ndarray) -> bool:
   """Whether its entries look drawn: zeros and identities repeat theirs.
 
@@ -95,9 +100,9 @@ def kernel_variance(
   op: LinearOp, repeat: tuple[int, ...], leaves: Leaves
 ) -> float:
   """Variance of the kernel's entries, at one repeat; NaN if not known."""
-  if op.origin != "parameter" or len(op.paths) != 1:
+  leaf = leaves.get(op.path)
+  if op.origin != "parameter" or leaf is None:
     return math.nan
-  leaf = leaves[op.path]
   slices = sum(step.startswith("scan[") for step in op.view)
   if slices == len(repeat) and all(s.startswith("scan[") for s in op.view):
     leaf = leaf[repeat]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from initjax._checks import check_number
@@ -18,7 +19,7 @@ from initjax.probes._leaves import (
   Leaves,
   arrays_of,
   kernel_variance,
-  mean_square,
+  mean_square_at,
 )
 from initjax.probes._null import response
 from initjax.tracing import LinearOp, SignalGraph
@@ -83,6 +84,14 @@ def predict(
   Reference: Schoenholz et al. 2017, Eqs. 3, 9; Yang and Schoenholz 2017.
   """
   check_number("second_moment", second_moment, low=0, open_low=True)
+  given = jax.tree_util.tree_leaves_with_path(params)
+  paths = {jax.tree_util.keystr(path) for path, _ in given}
+  missing = {path for op in graph.ops for path in op.paths} - paths
+  if missing:
+    raise ValueError(
+      f"params lack {sorted(missing)}, which the graph uses; pass those with "
+      "which it was traced, as arrays."
+    )
   return predict_rows(graph, arrays_of(params), second_moment)
 
 
@@ -90,13 +99,6 @@ def predict_rows(
   graph: SignalGraph, leaves: Leaves, second_moment: float
 ) -> Prediction:
   """`predict`, for parameters by path."""
-  used = {op.path for op in graph.ops if op.origin == "parameter"}
-  missing = used - leaves.keys()
-  if missing:
-    raise ValueError(
-      f"params lack {sorted(missing)}, which the graph uses; pass those with "
-      "which it was traced, as arrays."
-    )
   over_samples = any(map(_over_samples, _streams(graph)))
   walk = _Walk(leaves, second_moment, over_samples)
   rows = [walk.run(graph.ops[index], at) for index, at in graph.rows()]
@@ -200,12 +202,12 @@ class _Walk:
 
   def _square(self, term: Term) -> float:
     """By what a term's factors multiply its second moment."""
-    scales = (mean_square(self.leaves[path]) for path in term.scales)
+    scales = (mean_square_at(self.leaves, path) for path in term.scales)
     return term.factor**2 * math.prod(scales)
 
   def _signal(self, term: Term, site: Site) -> _Signal:
     if term.kind == "bias":
-      size = mean_square(self.leaves[term.path])
+      size = mean_square_at(self.leaves, term.path)
       return _Signal(size, shared=size)
     if term.kind == "input":
       return _Signal(self.second_moment, gaussian=False)

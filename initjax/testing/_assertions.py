@@ -102,7 +102,9 @@ def assert_gradients_flow(
 
   As `assert_variance_stable`, for the sum of squares of the gradient with
   respect to each layer's output: in a chain it must not drift more than chance
-  does where χ₁ = σ_w²E[φ'²] = 1. It must not be 0 nor infinite anywhere.
+  does where χ₁ = σ_w²E[φ'²] = 1. It must not be 0 nor infinite anywhere. Let
+  `fn` return the outputs rather than a loss: its gradient may be aligned with
+  them, and with the weights, for which no law is known here.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`.
