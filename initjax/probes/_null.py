@@ -55,16 +55,7 @@ def null_of(
   log2_sigma_w2, level = _keeping(chain, wanted), wanted
   if target is None and _contracts(chain, wanted):
     log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2)
-  layers = [Layer(width=chain.widths[0])] + [
-    Layer(phi, float(sigma_w2), float(sigma_b2), width)
-    for phi, sigma_w2, sigma_b2, width in zip(
-      chain.activations,
-      np.exp2(log2_sigma_w2),
-      chain.sigma_b2[1:],
-      chain.widths[1:],
-      strict=True,
-    )
-  ]
+  layers = _layers(chain, log2_sigma_w2)
   start = 2 ** float(measured[0])
   t = trajectory(layers, second_moment=start)
   drift = t.forward_drift
@@ -90,6 +81,18 @@ def null_of(
     kept,
     accumulated,
   )
+
+
+def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
+  """The chain with these weights, its first row as the data."""
+  rest = zip(
+    chain.activations,
+    np.exp2(log2_sigma_w2).tolist(),
+    chain.sigma_b2[1:].tolist(),
+    chain.widths[1:],
+    strict=True,
+  )
+  return [Layer(width=chain.widths[0]), *(Layer(*each) for each in rest)]
 
 
 def _keeping(chain: Chain, level: float) -> np.ndarray:
