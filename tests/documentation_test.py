@@ -17,6 +17,7 @@ PACKAGES = {
   "meanfield": initjax.meanfield,
   "probes": initjax.probes,
   "reports": initjax.reports,
+  "schemes": initjax.schemes,
   "stacks": initjax.stacks,
   "testing": initjax.testing,
   "tracing": initjax.tracing,
