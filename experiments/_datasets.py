@@ -1,6 +1,11 @@
 """The data that experiments run on: embedded, so that nothing is downloaded."""
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
+
+from experiments._training import Labelled
 
 DATASETS = ("digits", "synthetic")
 
@@ -36,6 +41,12 @@ def load_inputs(dataset: str, batch: int, seed: int) -> np.ndarray:
 
 def _standardised_digits() -> np.ndarray:
   """[1797, 64]: mean 0 and variance 1 per pixel; constant pixels are 0."""
+  pixels = _digits().data
+  spread = pixels.std(axis=0)
+  return (pixels - pixels.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+
+
+def _digits() -> Any:
   try:
     from sklearn import datasets
   except ImportError as error:
@@ -43,6 +54,25 @@ def _standardised_digits() -> np.ndarray:
       "the digits are part of scikit-learn: pip install 'initjax[data]', or "
       "run with --dataset=synthetic."
     ) from error
-  pixels = datasets.load_digits().data
-  spread = pixels.std(axis=0)
-  return (pixels - pixels.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+  return datasets.load_digits()
+
+
+def load_labelled(dataset: str, seed: int, data_dir: str = "") -> Labelled:
+  """Inputs of mean 0 and variance 1 over the data set, and their labels.
+
+  A fifth of the digits, chosen by `seed`, is what is tested on. Features that
+  are constant over the data set are 0.
+
+  Raises:
+    ValueError: for an unknown data set.
+    ImportError: if scikit-learn is missing, with what to install.
+  """
+  del data_dir
+  if dataset != "digits":
+    raise ValueError(f"dataset must be digits; got {dataset!r}.")
+  inputs = _standardised_digits().astype(np.float32)
+  labels = _digits().target.astype(np.int32)
+  order = np.random.default_rng(seed).permutation(len(labels))
+  test, train = np.split(order, [len(labels) // 5])
+  parts = inputs[train], labels[train], inputs[test], labels[test]
+  return Labelled(*map(jnp.asarray, parts))

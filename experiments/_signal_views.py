@@ -103,10 +103,10 @@ def _with_error(value: float, error: float) -> str:
   return f"{value:.3f}±{error:.3f}".replace("±0.", "±.")
 
 
-def print_written(directory: epath.Path) -> None:
+def print_written(directory: epath.Path, name: str) -> None:
   """Says where the results are."""
   rich.console.Console().print(
-    f"wrote signal_propagation.json and .png to {directory}", highlight=False
+    f"wrote {name}.json and .png to {directory}", highlight=False
   )
 
 

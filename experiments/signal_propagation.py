@@ -319,7 +319,7 @@ def save(records: list[Record], config: Config, parent: str) -> None:
   _results.write_whole(
     figure, lambda path: _signal_views.save_figure(records, path)
   )
-  _signal_views.print_written(directory)
+  _signal_views.print_written(directory, "signal_propagation")
 
 
 def main(argv: list[str]) -> None:

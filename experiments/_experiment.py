@@ -1,0 +1,125 @@
+"""What an experiment is: a question, a config, a run, and how to show it."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+  from experiments._job import Job
+
+Result = dict[str, Any]
+"""Numbers and arrays by name: what is written as JSON."""
+
+SCALES = ("smoke", "laptop", "tpu")
+
+
+class Claim(NamedTuple):
+  """A number of the literature, or of theory, beside ours."""
+
+  source: str
+  """such as "He et al. 2015, Eq. 10" """
+  quantity: str
+  published: float
+  ours: float
+  error: float
+  """by how much an honest measurement may differ: from a law, or two standard
+  errors"""
+
+  @property
+  def agrees(self) -> bool:
+    """Whether the difference is within the error."""
+    return bool(abs(self.ours - self.published) <= self.error)
+
+
+class Program(NamedTuple):
+  """A jitted function of an experiment, and what it is called with."""
+
+  function: Any
+  """from `jax.jit`"""
+  arguments: tuple[Any, ...]
+  """`jax.ShapeDtypeStruct`s, keys included; static ones as values"""
+  keywords: Mapping[str, Any] = types.MappingProxyType({})
+
+
+class Experiment(NamedTuple):
+  """One question, and all that is needed to answer it."""
+
+  name: str
+  """of its module, and of what it writes"""
+  config: Any
+  """the class: a frozen dataclass made of `option`s; defaults are "laptop" """
+  scales: Mapping[str, Mapping[str, Any]]
+  """what "smoke" and "tpu" change"""
+  run: "Callable[[Any, Job], Result]"
+  tables: Callable[[Result], list[Any]]
+  """as `rich.table.Table`s"""
+  figure: Callable[[Result], Any]
+  """as a `matplotlib.figure.Figure`"""
+  claims: Callable[[Result], list[Claim]]
+  """what it says of published numbers"""
+  programs: Callable[[Any], dict[str, Program]]
+  """for a config, every jitted function by name"""
+
+  def at_scale(self, scale: str, **changes: Any) -> Any:
+    """The config of a scale, with changes."""
+    if scale not in SCALES:
+      raise ValueError(f"scale must be among {SCALES}; got {scale!r}.")
+    return self.config(**{**self.scales.get(scale, {}), **changes})
+
+
+def option(
+  default: Any,
+  text: str,
+  *,
+  low: float | None = None,
+  choices: typing.Iterable[str] | None = None,
+) -> Any:
+  """A field of a config, which becomes a flag of that name.
+
+  Args:
+    default: an int, float, bool, str, or a tuple of one of them.
+    text: what it is, for `--help`.
+    low: the least value allowed, of each entry.
+    choices: the values allowed.
+  """
+  known = None if choices is None else tuple(choices)
+  metadata = {"text": text, "low": low, "choices": known}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def check(config: Any) -> None:
+  """For `__post_init__`: every option is within its bounds.
+
+  Raises:
+    ValueError: if one is not; it names the option, its value and its bounds.
+  """
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    low, choices = field.metadata.get("low"), field.metadata.get("choices")
+    entries = value if isinstance(value, tuple) else (value,)
+    if isinstance(value, tuple) and not value:
+      raise ValueError(f"{field.name} must not be empty.")
+    for entry in entries:
+      if low is not None and not entry >= low:
+        raise ValueError(f"{field.name} must be at least {low}; got {entry}.")
+      if choices is not None and entry not in choices:
+        raise ValueError(
+          f"{field.name} must be among {', '.join(choices)}; got {entry!r}."
+        )
+
+
+def abstract(tree: Any) -> Any:
+  """Shapes and types of arrays, for `Program.arguments`."""
+  return jax.tree.map(
+    lambda leaf: (
+      jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf))
+      if not isinstance(leaf, jax.Array)
+      else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    ),
+    tree,
+  )
