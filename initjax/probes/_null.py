@@ -64,23 +64,27 @@ def null_of(
       layers, second_moment=start, correlation=correlation, batch=batch
     )
     drift = mean.forward_drift
-  settled = level
   if math.isnan(level):
-    settled = _settled(chain, log2_sigma_w2, float(t.forward[-1]))
-  slopes = [response(phi)(settled).log2_derivative for phi in chain.activations]
-  log2_chi = log2_sigma_w2 + slopes
-  later = np.append(np.cumsum(log2_chi[::-1])[::-1], 0.0)
-  kept, accumulated = _passed_on(chain, t.forward)
+    level = _settled(chain, log2_sigma_w2, float(t.forward[-1]))
+  backward = t.backward + np.log2(chain.widths)
   return Null(
     t.forward,
     drift,
     t.forward_covariance,
-    t.backward + np.log2(chain.widths) - later,
+    backward - _growth_above(chain, log2_sigma_w2, level),
     t.backward_drift,
     t.backward_covariance,
-    kept,
-    accumulated,
+    *_passed_on(chain, t.forward),
   )
+
+
+def _growth_above(
+  chain: Chain, log2_sigma_w2: np.ndarray, level: float
+) -> np.ndarray:
+  """log₂ of ∏ χ₁ over the rows after each, at one level of the signal."""
+  slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
+  log2_chi = log2_sigma_w2 + slopes
+  return np.append(np.cumsum(log2_chi[::-1])[::-1], 0.0)
 
 
 def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
