@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import numpy as np
 
 if TYPE_CHECKING:
   from experiments._job import Job
@@ -115,11 +114,4 @@ def check(config: Any) -> None:
 
 def abstract(tree: Any) -> Any:
   """Shapes and types of arrays, for `Program.arguments`."""
-  return jax.tree.map(
-    lambda leaf: (
-      jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf))
-      if not isinstance(leaf, jax.Array)
-      else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    ),
-    tree,
-  )
+  return jax.eval_shape(lambda tree: tree, tree)
