@@ -11,7 +11,8 @@ import rich.table
 import rich.text
 from etils import epath
 
-from experiments._signal_records import Course, Record
+from experiments._experiment import Result
+from experiments._signal_records import Course
 from experiments._signal_theory import SIGMAS, Conditions
 
 _COLOR_CYCLE = tuple(f"C{i}" for i in range(10))  # matplotlib's own
@@ -34,10 +35,10 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     yield lambda done: bar.update(task, advance=1, description=done)
 
 
-def print_table(records: list[Record], conditions: Conditions) -> None:
+def tables(result: Result) -> list[rich.table.Table]:
   """One block of rows for each activation."""
-  console = rich.console.Console()
-  in_full = console.width >= _FULL_WIDTH
+  records, conditions = result["records"], result["conditions"]
+  in_full = rich.console.Console().width >= _FULL_WIDTH
   table = rich.table.Table(
     title=(
       f"Second moments through {conditions.depth} layers of width "
@@ -65,7 +66,7 @@ def print_table(records: list[Record], conditions: Conditions) -> None:
     table.add_row(
       record.initializer, *(cell for three in cells for cell in three)
     )
-  console.print(table)
+  return [table]
 
 
 def _caption(conditions: Conditions) -> str:
@@ -120,27 +121,21 @@ def check_figures() -> None:
     ) from error
 
 
-def save_figure(records: list[Record], path: epath.Path) -> None:
+def figure(result: Result) -> Any:
   """A column for each activation, signal above gradient.
 
   Theory is dashed, in the band where means over seeds should lie.
   """
-  import matplotlib
+  from matplotlib.figure import Figure
 
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
+  records = result["records"]
   activations = list(dict.fromkeys(record.activation for record in records))
   schemes = list(dict.fromkeys(record.initializer for record in records))
   colors = dict(zip(schemes, _COLOR_CYCLE, strict=False))
-  figure, axes = plt.subplots(
-    2,
-    len(activations),
-    figsize=(2.4 * len(activations) + 1.2, 6.2),
-    sharex=True,
-    sharey=True,
-    squeeze=False,
-    layout="constrained",
+  size = (max(2.4 * len(activations) + 1.2, 8.0), 6.2)
+  drawn = Figure(figsize=size, layout="constrained")
+  axes = drawn.subplots(
+    2, len(activations), sharex=True, sharey=True, squeeze=False
   )
   for record in records:
     column = activations.index(record.activation)
@@ -155,9 +150,8 @@ def save_figure(records: list[Record], path: epath.Path) -> None:
   axes[0, 0].set_ylabel("signal: log₂ second moment")
   axes[1, 0].set_ylabel("gradient: log₂ second moment")
   axes[0, 0].set_ylim(-110, 45)
-  _legend(figure, colors)
-  figure.savefig(path, dpi=110, format="png")
-  plt.close(figure)
+  _legend(drawn, colors)
+  return drawn
 
 
 def _legend(figure: Any, colors: dict[str, str]) -> None:

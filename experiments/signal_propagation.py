@@ -24,17 +24,28 @@ signal_propagation.json and signal_propagation.png.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
 
-from experiments import _datasets, _results, _signal_theory, _signal_views
+from experiments import _datasets, _signal_theory, _signal_views
+from experiments._experiment import (
+  Claim,
+  Experiment,
+  Program,
+  Result,
+  check,
+  option,
+)
+from experiments._job import Job
+from experiments._launch import launch
 from experiments._signal_records import Record, record
 from initjax import initializers, stacks
 from initjax.typing import Activation, Initializer
+
+_FEATURES = 64  # of the inputs
 
 ACTIVATIONS: dict[str, Activation] = {
   "sigmoid": jax.nn.sigmoid,
@@ -81,33 +92,25 @@ BASES: dict[str, Initializer] = {  # what a Scheme rescales
 class Config:
   """What to run; the defaults are the published table."""
 
-  depth: int = 100
-  width: int = 128
-  seeds: int = 16
-  batch: int = 64
-  activations: tuple[str, ...] = tuple(ACTIVATIONS)
-  schemes: tuple[str, ...] = tuple(SCHEMES)
-  dataset: str = "digits"
-  seed: int = 0
+  activations: tuple[str, ...] = option(
+    tuple(ACTIVATIONS), "Which activations.", choices=ACTIVATIONS
+  )
+  initializers: tuple[str, ...] = option(
+    tuple(SCHEMES), "Which initializers.", choices=SCHEMES
+  )
+  depth: int = option(100, "Linear layers.", low=2)
+  width: int = option(128, "Units of each.", low=2)
+  seeds: int = option(16, "Networks of each pair.", low=2)
+  batch: int = option(64, "Inputs of each network.", low=1)
+  dataset: str = option("digits", "What goes in.", choices=_datasets.DATASETS)
+  seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:
-    for name, low in (("depth", 2), ("width", 2), ("seeds", 2), ("batch", 1)):
-      if getattr(self, name) < low:
-        raise ValueError(
-          f"{name} must be at least {low}; got {getattr(self, name)}."
-        )
-    for name, known in (("activations", ACTIVATIONS), ("schemes", SCHEMES)):
-      unknown = [item for item in getattr(self, name) if item not in known]
-      if unknown or not getattr(self, name):
-        raise ValueError(
-          f"{name} must be among {', '.join(known)}; got {unknown or 'none'}."
-        )
+    check(self)
 
 
-def run(
-  config: Config, advance: Callable[[str], None] = lambda done: None
-) -> list[Record]:
-  """Measures every pair; `advance` is told of each one as it is done."""
+def run(config: Config, job: Job) -> Result:
+  """Measures every pair, and compares it with theory."""
   inputs = _datasets.load_inputs(config.dataset, config.batch, config.seed)
   key = jax.random.key(config.seed)
   cotangent_key, draw_key = jax.random.split(key)
@@ -120,20 +123,24 @@ def run(
     sent = {}  # all at once: they run while theory is computed
     for scheme, activation in _pairs(config, base):
       factors = _factors(scheme, activation, inputs.shape[-1], config.width)
-      signals = send(
-        activation, config.width, params, factors, inputs, cotangent
-      )
+      function = functools.partial(send, activation, config.width)
+      signals = job.spread(function, params, factors, inputs, cotangent)
       sent[activation, scheme] = signals, factors[1]
     for (activation, scheme), (signals, factor) in sent.items():
       records[activation, scheme] = _compare(
         scheme, activation, factor, signals, healthy, conditions
       )
-      advance(f"{activation}, {scheme}")
-  return [
-    records[activation, scheme]
-    for activation in config.activations
-    for scheme in config.schemes
-  ]
+      total = len(config.activations) * len(config.initializers)
+      job.advance(f"{activation}, {scheme}", total)
+  return {
+    "conditions": conditions,
+    "band_in_standard_deviations": _signal_theory.SIGMAS,
+    "records": [
+      records[activation, scheme]
+      for activation in config.activations
+      for scheme in config.initializers
+    ],
+  }
 
 
 def _compare(
@@ -219,7 +226,7 @@ def _draws(
 ) -> Iterator[tuple[str, stacks.StackParams]]:
   """Each needed distribution with parameters [seeds, ...] drawn from it."""
   keys = jax.random.split(key, config.seeds)
-  for base in dict.fromkeys(SCHEMES[name].base for name in config.schemes):
+  for base in dict.fromkeys(SCHEMES[name].base for name in config.initializers):
     stack = _mlp(config.depth, config.width, jnp.tanh, BASES[base])
     draw = functools.partial(stack.init, input_shape=input_shape)
     # One seed after the other: XLA on CPUs can hang on batched QR.
@@ -228,7 +235,7 @@ def _draws(
 
 def _pairs(config: Config, base: str) -> Iterator[tuple[str, str]]:
   for activation in config.activations:
-    for scheme in config.schemes:
+    for scheme in config.initializers:
       if SCHEMES[scheme].base == base:
         yield scheme, activation
 
@@ -257,83 +264,59 @@ def _log2_sigma_w2(base: str, factor: jax.Array, width: int) -> float:
   return float(2 * np.log2(float(factor)) + np.log2(unit))
 
 
-_DEFAULT = Config()
-_DEPTH = flags.DEFINE_integer("depth", _DEFAULT.depth, "Linear layers.")
-_WIDTH = flags.DEFINE_integer("width", _DEFAULT.width, "Units of each.")
-_SEEDS = flags.DEFINE_integer("seeds", _DEFAULT.seeds, "Networks per pair.")
-_BATCH = flags.DEFINE_integer("batch", _DEFAULT.batch, "Inputs per network.")
-_ACTIVATION = flags.DEFINE_list(
-  "activation", list(ACTIVATIONS), "Some of: " + ", ".join(ACTIVATIONS)
-)
-_INITIALIZER = flags.DEFINE_list(
-  "initializer", list(SCHEMES), "Some of: " + ", ".join(SCHEMES)
-)
-_DATASET = flags.DEFINE_enum(
-  "dataset", _DEFAULT.dataset, _datasets.DATASETS, "What goes in."
-)
-_SEED = flags.DEFINE_integer("seed", _DEFAULT.seed, "Of all random numbers.")
-_OUTPUT = flags.DEFINE_string(
-  "output_dir", "results", "Where a new directory of results is made."
-)
-
-
-def config_from_flags() -> Config:
-  """What the command line asks for.
-
-  Raises:
-    app.UsageError: if that makes no sense, or cannot be run or saved here;
-      before the run, so that none is lost for want of a place or a package.
-  """
-  try:
-    config = Config(
-      depth=_DEPTH.value,
-      width=_WIDTH.value,
-      seeds=_SEEDS.value,
-      batch=_BATCH.value,
-      activations=tuple(_ACTIVATION.value),
-      schemes=tuple(_INITIALIZER.value),
-      dataset=_DATASET.value,
-      seed=_SEED.value,
-    )
-    _results.check_parent(_OUTPUT.value)
-    _signal_views.check_figures()
-    _datasets.load_inputs(config.dataset, config.batch, config.seed)
-  except (ValueError, OSError, ImportError) as error:
-    raise app.UsageError(str(error)) from None
-  return config
-
-
-def save(records: list[Record], config: Config, parent: str) -> None:
-  """Writes the numbers and the figure to a new directory in `parent`."""
-  directory = _results.new_directory(parent, "signal_propagation")
-  content: dict[str, Any] = {
-    "config": dataclasses.asdict(config),
-    "correlation": conditions_of(config).correlation,
-    "band_in_standard_deviations": _signal_theory.SIGMAS,
-    "jax": jax.__version__,
-    "device": str(jax.devices()[0]),
-    "records": records,
+def claims(result: Result) -> list[Claim]:
+  """Growth per layer at birth, where the literature names it."""
+  named = {
+    ("relu", "Xavier norm."): "He et al. 2015, Sec. 2.2",
+    ("relu", "He fan_in"): "He et al. 2015, Eq. 10",
+    ("tanh", "own gain"): "Schoenholz et al. 2017, Eq. 9",
+    ("sigmoid", "Xavier norm."): "Schoenholz et al. 2017, Eq. 9",
   }
-  _results.write_json(directory / "signal_propagation.json", content)
-  figure = directory / "signal_propagation.png"
-  _results.write_whole(
-    figure, lambda path: _signal_views.save_figure(records, path)
+  found = []
+  for pair in result["records"]:
+    source = named.get((pair.activation, pair.initializer))
+    for direction in ("forward", "backward") if source else ():
+      course = getattr(pair, direction)
+      if course.in_band is not None:
+        what = f"{pair.activation}, {pair.initializer}: {direction} growth"
+        numbers = course.predicted_growth, course.growth, course.predicted_band
+        found.append(Claim(str(source), what, *numbers))
+  return found
+
+
+def programs(config: Config) -> dict[str, Program]:
+  """One pass through a batch of networks, for each activation."""
+  inputs = jax.ShapeDtypeStruct((config.batch, _FEATURES), jnp.float32)
+  stack = _mlp(config.depth, config.width, jnp.tanh, BASES["normal"])
+  keys = jax.random.split(jax.random.key(0), config.seeds)
+  params = jax.eval_shape(
+    jax.vmap(lambda key: stack.init(key, inputs.shape)), keys
   )
-  _signal_views.print_written(directory, "signal_propagation")
+  number = jax.ShapeDtypeStruct((), jnp.float32)
+  cotangent = jax.ShapeDtypeStruct((config.batch, config.width), jnp.float32)
+  return {
+    f"send, {name}": Program(
+      send,
+      (name, config.width, params, (number, number), inputs, cotangent),
+    )
+    for name in config.activations
+  }
 
 
-def main(argv: list[str]) -> None:
-  """Reads flags, runs, prints the table, writes JSON and the figure."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)  # JAX tells of every absent TPU
-  config = config_from_flags()
-  pairs = len(config.activations) * len(config.schemes)
-  with _signal_views.progress(pairs) as advance:
-    records = run(config, advance)
-  _signal_views.print_table(records, conditions_of(config))
-  save(records, config, _OUTPUT.value)
-
+EXPERIMENT = Experiment(
+  "signal_propagation",
+  Config,
+  {
+    "smoke": {"depth": 20, "width": 32, "seeds": 4, "batch": 8,
+              "activations": ("relu", "tanh")},
+    "tpu": {"width": 1024, "seeds": 64, "batch": 256},
+  },
+  run,
+  _signal_views.tables,
+  _signal_views.figure,
+  claims,
+  programs,
+)  # fmt: skip
 
 if __name__ == "__main__":
-  app.run(main)
+  launch(EXPERIMENT)

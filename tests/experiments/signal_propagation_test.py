@@ -16,6 +16,7 @@ from scipy import special
 from experiments import _datasets, _results, _signal_records, _signal_theory
 from experiments import _signal_views as views
 from experiments import signal_propagation as main
+from experiments._job import Job
 from initjax import meanfield
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -120,12 +121,14 @@ def test_one_compilation_per_activation():
   config = main.Config(
     **SMALL,
     activations=("relu", "tanh"),
-    schemes=("He fan_in", "own gain"),
+    initializers=("He fan_in", "own gain"),
     dataset="synthetic",
   )
   done = []
-  records = main.run(config, done.append)
+  job = Job(advance=lambda label, total: done.append((label, total)))
+  records = main.run(config, job)["records"]
   assert len(done) == len(records) == 4
+  assert done[0][1] == 4
   assert main.send._cache_size() == 2
 
 
@@ -134,7 +137,9 @@ def relu_records():
   config = main.Config(
     depth=100, width=64, seeds=8, batch=8, activations=("relu",)
   )
-  return {record.initializer: record for record in main.run(config)}
+  return {
+    record.initializer: record for record in main.run(config, Job())["records"]
+  }
 
 
 def test_relu_table_says_what_theory_says(relu_records):
@@ -166,7 +171,7 @@ def test_forward_and_backward_match_a_plain_network():
   """The measured numbers equal those of an unrolled network with jax.vjp."""
   config = main.Config(
     depth=6, width=8, seeds=2, batch=4, activations=("tanh",),
-    schemes=("He fan_in",), dataset="synthetic",
+    initializers=("He fan_in",), dataset="synthetic",
   )  # fmt: skip
   inputs = _datasets.load_inputs("synthetic", 4, 0)
   ((_, params),) = main._draws(config, jax.random.key(3), inputs.shape)
@@ -288,7 +293,7 @@ def test_digits_are_real_standardised_and_of_unit_size():
     ({"depth": 1}, "depth must be at least 2"),
     ({"seeds": 1}, "seeds must be at least 2"),
     ({"activations": ("rleu",)}, "activations must be among"),
-    ({"schemes": ()}, "schemes must be among"),
+    ({"initializers": ()}, "initializers must not be empty"),
   ],
 )
 def test_a_wrong_config_says_what_is_wanted(wrong, message):
@@ -334,20 +339,21 @@ def run_script(*arguments):
 def test_the_script_prints_a_table_and_writes_both_files(tmp_path):
   done = run_script(
     "--depth=20", "--width=32", "--seeds=2", "--batch=4",
-    "--activation=relu", f"--output_dir={tmp_path}",
+    "--activations=relu", f"--output_dir={tmp_path}",
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert "…" not in done.stdout  # nothing is cut off at 80 columns
   (directory,) = tmp_path.iterdir()
   content = json.loads((directory / "signal_propagation.json").read_text())
-  assert len(content["records"]) == 8
-  course = content["records"][0]["forward"]
+  assert len(content["result"]["records"]) == 8
+  assert content["claims"][0]["agrees"] in (True, False)
+  course = content["result"]["records"][0]["forward"]
   assert len(course["predicted_log2_band"]) == 20
   figure = (directory / "signal_propagation.png").read_bytes()
   assert figure.startswith(b"\x89PNG")
 
 
 def test_the_script_refuses_an_unknown_name_and_says_which_exist():
-  done = run_script("--activation=rleu")
+  done = run_script("--activations=rleu")
   assert done.returncode == 1
   assert "activations must be among sigmoid, tanh" in done.stdout + done.stderr
