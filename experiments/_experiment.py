@@ -12,7 +12,7 @@ if TYPE_CHECKING:
   from experiments._job import Job
 
 Result = dict[str, Any]
-"""Numbers and arrays by name: what is written as JSON."""
+"""Numbers and arrays by name, written as JSON but for names with a first _."""
 
 SCALES = ("smoke", "laptop", "tpu")
 
@@ -77,6 +77,7 @@ def option(
   *,
   low: float | None = None,
   choices: typing.Iterable[str] | None = None,
+  kind: type | None = None,
 ) -> Any:
   """A field of a config, which becomes a flag of that name.
 
@@ -85,9 +86,13 @@ def option(
     text: what it is, for `--help`.
     low: the least value allowed, of each entry.
     choices: the values allowed.
+    kind: type of an entry; needed only for a tuple that is empty by default.
   """
   known = None if choices is None else tuple(choices)
-  metadata = {"text": text, "low": low, "choices": known}
+  entry = default[0] if isinstance(default, tuple) and default else default
+  metadata = {
+    "text": text, "low": low, "choices": known, "kind": kind or type(entry)
+  }  # fmt: skip
   return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -101,7 +106,7 @@ def check(config: Any) -> None:
     value = getattr(config, field.name)
     low, choices = field.metadata.get("low"), field.metadata.get("choices")
     entries = value if isinstance(value, tuple) else (value,)
-    if isinstance(value, tuple) and not value:
+    if value == () and field.default != ():
       raise ValueError(f"{field.name} must not be empty.")
     for entry in entries:
       if low is not None and not entry >= low:

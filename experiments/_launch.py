@@ -65,8 +65,7 @@ def config_from_flags(experiment: Experiment) -> Any:
     for field in dataclasses.fields(experiment.config):
       value = flags.FLAGS[field.name].value
       if isinstance(field.default, tuple) and value is not None:
-        kind = type(field.default[0])
-        value = tuple(kind(entry) for entry in value)
+        value = tuple(map(field.metadata["kind"], value))
       if value is not None:
         changes[field.name] = value
     config = experiment.at_scale(flags.FLAGS.scale, **changes)
@@ -90,7 +89,7 @@ def save(
       {**claim._asdict(), "agrees": claim.agrees}
       for claim in experiment.claims(result)
     ],
-    "result": result,
+    "result": {name: value for name, value in result.items() if name[0] != "_"},
   }
   _results.write_json(directory / f"{experiment.name}.json", content)
   figure = experiment.figure(result)

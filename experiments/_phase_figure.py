@@ -3,38 +3,36 @@
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from experiments._phase_records import Point, Result, in_view
+from experiments._experiment import Result
+from experiments._phase_records import Diagram, Point, in_view
 
 _SHORTEST, _LONGEST = 0.5, 100.0  # ξ_c on the colour scale
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
-def save_figure(result: Result, activation: str, path: epath.Path) -> None:
+def figure(result: Result) -> Any:
   """The plane, with measured points in its colours; and both ξ_c compared."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
   from matplotlib.colors import LogNorm
+  from matplotlib.figure import Figure
 
-  figure, (left, right) = plt.subplots(
-    1, 2, figsize=(11, 4.6), layout="constrained", width_ratios=(1.25, 1)
-  )
+  diagram = result["_diagram"]
+  drawn = Figure(figsize=(11, 4.6), layout="constrained")
+  left, right = drawn.subplots(1, 2, width_ratios=(1.25, 1))
   norm = LogNorm(_SHORTEST, _LONGEST)
-  mesh = _draw_plane(left, result, norm)
-  _draw_points(left, result, norm)
-  left.set_title(rf"{activation}: depth scale $\xi_c$, theory and measured")
+  mesh = _draw_plane(left, diagram, norm)
+  _draw_points(left, diagram, norm)
+  left.set_title(
+    result["activation"] + r": depth scale $\xi_c$, theory and measured"
+  )
   entries = left.get_legend_handles_labels()
-  figure.legend(*entries, loc="outside lower left", ncols=4)
-  figure.colorbar(mesh, ax=left, label=r"$\xi_c$ (layers)", extend="both")
-  _draw_comparison(right, result)
-  figure.savefig(path, dpi=110, format="png")
-  plt.close(figure)
+  drawn.legend(*entries, loc="outside lower left", ncols=4)
+  drawn.colorbar(mesh, ax=left, label=r"$\xi_c$ (layers)", extend="both")
+  _draw_comparison(right, diagram)
+  return drawn
 
 
-def _draw_plane(axis: Any, result: Result, norm: Any) -> Any:
+def _draw_plane(axis: Any, result: Diagram, norm: Any) -> Any:
   plane = result.plane
   axis.set_facecolor("0.85")  # shows where there is no fixed point
   mesh = axis.pcolormesh(
@@ -55,7 +53,7 @@ def _draw_plane(axis: Any, result: Result, norm: Any) -> Any:
   return mesh
 
 
-def _draw_line(axis: Any, result: Result) -> None:
+def _draw_line(axis: Any, result: Diagram) -> None:
   """Where χ₁ = 1, dotted where lengths drift away; for ReLU a single star."""
   line = result.line
   inside = in_view(result.plane, line.sigma_w2, line.sigma_b2)
@@ -74,7 +72,7 @@ def _draw_line(axis: Any, result: Result) -> None:
       axis.plot(*at, "k*", ms=13, clip_on=False, zorder=4, label=label)
 
 
-def _label_phases(axis: Any, result: Result) -> None:
+def _label_phases(axis: Any, result: Diagram) -> None:
   """A word in the middle of each phase, where no measured point is near."""
   plane = result.plane
   w, b = np.meshgrid(plane.sigma_w2, plane.sigma_b2)
@@ -113,7 +111,7 @@ def _outline() -> list[Any]:
   return [patheffects.withStroke(linewidth=2.5, foreground="0.2")]
 
 
-def _draw_points(axis: Any, result: Result, norm: Any) -> None:
+def _draw_points(axis: Any, result: Diagram, norm: Any) -> None:
   fitted = result.fitted
   others = [point for point in result.points if point.note]
   if fitted:
@@ -133,7 +131,7 @@ def _draw_points(axis: Any, result: Result, norm: Any) -> None:
     )  # fmt: skip
 
 
-def _draw_comparison(axis: Any, result: Result) -> None:
+def _draw_comparison(axis: Any, result: Diagram) -> None:
   """Measured over theory, in the colours of the phases."""
   fitted = result.fitted
   axis.set_title("point by point, ± 1 standard error")

@@ -4,19 +4,15 @@ The batch of networks is spread over the devices; each draws its own weights.
 """
 
 import functools
-import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from initjax.typing import Activation
 
 GROUPS = ("unlike", "alike")
-STEPS = 8  # calls into which all networks are divided
 
 
 class Nets(NamedTuple):
@@ -102,31 +98,3 @@ def distances(
     return jnp.concatenate([measured(h)[None], others])
 
   return jax.vmap(one_net)(nets)
-
-
-def on_devices(
-  run: Callable[[Nets], jax.Array],
-  nets: Nets,
-  devices: list[jax.Device],
-  advance: Callable[[str], None] = lambda done: None,
-) -> np.ndarray:
-  """run(nets) in `STEPS` parts of equal size, each spread over all devices.
-
-  Args:
-    run: maps a batch of networks to an array [nets, ...].
-    nets: all networks; their number need not suit the devices.
-    devices: a part of each batch goes to every one.
-    advance: is told of each part as it is done.
-  """
-  sharding = NamedSharding(
-    Mesh(np.array(devices), ("nets",)), PartitionSpec("nets")
-  )
-  total = nets.q.shape[0]
-  each = math.ceil(total / STEPS / len(devices)) * len(devices)
-  parts = []
-  for start in range(0, total, each):
-    index = np.arange(start, start + each) % total  # the last part is filled up
-    part = Nets(*(leaf[index] for leaf in nets))
-    parts.append(np.asarray(run(jax.device_put(part, sharding))))
-    advance(f"networks {min(start + each, total)} of {total}")
-  return np.concatenate(parts)[:total]

@@ -40,7 +40,7 @@ class Point(NamedTuple):
     return (slope - math.exp(-1 / self.xi_c)) / error
 
 
-class Result(NamedTuple):
+class Diagram(NamedTuple):
   """All that one run gives."""
 
   plane: Plane
@@ -53,7 +53,7 @@ class Result(NamedTuple):
     return [point for point in self.points if not point.note]
 
 
-def as_numbers(result: Result, groups: tuple[str, ...]) -> dict[str, Any]:
+def as_numbers(result: Diagram, groups: tuple[str, ...]) -> dict[str, Any]:
   """What goes to JSON: the map to six digits, the critical line within it."""
   plane = result.plane
   line = np.stack(result.line)[

@@ -1,24 +1,22 @@
 """How the phase diagram shows itself in the terminal."""
 
 import numpy as np
-import rich.console
 import rich.table
 import rich.text
-from etils import epath
 
-from experiments._phase_records import Point, Result
+from experiments._experiment import Result
+from experiments._phase_records import Diagram, Point
 
 _COLORS = {"ordered": "blue", "critical": "magenta", "chaotic": "red"}
 
 
-def print_table(
-  result: Result, activation: str, depth: int, width: int
-) -> None:
+def tables(result: Result) -> list[rich.table.Table]:
   """One row for each measured point, and how they agree in all."""
+  diagram = result["_diagram"]
   table = rich.table.Table(
-    title=f"Depth scale ξ_c of correlations: {activation}, {depth} layers of "
-    f"width {width}",
-    caption=_summary(result),
+    title="Depth scale ξ_c of correlations: {activation}, {depth} layers of "
+    "width {width}".format(**result),
+    caption=_summary(diagram),
     caption_justify="left",
     box=None,
     padding=(0, 2, 0, 0),
@@ -30,9 +28,9 @@ def print_table(
   for name in ("q*", "c*", "theory", "measured"):
     table.add_column(name, justify="right", no_wrap=True)
   table.add_column("off by")
-  for point in result.points:
+  for point in diagram.points:
     table.add_row(*_cells(point))
-  rich.console.Console(highlight=False).print(table)
+  return [table]
 
 
 def _cells(point: Point) -> list[str | rich.text.Text]:
@@ -54,7 +52,7 @@ def _cells(point: Point) -> list[str | rich.text.Text]:
   ]
 
 
-def _summary(result: Result) -> str:
+def _summary(result: Diagram) -> str:
   fitted = result.fitted
   if not fitted:
     return "At none of these points could ξ_c be measured."
@@ -67,11 +65,4 @@ def _summary(result: Result) -> str:
     f"{np.median(relative):.1%} of its value. Too slow: fewer than three ξ_c "
     "fit into the depth; too fast: too few layers before noise takes over; "
     "too noisy: an error above 25 %."
-  )
-
-
-def print_written(directory: epath.Path) -> None:
-  """Says where the results are."""
-  rich.console.Console(highlight=False, soft_wrap=True).print(
-    f"wrote phase_diagram.json and .png to {directory}"
   )

@@ -12,7 +12,7 @@ minutes on 2 CPU cores. Expect 30 points with a measured ξ_c: 19 of them within
 one standard error of theory, 25 within two, all but one within three; half
 within 1.4 % of its value, the largest ξ_c, beside the critical line, within 16.
 On the line itself ξ_c exceeds a third of the depth, and none is fitted.
-`--phase_activation` chooses another function: ReLU has no chaotic phase with a
+`--activation` chooses another function: ReLU has no chaotic phase with a
 fixed point, GELU a critical line that is partly unstable.
 
 The networks are spread over all devices. They start at the fixed point's length
@@ -25,13 +25,12 @@ phase_diagram.json and phase_diagram.png.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from scipy import stats
 
 from experiments import (
   _datasets,
@@ -40,14 +39,24 @@ from experiments import (
   _phase_networks,
   _phase_table,
   _phase_theory,
-  _results,
-  _signal_views,
 )
-from experiments._phase_records import Point, Result, as_numbers
+from experiments._experiment import (
+  Claim,
+  Experiment,
+  Program,
+  Result,
+  abstract,
+  check,
+  option,
+)
+from experiments._job import Job
+from experiments._launch import launch
+from experiments._phase_records import Diagram, Point, as_numbers
 from initjax import meanfield
 from initjax.typing import Activation
 
 _POOL = 512  # images among which pairs are sought
+_FEATURES = 64  # of each
 
 
 class Subject(NamedTuple):
@@ -74,38 +83,34 @@ ACTIVATIONS: dict[str, Subject] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """What to map and measure; ranges are those of the activation if None."""
+  """What to map and measure."""
 
-  activation: str = "tanh"
-  sigma_w2: tuple[float, ...] | None = None
-  sigma_b2: tuple[float, ...] | None = None
-  resolution: int = 96
-  points: tuple[int, ...] = (7, 5)
-  depth: int = 60
-  width: int = 256
-  seeds: int = 32
-  pairs: int = 32
-  dataset: str = "digits"
-  seed: int = 0
+  activation: str = option("tanh", "φ.", choices=ACTIVATIONS)
+  sigma_w2: tuple[float, ...] = option(
+    (), "LOW,HIGH of σ_w²; if not given, as suits φ.", kind=float
+  )
+  sigma_b2: tuple[float, ...] = option(
+    (), "LOW,HIGH of σ_b²; if not given, as suits φ.", kind=float
+  )
+  resolution: int = option(96, "Of the map, along each axis.", low=2)
+  points: tuple[int, ...] = option((7, 5), "Measured, on each axis.", low=1)
+  depth: int = option(60, "Linear layers.", low=10)
+  width: int = option(256, "Units of each.", low=8)
+  seeds: int = option(32, "Networks at each point.", low=2)
+  pairs: int = option(
+    32, "Pairs of images, both of the most and the least alike.", low=1
+  )
+  dataset: str = option("digits", "What goes in.", choices=_datasets.DATASETS)
+  seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:
-    if self.activation not in ACTIVATIONS:
-      raise ValueError(
-        f"activation must be among {', '.join(ACTIVATIONS)}; got "
-        f"{self.activation!r}."
-      )
-    smallest = {"resolution": 2, "depth": 10, "width": 8, "seeds": 2}
-    for name, low in (smallest | {"pairs": 1}).items():
-      if getattr(self, name) < low:
-        raise ValueError(
-          f"{name} must be at least {low}; got {getattr(self, name)}."
-        )
+    check(self)
     if self.pairs > _POOL // 4:
       raise ValueError(f"pairs must be at most {_POOL // 4}; got {self.pairs}.")
-    if len(self.points) != 2 or min(self.points) < 1:
+    if len(self.points) != 2:
       raise ValueError(
-        "points must be two numbers of at least 1, along sigma_w2 and "
-        f"sigma_b2; got {self.points}."
+        "points must be two numbers, along sigma_w2 and sigma_b2; got "
+        f"{self.points}."
       )
     for name, bounds in zip(("sigma_w2", "sigma_b2"), self.ranges, strict=True):
       _check_range(name, bounds, positive=name == "sigma_w2")
@@ -115,8 +120,8 @@ class Config:
     """(low, high) of σ_w² and of σ_b²."""
     subject = ACTIVATIONS[self.activation]
     return (
-      subject.sigma_w2 if self.sigma_w2 is None else self.sigma_w2,
-      subject.sigma_b2 if self.sigma_b2 is None else self.sigma_b2,
+      self.sigma_w2 or subject.sigma_w2,
+      self.sigma_b2 or subject.sigma_b2,
     )
 
 
@@ -129,11 +134,7 @@ def _check_range(name: str, bounds: tuple[float, ...], positive: bool) -> None:
     )
 
 
-def run(
-  config: Config,
-  advance: Callable[[str], None] = lambda done: None,
-  devices: list[jax.Device] | None = None,
-) -> Result:
+def run(config: Config, job: Job) -> Result:
   """Theory on the whole plane, and measurements at the centres of a grid."""
   phi = ACTIVATIONS[config.activation].activation
   sigma_w2, sigma_b2 = (
@@ -141,12 +142,10 @@ def run(
   )
   plane = _phase_theory.plane(phi, sigma_w2, sigma_b2)
   line = _phase_theory.critical_line(phi)
-  advance("theory of the plane")
   points = theory(config)
-  advance("theory of the points")
   measured = [i for i, point in enumerate(points) if not point.note]
   if measured:
-    distances = measure([points[i] for i in measured], config, advance, devices)
+    distances = measure([points[i] for i in measured], config, job)
     for i, one in zip(measured, distances, strict=True):
       found = _phase_fit.fit(one, points[i].c, config.width)
       points[i] = points[i]._replace(
@@ -155,7 +154,10 @@ def run(
         note=found.note,
         deviation=(1 - points[i].c) - one.mean(axis=0, dtype=np.float64),
       )
-  return Result(plane, line, points)
+  diagram = Diagram(plane, line, points)
+  setting = {n: getattr(config, n) for n in ("activation", "depth", "width")}
+  numbers = as_numbers(diagram, _phase_networks.GROUPS)
+  return {**setting, **numbers, "_diagram": diagram}
 
 
 def theory(config: Config) -> list[Point]:
@@ -184,125 +186,69 @@ def theory(config: Config) -> list[Point]:
   return points
 
 
-def measure(
-  points: list[Point],
-  config: Config,
-  advance: Callable[[str], None] = lambda done: None,
-  devices: list[jax.Device] | None = None,
-) -> np.ndarray:
+def measure(points: list[Point], config: Config, job: Job) -> np.ndarray:
   """1 - c_l in all networks: [points, seeds, depth, groups]."""
   inputs = _datasets.load_inputs(config.dataset, _POOL, config.seed)
-  keys = jax.random.split(
-    jax.random.key(config.seed), len(points) * config.seeds
-  )
+  pairs = jnp.asarray(_phase_networks.pairs_of(inputs, config.pairs))
   columns = np.array(
     [(point.sigma_w2, point.sigma_b2, point.q) for point in points], np.float32
   )
-  nets = _phase_networks.Nets(
-    keys, *jnp.repeat(columns.T, config.seeds, axis=1)
+  keys = jax.random.split(
+    jax.random.key(config.seed), (len(points), config.seeds)
   )
   send = functools.partial(
     _phase_networks.distances,
     ACTIVATIONS[config.activation].activation,
     config.depth,
     config.width,
-    pairs=jnp.asarray(_phase_networks.pairs_of(inputs, config.pairs)),
   )
-  distances = _phase_networks.on_devices(
-    send, nets, devices or jax.devices(), advance
-  )
-  return distances.reshape(len(points), config.seeds, *distances.shape[1:])
+
+  def at(index: int) -> jax.Array:
+    row = jnp.repeat(columns[index][:, None], config.seeds, axis=1)
+    nets = _phase_networks.Nets(keys[index], *row)
+    found: jax.Array = job.spread(send, nets, pairs)
+    return found
+
+  return np.stack(job.map(at, range(len(points))))
 
 
-_DEFAULT = Config()
-_ACTIVATION = flags.DEFINE_enum(
-  "phase_activation", _DEFAULT.activation, list(ACTIVATIONS), "φ."
-)
-_SIGMA_W2, _SIGMA_B2 = (
-  flags.DEFINE_list(
-    f"phase_{name}", None, f"LOW,HIGH of {name}; by default, as suits φ."
-  )
-  for name in ("sigma_w2", "sigma_b2")
-)
-_POINTS = flags.DEFINE_list(
-  "phase_points", list(map(str, _DEFAULT.points)), "Measured, along each axis."
-)
-_NUMBERS = {
-  name: flags.DEFINE_integer(f"phase_{name}", getattr(_DEFAULT, name), text)
-  for name, text in {
-    "resolution": "Of the map, along each axis.",
-    "depth": "Linear layers.",
-    "width": "Units of each.",
-    "seeds": "Networks at each point.",
-    "pairs": "Pairs of images, both of the most and the least alike.",
-    "seed": "Of all random numbers.",
-  }.items()
-}
-_DATASET = flags.DEFINE_enum(
-  "phase_dataset", _DEFAULT.dataset, _datasets.DATASETS, "What goes in."
-)
-_OUTPUT = flags.DEFINE_string(
-  "phase_output_dir", "results", "Where a new directory of results is made."
-)
+def claims(result: Result) -> list[Claim]:
+  """How often the measured depth scale is what the correlation map says."""
+  fitted = result["_diagram"].fitted
+  if not fitted:
+    return []
+  inside = float(np.mean([abs(point.sigmas) < 2 for point in fitted]))
+  share = float(stats.norm.cdf(2) - stats.norm.cdf(-2))
+  spread = math.sqrt(share * (1 - share) / len(fitted))
+  what = "share of ξ_c within two standard errors"
+  source = "Schoenholz et al. 2017, Eq. 9"
+  return [Claim(source, what, share, inside, 3 * spread)]
 
 
-def _range(texts: list[str] | None) -> tuple[float, ...] | None:
-  return None if texts is None else tuple(map(float, texts))
+def programs(config: Config) -> dict[str, Program]:
+  """A batch of networks at one point of the plane."""
+  keys = jax.random.split(jax.random.key(0), config.seeds)
+  nets = _phase_networks.Nets(keys, *jnp.ones((3, config.seeds)))
+  pairs = jax.ShapeDtypeStruct((2, config.pairs, 2, _FEATURES), jnp.float32)
+  phi = ACTIVATIONS[config.activation].activation
+  given = phi, config.depth, config.width, abstract(nets), pairs
+  return {"distances": Program(_phase_networks.distances, given)}
 
 
-def config_from_flags() -> Config:
-  """What the command line asks for.
-
-  Raises:
-    app.UsageError: if that makes no sense, or cannot be run or saved here.
-  """
-  try:
-    config = Config(
-      activation=_ACTIVATION.value,
-      points=tuple(map(int, _POINTS.value)),
-      dataset=_DATASET.value,
-      sigma_w2=_range(_SIGMA_W2.value),
-      sigma_b2=_range(_SIGMA_B2.value),
-      **{name: flag.value for name, flag in _NUMBERS.items()},
-    )
-    _results.check_parent(_OUTPUT.value)
-    _signal_views.check_figures()
-    _datasets.load_inputs(config.dataset, _POOL, config.seed)
-  except (ValueError, OSError, ImportError) as error:
-    raise app.UsageError(str(error)) from None
-  return config
-
-
-def save(result: Result, config: Config, parent: str) -> None:
-  """Writes the numbers and the figure to a new directory in `parent`."""
-  directory = _results.new_directory(parent, "phase_diagram")
-  content = {
-    "config": dataclasses.asdict(config),
-    "jax": jax.__version__,
-    "devices": list(map(str, jax.devices())),
-    **as_numbers(result, _phase_networks.GROUPS),
-  }
-  _results.write_json(directory / "phase_diagram.json", content)
-  _results.write_whole(
-    directory / "phase_diagram.png",
-    lambda path: _phase_figure.save_figure(result, config.activation, path),
-  )
-  _phase_table.print_written(directory)
-
-
-def main(argv: list[str]) -> None:
-  """Reads flags, runs, prints the table, writes JSON and the figure."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)
-  config = config_from_flags()
-  with _signal_views.progress(2 + _phase_networks.STEPS) as advance:
-    result = run(config, advance)
-  _phase_table.print_table(
-    result, config.activation, config.depth, config.width
-  )
-  save(result, config, _OUTPUT.value)
-
+EXPERIMENT = Experiment(
+  "phase_diagram",
+  Config,
+  {
+    "smoke": {"resolution": 8, "points": (2, 1), "depth": 20, "width": 32,
+              "seeds": 4, "pairs": 4},
+    "tpu": {"points": (14, 10), "width": 2048, "seeds": 128},
+  },
+  run,
+  _phase_table.tables,
+  _phase_figure.figure,
+  claims,
+  programs,
+)  # fmt: skip
 
 if __name__ == "__main__":
-  app.run(main)
+  launch(EXPERIMENT)

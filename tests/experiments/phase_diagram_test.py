@@ -8,27 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import app, flags
-from absl.testing import flagsaver
+import rich.console
 
 from experiments import (
+  _launch,
   _phase_fit,
   _phase_networks,
   _phase_theory,
   phase_diagram,
 )
+from experiments._job import Job, device_mesh
 from experiments._phase_records import Point
+from experiments.phase_diagram import EXPERIMENT
 from initjax import meanfield
 
 TINY = phase_diagram.Config(
   resolution=6, points=(2, 1), depth=12, width=16, seeds=3, pairs=2,
   dataset="synthetic",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _flags_are_parsed():
-  flags.FLAGS.mark_as_parsed()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +128,7 @@ def measured():
     points.append(
       Point(sigma_w2, sigma_b2, found.phase, found.q, found.c, found.xi_c)
     )
-  return config, points, phase_diagram.measure(points, config)
+  return config, points, phase_diagram.measure(points, config, Job())
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -182,26 +179,12 @@ def test_one_device_and_eight_give_the_same(measured):
   """
   config, points, on_eight = measured
   assert len(jax.devices()) == 8
-  on_one = phase_diagram.measure(points, config, devices=jax.devices()[:1])
+  on_one = phase_diagram.measure(
+    points, config, Job(device_mesh(jax.devices()[:1]))
+  )
   np.testing.assert_allclose(on_one[0], on_eight[0], rtol=1e-3, atol=1e-9)
   eps = np.finfo(np.float32).eps
   np.testing.assert_allclose(on_one[1], on_eight[1], atol=2**15 * eps)
-
-
-def test_batches_are_spread_over_the_devices():
-  seen = []
-
-  def run(nets):
-    seen.append(nets.q.sharding)
-    return nets.q
-
-  q = jnp.arange(19.0)
-  nets = _phase_networks.Nets(jax.random.split(jax.random.key(0), 19), q, q, q)
-  found = _phase_networks.on_devices(run, nets, jax.devices())
-  np.testing.assert_array_equal(found, q)
-  for sharding in seen:
-    assert sharding.device_set == set(jax.devices())
-    assert not sharding.is_fully_replicated
 
 
 def test_pairs_are_different_inputs_alike_and_unlike():
@@ -221,7 +204,7 @@ def test_pairs_are_different_inputs_alike_and_unlike():
     ({"depth": 3}, "depth must be at least 10; got 3"),
     ({"seeds": 1}, "seeds must be at least 2"),
     ({"pairs": 1000}, "pairs must be at most 128"),
-    ({"points": (3,)}, "points must be two numbers"),
+    ({"points": (3,)}, "points must be two numbers, along"),
     ({"sigma_w2": (0.0, 1.0)}, "sigma_w2 must be two finite numbers, 0 < low"),
     ({"sigma_b2": (0.5, 0.1)}, r"sigma_b2 .* got \(0.5, 0.1\)"),
   ],
@@ -231,27 +214,13 @@ def test_a_wrong_config_says_what_is_wanted(wrong, message):
     phase_diagram.Config(**wrong)
 
 
-def test_flags_that_make_no_sense_are_a_usage_error(tmp_path):
-  with (
-    flagsaver.as_parsed(phase_points="3,x", phase_output_dir=str(tmp_path)),
-    pytest.raises(app.UsageError, match="invalid literal"),
-  ):
-    phase_diagram.config_from_flags()
-
-
 def run_script(tmp_path, capsys, monkeypatch, **changed):
   monkeypatch.setenv("COLUMNS", "80")
-  config = dataclasses.asdict(TINY) | changed
-  arguments = {
-    f"phase_{name}": ",".join(map(str, value))
-    if isinstance(value, tuple)
-    else str(value)
-    for name, value in config.items()
-    if value is not None
-  }
-  with flagsaver.as_parsed(**arguments, phase_output_dir=str(tmp_path)):
-    phase_diagram.main(["phase_diagram"])
-  (directory,) = tmp_path.iterdir()
+  config = dataclasses.replace(TINY, **changed)
+  result = phase_diagram.run(config, Job())
+  for table in EXPERIMENT.tables(result):
+    rich.console.Console(highlight=False).print(table)
+  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
   content = json.loads((directory / "phase_diagram.json").read_text())
   figure = (directory / "phase_diagram.png").read_bytes()
   assert figure.startswith(b"\x89PNG")
@@ -264,9 +233,9 @@ def test_the_script_writes_both_files_and_a_table(
   tmp_path, capsys, monkeypatch
 ):
   content, printed = run_script(tmp_path, capsys, monkeypatch)
-  assert np.shape(content["theory"]["xi_c"]) == (6, 6)
-  assert len(content["points"]) == 2
-  assert np.shape(content["points"][0]["deviation"]) == (12, 2)
+  assert np.shape(content["result"]["theory"]["xi_c"]) == (6, 6)
+  assert len(content["result"]["points"]) == 2
+  assert np.shape(content["result"]["points"][0]["deviation"]) == (12, 2)
   assert content["config"]["activation"] == "tanh"
   assert "ordered" in printed
 
@@ -277,11 +246,11 @@ def test_relu_is_shown_with_points_that_have_no_fixed_point(
   content, printed = run_script(
     tmp_path, capsys, monkeypatch, activation="relu"
   )
-  ordered, none = content["points"]
+  ordered, none = content["result"]["points"]
   assert (ordered["phase"], none["phase"]) == ("ordered", "none")
   assert none["note"] == "no fixed point"
   assert none["deviation"] is None
-  assert content["theory"]["q"][1][-1] == "nan"
+  assert content["result"]["theory"]["q"][1][-1] == "nan"
   assert "no fixed point" in printed
 
 
@@ -294,8 +263,3 @@ def test_where_all_signal_dies_nothing_is_measured():
   config = dataclasses.replace(config, sigma_w2=(0.5, 1.0), activation="tanh")
   (dead,) = phase_diagram.theory(config)
   assert dead.note == "signal dies"
-
-
-def test_all_flags_have_this_script_s_prefix():
-  own = flags.FLAGS.flags_by_module_dict()["experiments.phase_diagram"]
-  assert all(flag.name.startswith("phase_") for flag in own)
