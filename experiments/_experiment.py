@@ -63,6 +63,8 @@ class Experiment(NamedTuple):
   """what it says of published numbers"""
   programs: Callable[[Any], dict[str, Program]]
   """for a config, every jitted function by name"""
+  page: Callable[[Result], str] | None = None
+  """HTML to be written as well, if there is one"""
 
   def at_scale(self, scale: str, **changes: Any) -> Any:
     """The config of a scale, with changes."""

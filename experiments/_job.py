@@ -40,6 +40,11 @@ class Job:
       self.advance(str(item), len(items))
     return results
 
+  def part(self, name: str) -> "Job":
+    """For one experiment among several: its items are kept apart."""
+    del name
+    return self
+
   def spread(self, function: Any, batch: Any, *shared: Any) -> Any:
     """A jitted function(batch, *shared), its runs spread over the devices.
 

@@ -97,6 +97,9 @@ def save(
     directory / f"{experiment.name}.png",
     lambda path: figure.savefig(path, dpi=150),
   )
+  if experiment.page is not None:
+    page = experiment.page(result)
+    _results.write_text(directory / f"{experiment.name}.html", page)
   return directory
 
 
@@ -113,3 +116,5 @@ def _main(experiment: Experiment, argv: list[str]) -> None:
     console.print(table)
   directory = save(experiment, config, result, flags.FLAGS.output_dir)
   _signal_views.print_written(directory, experiment.name)
+  if result.get("failed"):
+    sys.exit(1)

@@ -5,9 +5,15 @@ import os
 
 from etils import epath
 
-from initjax.reports import write_json, write_whole
+from initjax.reports import write_json, write_text, write_whole
 
-__all__ = ["check_parent", "new_directory", "write_json", "write_whole"]
+__all__ = [
+  "check_parent",
+  "new_directory",
+  "write_json",
+  "write_text",
+  "write_whole",
+]
 
 
 def check_parent(parent: str) -> None:

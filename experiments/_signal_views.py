@@ -150,11 +150,11 @@ def figure(result: Result) -> Any:
   axes[0, 0].set_ylabel("signal: log₂ second moment")
   axes[1, 0].set_ylabel("gradient: log₂ second moment")
   axes[0, 0].set_ylim(-110, 45)
-  _legend(drawn, colors)
+  _legend(drawn, colors, 10 if len(activations) > 4 else 4)
   return drawn
 
 
-def _legend(figure: Any, colors: dict[str, str]) -> None:
+def _legend(figure: Any, colors: dict[str, str], columns: int) -> None:
   """One entry for each initializer, and one for theory."""
   from matplotlib.lines import Line2D
   from matplotlib.patches import Patch
@@ -164,7 +164,7 @@ def _legend(figure: Any, colors: dict[str, str]) -> None:
   ]
   handles.append(Line2D([], [], color="black", ls="--", lw=0.8, label="theory"))
   handles.append(Patch(color=_BAND, label=f"±{SIGMAS:.0f} std"))
-  figure.legend(handles=handles, loc="outside lower center", ncols=10)
+  figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def _draw(axis: Any, course: Course, color: str, linewidth: float) -> None:

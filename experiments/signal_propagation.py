@@ -23,6 +23,7 @@ signal_propagation.json and signal_propagation.png.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ from experiments._experiment import (
 from experiments._job import Job
 from experiments._launch import launch
 from experiments._signal_records import Record, record
-from initjax import initializers, stacks
+from initjax import gain, initializers, meanfield, stacks
 from initjax.typing import Activation, Initializer
 
 _FEATURES = 64  # of the inputs
@@ -265,23 +266,40 @@ def _log2_sigma_w2(base: str, factor: jax.Array, width: int) -> float:
 
 
 def claims(result: Result) -> list[Claim]:
-  """Growth per layer at birth, where the literature names it."""
-  named = {
-    ("relu", "Xavier norm."): "He et al. 2015, Sec. 2.2",
-    ("relu", "He fan_in"): "He et al. 2015, Eq. 10",
-    ("tanh", "own gain"): "Schoenholz et al. 2017, Eq. 9",
-    ("sigmoid", "Xavier norm."): "Schoenholz et al. 2017, Eq. 9",
-  }
+  """Growth per layer as the literature has it, for infinite width.
+
+  The error is the band at this width, and by how much its middle is shifted.
+  """
   found = []
   for pair in result["records"]:
-    source = named.get((pair.activation, pair.initializer))
-    for direction in ("forward", "backward") if source else ():
-      course = getattr(pair, direction)
-      if course.in_band is not None:
-        what = f"{pair.activation}, {pair.initializer}: {direction} growth"
-        numbers = course.predicted_growth, course.growth, course.predicted_band
-        found.append(Claim(str(source), what, *numbers))
+    name = (pair.activation, pair.initializer)
+    for direction, course in (
+      ("signal", pair.forward), ("gradient", pair.backward)
+    ):  # fmt: skip
+      source, growth = _published(*name, direction)
+      if source and course.in_band is not None:
+        shift = abs(course.predicted_growth - growth)
+        error = shift + course.predicted_band
+        what = f"{direction} of {', '.join(name)}: growth per layer"
+        found.append(Claim(source, what, growth, course.growth, error))
   return found
+
+
+def _published(
+  activation: str, scheme: str, direction: str
+) -> tuple[str, float]:
+  """Source and value of a growth per layer; no source if there is none."""
+  if activation == "relu" and scheme in ("Xavier norm.", "He fan_in"):
+    return "He et al. 2015, Eqs. 10, 14", 0.5 if scheme[0] == "X" else 1.0
+  sigma_w2 = {
+    ("tanh", "own gain"): gain(jnp.tanh) ** 2, ("sigmoid", "Xavier norm."): 1.0
+  }.get((activation, scheme))  # fmt: skip
+  if sigma_w2 is None:
+    return "", math.nan
+  if direction == "signal":
+    return "Poole et al. 2016, Eq. 3", 1.0  # once it is at its fixed point
+  point = meanfield.fixed_point(ACTIVATIONS[activation], sigma_w2, 0.0)
+  return "Schoenholz et al. 2017, Eq. 9", point.chi_1
 
 
 def programs(config: Config) -> dict[str, Program]:
