@@ -131,6 +131,10 @@ class LinearOp:
   dilation: tuple[int, ...] = ()
   later_feed: Feed | None = None
   """in a scan, what feeds the repeats after the first"""
+  kernel: Any = dataclasses.field(default=None, compare=False, repr=False)
+  """the operand that is the kernel: a `Value`"""
+  kernel_shape: tuple[int, ...] = ()
+  """of that operand, in one repeat"""
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""

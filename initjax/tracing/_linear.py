@@ -132,6 +132,8 @@ def _common(
     "leaf_shape": weight.leaf_shape,
     "in_axes": in_axes,
     "out_axes": out_axes,
+    "kernel": weight,
+    "kernel_shape": tuple(equation.invars[axes.kernel].aval.shape),
   }
 
 

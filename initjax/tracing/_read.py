@@ -20,6 +20,7 @@ from initjax.tracing._graph import Feed, LinearOp, Place, Scan, Site
 from initjax.tracing._linear import Reader, read_linear, read_look_up
 from initjax.tracing._values import (
   CONSTANT,
+  Made,
   Value,
   data,
   joined,
@@ -118,7 +119,10 @@ def _read_other(
     ]
   if parameters:
     value = _read_view(name, equation, operands)
-    return [value] * len(equation.outvars)
+    return [
+      dataclasses.replace(value, made=Made(tuple(operands), equation, output))
+      for output in range(len(equation.outvars))
+    ]
   return [_constant(equation, operands)] * len(equation.outvars)
 
 
@@ -172,7 +176,7 @@ def _read_scan(
   consts, carry = operands[:num_consts], operands[num_consts:][:num_carry]
   length = params["length"]
   slices = [
-    _slice(reader, value, length)
+    _slice(reader, value, length, place.site)
     for value in operands[num_consts + num_carry :]
   ]
   scan = Scan(place.site, length, params["reverse"])
@@ -230,12 +234,13 @@ def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
   }
 
 
-def _slice(reader: Reader, value: Value, length: int) -> Value:
+def _slice(reader: Reader, value: Value, length: int, scan: Site) -> Value:
   """What one repeat of a scan sees of a stacked operand."""
   if value.kind == "parameter":
     view = (*value.view, f"scan[{length}]")
     origins = value.origins and value.origins[1:]
-    return dataclasses.replace(value, view=view, origins=origins)
+    made = Made((value,), scan=scan)
+    return dataclasses.replace(value, view=view, origins=origins, made=made)
   if value.kind == "constant":
     return value
   return data(reader.node("slice", operands=(value,)))

@@ -8,12 +8,24 @@ read back.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from initjax.tracing._geometry import Origins
-from initjax.tracing._graph import Place
+from initjax.tracing._graph import Place, Site
 
 Kind = Literal["parameter", "constant", "data"]
+
+
+class Made(NamedTuple):
+  """How a value was made of others, where no data takes part."""
+
+  operands: tuple["Value", ...]
+  equation: Any = None
+  """None for what one repeat of a scan sees of a stack"""
+  output: int = 0
+  """which of the equation's outputs"""
+  scan: Site | None = None
+  """of that scan"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +70,8 @@ class Value:
   """a constant's value, where it is a single number"""
   node: Node | None = None
   """how it was made, for data"""
+  made: Made | None = None
+  """how it was made, for a parameter that is no leaf"""
 
 
 CONSTANT = Value("constant")
