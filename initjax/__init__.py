@@ -20,11 +20,13 @@ from initjax import (
 )
 from initjax.gains import gain
 from initjax.probes import diagnose, measure
+from initjax.schemes import calibrate
 from initjax.tracing import functional, signal_graph
 
 __version__ = "0.1.0"
 
 __all__ = [
+  "calibrate",
   "diagnose",
   "functional",
   "gain",

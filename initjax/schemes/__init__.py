@@ -1,3 +1,6 @@
-"""Whole-model initialization: drawn fast, by true fans, calibrated, by recipe."""
+"""Whole-model initialization: fast, by true fans, calibrated, by recipe."""
 
-__all__: list[str] = []
+from initjax.schemes._calibrate import calibrate
+from initjax.schemes._calibration import Calibration
+
+__all__ = ["Calibration", "calibrate"]

@@ -1,0 +1,116 @@
+"""The factor that gives an operation's output the wanted second moment."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from initjax._statistics import wide
+
+NOT_RUN, CALIBRATED, SHARED, DEAD, NONFINITE, CONSTANT = range(6)
+DERIVED, ENTANGLED, CLOSED = range(6, 9)
+REASONS = {
+  NOT_RUN: "not run: a branch that was not taken",
+  CALIBRATED: "calibrated",
+  SHARED: "kernel used several times: one factor, from its first live use",
+  DEAD: "output is zero",
+  NONFINITE: "output or factor is not finite",
+  CONSTANT: "output is constant: its variance is rounding error",
+  DERIVED: "kernel is computed, not a view of floating-point parameters",
+  ENTANGLED: "parameter is also used in another way than as a kernel",
+  CLOSED: "inside a call that is run as a whole, such as a while loop",
+}
+
+
+class Row(NamedTuple):
+  """What is said of one operation; under scans, of each repeat."""
+
+  factor: jax.Array
+  """what its output was multiplied by"""
+  log2_before: jax.Array
+  """log₂ of the statistic without that factor"""
+  code: jax.Array
+  """of `REASONS`"""
+
+
+class Proposal(NamedTuple):
+  """What one output asks for."""
+
+  factor: jax.Array
+  """√(target / statistic); 0 where there is none"""
+  log2_before: jax.Array
+  code: jax.Array
+
+
+@jax.jit
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """A unit, and mean and variance of x in it; neither under- nor overflows."""
+  x = wide(x)
+  bound = 2.0 ** int(0.8 * jnp.finfo(x.dtype).maxexp)
+  unit = jnp.clip(jnp.max(jnp.abs(x), initial=0), 1 / bound, bound)
+  scaled = x / unit
+  mean = jnp.mean(scaled)
+  return unit, mean, jnp.mean((scaled - mean) ** 2)
+
+
+@jax.jit
+def _second_moment(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  x = wide(x)
+  bound = 2.0 ** int(0.8 * jnp.finfo(x.dtype).maxexp)
+  unit = jnp.clip(jnp.max(jnp.abs(x), initial=0), 1 / bound, bound)
+  return unit, jnp.mean((x / unit) ** 2)
+
+
+def propose(x: jax.Array, statistic: str, target: jax.Array) -> Proposal:
+  """The factor for an output `x`, and why there is none where it is 0.
+
+  A variance below (8ε)² times the second moment is what rounding leaves of a
+  constant: each entry is known to half an ε, their mean to a few.
+  """
+  if x.size == 0:
+    zero = jnp.zeros((), wide(x).dtype)
+    return Proposal(zero, zero - jnp.inf, jnp.int32(DEAD))
+  if statistic == "variance":
+    unit, mean, moment = _moments(x)
+    noise = (8 * jnp.finfo(wide(x).dtype).eps) ** 2
+    is_constant = moment <= noise * (moment + mean**2)
+  else:
+    unit, moment = _second_moment(x)
+    is_constant = jnp.array(False)
+  factor = jnp.sqrt(jnp.asarray(target, moment.dtype) / moment) / unit
+  log2_before = jnp.log2(moment) + 2 * jnp.log2(unit)
+  finite = jnp.isfinite(moment) & jnp.isfinite(factor) & (factor > 0)
+  code = jnp.select(
+    [jnp.max(jnp.abs(wide(x))) == 0, ~finite & (moment != 0), is_constant],
+    [DEAD, NONFINITE, CONSTANT],
+    CALIBRATED,
+  ).astype(jnp.int32)
+  code = jnp.where((code == CALIBRATED) & ~finite, NONFINITE, code)
+  return Proposal(
+    jnp.where(code == CALIBRATED, factor, 0).astype(moment.dtype),
+    log2_before.astype(moment.dtype),
+    code.astype(jnp.int32),
+  )
+
+
+def row_of(proposal: Proposal, known: jax.Array) -> Row:
+  """The factor applied: the one already known, where that is not 0."""
+  live = proposal.code == CALIBRATED
+  factor = jnp.where(known > 0, known, proposal.factor)
+  code = jnp.where(live & (known > 0), SHARED, proposal.code)
+  return Row(jnp.where(factor > 0, factor, 1), proposal.log2_before, code)
+
+
+def left_alone(proposal: Proposal, code: int) -> Row:
+  """An operation that keeps its kernel."""
+  return Row(
+    jnp.ones_like(proposal.factor),
+    proposal.log2_before,
+    jnp.full_like(proposal.code, code),
+  )
+
+
+def scaled(output: jax.Array, factor: jax.Array) -> jax.Array:
+  """The output times the factor, rounded once."""
+  kind = jnp.promote_types(output.dtype, factor.dtype)
+  return (output.astype(kind) * factor.astype(kind)).astype(output.dtype)
