@@ -1,0 +1,361 @@
+"""How deep can it train?
+
+Question: which plain tanh networks learn anything within a fixed budget, by
+the variance of their weights and their depth, and does theory's depth scale
+6·ξ_c, computed before any is trained, tell them from the rest?
+
+    python -m experiments.trainability
+
+trains 432 networks of width 64 on handwritten digits with SGD, all variances
+and seeds of a depth at once: about TODO on 2 CPU cores. Each depth is kept
+when it is done. Expect: TODO.
+
+Reference: Schoenholz et al. 2017, "Deep information propagation", §5, Fig. 5.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import _datasets, _plots, _training
+from experiments._experiment import (
+  Claim,
+  Experiment,
+  Program,
+  Result,
+  abstract,
+  check,
+  option,
+)
+from experiments._job import Job
+from experiments._launch import launch
+from experiments._trainability_fit import (
+  PUBLISHED,
+  Line,
+  fit_line,
+  frontiers,
+)
+from initjax import initializers, meanfield, stacks
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to train."""
+
+  sigma_w2: tuple[float, ...] = option(
+    (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.76, 2.2, 2.6, 3.0, 3.5, 4.0),
+    "Variances of weights times fan_in.",
+    low=0.01,
+  )
+  sigma_b2: float = option(0.05, "Variance of biases.", low=0)
+  depths: tuple[int, ...] = option(
+    (4, 6, 9, 13, 19, 28, 40, 57, 80), "Linear layers, increasing.", low=3
+  )
+  width: int = option(64, "Units of each.", low=1)
+  seeds: int = option(4, "Networks of each kind.", low=2)
+  rate: float = option(0.01, "Learning rate of SGD.", low=0)
+  steps: int = option(400, "Updates, the budget.", low=1)
+  batch: int = option(32, "Images of each update.", low=1)
+  dataset: str = option(
+    "digits", "What is learnt.", choices=_datasets.DATASETS[:1]
+  )
+  seed: int = option(0, "Of all random numbers.")
+
+  def __post_init__(self) -> None:
+    check(self)
+    for name in ("depths", "sigma_w2"):
+      values = getattr(self, name)
+      if list(values) != sorted(set(values)):
+        raise ValueError(f"{name} must increase; got {values}.")
+
+
+def network(config: Config, depth: int, sigma_w2: Any) -> stacks.Stack:
+  """z_l = tanh(z_{l-1})·W_l + b_l; `sigma_w2` may be traced."""
+  unit = initializers.lecun_normal()
+  return stacks.mlp(
+    depth=depth,
+    width=config.width,
+    activation=jnp.tanh,
+    kernel_init=lambda key, shape, dtype=jnp.float32, out_sharding=None: (
+      jnp.sqrt(sigma_w2) * unit(key, shape, dtype)
+    ),
+    bias_init=initializers.normal(config.sigma_b2**0.5),
+  )
+
+
+Params = tuple[stacks.StackParams, jax.Array]
+"""All layers but the last, and the readout [width, 10]"""
+
+
+@functools.partial(jax.jit, static_argnames=("config", "features"))
+def draw(
+  runs: dict[str, jax.Array], *, config: Config, features: int
+) -> Params:
+  """[runs] networks of the greatest depth; others are their first layers."""
+
+  def one(run: dict[str, jax.Array]) -> Params:
+    key, readout_key = jax.random.split(run["key"])
+    stack = network(config, config.depths[-1] - 1, run["sigma_w2"])
+    readout = initializers.lecun_normal()(
+      readout_key, (config.width, 10), jnp.float32
+    )
+    return stack.init(key, (1, features)), readout
+
+  return jax.vmap(one)(runs)
+
+
+def first_layers(params: Params, depth: int) -> Params:
+  """A network of `depth` layers, the readout among them."""
+  stack, readout = params
+  kept = stack._replace(
+    kernels=stack.kernels[:, : depth - 2], biases=stack.biases[:, : depth - 2]
+  )
+  return kept, readout
+
+
+@functools.partial(jax.jit, static_argnames=("config", "depth"))
+def accuracies(
+  networks: tuple[Params, jax.Array],
+  data: _training.Labelled,
+  *,
+  config: Config,
+  depth: int,
+) -> dict[str, jax.Array]:
+  """Trains [runs] networks of a depth, from (parameters, keys for batches).
+
+  Returns:
+    Accuracies after the last update, [runs] each.
+  """
+  stack = network(config, depth - 1, 1.0)
+
+  def apply(params: Params, x: jax.Array) -> jax.Array:
+    return jnp.tanh(stack.apply(params[0], x)) @ params[1]
+
+  def one(params: Params, key: jax.Array) -> dict[str, jax.Array]:
+    course = _training.train(
+      apply,
+      params,
+      data,
+      optax.sgd(config.rate),
+      key,
+      steps=config.steps,
+      batch=config.batch,
+      points=1,
+    )[1]
+    return {
+      "accuracy": course.accuracy[-1],
+      "test_accuracy": course.test_accuracy[-1],
+    }
+
+  return jax.vmap(one)(*networks)
+
+
+def _runs(config: Config) -> dict[str, jax.Array]:
+  """Every variance with every seed: arrays [variances · seeds]."""
+  keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
+  count = len(config.sigma_w2)
+  return {
+    "key": jnp.tile(keys[0], count),
+    "batches": jnp.tile(keys[1], count),
+    "sigma_w2": jnp.repeat(jnp.array(config.sigma_w2), config.seeds),
+  }
+
+
+def run(config: Config, job: Job) -> Result:
+  """Accuracy [depths, variances, seeds], frontier, and ξ_c from theory."""
+  data = _datasets.load_labelled(config.dataset, config.seed)
+
+  runs, features = _runs(config), data.inputs.shape[1]
+  deepest = job.spread(
+    functools.partial(draw, config=config, features=features), runs
+  )
+
+  def train(depth: int) -> Any:
+    function = functools.partial(accuracies, config=config, depth=depth)
+    networks = first_layers(deepest, depth), runs["batches"]
+    found = job.spread(function, networks, data)
+    return jax.tree.map(lambda x: x.reshape(-1, config.seeds), found)
+
+  by_depth = job.map(train, config.depths)
+  names = ("accuracy", "test_accuracy")
+  found = {name: np.stack([x[name] for x in by_depth]) for name in names}
+  xi_c = np.array(
+    [
+      meanfield.fixed_point(jnp.tanh, w, config.sigma_b2).xi_c
+      for w in config.sigma_w2
+    ]
+  )
+  frontier = frontiers(found["accuracy"], config.depths)
+  return {
+    "sigma_w2": config.sigma_w2,
+    "sigma_b2": config.sigma_b2,
+    "depths": config.depths,
+    **found,
+    "xi_c": xi_c,
+    "critical_sigma_w2": meanfield.critical_point(
+      jnp.tanh, config.sigma_b2
+    ).sigma_w2,
+    "frontier": frontier,
+    "line": fit_line(xi_c, frontier, config.depths[-1])._asdict(),
+  }
+
+
+def tables(result: Result) -> list[Any]:
+  """Measured frontier beside ξ_c; and what the two have in common."""
+  import rich.table
+
+  table = rich.table.Table(title="greatest depth that trains, tanh")
+  for title in ("σ_w²", "ξ_c", "6 ξ_c", "measured", "measured/ξ_c"):
+    table.add_column(title, justify="right")
+  for w, xi, seeds in zip(
+    result["sigma_w2"], result["xi_c"], result["frontier"], strict=True
+  ):
+    mean, error = _plots.mean_and_error(seeds)
+    known = np.isfinite(mean)
+    table.add_row(
+      f"{w:g}",
+      f"{xi:.1f}",
+      f"{PUBLISHED * xi:.0f}",
+      f"{mean:.1f} ± {2 * error:.1f}" if known else "beyond the grid",
+      f"{mean / xi:.2f}" if known else "",
+    )
+  line = Line(**result["line"])
+  if line.points:
+    table.caption = (
+      f"frontier = {line.factor:.2f} ξ_c (× or ÷ "
+      f"{np.exp(2 * line.log_factor_error):.2f}); correlation of logarithms "
+      f"{line.correlation:.3f}; exponent {line.exponent:.2f} ± "
+      f"{2 * line.exponent_error:.2f}"
+    )
+  return [table]
+
+
+def figure(result: Result) -> Any:
+  """Accuracy over the plane with 6·ξ_c; frontier against ξ_c."""
+  drawn, axes = _plots.grid(1, 2)
+  _draw_plane(drawn, axes[0, 0], result)
+  _draw_frontier(axes[0, 1], result)
+  return drawn
+
+
+def _draw_plane(drawn: Any, axis: Any, result: Result) -> None:
+  axis.grid(visible=False)
+  image = axis.pcolormesh(
+    result["sigma_w2"],
+    result["depths"],
+    result["accuracy"].mean(-1),
+    cmap="cividis",
+    vmin=0,
+    vmax=1,
+    shading="nearest",
+  )
+  drawn.colorbar(image, ax=axis, label="training accuracy after the budget")
+  w = result["sigma_w2"]
+  dense = np.linspace(w[0], w[-1], 200)
+  scale = PUBLISHED * _xi_c(dense, result)
+  axis.plot(dense, scale, color="white", **_plots.THEORY, label="6 ξ_c, theory")
+  axis.errorbar(
+    w, *_frontier_and_error(result), fmt="o", color=_plots.COLORS[1],
+    markersize=4, label="half-way to perfect",
+  )  # fmt: skip
+  axis.set_yscale("log")
+  axis.set_ylim(result["depths"][0], result["depths"][-1])
+  axis.set_xlabel("weight variance σ_w² (× fan_in)")
+  axis.set_ylabel("depth (layers)")
+  legend = axis.legend(loc="upper left", framealpha=0.5)
+  legend.get_frame().set_facecolor("gray")
+
+
+def _xi_c(sigma_w2: np.ndarray, result: Result) -> np.ndarray:
+  points = (
+    meanfield.fixed_point(jnp.tanh, w, result["sigma_b2"]) for w in sigma_w2
+  )
+  return np.array([point.xi_c for point in points])
+
+
+def _frontier_and_error(result: Result) -> tuple[np.ndarray, np.ndarray]:
+  """Mean over seeds, and two standard errors; NaN beyond the grid."""
+  mean, error = _plots.mean_and_error(result["frontier"], 1)
+  return mean, 2 * error
+
+
+def _draw_frontier(axis: Any, result: Result) -> None:
+  ordered = np.array(result["sigma_w2"]) < result["critical_sigma_w2"]
+  mean, error = _frontier_and_error(result)
+  kinds = (("ordered", ordered, "o"), ("chaotic", ~ordered, "s"))
+  for (name, chosen, marker), color in zip(kinds, _plots.COLORS, strict=False):
+    axis.errorbar(
+      result["xi_c"][chosen], mean[chosen], error[chosen], fmt=marker,
+      color=color, label=f"measured, {name} phase",
+    )  # fmt: skip
+  known = np.isfinite(mean)
+  if known.any():
+    xi = np.array([result["xi_c"][known].min(), result["xi_c"][known].max()])
+    axis.plot(
+      xi, PUBLISHED * xi, color="black", **_plots.THEORY, label="6 ξ_c, theory"
+    )
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+  axis.set_xlabel("depth scale ξ_c from theory (layers)")
+  axis.set_ylabel("greatest depth that trains (layers)")
+  axis.legend()
+
+
+def claims(result: Result) -> list[Claim]:
+  """What trains reaches as deep as a pair of inputs can be told apart."""
+  line = Line(**result["line"])
+  if line.points < 4:
+    return []
+  source = "Schoenholz et al. 2017, §5"
+  step = np.diff(np.log(result["depths"])).max() / 2
+  error = 2 * line.log_factor_error + step
+  return [
+    Claim(
+      source, "log of trainable depth over ξ_c", float(np.log(PUBLISHED)),
+      float(np.log(line.factor)), float(error),
+    ),
+    Claim(
+      source, "exponent of ξ_c in trainable depth", 1.0, line.exponent,
+      2 * line.exponent_error,
+    ),
+  ]  # fmt: skip
+
+
+def programs(config: Config) -> dict[str, Program]:
+  """Drawing all networks; training them, for each depth."""
+  data = _datasets.load_labelled(config.dataset, config.seed)
+  runs, sizes = _runs(config), {"features": data.inputs.shape[1]}
+  deepest = jax.eval_shape(
+    functools.partial(draw, config=config, **sizes), runs
+  )
+  found = {
+    "draw": Program(draw, abstract((runs,)), {"config": config, **sizes})
+  }
+  for depth in config.depths:
+    params = jax.eval_shape(
+      functools.partial(first_layers, depth=depth), deepest
+    )
+    given = (params, abstract(runs["batches"])), abstract(data)
+    options = {"config": config, "depth": depth}
+    found[f"accuracies, depth {depth}"] = Program(accuracies, given, options)
+  return found
+
+
+EXPERIMENT = Experiment(
+  "trainability",
+  Config,
+  {"smoke": {"sigma_w2": (0.4, 1.76), "depths": (4, 16), "seeds": 2,
+             "steps": 150, "rate": 0.03},
+   "tpu": {"sigma_w2": tuple(0.2 + 0.2 * i for i in range(20)), "width": 256,
+           "seeds": 16, "steps": 1000,
+           "depths": (4, 6, 9, 13, 19, 28, 40, 57, 80, 113, 160, 226)}},
+  run, tables, figure, claims, programs,
+)  # fmt: skip
+
+if __name__ == "__main__":
+  launch(EXPERIMENT)
