@@ -1,0 +1,222 @@
+"""Rules: which leaf is set or scaled by what; the first that matches wins."""
+
+import dataclasses
+import numbers
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from initjax.schemes._keys_by_path import (
+  Names,
+  is_float,
+  key_of,
+  map_floats,
+  names_of,
+)
+from initjax.schemes._patterns import (
+  Where,
+  check_target,
+  check_where,
+  matches,
+  near_misses,
+  where_text,
+)
+from initjax.typing import Initializer
+
+Rule = tuple[Where, Initializer | float]
+
+
+class PlanRow(NamedTuple):
+  """What the rules do to one leaf."""
+
+  path: str
+  shape: tuple[int, ...]
+  dtype: str
+  rule: int | None
+  """the first that matches, counted from 0; None if the leaf stays"""
+  action: str
+  """"draw", "× factor" or "keep" """
+  shadowed: tuple[int, ...]
+  """later rules that match, too"""
+
+
+class Plan(NamedTuple):
+  """What the rules would do; `print(plan)` is a table."""
+
+  rows: tuple[PlanRow, ...]
+  patterns: tuple[str, ...]
+  """of the rules, in their order"""
+
+  @property
+  def untouched(self) -> tuple[str, ...]:
+    """Paths of the leaves that stay as they are."""
+    return tuple(row.path for row in self.rows if row.rule is None)
+
+  def __str__(self) -> str:
+    table = [("leaf", "shape", "dtype", "action", "rule", "shadowed")]
+    for row in self.rows:
+      rule = (
+        "" if row.rule is None else f"{row.rule}: {self.patterns[row.rule]}"
+      )
+      shadowed = ", ".join(map(str, row.shadowed))
+      shape = "×".join(map(str, row.shape)) or "scalar"
+      table.append((row.path, shape, row.dtype, row.action, rule, shadowed))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (
+      "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+      for line in table
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """Rules in order; see `rules`."""
+
+  pairs: tuple[Rule, ...]
+
+  def plan(self, params: Any) -> Plan:
+    """What `apply` would do with every leaf; touches nothing.
+
+    Raises:
+      ValueError: if a rule matches no leaf.
+    """
+    rows: list[PlanRow] = []
+    hit: set[int] = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+      if hasattr(leaf, "dtype"):
+        name = "/".join(names_of(path))
+        found = self._matching(name, leaf)
+        hit.update(found)
+        rows.append(_row(self.pairs, name, leaf, found))
+    for number, (where, _) in enumerate(self.pairs):
+      if number not in hit:
+        _raise_unmatched(number, where, [row.path for row in rows])
+    return Plan(
+      tuple(rows), tuple(where_text(where) for where, _ in self.pairs)
+    )
+
+  def apply(self, key: jax.Array | None, params: Any) -> Any:
+    """Parameters set and scaled by the rules.
+
+    Every leaf is drawn with a key made of its path alone, so no other leaf
+    changes it. Dtype, sharding and the box around a leaf stay.
+
+    Args:
+      key: may be None if no rule draws.
+      params: any tree of arrays; abstract where an initializer sets them.
+
+    Raises:
+      ValueError: if a rule matches no leaf, scales an abstract one, or draws
+        without a key.
+    """
+    self.plan(params)
+
+    def visit(names: Names, leaf: Any) -> Any:
+      path = "/".join(names)
+      found = self._matching(path, leaf)
+      if not found:
+        return leaf
+      target = self.pairs[found[0]][1]
+      if isinstance(target, numbers.Real):
+        return _scaled(path, leaf, float(target))
+      if key is None:
+        raise ValueError(f"{path} is drawn by rule {found[0]}; give a key.")
+      return _drawn(path, key_of(key, names), leaf, target)
+
+    return map_floats(visit, params)
+
+  def _matching(self, path: str, leaf: Any) -> list[int]:
+    if not is_float(leaf):
+      return []
+    return [
+      number
+      for number, (where, _) in enumerate(self.pairs)
+      if matches(where, path, leaf)
+    ]
+
+
+def rules(pairs: Sequence[Rule]) -> Rules:
+  """Rules `(where, what)` for the leaves of any tree; the first match wins.
+
+  `where` is a glob over the leaf's path, names joined by "/" (`*` is any
+  text, slashes too), a `re.Pattern` found in it, a predicate `(path, leaf)`,
+  or a list of these. `what` is an initializer, or a number that scales the
+  leaf. Leaves that no rule matches, and those that are not floats (counters,
+  random keys), stay. Flax boxes and NNX variables are part of no path.
+
+  Args:
+    pairs: the rules, in order.
+
+  Raises:
+    ValueError: if a rule is not such a pair.
+
+  >>> params = {"Dense_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+  >>> halved = rules([("*/kernel", 0.5)])
+  >>> halved.apply(None, params)["Dense_0"]["kernel"][0]
+  Array([0.5, 0.5], dtype=float32)
+  >>> halved.plan(params).untouched
+  ('Dense_0/bias',)
+
+  Reference: rules over parameter paths are common practice in JAX, such as
+  the partition rules of T5X (Roberts et al. 2022).
+  """
+  checked: list[Rule] = []
+  for pair in pairs:
+    if (
+      not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2
+    ):
+      raise ValueError(f"a rule is a pair (where, what); got {pair!r}.")
+    where, target = pair
+    check_where("the pattern of a rule", where)
+    check_target(target)
+    checked.append((where, target))
+  return Rules(tuple(checked))
+
+
+def _row(
+  pairs: tuple[Rule, ...], path: str, leaf: Any, found: list[int]
+) -> PlanRow:
+  action = "keep"
+  if found:
+    target = pairs[found[0]][1]
+    scales = isinstance(target, numbers.Real)
+    action = f"× {target:.4g}" if scales else "draw"
+  rule = found[0] if found else None
+  shape, dtype = tuple(leaf.shape), str(leaf.dtype)
+  return PlanRow(path, shape, dtype, rule, action, tuple(found[1:]))
+
+
+def _raise_unmatched(number: int, where: Where, paths: list[str]) -> None:
+  near = ", ".join(near_misses(where, paths)) or "no leaf at all"
+  raise ValueError(
+    f"rule {number}, {where_text(where)!r}, matches no leaf of floats; near "
+    f"it: {near}. A glob must match the whole path: begin it with *."
+  )
+
+
+def _scaled(path: str, leaf: Any, factor: float) -> jax.Array:
+  if isinstance(leaf, jax.ShapeDtypeStruct):
+    raise ValueError(
+      f"{path} is abstract and cannot be scaled by {factor:g}; draw it first, "
+      "or give the rule an initializer."
+    )
+  wide = jnp.promote_types(leaf.dtype, jnp.float32)
+  return (jnp.asarray(leaf, wide) * factor).astype(leaf.dtype)
+
+
+def _drawn(path: str, key: jax.Array, leaf: Any, init: Any) -> jax.Array:
+  shape, dtype = tuple(leaf.shape), leaf.dtype
+  draw = lambda key: jnp.asarray(init(key, shape, dtype), dtype)
+  traced = isinstance(leaf, jax.core.Tracer)
+  sharding = None if traced else getattr(leaf, "sharding", None)
+  if isinstance(sharding, jax.sharding.NamedSharding):
+    draw = jax.jit(draw, out_shardings=sharding)
+  drawn = draw(key)
+  if drawn.shape != shape:
+    raise ValueError(
+      f"the initializer of {path} gave shape {drawn.shape}; wanted {shape}."
+    )
+  return drawn

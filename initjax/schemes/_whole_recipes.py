@@ -1,0 +1,171 @@
+"""Recipes for whole networks: PyTorch's defaults, the identity, ZerO."""
+
+import math
+from typing import Any
+
+import jax
+
+from initjax._checks import Axes, axes_tuple, positive_axes
+from initjax.initializers import (
+  dirac,
+  eye,
+  normal,
+  ones,
+  torch_linear_bias,
+  torch_linear_kernel,
+  zero_hadamard,
+  zeros,
+)
+from initjax.schemes._keys_by_path import names_of
+from initjax.schemes._patterns import Where, matches
+from initjax.schemes._recipe import Recipe, by_rules
+from initjax.schemes._rules import Rule
+from initjax.typing import DType, Initializer
+
+
+def torch_defaults(
+  key: jax.Array,
+  params: Any,
+  *,
+  kernels: Where = "*kernel",
+  embeddings: Where = "*embedding",
+  batch_axis: Axes = (),
+) -> Recipe:
+  """What PyTorch starts with, in a Flax model.
+
+      kernels      U(±1/√fan_in)
+      bias         U(±1/√fan_in) of the kernel beside it, 0 beside none
+      scale        1
+      embeddings   N(0, 1)
+
+  Args:
+    key: a key; each leaf gets its own by its path.
+    params: any parameters, which may be abstract.
+    kernels: of dense layers and convolutions, `[*window, in, out]`.
+    embeddings: tables `[tokens, features]`.
+    batch_axis: axes of stacked layers, the same for all kernels.
+
+  Raises:
+    ValueError: if a kernel has too few axes.
+
+  >>> import jax.numpy as jnp
+  >>> params = {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}
+  >>> made = torch_defaults(jax.random.key(0), params)
+  >>> bool(abs(made.params["kernel"]).max() <= 0.5)
+  True
+
+  Reference: `reset_parameters` of `torch.nn.Linear`, `Conv2d`, `Embedding`,
+  `LayerNorm` (PyTorch 2).
+  """
+  leaves = {
+    "/".join(names_of(path)): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    if hasattr(leaf, "shape")
+  }
+  found = [
+    path for path, leaf in leaves.items() if matches(kernels, path, leaf)
+  ]
+  pairs: list[Rule] = [
+    (_one(p), torch_linear_kernel(batch_axis=batch_axis)) for p in found
+  ]
+  for path in found:
+    batch = positive_axes(
+      "batch_axis", axes_tuple("batch_axis", batch_axis), leaves[path].shape
+    )
+    sizes = [n for i, n in enumerate(leaves[path].shape) if i not in batch]
+    bias = _beside(path, "bias")
+    if bias in leaves:
+      pairs.append((_one(bias), torch_linear_bias(math.prod(sizes[:-1]))))
+  others = (("*bias", zeros), ("*scale", ones), (embeddings, normal(1.0)))
+  pairs += [
+    (where, init)
+    for where, init in others
+    if any(matches(where, path, leaf) for path, leaf in leaves.items())
+  ]
+  return by_rules(key, params, pairs, multipliers={}, forward="as it is")
+
+
+def _one(path: str) -> Where:
+  """Exactly this path, whatever letters it has."""
+
+  def this(name: str, leaf: Any) -> bool:
+    del leaf
+    return name == path
+
+  this.__name__ = path
+  return this
+
+
+def _beside(path: str, name: str) -> str:
+  parent, slash, _ = path.rpartition("/")
+  return parent + slash + name
+
+
+def identity(params: Any, *, kernels: Where = "*kernel") -> Recipe:
+  """Every kernel passes on its input: I, or a Dirac delta in the window.
+
+  Args:
+    params: any parameters, kernels may be abstract.
+    kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
+
+  Raises:
+    ValueError: if the pattern matches nothing, or a kernel has one axis.
+
+  >>> import jax.numpy as jnp
+  >>> identity({"kernel": jnp.ones((2, 2))}).params["kernel"]
+  Array([[1., 0.],
+         [0., 1.]], dtype=float32)
+
+  Reference: Le, Jaitly and Hinton 2015, §2; `torch.nn.init.dirac_`.
+  """
+
+  def init(
+    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
+  ) -> jax.Array:
+    passing: Initializer = eye() if len(shape) == 2 else dirac()
+    return passing(key, shape, dtype, out_sharding)
+
+  return by_rules(
+    jax.random.key(0),
+    params,
+    [(kernels, init)],
+    multipliers={},
+    forward="as it is",
+  )
+
+
+def zer_o(
+  params: Any,
+  *,
+  kernels: Where = "*kernel",
+  last: Where | None = None,
+  biases: Where | None = None,
+) -> Recipe:
+  """ZerO: zeros, identities and Hadamard matrices, nothing random.
+
+  Kernels are `initializers.zero_hadamard`; the last kernel of each residual
+  branch is 0, so that every block starts as the identity.
+
+  Args:
+    params: any parameters, those set may be abstract.
+    kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
+    last: the last kernel of each branch, which becomes 0.
+    biases: become 0.
+
+  Raises:
+    ValueError: if a pattern matches nothing, or a kernel has one axis.
+
+  >>> import jax.numpy as jnp
+  >>> params = {"a": {"kernel": jnp.ones((1, 2))}}
+  >>> zer_o(params).params["a"]["kernel"]
+  Array([[1., 1.]], dtype=float32)
+
+  Reference: Zhao, Schäfer and Anandkumar 2022, Algorithms 1 and 2.
+  """
+  return by_rules(
+    jax.random.key(0),
+    params,
+    [(last, zeros), (biases, zeros), (kernels, zero_hadamard())],
+    multipliers={},
+    forward="as it is",
+  )
