@@ -33,8 +33,8 @@ _LINEAR = frozenset(
 REMAT = frozenset(("remat", "remat2", "checkpoint"))
 _LOOK_UP = ["parameter", "data"]  # of a gather: the table and the indices
 _MAX_PASSES = 4
-_PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
-_VIEWS = LAYOUT | _PARTS | {"squeeze"}
+PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
+_VIEWS = LAYOUT | PARTS | {"squeeze"}
 
 
 def read(
