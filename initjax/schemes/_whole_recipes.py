@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from initjax._checks import Axes, axes_tuple, positive_axes
 from initjax.initializers import (
@@ -48,7 +49,6 @@ def torch_defaults(
   Raises:
     ValueError: if a kernel has too few axes.
 
-  >>> import jax.numpy as jnp
   >>> params = {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}
   >>> made = torch_defaults(jax.random.key(0), params)
   >>> bool(abs(made.params["kernel"]).max() <= 0.5)
@@ -101,17 +101,19 @@ def _beside(path: str, name: str) -> str:
   return parent + slash + name
 
 
-def identity(params: Any, *, kernels: Where = "*kernel") -> Recipe:
+def identity(
+  params: Any, *, kernels: Where = "*kernel", stacked: bool = False
+) -> Recipe:
   """Every kernel passes on its input: I, or a Dirac delta in the window.
 
   Args:
     params: any parameters, kernels may be abstract.
     kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
+    stacked: whether kernels have an axis of layers before these.
 
   Raises:
     ValueError: if the pattern matches nothing, or a kernel has one axis.
 
-  >>> import jax.numpy as jnp
   >>> identity({"kernel": jnp.ones((2, 2))}).params["kernel"]
   Array([[1., 0.],
          [0., 1.]], dtype=float32)
@@ -128,7 +130,7 @@ def identity(params: Any, *, kernels: Where = "*kernel") -> Recipe:
   return by_rules(
     jax.random.key(0),
     params,
-    [(kernels, init)],
+    [(kernels, _each(init) if stacked else init)],
     multipliers={},
     forward="as it is",
   )
@@ -140,6 +142,7 @@ def zer_o(
   kernels: Where = "*kernel",
   last: Where | None = None,
   biases: Where | None = None,
+  stacked: bool = False,
 ) -> Recipe:
   """ZerO: zeros, identities and Hadamard matrices, nothing random.
 
@@ -151,21 +154,35 @@ def zer_o(
     kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
     last: the last kernel of each branch, which becomes 0.
     biases: become 0.
+    stacked: whether kernels have an axis of layers before these.
 
   Raises:
     ValueError: if a pattern matches nothing, or a kernel has one axis.
 
-  >>> import jax.numpy as jnp
   >>> params = {"a": {"kernel": jnp.ones((1, 2))}}
   >>> zer_o(params).params["a"]["kernel"]
   Array([[1., 1.]], dtype=float32)
 
   Reference: Zhao, Schäfer and Anandkumar 2022, Algorithms 1 and 2.
   """
+  hadamard = zero_hadamard()
+  init = _each(hadamard) if stacked else hadamard
   return by_rules(
     jax.random.key(0),
     params,
-    [(last, zeros), (biases, zeros), (kernels, zero_hadamard())],
+    [(last, zeros), (biases, zeros), (kernels, init)],
     multipliers={},
     forward="as it is",
   )
+
+
+def _each(init: Initializer) -> Initializer:
+  """The same kernel for each layer of a stack; for those without randomness."""
+
+  def draw(
+    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
+  ) -> jax.Array:
+    one = init(key, tuple(shape[1:]), dtype)
+    return jnp.broadcast_to(one, tuple(shape), out_sharding=out_sharding)
+
+  return draw

@@ -1,0 +1,144 @@
+"""Rules over trees of linen, NNX and plain parameters."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from initjax import initializers, schemes
+from initjax.schemes._keys_by_path import key_of
+
+KEY = jax.random.key(0)
+NORMAL = initializers.normal(1.0)
+
+
+def plain():
+  layer = {"kernel": jnp.ones((4, 4), jnp.bfloat16), "bias": jnp.ones(4)}
+  return {"a": layer, "b": layer, "step": jnp.array(3)}
+
+
+def test_the_first_match_wins_and_later_ones_are_shown():
+  made = schemes.rules(
+    [("a/*", 2.0), ("*/bias", NORMAL), (re.compile("^a"), 5)]
+  )
+  plan = made.plan(plain())
+  rows = {row.path: (row.rule, row.shadowed) for row in plan.rows}
+  assert rows["a/kernel"] == (0, (2,))
+  assert rows["a/bias"] == (0, (1, 2))
+  assert rows["b/bias"] == (1, ())
+  assert plan.untouched == ("b/kernel", "step")
+  params = made.apply(KEY, plain())
+  np.testing.assert_array_equal(params["a"]["bias"], 2 * np.ones(4))
+  assert params["a"]["kernel"].dtype == jnp.bfloat16
+  assert params["step"] == 3
+  lines = str(plan).splitlines()
+  assert re.search(r"a/bias +4 +float32 +× 2 +0: a/\* +1, 2$", lines[1])
+  assert re.search(r"step +scalar +int32 +keep$", lines[5])
+
+
+def test_a_rule_without_a_match_names_near_misses():
+  with pytest.raises(ValueError, match=r"rule 1, 'kernel'.*a/kernel, b/kernel"):
+    schemes.rules([("*bias", 1.0), ("kernel", 1.0)]).apply(KEY, plain())
+  with pytest.raises(ValueError, match=r"near it: [ab]/kernel"):
+    schemes.rules([("*kernal", 1.0)]).plan(plain())
+  with pytest.raises(ValueError, match="leaf of floats"):
+    schemes.rules([("step", 1.0)]).plan(plain())
+
+
+@pytest.mark.parametrize(
+  "pair", [("a",), "ab", ("a", "b"), (3, 1.0), ([], 1.0), ("a", jnp.nan)]
+)
+def test_bad_rules_raise_when_built(pair):
+  with pytest.raises(ValueError, match=r"rule|pattern|scale"):
+    schemes.rules([pair])
+
+
+def test_draws_need_keys_and_scales_need_values():
+  abstract = jax.eval_shape(plain)
+  with pytest.raises(ValueError, match="give a key"):
+    schemes.rules([("*", NORMAL)]).apply(None, plain())
+  with pytest.raises(ValueError, match="abstract"):
+    schemes.rules([("*", 2.0)]).apply(None, abstract)
+  params = schemes.rules([("*", NORMAL)]).apply(KEY, abstract | {"step": 3})
+  assert params["a"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_predicates_and_lists():
+  big = lambda path, leaf: path.startswith("b") and leaf.ndim == 2
+  plan = schemes.rules([([big, "a/bias"], 2.0)]).plan(plain())
+  assert plan.untouched == ("a/kernel", "b/bias", "step")
+
+
+def test_keys_depend_on_the_path_alone():
+  """flax#2157: names that read alike when joined must not share a key."""
+  one, other = (
+    jax.random.key_data(key_of(KEY, names))
+    for names in (("ab", "cdef"), ("abc", "def"))
+  )
+  assert not np.array_equal(one, other)
+  made = schemes.rules([("*kernel", NORMAL)])
+  few, more = plain(), plain() | {"aa": plain()["a"]}
+  few, more = made.apply(KEY, few), made.apply(KEY, more)
+  np.testing.assert_array_equal(few["b"]["kernel"], more["b"]["kernel"])
+  assert not np.array_equal(few["b"]["kernel"], few["a"]["kernel"])
+
+
+def test_linen_nnx_and_plain_trees_agree():
+  init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "m"))
+  boxed = jax.eval_shape(
+    nn.Dense(4, kernel_init=init).init, KEY, jnp.ones((1, 3))
+  )
+  module = nnx.Sequential(
+    nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1))
+  )
+  state = nnx.state(module)
+  made = schemes.rules([("*kernel", NORMAL)])
+  from_linen = made.apply(KEY, boxed["params"])["kernel"]
+  assert isinstance(from_linen, nn.Partitioned)
+  assert from_linen.names == (None, "m")
+  layers = made.apply(KEY, state)
+  nnx.update(module, layers)
+  assert module(
+    jnp.ones((1, 3)),
+  ).shape == (1, 4)
+  nested = {"layers": {"0": {"kernel": jnp.zeros((3, 4))}}}
+  np.testing.assert_array_equal(
+    made.apply(KEY, nested)["layers"]["0"]["kernel"],
+    module.layers[0].kernel[...],
+  )
+  np.testing.assert_array_equal(
+    from_linen.value, made.apply(KEY, {"kernel": jnp.zeros((3, 4))})["kernel"]
+  )
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 4), (8, 1)])
+def test_leaves_stay_where_they_are_and_keep_their_values(shape):
+  mesh = jax.make_mesh(
+    shape,
+    ("x", "y"),
+    devices=jax.devices()[: np.prod(shape)],
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+  )
+  sharding = NamedSharding(mesh, PartitionSpec("x", "y"))
+  abstract = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=sharding)
+  drawn = schemes.rules([("w", NORMAL)]).apply(KEY, {"w": abstract})["w"]
+  scaled = schemes.rules([("w", 2.0)]).apply(None, {"w": drawn})["w"]
+  assert drawn.sharding.is_equivalent_to(sharding, 2)
+  assert scaled.sharding.is_equivalent_to(sharding, 2)
+  bare = schemes.rules([("w", NORMAL)]).apply(KEY, {"w": jnp.zeros((8, 8))})
+  np.testing.assert_array_equal(drawn, bare["w"])
+
+
+def test_rules_apply_under_jit():
+  made = schemes.rules([("a/*", NORMAL), ("b/*", 0.5)])
+  for one, other in zip(
+    jax.tree.leaves(jax.jit(made.apply)(KEY, plain())),
+    jax.tree.leaves(made.apply(KEY, plain())),
+    strict=True,
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-6)  # fused multiply-adds
