@@ -62,7 +62,7 @@ class Config:
   steps: int = option(400, "Updates, the budget.", low=1)
   batch: int = option(32, "Images of each update.", low=1)
   dataset: str = option(
-    "digits", "What is learnt.", choices=_datasets.DATASETS[:1]
+    "digits", "What is learnt.", choices=_datasets.DATASETS
   )
   seed: int = option(0, "Of all random numbers.")
 
