@@ -1,13 +1,22 @@
-"""The data that experiments run on: embedded, so that nothing is downloaded."""
+"""The data that experiments run on: embedded, or in files that are there."""
 
+import os
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _image_files
 from experiments._training import Labelled
 
-DATASETS = ("digits", "synthetic")
+DATASETS = ("digits", "mnist", "cifar10")
+"""what `load_labelled` knows"""
+
+INPUTS = ("digits", "synthetic")
+"""what `load_inputs` knows"""
+
+DATA_DIR = "INITJAX_DATA_DIR"
+"""the environment's name of where files are; --data_dir sets it"""
 
 
 def load_inputs(dataset: str, batch: int, seed: int) -> np.ndarray:
@@ -28,7 +37,7 @@ def load_inputs(dataset: str, batch: int, seed: int) -> np.ndarray:
   elif dataset == "digits":
     inputs = _standardised_digits()
   else:
-    raise ValueError(f"dataset must be one of {DATASETS}; got {dataset!r}.")
+    raise ValueError(f"dataset must be one of {INPUTS}; got {dataset!r}.")
   if batch > len(inputs):
     raise ValueError(
       f"batch must be at most {len(inputs)} for {dataset}; got {batch}."
@@ -57,22 +66,65 @@ def _digits() -> Any:
   return datasets.load_digits()
 
 
-def load_labelled(dataset: str, seed: int, data_dir: str = "") -> Labelled:
-  """Inputs of mean 0 and variance 1 over the data set, and their labels.
+def load_labelled(
+  dataset: str, seed: int, data_dir: str = "", *, flat: bool = True
+) -> Labelled:
+  """Inputs of mean 0 and variance 1, and their labels 0 to 9.
 
-  A fifth of the digits, chosen by `seed`, is what is tested on. Features that
+  "mnist" and "cifar10" are split as published, and standardised by one mean and
+  variance for each channel of the training images. Of "digits" a fifth, chosen
+  by `seed`, is what is tested on; each pixel is standardised, and those that
   are constant over the data set are 0.
 
+  Args:
+    dataset: one of `DATASETS`.
+    seed: of the split of digits.
+    data_dir: where files are; by default what --data_dir or the environment's
+      INITJAX_DATA_DIR says. Nothing is ever downloaded.
+    flat: inputs as [samples, features], or as images [samples, height, width,
+      channels].
+
   Raises:
-    ValueError: for an unknown data set.
+    ValueError: for an unknown data set, or files that are not what they should
+      be; it names the file.
     ImportError: if scikit-learn is missing, with what to install.
   """
-  del data_dir
-  if dataset != "digits":
-    raise ValueError(f"dataset must be digits; got {dataset!r}.")
-  inputs = _standardised_digits().astype(np.float32)
-  labels = _digits().target.astype(np.int32)
+  if dataset == "digits":
+    parts = _split_digits(seed)
+  elif dataset in DATASETS:
+    parts = _published(dataset, data_dir or os.environ.get(DATA_DIR, ""))
+  else:
+    raise ValueError(f"dataset must be one of {DATASETS}; got {dataset!r}.")
+  inputs, labels, test_inputs, test_labels = parts
+  if flat:
+    inputs, test_inputs = (x.reshape(len(x), -1) for x in (inputs, test_inputs))
+  return Labelled(
+    jnp.asarray(inputs, jnp.float32),
+    jnp.asarray(labels, jnp.int32),
+    jnp.asarray(test_inputs, jnp.float32),
+    jnp.asarray(test_labels, jnp.int32),
+  )
+
+
+def _split_digits(seed: int) -> tuple[np.ndarray, ...]:
+  inputs, labels = _standardised_digits().reshape(-1, 8, 8, 1), _digits().target
   order = np.random.default_rng(seed).permutation(len(labels))
   test, train = np.split(order, [len(labels) // 5])
-  parts = inputs[train], labels[train], inputs[test], labels[test]
-  return Labelled(*map(jnp.asarray, parts))
+  return inputs[train], labels[train], inputs[test], labels[test]
+
+
+def _published(dataset: str, data_dir: str) -> tuple[np.ndarray, ...]:
+  found = _image_files.load_images(dataset, data_dir)
+  (train, labels), (test, test_labels) = found
+  axes = (0, 1, 2)
+  mean = train.mean(axis=axes, dtype=np.float64).astype(np.float32)
+  spread = train.std(axis=axes, dtype=np.float64).astype(np.float32)
+  if not spread.all():
+    raise ValueError(f"{dataset} in {data_dir!r}: all pixels are the same.")
+  return (train - mean) / spread, labels, (test - mean) / spread, test_labels
+
+
+def check(dataset: str) -> None:
+  """Raises what `load_labelled` would, before any device is used."""
+  if dataset in DATASETS[1:]:
+    _image_files.load_images(dataset, os.environ.get(DATA_DIR, ""))

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments import _checkpoints, _stop
+
 AXIS = "runs"
 
 
@@ -22,8 +24,10 @@ class Job:
   """What `run(config, job)` may use."""
 
   mesh: Mesh = dataclasses.field(default_factory=device_mesh)
-  advance: Callable[[str, int], None] = lambda label, total: None
+  advance: Callable[..., None] = lambda label, total, part="": None
   """told of each item that is done, and how many there are"""
+  kept: _checkpoints.Kept | None = None
+  """where done items are kept; nowhere if None"""
 
   def map(
     self, function: Callable[[Any], Any], items: Iterable[Any]
@@ -36,17 +40,35 @@ class Job:
     items = list(items)
     results = []
     for item in items:
-      results.append(jax.tree.map(np.asarray, function(item)))
+      results.append(self._item(function, item))
       self.advance(str(item), len(items))
     return results
 
+  def _item(self, function: Callable[[Any], Any], item: Any) -> Any:
+    label = str(item)
+    if self.kept is None:
+      return _checkpoints.numbers(function(item), label)
+    number = next(self.kept.numbers)
+    try:
+      return _checkpoints.load(self.kept, number, label)
+    except _checkpoints.MissingError:
+      found = _checkpoints.numbers(function(item), label)
+    _checkpoints.save(self.kept, number, label, found)
+    if jax.process_count() > 1 and self.kept.manager.reached_preemption(number):
+      raise _stop.Stopped
+    return found
+
   def part(self, name: str) -> "Job":
     """For one experiment among several: its items are kept apart."""
-    del name
-    return self
+    kept = self.kept and _checkpoints.open_items(self.kept.directory, name)
+    advance = functools.partial(self.advance, part=name)
+    return dataclasses.replace(self, kept=kept, advance=advance)
 
   def spread(self, function: Any, batch: Any, *shared: Any) -> Any:
     """A jitted function(batch, *shared), its runs spread over the devices.
+
+    With several processes each must call it with the same arrays, and gets the
+    whole result, as numpy.
 
     Args:
       function: jitted; all arrays in and out have a leading axis of runs.
@@ -63,9 +85,9 @@ class Job:
       NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ())
     )
     fill = functools.partial(_fill, missing)
-    batch = jax.device_put(jax.tree.map(fill, batch), split)
-    outputs = function(batch, *jax.device_put(shared, whole))
-    return jax.tree.map(lambda leaf: leaf[:count], outputs)
+    batch = _put(jax.tree.map(fill, batch), split)
+    outputs = function(batch, *_put(shared, whole))
+    return jax.tree.map(lambda leaf: leaf[:count], _gathered(outputs))
 
 
 def _fill(missing: int, leaf: Any) -> Any:
@@ -73,3 +95,29 @@ def _fill(missing: int, leaf: Any) -> Any:
     return leaf
   last = jax.numpy.repeat(leaf[-1:], missing, axis=0)
   return jax.numpy.concatenate([leaf, last])
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+  """On the devices of all processes; each process has the whole arrays."""
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(functools.partial(_make_global, sharding), tree)
+
+
+def _make_global(sharding: NamedSharding, leaf: Any) -> jax.Array:
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    data = _make_global(sharding, jax.random.key_data(leaf))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+  local = np.asarray(leaf)
+  return jax.make_array_from_callback(
+    local.shape, sharding, lambda index: local[index]
+  )
+
+
+def _gathered(outputs: Any) -> Any:
+  """Whole arrays in every process."""
+  if jax.process_count() == 1:
+    return outputs
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(outputs, tiled=True)

@@ -1,79 +1,36 @@
-"""From a command line to a finished run: flags, table, JSON, figure."""
+"""From a command line to a finished run: table, JSON, figure."""
 
+import contextlib
 import dataclasses
 import functools
+import pathlib
+import shlex
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 
-from experiments import _results, _signal_views
-from experiments._experiment import SCALES, Experiment, Result
+from experiments import (
+  _checkpoints,
+  _flags,
+  _progress,
+  _results,
+  _signal_views,
+  _stop,
+)
+from experiments._experiment import Experiment, Result
 from experiments._job import Job
 
 
 def launch(experiment: Experiment) -> None:
   """Runs an experiment as a script: each option of its config is a flag."""
-  _define_flags(experiment)
+  _flags.define(experiment)
   app.run(functools.partial(_main, experiment))
-
-
-def _define_flags(experiment: Experiment) -> None:
-  flags.DEFINE_enum("scale", "laptop", SCALES, "Size of the run.")
-  flags.DEFINE_string(
-    "output_dir", "results", "Where a new directory of results is made."
-  )
-  names = ["scale", "output_dir"]
-  for field in dataclasses.fields(experiment.config):
-    _define(field)
-    names.append(field.name)
-  for name in names:  # so that --help shows them
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-
-
-def _define(field: Any) -> None:
-  """A flag without a value: what is not given is left to the scale."""
-  text, choices = field.metadata["text"], field.metadata["choices"]
-  default, first = field.default, field.default
-  if isinstance(default, tuple):
-    default = ",".join(map(str, default))
-    first = None
-  help_text = f"{text} ({default})"
-  if isinstance(first, bool):
-    flags.DEFINE_bool(field.name, None, help_text)
-  elif isinstance(first, int):
-    flags.DEFINE_integer(field.name, None, help_text)
-  elif isinstance(first, float):
-    flags.DEFINE_float(field.name, None, help_text)
-  elif first is None:
-    flags.DEFINE_list(field.name, None, help_text)
-  elif choices is not None:
-    flags.DEFINE_enum(field.name, None, choices, help_text)
-  else:
-    flags.DEFINE_string(field.name, None, help_text)
-
-
-def config_from_flags(experiment: Experiment) -> Any:
-  """What the command line asks for.
-
-  Raises:
-    app.UsageError: if that makes no sense, or cannot be run or saved here.
-  """
-  try:
-    changes = {}
-    for field in dataclasses.fields(experiment.config):
-      value = flags.FLAGS[field.name].value
-      if isinstance(field.default, tuple) and value is not None:
-        value = tuple(map(field.metadata["kind"], value))
-      if value is not None:
-        changes[field.name] = value
-    config = experiment.at_scale(flags.FLAGS.scale, **changes)
-    _results.check_parent(flags.FLAGS.output_dir)
-    _signal_views.check_figures()
-  except (ValueError, OSError, ImportError) as error:
-    raise app.UsageError(str(error)) from None
-  return config
 
 
 def save(
@@ -104,17 +61,83 @@ def save(
 
 
 def _main(experiment: Experiment, argv: list[str]) -> None:
-  import rich.console
-
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)  # JAX tells of every absent TPU
-  config = config_from_flags(experiment)
-  result = experiment.run(config, Job())
-  console = rich.console.Console()
-  for table in experiment.tables(result):
-    console.print(table)
-  directory = save(experiment, config, result, flags.FLAGS.output_dir)
-  _signal_views.print_written(directory, experiment.name)
+  config = _flags.config_from_flags(experiment)
+  if flags.FLAGS.distributed:
+    jax.distributed.initialize(**_flags.processes())
+  try:
+    with _stopping():
+      result = _run(experiment, config)
+  except (_stop.Stopped, KeyboardInterrupt) as stop:
+    print(f"stopped; to go on: {shlex.join(_command())}", file=sys.stderr)
+    stopped = isinstance(stop, _stop.Stopped)
+    sys.exit(_stop.STATUS if stopped else _stop.CTRL_C)
   if result.get("failed"):
     sys.exit(1)
+
+
+def _command() -> list[str]:
+  """This one, for the message of how to go on."""
+  import __main__
+
+  spec = getattr(__main__, "__spec__", None)
+  script = ["-m", spec.name] if spec else [sys.argv[0]]
+  return ["python", *script, *sys.argv[1:]]
+
+
+def _stopping() -> contextlib.AbstractContextManager[None]:
+  if jax.process_count() > 1:
+    return contextlib.nullcontext()
+  return _stop.on_sigterm()
+
+
+def _run(experiment: Experiment, config: Any) -> Result:
+  """Runs, and shows and saves the result if this is process 0."""
+  import rich.console
+
+  run = _checkpoints.identity(
+    experiment.name, dataclasses.asdict(config), flags.FLAGS.data_dir
+  )
+  directory = epath.Path(_flags.checkpoint_dir()) / run
+  first = jax.process_index() == 0
+  with (
+    _checkpoints.opened(directory) as kept,
+    _progress.progress(experiment.name, quiet=not first) as advance,
+    _traced(flags.FLAGS.profile) as trace,
+  ):
+    result = experiment.run(config, Job(advance=advance, kept=kept))
+  if first:
+    console = rich.console.Console()
+    for table in experiment.tables(result):
+      console.print(table)
+    written = save(experiment, config, result, flags.FLAGS.output_dir)
+    _keep_trace(trace, written / "profile")
+    _signal_views.print_written(written, experiment.name)
+    _checkpoints.remove(directory)
+  return result
+
+
+@contextlib.contextmanager
+def _traced(wanted: bool) -> Iterator[pathlib.Path | None]:
+  """A trace of what devices do, in a directory of its own."""
+  if not wanted:
+    yield None
+    return
+  path = tempfile.mkdtemp(prefix="initjax-trace-")
+  options = jax.profiler.ProfileOptions()
+  options.python_tracer_level = 0  # it would slow down what it looks at
+  with jax.profiler.trace(path, profiler_options=options):
+    yield pathlib.Path(path)
+
+
+def _keep_trace(trace: pathlib.Path | None, target: epath.Path) -> None:
+  if trace is None:
+    return
+  for path in trace.rglob("*"):
+    if path.is_file():
+      copy = target / path.relative_to(trace)
+      copy.parent.mkdir(parents=True, exist_ok=True)
+      copy.write_bytes(path.read_bytes())
+  shutil.rmtree(trace)

@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 
-def check_parent(parent: str) -> None:
+def check_parent(parent: str, name: str = "output_dir") -> None:
   """Raises OSError unless directories can be made in `parent`."""
   path = epath.Path(parent)
   try:
@@ -26,7 +26,7 @@ def check_parent(parent: str) -> None:
     probe.rmdir()
   except OSError as error:
     raise OSError(
-      f"output_dir {parent!r} is no directory that can be written: {error}"
+      f"{name} {parent!r} is no directory that can be written: {error}"
     ) from error
 
 

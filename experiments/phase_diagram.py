@@ -100,7 +100,7 @@ class Config:
   pairs: int = option(
     32, "Pairs of images, both of the most and the least alike.", low=1
   )
-  dataset: str = option("digits", "What goes in.", choices=_datasets.DATASETS)
+  dataset: str = option("digits", "What goes in.", choices=_datasets.INPUTS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:

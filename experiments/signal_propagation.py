@@ -103,7 +103,7 @@ class Config:
   width: int = option(128, "Units of each.", low=2)
   seeds: int = option(16, "Networks of each pair.", low=2)
   batch: int = option(64, "Inputs of each network.", low=1)
-  dataset: str = option("digits", "What goes in.", choices=_datasets.DATASETS)
+  dataset: str = option("digits", "What goes in.", choices=_datasets.INPUTS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:

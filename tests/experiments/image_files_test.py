@@ -1,0 +1,222 @@
+"""MNIST and CIFAR-10 files, written here in every published form."""
+
+import gzip
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from experiments import _image_files
+
+RNG = np.random.default_rng(0)
+MNIST = {
+  part: (
+    RNG.integers(0, 256, (count, 28, 28), np.uint8),
+    RNG.integers(0, 10, count, np.uint8),
+  )
+  for part, count in (("train", 5), ("test", 3))
+}
+CIFAR = [
+  (RNG.integers(0, 256, (2, 32, 32, 3), np.uint8), np.array([i, 9], np.uint8))
+  for i in range(6)
+]
+"""five batches to learn from, and one to test on"""
+
+
+def idx(array):
+  header = bytes([0, 0, 8, array.ndim])
+  return header + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def write_mnist(directory, dot="-", compress=False):
+  for part, (images, labels) in MNIST.items():
+    stem = "train" if part == "train" else "t10k"
+    for name, array in (
+      (f"{stem}-images{dot}idx3-ubyte", images),
+      (f"{stem}-labels{dot}idx1-ubyte", labels),
+    ):
+      content = gzip.compress(idx(array)) if compress else idx(array)
+      (directory / (name + ".gz" * compress)).write_bytes(content)
+
+
+def channels_first(images):
+  return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+
+
+def batch_names(end=""):
+  return [*(f"data_batch_{i}{end}" for i in range(1, 6)), f"test_batch{end}"]
+
+
+def write_cifar_binary(directory):
+  for name, (images, labels) in zip(batch_names(".bin"), CIFAR, strict=True):
+    rows = np.concatenate([labels[:, None], channels_first(images)], axis=1)
+    (directory / name).write_bytes(rows.tobytes())
+
+
+def write_cifar_python(directory, protocol=2):
+  for name, (images, labels) in zip(batch_names(), CIFAR, strict=True):
+    batch = {
+      b"batch_label": b"one of them",
+      b"labels": labels.tolist(),
+      b"data": channels_first(images),
+    }
+    (directory / name).write_bytes(pickle.dumps(batch, protocol))
+
+
+def write_npz(path, train, test):
+  with path.open("wb") as file:
+    np.savez(
+      file, x_train=train[0], y_train=train[1], x_test=test[0], y_test=test[1]
+    )
+
+
+def check_cifar(found):
+  images, labels = (
+    np.concatenate(part) for part in zip(*CIFAR[:5], strict=True)
+  )
+  for ours, expected in (
+    (found.train[0], images),
+    (found.train[1], labels),
+    (found.test[0], CIFAR[5][0]),
+    (found.test[1], CIFAR[5][1]),
+  ):
+    np.testing.assert_array_equal(ours, expected)
+
+
+def check_mnist(found):
+  for ours, (images, labels) in zip(found, MNIST.values(), strict=True):
+    np.testing.assert_array_equal(ours[0], images[..., None])
+    np.testing.assert_array_equal(ours[1], labels)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("dot", ["-", "."])
+def test_mnist_in_idx(tmp_path, dot, compress):
+  write_mnist(tmp_path, dot, compress)
+  check_mnist(_image_files.load_images("mnist", str(tmp_path)))
+
+
+def test_mnist_in_npz(tmp_path):
+  write_npz(tmp_path / "mnist.npz", *MNIST.values())
+  check_mnist(_image_files.load_images("mnist", str(tmp_path)))
+
+
+@pytest.mark.parametrize("folder", ["", "cifar-10-batches-bin"])
+def test_cifar_in_binary(tmp_path, folder):
+  (tmp_path / folder).mkdir(exist_ok=True)
+  write_cifar_binary(tmp_path / folder)
+  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_cifar_in_python(tmp_path, protocol):
+  write_cifar_python(tmp_path, protocol)
+  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+
+
+def test_cifar_pickled_by_an_older_numpy(tmp_path):
+  """The published files name modules that NumPy has since renamed."""
+  write_cifar_python(tmp_path)
+  for name in batch_names():
+    path = tmp_path / name
+    content = path.read_bytes().replace(b"numpy._core.", b"numpy.core.")
+    path.write_bytes(content)
+  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+
+
+def test_cifar_in_npz(tmp_path):
+  """Keras has labels as a column."""
+  images, labels = (
+    np.concatenate(part) for part in zip(*CIFAR[:5], strict=True)
+  )
+  test = CIFAR[5][0], CIFAR[5][1][:, None]
+  write_npz(tmp_path / "cifar10.npz", (images, labels[:, None]), test)
+  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+
+
+class Harmful:
+  def __reduce__(self):
+    return os.mkdir, (self.path,)
+
+
+def test_a_pickle_that_calls_something_else_is_refused(tmp_path):
+  write_cifar_python(tmp_path)
+  harmful = Harmful()
+  harmful.path = str(tmp_path / "harm")
+  (tmp_path / "data_batch_2").write_bytes(pickle.dumps(harmful, 2))
+  with pytest.raises(ValueError, match=r"data_batch_2 .*asks for posix.mkdir"):
+    _image_files.load_images("cifar10", str(tmp_path))
+  assert not (tmp_path / "harm").exists()
+
+
+def test_what_was_looked_for_is_listed(tmp_path):
+  with pytest.raises(ValueError, match=r"needs --data_dir.*got ''"):
+    _image_files.load_images("mnist", "")
+  with pytest.raises(ValueError, match="got '/no/such'"):
+    _image_files.load_images("mnist", "/no/such")
+  with pytest.raises(ValueError, match=r"no cifar10 .*data_batch_1\.bin") as e:
+    _image_files.load_images("cifar10", str(tmp_path))
+  assert "\n" not in str(e.value)
+  assert "cifar10.npz" in str(e.value)
+
+
+def break_mnist(directory, change):
+  write_mnist(directory)
+  path = directory / "t10k-images-idx3-ubyte"
+  path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda x: x[:-10], "is truncated: expected 2368 bytes, got 2358"),
+    (lambda x: x + b"x", "is too long: expected 2368 bytes, got 2369"),
+    (lambda x: b"", "must begin with 00 00 08.*got nothing"),
+    (lambda x: x[:9], "must begin with 00 00 08.*got 00 00 08 03"),
+    (lambda x: b"\0\0\x0d" + x[3:], "got 00 00 0d 03"),
+    (lambda x: b"<html>", "got 3c 68 74 6d"),
+    (lambda x: gzip.compress(x)[:-40], "damaged or truncated gzip file of"),
+    (lambda x: idx(np.zeros((3, 27, 28), np.uint8)), r"wanted .* 28, 28, 1\]"),
+    (lambda x: idx(np.zeros((2, 28, 28), np.uint8)), r"many labels; got \(2,"),
+  ],
+)
+def test_a_damaged_idx_file_is_named(tmp_path, change, message):
+  break_mnist(tmp_path, change)
+  with pytest.raises(ValueError, match=f"t10k-images-idx3-ubyte.*{message}"):
+    _image_files.load_images("mnist", str(tmp_path))
+
+
+def test_labels_must_be_digits(tmp_path):
+  write_mnist(tmp_path)
+  labels = np.array([0, 10, 1], np.uint8)
+  (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
+  with pytest.raises(ValueError, match="labels must be 0 to 9; got 0 to 10"):
+    _image_files.load_images("mnist", str(tmp_path))
+
+
+def test_a_truncated_binary_batch_is_named(tmp_path):
+  write_cifar_binary(tmp_path)
+  path = tmp_path / "data_batch_3.bin"
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(
+    ValueError, match=r"batch_3\.bin is truncated: expected 614"
+  ):
+    _image_files.load_images("cifar10", str(tmp_path))
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:-99], lambda x: b"<html>"])
+def test_a_truncated_python_batch_is_named(tmp_path, change):
+  write_cifar_python(tmp_path)
+  path = tmp_path / "data_batch_4"
+  path.write_bytes(change(path.read_bytes()))
+  with pytest.raises(ValueError, match="batch_4 is no whole python batch"):
+    _image_files.load_images("cifar10", str(tmp_path))
+
+
+def test_a_truncated_npz_is_named(tmp_path):
+  path = tmp_path / "mnist.npz"
+  write_npz(path, *MNIST.values())
+  path.write_bytes(path.read_bytes()[:-99])
+  with pytest.raises(ValueError, match=r"mnist.npz \(.* is no whole .npz file"):
+    _image_files.load_images("mnist", str(tmp_path))
