@@ -1,0 +1,69 @@
+"""The script of passes: what it compares, on a small network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import initjax
+from experiments import _torch_lsuv, one_pass
+
+SMALL = one_pass.Config(depth=4, width=16, batch=32, runs=1)
+UNIT = float(jnp.finfo(jnp.float32).eps) / 2
+
+
+@pytest.fixture(scope="module")
+def found():
+  return one_pass.run(SMALL)
+
+
+def test_one_pass_is_exact_and_lsuv_within_its_tolerance(found):
+  """Rounding: 2·depth·(n + 8)·u of the second moment (64 inputs), of which the
+  variance is at least a quarter where the mean is over 16 units or more.
+  """
+  rounding = 4 * 2 * SMALL.depth * (64 + 8) * UNIT
+  for name, ratios in found.items():
+    exact = name.startswith("calibrate")
+    assert (ratios["passes"] == 1) == exact
+    bound = rounding if exact else SMALL.tolerance
+    assert ratios["largest |variance - 1|"] < bound
+  one_pass.print_table(found, SMALL)
+
+
+def test_both_forms_are_one_network():
+  params = one_pass.draw(SMALL, 5)
+  x = jnp.ones((3, 5))
+  written = {**params, "others": tuple(params["others"])}
+  np.testing.assert_allclose(
+    one_pass.scanned(params, x), one_pass.unrolled(written, x), rtol=1e-5
+  )
+
+
+def test_the_model_makes_no_more_products_when_calibrated():
+  params = one_pass.draw(SMALL, 5)
+  x = jnp.ones((3, 5))
+  count = lambda fn: str(jax.make_jaxpr(fn)(params, x)).count("dot_general")
+  ours = count(lambda p, x: initjax.calibrate(one_pass.scanned, p, x))
+  assert ours == count(one_pass.scanned)
+
+
+def test_lsuv_is_the_published_algorithm():
+  """At least one pass per layer, at most `tries`; kernels stay orthogonal.
+
+  Each layer is divided by a standard deviation, so it is a multiple of an
+  orthonormal matrix.
+  """
+  torch = pytest.importorskip("torch", reason="an optional peer")
+  model, layers = _torch_lsuv.network([8, 8, 8, 8], seed=0)
+  x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+  passes = _torch_lsuv.lsuv(model, layers, x, tolerance=1e-3, tries=10)
+  assert len(layers) <= passes <= 10 * len(layers)
+  assert np.allclose(_torch_lsuv.variances(model, layers, x), 1, atol=1e-3)
+  for linear in layers:
+    gram = (linear.weight @ linear.weight.T).detach().numpy()
+    np.testing.assert_allclose(gram / gram[0, 0], np.eye(8), atol=1e-5)
+
+
+def test_a_size_of_zero_is_refused():
+  with pytest.raises(ValueError, match="width must be at least 1"):
+    one_pass.Config(width=0)
