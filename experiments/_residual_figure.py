@@ -65,7 +65,15 @@ def _draw_gradient(axis: Any, result: Result) -> None:
   axis.set_xlabel("depth (layers)")
   axis.set_ylabel("log₁₀ of gradient², first over last")
   axis.set_title("gradient of the first layer")
+  axis.plot([], [], color="black", label="theory", **_plots.THEORY)
   axis.plot([], [], color="gray", label="theory at this width", **_plots.THEORY)
+  axis.legend(*_last_two(axis), fontsize="small")
+
+
+def _last_two(axis: Any) -> tuple[list[Any], list[str]]:
+  """Handles and labels of theory; colours are those of the first panel."""
+  lines = axis.lines[-2:]
+  return lines, [line.get_label() for line in lines]
 
 
 def _draw_digits(axis: Any, result: Result, blocks: str) -> None:
@@ -92,7 +100,9 @@ def _draw_identity(axis: Any, result: Result) -> None:
     values = np.stack([course[:, -1] for course in courses])
     mean, error = _plots.mean_and_error(values, 1)
     axis.errorbar(counts, mean, 2 * error, fmt="o-", color=color, label=name)
-  axis.set_xscale("log", base=2)
+  axis.set_xscale("log")
+  axis.set_xticks(counts, labels=map(str, counts))
+  axis.minorticks_off()
   axis.set_yscale("log")
   axis.set_xlabel("blocks of 2 layers")
   axis.set_ylabel("error after training")

@@ -71,9 +71,7 @@ class Config:
   steps: int = option(400, "Updates, a multiple of 20.", low=20)
   batch: int = option(64, "Images of each update.", low=4)
   epsilon: float = option(1e-5, "ε of the normalizations.", low=0)
-  dataset: str = option(
-    "digits", "What is learnt.", choices=_datasets.DATASETS
-  )
+  dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:

@@ -61,9 +61,7 @@ class Config:
   rate: float = option(0.01, "Learning rate of SGD.", low=0)
   steps: int = option(400, "Updates, the budget.", low=1)
   batch: int = option(32, "Images of each update.", low=1)
-  dataset: str = option(
-    "digits", "What is learnt.", choices=_datasets.DATASETS
-  )
+  dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:
@@ -265,10 +263,15 @@ def _draw_plane(drawn: Any, axis: Any, result: Result) -> None:
   )  # fmt: skip
   axis.set_yscale("log")
   axis.set_ylim(result["depths"][0], result["depths"][-1])
+  axis.set_yticks(result["depths"], labels=map(_label, result["depths"]))
+  axis.minorticks_off()
   axis.set_xlabel("weight variance σ_w² (× fan_in)")
   axis.set_ylabel("depth (layers)")
-  legend = axis.legend(loc="upper left", framealpha=0.5)
-  legend.get_frame().set_facecolor("gray")
+  axis.legend(loc="lower right", facecolor="gray")
+
+
+def _label(depth: float) -> str:
+  return f"{depth:g}"
 
 
 def _xi_c(sigma_w2: np.ndarray, result: Result) -> np.ndarray:
@@ -286,24 +289,27 @@ def _frontier_and_error(result: Result) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_frontier(axis: Any, result: Result) -> None:
   ordered = np.array(result["sigma_w2"]) < result["critical_sigma_w2"]
+  inside = PUBLISHED * result["xi_c"] <= 2 * result["depths"][-1]
   mean, error = _frontier_and_error(result)
   kinds = (("ordered", ordered, "o"), ("chaotic", ~ordered, "s"))
-  for (name, chosen, marker), color in zip(kinds, _plots.COLORS, strict=False):
+  for (name, phase, marker), color in zip(kinds, _plots.COLORS, strict=False):
+    chosen = phase & inside
     axis.errorbar(
       result["xi_c"][chosen], mean[chosen], error[chosen], fmt=marker,
       color=color, label=f"measured, {name} phase",
     )  # fmt: skip
-  known = np.isfinite(mean)
-  if known.any():
-    xi = np.array([result["xi_c"][known].min(), result["xi_c"][known].max()])
+  if inside.any():
+    xi = np.sort(result["xi_c"][inside])[[0, -1]]
     axis.plot(
       xi, PUBLISHED * xi, color="black", **_plots.THEORY, label="6 ξ_c, theory"
     )
     axis.set_xscale("log")
     axis.set_yscale("log")
+    axis.axhline(result["depths"][-1], color="gray", linestyle=":")
+    axis.text(xi[0], result["depths"][-1], "deepest of the grid", va="bottom")
   axis.set_xlabel("depth scale ξ_c from theory (layers)")
   axis.set_ylabel("greatest depth that trains (layers)")
-  axis.legend()
+  axis.legend(loc="lower right")
 
 
 def claims(result: Result) -> list[Claim]:

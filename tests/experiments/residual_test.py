@@ -1,0 +1,149 @@
+"""Residual networks: how they start, laws of growth, and a small run."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _residual_claims, _results, residual
+from experiments import _residual_networks as networks
+from experiments import _residual_theory as theory
+from experiments._job import Job
+
+SMOKE = residual.EXPERIMENT.at_scale("smoke")
+
+
+@pytest.fixture(scope="module")
+def result():
+  return residual.run(SMOKE, Job())
+
+
+def test_all_that_was_measured_agrees(result):
+  claims = residual.claims(result)
+  assert len(claims) == 6
+  assert [c for c in claims if not c.agrees] == []
+
+
+def test_branches_of_nothing_learn_where_he_fails(result):
+  """16 blocks multiply the second moment by 2^16, logits by 256."""
+  (kinds,) = result["digits"].values()
+  final = {n: x["test_accuracy"][..., -1].mean() for n, x in kinds.items()}
+  assert final["residual, He"] < 0.2
+  for name in ("zero branch", "Fixup", "SkipInit", "ReZero"):
+    assert final[name] > final["plain"]
+    assert final[name] > 0.3
+
+
+def test_the_identity_is_easier_with_skips(result):
+  (kinds,) = result["identity"].values()
+  assert kinds["residual"][..., -1].max() < kinds["plain"][..., -1].min() / 2
+
+
+def test_it_is_written_and_drawn(result, tmp_path):
+  _results.write_json(tmp_path / "x.json", result)
+  content = json.loads((tmp_path / "x.json").read_text())
+  assert np.shape(content["signal"]["residual, He"]) == (8, 11)
+  residual.figure(result).savefig(tmp_path / "x.png")
+  assert [table.row_count for table in residual.tables(result)] == [4, 7, 2]
+
+
+def test_theory_of_chains():
+  """Doubling, l + 1, and gradients likewise; He keeps, Xavier halves."""
+  found = theory.theory(9, (9,), 64)
+  blocks = np.arange(10)
+  laws = {
+    "plain, He": 0 * blocks,
+    "plain, Xavier": -blocks,
+    "residual, He": blocks,
+    "residual, pre-norm": np.log2(blocks + 1),
+  }
+  for name, law in laws.items():
+    np.testing.assert_allclose(found["signal"][name], law, atol=1e-9)
+    np.testing.assert_allclose(found["gradient"][name], law[8:9], atol=1e-9)
+
+
+def params_of(name, blocks=9, width=16):
+  scheme = networks.schemes(blocks)[name]
+  params = networks.draw(
+    jax.random.key(0), scheme, features=5, width=width, blocks=blocks
+  )
+  return scheme, params
+
+
+@pytest.mark.parametrize("name", ["zero branch", "Fixup", "SkipInit", "ReZero"])
+def test_these_start_as_the_identity(name):
+  scheme, params = params_of(name)
+  h = jax.random.normal(jax.random.key(1), (4, 16))
+  np.testing.assert_array_equal(networks.stream(scheme, params, h), h)
+
+
+def test_fixup_starts_as_published():
+  """First kernels He's times blocks^(-1/2), and no output at all.
+
+  The mean square of N normal numbers varies by √(2/N); four times that.
+  """
+  scheme, params = params_of("Fixup")
+  first = params.kernels[:, 0]
+  np.testing.assert_allclose(
+    (first**2).mean(), 2 / 16 / 9, rtol=4 * math.sqrt(2 / first.size)
+  )
+  x = jax.random.normal(jax.random.key(1), (4, 5))
+  assert not networks.logits(scheme, params, x).any()
+
+
+@pytest.mark.parametrize("name", ["plain", "residual, He", "pre-norm"])
+def test_blocks_are_those_of_numpy(name):
+  scheme, params = params_of(name, blocks=3)
+  x = jax.random.normal(jax.random.key(1), (4, 16))
+  h = np.float64(x)
+  for first, second in np.float64(params.kernels):
+    seen = h
+    if scheme.normalized:
+      seen = h - h.mean(1, keepdims=True)
+      seen = seen / seen.std(1, keepdims=True)
+    added = np.maximum(np.maximum(seen, 0) @ first, 0) @ second
+    h = scheme.skip * h + added
+  found = networks.stream(scheme, params, x)
+  # three blocks of two sums of 16 terms, float32, of numbers up to 2^3
+  np.testing.assert_allclose(found, h, atol=3 * 2 * 16 * 2.0**-20)
+
+
+def test_a_multiplier_is_learnt_only_where_it_should_be():
+  x = jax.random.normal(jax.random.key(1), (4, 5))
+  for name, scheme in networks.schemes(9).items():
+    _, params = params_of(name)
+    gradient = jax.grad(
+      lambda p, s=scheme: (networks.stream(s, p, x @ p.first) ** 2).sum()
+    )(params)
+    # with W₂ = 0 a multiplier has no gradient yet
+    learns = scheme.learn_alpha and scheme.second > 0
+    assert bool(jnp.any(gradient.alpha != 0)) == learns
+
+
+def test_the_best_rate_is_one_that_converged():
+  loss = np.array([[[1.0, np.nan]], [[1.0, 0.7]], [[1.0, 0.9]]])
+  assert _residual_claims.best(loss) == 1
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"gradient_depths": (1,)}, "gradient_depths must be at least 2"),
+    ({"blocks": ()}, "blocks must not be empty"),
+    ({"rates": (-1.0,)}, "rates must be at least 0"),
+  ],
+)
+def test_options_are_checked(changes, message):
+  with pytest.raises(ValueError, match=message):
+    residual.Config(**changes)
+
+
+def test_every_program_lowers_for_accelerators():
+  for program in residual.programs(SMOKE).values():
+    exported = jax.export.export(
+      program.function, platforms=("cpu", "cuda", "tpu")
+    )
+    exported(*program.arguments, **program.keywords)
