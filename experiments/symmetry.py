@@ -1,0 +1,294 @@
+"""Why not start with equal weights?
+
+Question: what do units learn that start equal, what is the accuracy of such a
+network, and how much noise must tell them apart, for how long?
+
+    python -m experiments.symmetry
+
+trains 4-layer tanh networks of width 32 on 512 handwritten digits by gradient
+descent on all of them at once: constant weights, constant weights with noise
+ε, random weights. About TODO on 2 CPU cores. Expect: TODO.
+
+A network of n equal units is one of a single unit: kernels of it times n, with
+learning rates η/n in the first layer, η in the middle, n·η in the last. Noise
+grows as its linearised path says, so it takes log(1/ε)/rate updates to break
+the symmetry.
+
+Reference: Rumelhart et al. 1986, §"Symmetry breaking"; Goodfellow et al. 2016,
+§8.4; Fukumizu and Amari 2000 (equal units are a saddle).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from experiments import _datasets
+from experiments import _symmetry_networks as networks
+from experiments._experiment import (
+  Claim,
+  Experiment,
+  Program,
+  Result,
+  abstract,
+  check,
+  option,
+)
+from experiments._job import AXIS, Job
+from experiments._launch import launch
+from experiments._symmetry_figure import break_times, figure, slope, tables
+from experiments._training import Labelled
+
+FLOAT32 = float(np.finfo(np.float32).eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to train."""
+
+  constants: tuple[float, ...] = option(
+    (0.0, 0.5, 1.0, 2.0), "Equal weights times fan_in; 1 among them.", low=0
+  )
+  noises: tuple[float, ...] = option(
+    (1e-2, 1e-3, 1e-4, 1e-5, 1e-6), "ε: noise over the weights.", low=1e-30
+  )
+  hidden: int = option(3, "Hidden layers.", low=1)
+  width: int = option(32, "Units of each, a multiple of the devices.", low=2)
+  seeds: int = option(4, "Networks of each noise, and random ones.", low=2)
+  images: int = option(512, "Images that are learnt.", low=10)
+  rate: float = option(0.3, "Learning rate.", low=0)
+  steps: int = option(1500, "Updates.", low=10)
+  threshold: float = option(
+    0.03, "Asymmetry at which the symmetry counts as broken.", low=1e-6
+  )
+  dataset: str = option(
+    "digits", "What is learnt.", choices=_datasets.DATASETS[:1]
+  )
+  seed: int = option(0, "Of all random numbers.")
+
+  def __post_init__(self) -> None:
+    check(self)
+    if 1.0 not in self.constants:
+      raise ValueError(f"constants must contain 1.0; got {self.constants}.")
+
+
+def _data(config: Config) -> Labelled:
+  data = _datasets.load_labelled(config.dataset, config.seed)
+  return data._replace(
+    inputs=data.inputs[: config.images], labels=data.labels[: config.images]
+  )
+
+
+def _starts(config: Config) -> dict[str, networks.Start]:
+  """By name: [runs]."""
+  keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+
+  def starts(count: Any, constant: Any, noise: Any, random: Any) -> Any:
+    numbers = (jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count,))
+               for x in (constant, noise, random))  # fmt: skip
+    return networks.Start(jnp.tile(keys, count // len(keys) + 1)[:count],
+                          *numbers)  # fmt: skip
+
+  seeds, noises = config.seeds, jnp.array(config.noises)
+  return {
+    "constant": starts(len(config.constants), config.constants, 0, 0),
+    "noisy": starts(
+      seeds * len(noises), 1.0, jnp.repeat(noises, seeds), 0.0
+    ),
+    "random": starts(seeds, 0.0, 0.0, 1.0),
+    "symmetric": starts(seeds, 1.0, 0.0, 0.0),
+    "noise": starts(seeds, 0.0, 1.0, 0.0),
+  }  # fmt: skip
+
+
+def _shapes(config: Config) -> dict[str, Any]:
+  """Units of the network and of the one it is equal to; their rates."""
+  layers, n, rate = config.hidden, config.width, config.rate
+  return {
+    "wide": (64, *[n] * layers, 10),
+    "narrow": (64, *[1] * layers, 10),
+    "wide_rates": (rate,) * (layers + 1),
+    "narrow_rates": (rate / n, *[rate] * (layers - 1), rate * n),
+  }
+
+
+def as_one_unit(params: networks.Params) -> networks.Params:
+  """The network of one unit a layer that equals one of equal units: [runs]."""
+  first, *others = params
+  return [first[..., :1]] + [
+    kernel.sum(-2, keepdims=True)[..., : 1 if i < len(others) - 1 else None]
+    for i, kernel in enumerate(others)
+  ]
+
+
+def run(config: Config, job: Job) -> Result:
+  """Constant, noisy and random starts; one unit; units over the devices."""
+  data, starts, shapes = _data(config), _starts(config), _shapes(config)
+  draw = functools.partial(networks.draw, shape=shapes["wide"])
+  params = {name: draw(start) for name, start in starts.items()}
+  options = {"rates": shapes["wide_rates"], "steps": config.steps}
+  descend = functools.partial(networks.descend, **options)
+  everyone = jax.tree.map(
+    lambda *leaves: jnp.concatenate(leaves),
+    *(params[name] for name in ("constant", "noisy", "random")),
+  )
+
+  def measure(name: str) -> Any:
+    if name == "alone":
+      return job.spread(descend, everyone, data)
+    if name == "one unit":
+      narrow = functools.partial(
+        networks.descend, rates=shapes["narrow_rates"], steps=config.steps
+      )
+      return job.spread(narrow, as_one_unit(params["constant"]), data)
+    if name == "parallel":
+      return descend(_units_spread(job, params["constant"]), data)
+    pairs = params["symmetric"], params["noise"]
+    return job.spread(
+      functools.partial(networks.linearized, **options), pairs, data
+    )
+
+  names = ("alone", "one unit", "parallel", "linearized")
+  found = dict(zip(names, job.map(measure, names), strict=True))
+  return _result(config, job, found)
+
+
+def _units_spread(job: Job, params: networks.Params) -> networks.Params:
+  """Units of every layer over the devices: sums over them are partial sums."""
+  last = len(params) - 1
+  axes = [
+    (None, None, AXIS) if i == 0 else (None, AXIS, None)
+    for i in range(last + 1)
+  ]
+  return [
+    jax.device_put(kernel, NamedSharding(job.mesh, PartitionSpec(*axis)))
+    for kernel, axis in zip(params, axes, strict=True)
+  ]
+
+
+def _result(config: Config, job: Job, found: dict[str, Any]) -> Result:
+  """Cuts runs into constant [constants], noisy [noises, seeds], random."""
+  first = len(config.constants)
+  last = first + len(config.noises) * config.seeds
+  cut = {
+    "constant": slice(0, first),
+    "noisy": slice(first, last),
+    "random": slice(last, None),
+  }
+  parts = {
+    name: jax.tree.map(lambda leaf, at=at: leaf[at], found["alone"])._asdict()
+    for name, at in cut.items()
+  }
+  parts["noisy"] = {
+    name: leaf.reshape(len(config.noises), config.seeds, *leaf.shape[1:])
+    for name, leaf in parts["noisy"].items()
+  }
+  linear = found["linearized"]
+  result = {
+    "constants": config.constants,
+    "noises": config.noises,
+    "width": config.width,
+    "kernels": config.hidden + 1,
+    "threshold": config.threshold,
+    "devices": job.mesh.size,
+    "one_unit_loss": found["one unit"].loss,
+    "one_unit_accuracy": found["one unit"].accuracy,
+    "parallel_spread": found["parallel"].spread,
+    "parallel_loss": found["parallel"].loss,
+    "log_linear": linear,
+    **parts,
+  }
+  log_noise = np.log(config.noises)[:, None, None]
+  return {
+    **result,
+    "observed": break_times(result["noisy"]["asymmetry"], config.threshold),
+    "predicted": break_times(
+      np.exp(np.minimum(linear + log_noise, 50)), config.threshold
+    ),
+    "ranks": _ranks(result["constant"]["singular_values"], config.width),
+    "random_ranks": _ranks(result["random"]["singular_values"], config.width),
+  }
+
+
+def _ranks(singular_values: np.ndarray, width: int) -> np.ndarray:
+  """Numerical ranks, [runs, kernels]: above rounding of the larger size."""
+  return (singular_values > max(width, 64) * FLOAT32).sum(-1)
+
+
+def claims(result: Result) -> list[Claim]:
+  """Units stay equal, ranks stay 1, one unit does as well; time to break."""
+  source = "Goodfellow et al. 2016, §8.4"
+  found = [
+    Claim(
+      source, "difference of equal units after training, one device", 0.0,
+      float(result["constant"]["spread"].max()), 0.0,
+    ),
+    Claim(
+      source,
+      f"the same with units on {result['devices']} devices (over a weight)",
+      0.0, float(result["parallel_spread"].max()),
+      FLOAT32 * result["parallel_spread"].shape[-1],
+    ),
+    Claim(
+      "the symmetry", "greatest rank of a kernel, equal weights", 1.0,
+      float(result["ranks"].max()), 0.0,
+    ),
+  ]  # fmt: skip
+  one = result["constants"].index(1.0)
+  loss = result["constant"]["loss"][one]
+  away = np.abs(loss - result["one_unit_loss"][one]).max()
+  found.append(
+    Claim(
+      "the symmetry", "loss of equal units minus that of one unit, nats", 0.0,
+      float(away), FLOAT32 * len(loss),  # a rounding for each update
+    )
+  )  # fmt: skip
+  observed, predicted = (
+    slope(result["noises"], result[name]) for name in ("observed", "predicted")
+  )
+  if np.isfinite([observed.mean, predicted.mean]).all():
+    error = 2 * np.hypot(observed.error, predicted.error)
+    found.append(
+      Claim(
+        "linearised descent", "updates to break the symmetry, by ln(1/ε)",
+        predicted.mean, observed.mean, float(error) + 0.05 * predicted.mean,
+      )
+    )  # fmt: skip
+  return found
+
+
+def programs(config: Config) -> dict[str, Program]:
+  """Drawing, training both networks, the linearised path."""
+  shapes, starts = _shapes(config), abstract(_starts(config))
+  data = abstract(_data(config))
+  draw = functools.partial(networks.draw, shape=shapes["wide"])
+  params = {name: jax.eval_shape(draw, start) for name, start in starts.items()}
+  wide = {"rates": shapes["wide_rates"], "steps": config.steps}
+  narrow = {"rates": shapes["narrow_rates"], "steps": config.steps}
+  one = jax.eval_shape(as_one_unit, params["constant"])
+  pairs = params["symmetric"], params["noise"]
+  return {
+    "draw": Program(
+      networks.draw, (starts["noisy"],), {"shape": shapes["wide"]}
+    ),
+    "descend": Program(networks.descend, (params["noisy"], data), wide),
+    "descend, one unit": Program(networks.descend, (one, data), narrow),
+    "linearized": Program(networks.linearized, (pairs, data), wide),
+  }
+
+
+EXPERIMENT = Experiment(
+  "symmetry",
+  Config,
+  {"smoke": {"constants": (0.0, 1.0), "noises": (1e-2, 1e-4), "seeds": 2,
+             "images": 128, "steps": 300, "width": 16},
+   "tpu": {"seeds": 32, "width": 512, "images": 1024}},
+  run, tables, figure, claims, programs,
+)  # fmt: skip
+
+if __name__ == "__main__":
+  launch(EXPERIMENT)
