@@ -1,0 +1,209 @@
+"""What does it cost to initialize a model?
+
+Question: how long does a 24-block transformer of 18.9 M parameters wait for
+its variables, and in how much memory, by `model.init`, by
+`jax.jit(model.init)` and by `initjax.init_variables`?
+
+    python -m experiments.init_cost
+
+takes some two minutes on 2 CPU cores. Expect a first call of one fifth of
+jit's or less and below that of eager; a dozen compilations where eager needs
+some forty and jit one, huge; repeated calls as fast as jit's; and a large
+normal drawn in 1.0 times its own memory, where jax.random takes several times
+that.
+
+Repeated calls are the median of runs taken in turn.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import rich.console
+import rich.table
+from absl import app, flags, logging
+
+import initjax
+from experiments import _results
+from experiments.measuring_cost import in_turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The model, and the side of the large normal."""
+
+  depth: int = 24
+  width: int = 256
+  heads: int = 4
+  runs: int = 5
+  side: int = 8192
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      if getattr(self, field.name) < 1:
+        raise ValueError(f"{field.name} must be at least 1.")
+
+
+class Block(nn.Module):
+  """Attention and a perceptron, each behind a norm and around a skip."""
+
+  width: int
+  heads: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[batch, time, width] to the same."""
+    h = nn.LayerNorm()(x)
+    x = x + nn.MultiHeadDotProductAttention(self.heads)(h, h)
+    h = nn.Dense(4 * self.width)(nn.LayerNorm()(x))
+    return x + nn.Dense(self.width)(nn.gelu(h))
+
+
+class Transformer(nn.Module):
+  """Blocks that are written out, as most models are."""
+
+  depth: int
+  width: int
+  heads: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[batch, time, width] to the same."""
+    for _ in range(self.depth):
+      x = Block(self.width, self.heads)(x)
+    return x
+
+
+Way = Callable[[jax.Array], Any]
+
+
+def ways(config: Config) -> dict[str, Way]:
+  """From a key to variables."""
+  model = Transformer(config.depth, config.width, config.heads)
+  x = jnp.zeros((1, 8, config.width))
+  return {
+    "eager": lambda key: model.init(key, x),
+    "jit": _jitted(model, x),
+    "ours": lambda key: initjax.init_variables(key, model, x),
+  }
+
+
+def _jitted(model: nn.Module, x: jax.Array) -> Way:
+  init = jax.jit(model.init)
+  return lambda key: init(key, x)
+
+
+def first_call(way: Way) -> tuple[float, int]:
+  """Seconds and compilations of a call with nothing in JAX's caches."""
+  jax.clear_caches()
+  compiled: list[str] = []
+
+  def listen(event: str, seconds: float, **_: Any) -> None:
+    del seconds
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    seconds = _timed(way)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  return seconds, len(compiled)
+
+
+def _timed(way: Way) -> float:
+  start = time.perf_counter()
+  jax.block_until_ready(way(jax.random.key(0)))
+  return time.perf_counter() - start
+
+
+def peak_ratio(draw: Way) -> float:
+  """Bytes of result and temporaries over bytes of the result."""
+  compiled = jax.jit(draw).lower(jax.random.key(0)).compile()
+  memory: Any = compiled.memory_analysis()
+  result = memory.output_size_in_bytes
+  return float((result + memory.temp_size_in_bytes) / result)
+
+
+def run(config: Config) -> dict[str, dict[str, float]]:
+  """All numbers, by way."""
+  table: dict[str, dict[str, float]] = {}
+  for name, way in ways(config).items():
+    seconds, compilations = first_call(way)
+    table[name] = {"first call, s": seconds, "compilations": compilations}
+  warm = ways(config)
+  for way in warm.values():
+    _timed(way)
+  timed = {name: functools.partial(_timed, way) for name, way in warm.items()}
+  for name, seconds in in_turn(timed, config.runs).items():
+    table[name]["repeated call, s"] = seconds
+  for row in ("first call", "repeated call"):
+    for name in table:
+      ratio = table["ours"][f"{row}, s"] / table[name][f"{row}, s"]
+      table[name][f"{row}: ours / this"] = ratio
+
+  def normal(key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, (config.side, config.side))
+
+  def ours(key: jax.Array) -> Any:
+    return initjax.init_variables(key, normal)
+
+  table["jit"]["large normal: peak / result"] = peak_ratio(normal)
+  table["ours"]["large normal: peak / result"] = peak_ratio(ours)
+  return table
+
+
+def print_table(numbers: dict[str, dict[str, float]], config: Config) -> None:
+  """One row for each number."""
+  table = rich.table.Table(
+    title=f"{config.depth} blocks of width {config.width}", box=None
+  )
+  table.add_column("", no_wrap=True)
+  for way in numbers:
+    table.add_column(way, justify="right")
+  names = dict.fromkeys(name for way in numbers.values() for name in way)
+  for name in names:
+    cells = (way.get(name) for way in numbers.values())
+    table.add_row(name, *("" if x is None else f"{x:.3g}" for x in cells))
+  rich.console.Console().print(table)
+
+
+_DEFAULT = Config()
+_FLAGS = {
+  field.name: flags.DEFINE_integer(
+    f"init_{field.name}", getattr(_DEFAULT, field.name), "See Config."
+  )
+  for field in dataclasses.fields(Config)
+}
+_OUTPUT = flags.DEFINE_string(
+  "init_output_dir", "results", "Where a new directory of results is made."
+)
+
+
+def main(argv: list[str]) -> None:
+  """Reads flags, times, prints the table, writes JSON."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  logging.set_verbosity(logging.WARNING)
+  try:
+    config = Config(**{name: flag.value for name, flag in _FLAGS.items()})
+    _results.check_parent(_OUTPUT.value)
+  except (ValueError, OSError) as error:
+    raise app.UsageError(str(error)) from None
+  numbers = run(config)
+  print_table(numbers, config)
+  directory = _results.new_directory(_OUTPUT.value, "init_cost")
+  _results.write_json(
+    directory / "init_cost.json",
+    {"config": dataclasses.asdict(config), "numbers": numbers},
+  )
+  print(f"wrote init_cost.json to {directory}")
+
+
+if __name__ == "__main__":
+  app.run(main)
