@@ -1,5 +1,6 @@
 """The factor that gives an operation's output the wanted second moment."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -42,55 +43,47 @@ class Proposal(NamedTuple):
   code: jax.Array
 
 
-@jax.jit
-def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """A unit, and mean and variance of x in it; neither under- nor overflows."""
-  x = wide(x)
+def _moments(
+  x: jax.Array, statistic: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """A unit near max |x|; in that, the mean taken off, and the statistic.
+
+  So squares neither under- nor overflow.
+  """
   bound = 2.0 ** int(0.8 * jnp.finfo(x.dtype).maxexp)
   unit = jnp.clip(jnp.max(jnp.abs(x), initial=0), 1 / bound, bound)
   scaled = x / unit
-  mean = jnp.mean(scaled)
+  centered = statistic == "variance"
+  mean = jnp.mean(scaled) if centered else jnp.zeros((), x.dtype)
   return unit, mean, jnp.mean((scaled - mean) ** 2)
 
 
-@jax.jit
-def _second_moment(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  x = wide(x)
-  bound = 2.0 ** int(0.8 * jnp.finfo(x.dtype).maxexp)
-  unit = jnp.clip(jnp.max(jnp.abs(x), initial=0), 1 / bound, bound)
-  return unit, jnp.mean((x / unit) ** 2)
-
-
-def propose(x: jax.Array, statistic: str, target: jax.Array) -> Proposal:
+@functools.partial(jax.jit, static_argnames="statistic")
+def propose(
+  x: jax.Array, statistic: str, target: float | jax.Array
+) -> Proposal:
   """The factor for an output `x`, and why there is none where it is 0.
 
   A variance below (8ε)² times the second moment is what rounding leaves of a
   constant: each entry is known to half an ε, their mean to a few.
   """
+  x = wide(x)
   if x.size == 0:
-    zero = jnp.zeros((), wide(x).dtype)
+    zero = jnp.zeros((), x.dtype)
     return Proposal(zero, zero - jnp.inf, jnp.int32(DEAD))
-  if statistic == "variance":
-    unit, mean, moment = _moments(x)
-    noise = (8 * jnp.finfo(wide(x).dtype).eps) ** 2
-    is_constant = moment <= noise * (moment + mean**2)
-  else:
-    unit, moment = _second_moment(x)
-    is_constant = jnp.array(False)
-  factor = jnp.sqrt(jnp.asarray(target, moment.dtype) / moment) / unit
-  log2_before = jnp.log2(moment) + 2 * jnp.log2(unit)
-  finite = jnp.isfinite(moment) & jnp.isfinite(factor) & (factor > 0)
+  unit, mean, moment = _moments(x, statistic)
+  noise = (8 * jnp.finfo(x.dtype).eps) ** 2
+  is_zero = (moment == 0) & (mean == 0)
+  is_constant = moment <= noise * (moment + mean**2)
+  factor = jnp.sqrt(jnp.asarray(target, x.dtype) / moment) / unit
+  usable = jnp.isfinite(moment) & jnp.isfinite(factor) & (factor > 0)
   code = jnp.select(
-    [jnp.max(jnp.abs(wide(x))) == 0, ~finite & (moment != 0), is_constant],
-    [DEAD, NONFINITE, CONSTANT],
+    [is_zero, ~jnp.isfinite(moment), is_constant, ~usable],
+    [DEAD, NONFINITE, CONSTANT, NONFINITE],
     CALIBRATED,
   ).astype(jnp.int32)
-  code = jnp.where((code == CALIBRATED) & ~finite, NONFINITE, code)
-  return Proposal(
-    jnp.where(code == CALIBRATED, factor, 0).astype(moment.dtype),
-    log2_before.astype(moment.dtype),
-    code.astype(jnp.int32),
-  )
+  log2_before = jnp.log2(moment) + 2 * jnp.log2(unit)
+  return Proposal(jnp.where(code == CALIBRATED, factor, 0), log2_before, code)
 
 
 def row_of(proposal: Proposal, known: jax.Array) -> Row:

@@ -179,9 +179,11 @@ def test_a_zero_initialised_branch_stays():
   assert (after["zero"] == 0).all()
 
 
-def test_what_is_not_finite_stays():
-  fn = lambda p, x: jnp.log(-(x**2) - 1) @ p["w"]
-  after, info = calibrate(fn, {"w": W}, X)
+@pytest.mark.parametrize("value", [jnp.inf, jnp.nan])
+@pytest.mark.parametrize("statistic", ["second_moment", "variance"])
+def test_what_is_not_finite_stays(value, statistic):
+  fn = lambda p, x: (x + value) @ p["w"]
+  after, info = calibrate(fn, {"w": W}, X, statistic=statistic)
   assert reasons(info) == ["output or factor is not finite"]
   assert (after["w"] == W).all()
 
