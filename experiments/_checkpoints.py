@@ -111,7 +111,7 @@ def remove(directory: epath.PathLike) -> None:
   """For a run whose results are written."""
   path = epath.Path(directory)
   path.rmtree()
-  with contextlib.suppress(OSError):  # others may be kept beside it
+  if not any(path.parent.iterdir()):  # others may be kept beside it
     path.parent.rmdir()
 
 

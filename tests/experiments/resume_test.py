@@ -1,0 +1,165 @@
+"""A run that was stopped goes on, and gives what it would have given."""
+
+import re
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+
+import processes
+import small_experiment
+from experiments import _checkpoints, _progress
+from experiments._job import Job
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """What a run gives that nothing disturbs."""
+  directory = tmp_path_factory.mktemp("whole")
+  processes.finish(processes.start(f"--output_dir={directory}"))
+  assert [path.name[:5] for path in directory.iterdir()] == ["small"]
+  return processes.content(directory)
+
+
+@pytest.mark.parametrize(
+  ("number", "status"),
+  [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
+)
+def test_a_run_goes_on_after_the_last_item(tmp_path, whole, number, status):
+  """Items 0 to 2 are done, 3 is begun; with the empty list's item, 4."""
+  flag = f"--output_dir={tmp_path}"
+  process = processes.start(flag, HOLD="3")
+  processes.wait_for(process, "item 3")
+  process.send_signal(number)
+  _, errors = processes.finish(process, status)
+  if number != signal.SIGKILL:
+    line = errors.strip().splitlines()[-1]
+    assert re.fullmatch(rf"stopped; to go on: python .*{flag}", line)
+    assert "Traceback" not in errors
+  output, errors = processes.finish(processes.start(flag))
+  assert "goes on after 4 items" in errors
+  assert re.findall(r"item \d", output) == ["item 3", "item 4", "item 5"]
+  assert processes.content(tmp_path) == whole
+  assert not (tmp_path / ".checkpoints").exists()
+
+
+def test_the_same_run_twice_at_once_is_refused(tmp_path):
+  flag = f"--output_dir={tmp_path}"
+  process = processes.start(flag, HOLD="0")
+  processes.wait_for(process, "item 0")
+  output, errors = processes.finish(processes.start(flag), 1)
+  assert "the same run is going on already" in output + errors
+  process.kill()
+  process.communicate()
+
+
+def kept_run(directory, count=3):
+  """Values of squares and roots, and which were computed."""
+  computed = []
+
+  def at(item):
+    computed.append(item)
+    return {"square": item**2, "root": small_experiment.Walk(item**0.5, ())}
+
+  with _checkpoints.opened(directory) as kept:
+    found = Job(kept=kept).map(at, range(count))
+  return found, computed
+
+
+def test_structures_and_types_come_back_as_they_were(tmp_path):
+  first, computed = kept_run(tmp_path / "run")
+  again, none = kept_run(tmp_path / "run")
+  assert computed == [0, 1, 2]
+  assert none == []
+  for one, other in zip(first, again, strict=True):
+    assert type(other["root"]) is small_experiment.Walk
+    assert other["root"].course == ()
+    np.testing.assert_array_equal(one["square"], other["square"])
+    assert one["root"].end.dtype == other["root"].end.dtype
+
+
+def spoil_arrays(item):
+  for path in item.glob("leaves/**/d/*"):
+    path.write_bytes(path.read_bytes()[:3])
+
+
+def spoil_structure(item):
+  path = item / "about" / "metadata"
+  path.write_text(path.read_text().replace('"structure": "', '"structure": "x'))
+
+
+def take_another(item):
+  path = item / "about" / "metadata"
+  path.write_text(path.read_text().replace('"item": "1"', '"item": "7"'))
+
+
+@pytest.mark.parametrize("spoil", [spoil_arrays, spoil_structure, take_another])
+def test_a_damaged_item_is_computed_anew(tmp_path, capsys, spoil):
+  first, _ = kept_run(tmp_path / "run")
+  spoil(tmp_path / "run" / "items" / "item_1")
+  again, computed = kept_run(tmp_path / "run")
+  assert computed == [1]
+  assert again == first
+  lines = capsys.readouterr().err.strip().splitlines()
+  (line,) = (line for line in lines if "cannot be read" in line)
+  assert line.startswith(f"item 1 (1) in {tmp_path / 'run'}")
+  assert "all others are kept" in line
+  _, computed = kept_run(tmp_path / "run")
+  assert computed == []
+
+
+def test_another_config_or_program_is_another_run():
+  same = _checkpoints.identity("small", {"seed": 0})
+  assert same == _checkpoints.identity("small", {"seed": 0})
+  assert same != _checkpoints.identity("small", {"seed": 1})
+  assert same != _checkpoints.identity("large", {"seed": 0})
+
+
+def test_parts_are_kept_apart(tmp_path):
+  with _checkpoints.opened(tmp_path / "run") as kept:
+    job = Job(kept=kept)
+    for name in ("one", "two"):
+      assert job.part(name).map(lambda x: x + 1, [1]) == [2]
+  with _checkpoints.opened(tmp_path / "run") as kept:
+    assert Job(kept=kept).part("two").map(None, [1]) == [2]
+
+
+def test_an_item_that_is_no_number_is_refused():
+  with pytest.raises(TypeError, match="item 4 must give arrays of numbers"):
+    Job().map(lambda item: {"name": "relu"}, [4])
+
+
+def test_lines_of_progress_tell_rate_and_time_left(capsys):
+  times = iter([0.0, 4.0, 12.0, 16.0, 16.5, 18.0])
+  advance = _progress._in_lines("small", lambda: next(times))
+  for label in "abcd":
+    advance(label, 4)
+  advance("x", 1, part="inner")
+  assert capsys.readouterr().err.splitlines() == [
+    "small 2/4 (b): 6 s each, 12 s left",
+    "small 4/4 (d): 4.12 s each, 0 s left",
+    "small, inner 1/1 (x): 1.5 s each, 0 s left",
+  ]
+
+
+def test_a_terminal_shows_bars():
+  import rich.console
+
+  console = rich.console.Console(force_terminal=True, width=100, record=True)
+  with _progress._bars(console) as bars:
+    advance = _progress._on_bars(bars, "small")
+    for label in ("relu", "tanh", "again"):
+      advance(label, 2)
+    tasks = [(task.description, task.completed) for task in bars.tasks]
+  assert tasks == [("small", 2), ("small", 1)]
+
+
+def test_help_shows_the_flags():
+  done = subprocess.run(
+    [processes.sys.executable, "-m", "experiments.rectifiers", "--help"],
+    cwd=processes.ROOT, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  for flag in ("scale", "output_dir", "checkpoint_dir", "data_dir", "profile",
+               "distributed", "seeds"):  # fmt: skip
+    assert f"--{flag}" in done.stdout or f"--[no]{flag}" in done.stdout
