@@ -7,7 +7,7 @@ that carries a signal.
 """
 
 import dataclasses
-import itertools
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -20,7 +20,7 @@ Key = tuple[str, str]
 Repeat = tuple[int, ...]
 Tied = Literal["first", "last"]
 
-_ROUNDS = 16
+_ROUNDS, _UNDAMPED = 50, 3
 
 
 class Kernel(NamedTuple):
@@ -63,16 +63,13 @@ def kernels_of(
 
 
 def _size(op: LinearOp) -> int:
-  size = 1
-  for extent in op.kernel_shape:
-    size *= extent
-  return size
+  return math.prod(op.kernel_shape)
 
 
 class Share(NamedTuple):
   """What one row asked for, and what it was given."""
 
-  index: int
+  op: int
   """of the operation in the graph"""
   repeat: Repeat
   fed: Fed
@@ -111,15 +108,29 @@ def assign(
 ) -> tuple[list[Share], Table]:
   """Runs all rows; again where a later use decides what an earlier one gets."""
   table: Table = {}
-  for _ in range(_ROUNDS):
+  for turn in range(_ROUNDS):
     walk = _Walk(graph, kernels, sizes, direction, tied, before=table)
     shares = [walk.run(index, repeat) for index, repeat in graph.rows()]
     walk.fill()
-    settled = _same(table, walk.table)
-    table = walk.table
-    if settled or tied == "first":
+    before, table = table, walk.table
+    if tied == "first" or _same(before, table):
       break
+    if turn >= _UNDAMPED:  # a kernel that halves its own wish would alternate
+      table = _between(before, table)
   return shares, table
+
+
+def _between(first: Table, second: Table) -> Table:
+  """Geometric means."""
+
+  def mean(key: Key, given: Given) -> Given:
+    pairs = given.variances.items()
+    old = first[key].variances
+    return Given(
+      given.index, {at: (v * old.get(at, v)) ** 0.5 for at, v in pairs}
+    )
+
+  return {key: mean(key, given) for key, given in second.items()}
 
 
 def _same(first: Table, second: Table) -> bool:
@@ -156,8 +167,9 @@ class _Walk:
     known = self.table if self.tied == "first" else self.before or self.table
     found = [known[key].at(own) for key in kernel.keys if key in known]
     given = sum(found) / len(found) if found else None
-    followed = kernel.view is not None and given is not None
-    output = self.sizes.put(op, fed, given * factor if followed else None)
+    followed = kernel.view is not None
+    variance = given * factor if given is not None and followed else None
+    output = self.sizes.put(op, fed, variance)
     return Share(index, repeat, fed, output, wanted, given)
 
   def _claim(
@@ -200,4 +212,9 @@ def _wanted(op: LinearOp, fed: Fed, direction: Direction) -> float | None:
     kept, fan = fed.second_moment, op.fan_in
   else:
     kept, fan = fed.derivative, op.fan_out
+    if math.isinf(kept):
+      raise ValueError(
+        f"what feeds {op.path} jumps: φ' holds a delta, and no variance keeps "
+        "the gradient; use direction='forward'."
+      )
   return 1 / (fan * kept) if kept * fan > 0 and fed.second_moment > 0 else None

@@ -187,7 +187,7 @@ def _drawn(
     if name not in draws:
       return leaf
     abstract = isinstance(leaf, jax.ShapeDtypeStruct)
-    draw = functools.partial(
+    draw: Callable[..., jax.Array] = functools.partial(
       drawn_leaf,
       path=name,
       shapes=shapes,

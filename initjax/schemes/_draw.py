@@ -1,5 +1,6 @@
-"""Drawing kernels: unit noise as the operand sees it, put back into the leaf."""
+"""Drawing kernels: noise as the operand sees it, put back into the leaf."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -103,11 +104,19 @@ def _entries(
 ) -> jax.Array:
   """Independent entries."""
   name = "normal" if distribution == "orthogonal" else distribution
+  return _noise(key, np.sqrt(variance), tuple(shape), jnp.dtype(dtype), name)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _noise(
+  key: jax.Array, std: Any, shape: tuple[int, ...], dtype: Any, name: Any
+) -> jax.Array:
+  """Compiled once for each shape and dtype, whatever the variance."""
   every = tuple(range(len(shape)))
   unit = variance_scaling(1.0, "fan_in", name, (), (), every)
 
   def sample(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return unit(key, shape, dtype) * _as(np.sqrt(variance), dtype)
+    return unit(key, shape, dtype) * _as(std, dtype)
 
   return initializer(sample)(key, shape, dtype)
 
@@ -128,15 +137,28 @@ def _orthogonal(
   An entry of Q, of `rows` × `columns`, has variance 1/max(rows, columns).
   """
   layout = _layout(shape, len(shape) - len(op.kernel_shape), op)
+  larger = max(layout.size(layout.rows), layout.size(layout.columns))
+  scale = np.sqrt(variance * larger)
+  return _matrices(key, scale, shape, jnp.dtype(dtype), layout)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _matrices(
+  key: jax.Array,
+  scale: Any,
+  shape: tuple[int, ...],
+  dtype: Any,
+  layout: "Layout",
+) -> jax.Array:
   order = (*layout.batch, *layout.rows, *layout.columns)
   arranged = tuple(layout.shape[axis] for axis in order)
-  sizes = [layout.size(layout.rows), layout.size(layout.columns)]
 
   def sample(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     leading = arranged[: len(layout.batch)]
+    sizes = layout.size(layout.rows), layout.size(layout.columns)
     q = jax.random.orthogonal(key, sizes[0], leading, dtype, sizes[1])
     q = q.reshape(arranged).transpose(np.argsort(order)).reshape(shape)
-    return q * _as(np.sqrt(variance * max(sizes)), dtype)
+    return q * _as(scale, dtype)
 
   return initializer(sample)(key, shape, dtype)
 

@@ -68,7 +68,16 @@ class VariancePlan(NamedTuple):
     yield from _below(self)
 
 
-_TITLES = ("operation", "repeat", "in→out", "fed by", "E[φ²]", "gain", "std", "")
+_TITLES = (
+  "operation",
+  "repeat",
+  "in→out",
+  "fed by",
+  "E[φ²]",
+  "gain",
+  "std",
+  "",
+)
 _CROPPED = (("operation", 24), ("fed by", 10), ("operation", 12))  # in turn
 _GAP = 2
 

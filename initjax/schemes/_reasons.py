@@ -1,4 +1,4 @@
-"""The plan of `auto_init` in words: what each row is given, and what follows."""
+"""The plan of `auto_init` in words: what each row is given, and why."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def plan_of(
   """The plan, from what the rows asked for and were given."""
   rows = []
   for share in shares:
-    op, kernel = graph.ops[share.index], kernels[share.index]
+    op, kernel = graph.ops[share.op], kernels[share.op]
     given = _given(share, kernel, op, table)
     fan = op.fan_in if direction == "forward" else op.fan_out
     gain = None
@@ -134,19 +134,17 @@ def _notes(
   return [note for note in notes if note]
 
 
-def _unstable(
-  graph: SignalGraph, shares: Sequence[Share], least: float
-) -> str:
+def _unstable(graph: SignalGraph, shares: Sequence[Share], least: float) -> str:
   worst = max(shares, key=lambda share: share.output.stretch, default=None)
   if worst is None or worst.output.stretch < least:
     return ""
   steepest = max(shares, key=lambda share: share.fed.slope)
-  op = graph.ops[steepest.index]
+  op = graph.ops[steepest.op]
   return (
     f"The forward length map is unstable: fed by {fed_by(op, steepest)}, a "
     f"layer multiplies a relative deviation of the second moment by "
     f"{steepest.fed.slope:.3f}, and the model by "
-    f"{worst.output.stretch:.2g} until {graph.ops[worst.index].path}. "
+    f"{worst.output.stretch:.2g} until {graph.ops[worst.op].path}. "
     f"Chance alone will move the signal. What helps: {_REMEDIES}."
   )
 
@@ -162,7 +160,7 @@ def _gradient(
     return ""
   worst = shares[logs.index(max(logs))]
   total, layers = worst.output.gradient, worst.output.layers
-  op = graph.ops[worst.index]
+  op = graph.ops[worst.op]
   return (
     f"The gradient's second moment changes {total:.2g} times over {layers} "
     f"layers until {op.path}, {total ** (1 / max(layers - 1, 1)):.3f} times "

@@ -76,12 +76,13 @@ class Sizes:
 
   def put(self, op: LinearOp, fed: Fed, variance: float | None) -> Signal:
     """Notes what a row puts out, for the variance of its operand's entries."""
-    size = 1.0
+    size = 1.0 if fed.second_moment else 0.0
     if variance is not None:
       size = variance * op.fan_in * fed.second_moment
     source = fed.source
     output = Signal(size, max(1.0, fed.slope * source.stretch))
-    if variance is not None and op.kind != "embedding":
+    chain = op.kind != "embedding" and math.isfinite(fed.derivative)
+    if variance is not None and chain:
       chi = variance * op.fan_in * fed.derivative
       output = output._replace(
         gradient=chi * source.gradient if source.layers else 1.0,
@@ -95,7 +96,9 @@ class Sizes:
     size = sum(part.size * square for part, square in parts)
     moved = sum(part.size * part.stretch * square for part, square in parts)
     doubts = dict.fromkeys(part.doubt for part, _ in parts if part.doubt)
-    signal = Signal(size, moved / size if size else 0.0, doubt="; ".join(doubts))
+    signal = Signal(
+      size, moved / size if size else 0.0, doubt="; ".join(doubts)
+    )
     chain = [t for t in zip(stream, parts, strict=True) if t[0].kind != "bias"]
     if len(chain) == 1 and chain[0][0].kind == "output":
       (before, square) = chain[0][1]
@@ -142,7 +145,10 @@ def _through(op: LinearOp, feed: Feed, source: Signal) -> Fed:
   try:
     if q == 0:
       at_zero = moments(phi, 0.0)
-      second, derivative = at_zero.second_moment, at_zero.derivative_second_moment
+      second, derivative = (
+        at_zero.second_moment,
+        at_zero.derivative_second_moment,
+      )
       return Fed(source, float(second), 1.0, float(derivative), doubt)
     here = response(phi)(math.log2(q))
   except ValueError as error:
@@ -151,6 +157,6 @@ def _through(op: LinearOp, feed: Feed, source: Signal) -> Fed:
     source,
     2.0**here.log2_second_moment,
     here.slope,
-    2.0**min(here.log2_derivative, 1e3),
+    math.inf if here.log2_derivative > 1e3 else 2.0**here.log2_derivative,
     doubt,
   )

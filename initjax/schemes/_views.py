@@ -105,6 +105,8 @@ def _bind(made: Made, given: Any) -> Any:
     for operand, atom in zip(made.operands, made.equation.invars, strict=True)
   ]
   primitive = made.equation.primitive
-  params = primitive.get_bind_params(made.equation.params)
+  params = dict(primitive.get_bind_params(made.equation.params))
+  if "fill_value" in params:  # NaN, which is no index
+    params["fill_value"] = None
   outputs = primitive.bind(*operands, **params)
   return outputs[made.output] if primitive.multiple_results else outputs
