@@ -84,7 +84,11 @@ def draw_kinds(
 
   def one(key: jax.Array) -> list[list[jax.Array]]:
     first_key, key = jax.random.split(key)
-    first = draw(first_key, widths[:2], initializers.lecun_normal())
+    first = draw(
+      first_key,
+      widths[:2],
+      initializers.variance_scaling(1.0, "fan_in", "normal"),
+    )
     inits = (initializers.variance_scaling(scale, *kind) for kind in kinds)
     return [first + draw(key, widths[1:], init) for init in inits]
 
