@@ -20,17 +20,19 @@ from initjax import (
 )
 from initjax.gains import gain
 from initjax.probes import diagnose, measure
-from initjax.schemes import calibrate
+from initjax.schemes import auto_init, calibrate, init_variables
 from initjax.tracing import functional, signal_graph
 
 __version__ = "0.1.0"
 
 __all__ = [
+  "auto_init",
   "calibrate",
   "diagnose",
   "functional",
   "gain",
   "gains",
+  "init_variables",
   "initializers",
   "meanfield",
   "measure",

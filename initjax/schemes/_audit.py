@@ -115,7 +115,9 @@ def _duplicates(leaves: dict[str, np.ndarray]) -> tuple[tuple[str, ...], ...]:
 
 
 def _lines(found: Audit) -> Iterator[str]:
-  cells = [("leaf", "shape", "dtype", "mean", "std", "expected", "off by")]
+  cells: list[tuple[str, ...]] = [
+    ("leaf", "shape", "dtype", "mean", "std", "expected", "off by")
+  ]
   cells += map(_cells, found.rows)
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
   for row in cells:

@@ -15,21 +15,45 @@ import jax.extend
 import jax.numpy as jnp
 
 from initjax.schemes._slices import Place, Program, Step
-from initjax.schemes._values import bind
+from initjax.schemes._values import Out, bind
 
 BLOCK = 2**18
 """elements in a block"""
 LARGE = 2**21
 """elements above which an array is drawn in blocks"""
 
+_PARTITIONABLE = "jax_threefry_partitionable"
 _RESHAPES = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim")
-_ELEMENTWISE = frozenset(
-  "abs add and atan2 bitcast_convert_type cbrt ceil clamp convert_element_type "
-  "copy cos cosh div eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
-  "integer_pow is_finite le log log1p logistic lt max min mul ne neg nextafter "
-  "not or pow reduce_precision rem round rsqrt select_n shift_left "
-  "shift_right_arithmetic shift_right_logical sign sin sinh sqrt square "
-  "stop_gradient sub tan tanh xor".split()
+_ELEMENTWISE = (
+  *("abs", "add", "and", "atan2", "bitcast_convert_type", "cbrt", "ceil"),
+  *("clamp", "convert_element_type", "copy", "cos", "cosh", "div", "eq", "erf"),
+  *(
+    "erf_inv",
+    "erfc",
+    "exp",
+    "exp2",
+    "expm1",
+    "floor",
+    "ge",
+    "gt",
+    "integer_pow",
+  ),
+  *(
+    "is_finite",
+    "le",
+    "log",
+    "log1p",
+    "logistic",
+    "lt",
+    "max",
+    "min",
+    "mul",
+    "ne",
+  ),
+  *("neg", "nextafter", "not", "or", "pow", "reduce_precision", "rem", "round"),
+  *("rsqrt", "select_n", "shift_left", "shift_right_arithmetic"),
+  *("shift_right_logical", "sign", "sin", "sinh", "sqrt", "square"),
+  *("stop_gradient", "sub", "tan", "tanh", "xor"),
 )
 Bits = Callable[[jax.Array, int], jax.Array]
 """random bits of a key, of a width, for the positions wanted"""
@@ -43,7 +67,7 @@ def is_chain(program: Program, arguments: Sequence[Any]) -> bool:
   keys = [x for x in arguments if str(x.dtype).startswith("key<")]
   return (
     1 < size < 2**32
-    and bool(jax.config.jax_threefry_partitionable)
+    and bool(getattr(jax.config, _PARTITIONABLE))
     and bool(keys)
     and all(x.shape == () and str(x.dtype) == "key<fry>" for x in keys)
     and all(x.size == 1 for x in arguments)
@@ -75,7 +99,7 @@ def _sizes(step: Step) -> set[int]:
   return {
     math.prod(value.aval.shape)
     for value in step.node.operands
-    if hasattr(value, "aval")
+    if isinstance(value, Out)
   }
 
 

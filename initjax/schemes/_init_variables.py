@@ -149,7 +149,7 @@ def _argument(value: Value, known: dict[Value, Any], made: Making) -> Any:
   if value in known:
     return known[value]
   assert isinstance(value, Input)
-  array = made.arrays[value.index - len(made.keys)]
+  array = made.arrays[value.place - len(made.keys)]
   if isinstance(array, jax.ShapeDtypeStruct):
     raise ValueError(
       "a variable depends on the values of an input of which only the shape "

@@ -36,7 +36,7 @@ def key_test(
 
   def is_key(value: Value) -> bool:
     if isinstance(value, Input):
-      return value.index < num_keys
+      return value.place < num_keys
     return isinstance(value, Out) and value.node in found
 
   for node in nodes(outputs):
@@ -73,7 +73,7 @@ def by_path(
   found: dict[Value, Any] = {}
   for place, value in enumerate(wanted):
     if isinstance(value, Input):
-      found[value] = keys[value.index]
+      found[value] = keys[value.place]
       continue
     assert isinstance(value, Out)
     root = keys[min(_roots(value))]
@@ -86,7 +86,7 @@ def by_path(
 
 def _roots(value: Value) -> set[int]:
   operands = (x for node in nodes([value]) for x in node.operands)
-  return {x.index for x in operands if isinstance(x, Input)}
+  return {x.place for x in operands if isinstance(x, Input)}
 
 
 def _shaped(key: jax.Array, aval: Any) -> jax.Array:

@@ -28,7 +28,7 @@ def _shown(items: Sequence[Item], place: int) -> Iterator[Item]:
   import rich.progress
 
   console = rich.console.Console(stderr=True)
-  with rich.progress.Progress(console=console, transient=True) as bar:
+  with rich.progress.Progress(console=console) as bar:
     task = bar.add_task("initializing", total=len(items), completed=place)
     for item in items[place:]:
       yield item

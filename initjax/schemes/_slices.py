@@ -57,9 +57,9 @@ def program_of(
   arguments: dict[Value, int] = {}
 
   def place(value: Value, lift: bool = False) -> Place:
-    if isinstance(value, Out) and value.node in number:
-      if not is_argument(value):
-        return ("node", number[value.node], value.index)
+    local = isinstance(value, Out) and value.node in number
+    if isinstance(value, Out) and local and not is_argument(value):
+      return ("node", number[value.node], value.place)
     if isinstance(value, Constant) and not (lift or is_lifted(value.value)):
       return ("number", str(value.value.dtype), _bytes(value.value), value)
     return ("argument", arguments.setdefault(value, len(arguments)))
@@ -103,7 +103,7 @@ def _step(node: Node, place: Callable[..., Place]) -> Step:
     return Step(node, places, None, ())
   body, arguments = program_of(node.loop.body, _never, _is_array)
   body_places = tuple(
-    ("operand", node.loop.inputs.index(value.index))
+    ("operand", node.loop.inputs.index(value.place))
     if isinstance(value, Input)
     else place(value, True)
     for value in arguments

@@ -16,7 +16,14 @@ import numpy as np
 
 from initjax.tracing._compat import open_jaxpr, scan_operands
 
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2")
+_CALLS: tuple[str, ...] = (
+  "jit",
+  "pjit",
+  "closed_call",
+  "core_call",
+  "remat",
+  "remat2",
+)
 _CALLS += ("checkpoint", "custom_jvp_call", "custom_vjp_call")
 _serial = itertools.count()
 
@@ -24,7 +31,7 @@ _serial = itertools.count()
 class Input(NamedTuple):
   """An argument of what was traced, by position."""
 
-  index: int
+  place: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,12 +77,12 @@ class Out(NamedTuple):
   """One output of an operation."""
 
   node: Node
-  index: int
+  place: int
 
   @property
   def aval(self) -> Any:
     """Its shape and dtype."""
-    return self.node.avals[self.index]
+    return self.node.avals[self.place]
 
 
 Value = Input | Constant | Out
@@ -151,7 +158,7 @@ def _loops(eqn: Any, operands: list[Value]) -> Iterator[Value]:
   """Each output of a scan as a scan of its own."""
   num_consts, num_carry = scan_operands(eqn.params)
   body = read(eqn.params["jaxpr"], [Input(i) for i in range(len(operands))])
-  reads = [{x.index for x in _sources([out])} for out in body]
+  reads = [{x.place for x in _sources([out])} for out in body]
   for place, var in enumerate(eqn.outvars):
     needed, carries = reads[place], {place} & set(range(num_carry))
     while True:

@@ -1,0 +1,33 @@
+"""audit finds moments, and copies even when scaled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from initjax.schemes import audit
+
+
+def test_moments_against_what_is_expected():
+  w = 0.5 * jax.random.normal(jax.random.key(0), (100, 100))
+  (row, zero) = audit(
+    {"w": w, "zero": jnp.zeros(3)}, expected={"w": 0.5, "zero": None}
+  ).rows
+  np.testing.assert_allclose(row.std, np.std(np.asarray(w, float)), rtol=1e-12)
+  assert abs(row.deviation) < 4  # standard errors
+  assert (zero.std, zero.expected_std, zero.deviation) == (0.0, None, None)
+  assert audit({"w": 2 * w}, expected=0.5).rows[0].deviation > 100
+
+
+def test_copies_up_to_scale():
+  one, two = jax.random.normal(jax.random.key(1), (2, 8, 8))
+  found = audit(
+    {"a": one, "b": -3 * one, "c": two, "d": jnp.ones(9), "e": jnp.ones(9)}
+  )
+  assert found.duplicates == (("a", "b"),)
+  assert "equal up to a factor: a, b" in str(found)
+
+
+def test_a_wrong_tree_is_refused():
+  with pytest.raises(ValueError, match="standard deviations like params"):
+    audit({"w": jnp.ones(3)}, expected={"v": 1.0})

@@ -1,0 +1,88 @@
+"""Keys by path collide nowhere and do not know of other layers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from initjax.schemes import init_variables
+
+X = jnp.ones((2, 8))
+KEY = jax.random.key(0)
+
+
+class Outer(nn.Module):
+  inner: str
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(8, name=self.inner)(x)
+
+
+class Both(nn.Module):
+  more: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    if self.more:
+      x = nn.Dense(8, name="zero")(x)
+    return Outer("cdef", name="ab")(Outer("def", name="abc")(x))
+
+
+def kernels(variables):
+  params = variables["params"]
+  return params["ab"]["cdef"]["kernel"], params["abc"]["def"]["kernel"]
+
+
+def test_names_that_join_to_the_same():
+  one, other = kernels(init_variables(KEY, Both(), X))
+  np.testing.assert_array_equal(one, other)  # flax#2157
+  one, other = kernels(init_variables(KEY, Both(), X, keys="path"))
+  assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(64)
+
+
+class Modules(nnx.Module):
+  def __init__(self, rngs, more=False):
+    if more:
+      self.before = nnx.Linear(8, 8, rngs=rngs)
+    self.layer = nnx.Linear(8, 8, rngs=rngs)
+
+
+@pytest.mark.parametrize("keys", ["model", "path"])
+def test_a_layer_added_before(keys):
+  """NNX counts draws, so its own keys move."""
+  one, other = (
+    init_variables(
+      nnx.Rngs(0), lambda rngs, more=more: Modules(rngs, more), keys=keys
+    ).layer.kernel[...]
+    for more in (False, True)
+  )
+  assert bool((one == other).all()) == (keys == "path")
+
+
+def test_moments_are_the_models():
+  """He's law: std √(1/fan_in) to four standard errors √(1/2n)."""
+  model, x = nn.Dense(256), jnp.ones((1, 256))
+  kernel = init_variables(KEY, model, x, keys="path")["params"]["kernel"]
+  assert abs(kernel.std() * 16 - 1) < 4 / np.sqrt(2 * 256**2)
+
+
+def test_raw_keys_draw_the_same():
+  raw = init_variables(jax.random.PRNGKey(0), Both(), X, keys="path")
+  typed = init_variables(KEY, Both(), X, keys="path")
+  jax.tree.map(np.testing.assert_array_equal, raw, typed)
+
+
+def test_arrays_of_keys():
+  """A scan's layers differ, and a vmap's."""
+  stack = nn.vmap(
+    nn.Dense,
+    in_axes=None,
+    axis_size=3,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+  )(8)
+  kernel = init_variables(KEY, stack, X, keys="path")["params"]["kernel"]
+  assert len({layer.tobytes() for layer in np.asarray(kernel)}) == 3
