@@ -106,7 +106,7 @@ def _bind(made: Made, given: Any) -> Any:
   ]
   primitive = made.equation.primitive
   params = dict(primitive.get_bind_params(made.equation.params))
-  if "fill_value" in params:  # NaN, which is no index
-    params["fill_value"] = None
+  if "fill_value" in params:  # NaN is no index
+    params["fill_value"] = 0
   outputs = primitive.bind(*operands, **params)
   return outputs[made.output] if primitive.multiple_results else outputs
