@@ -13,6 +13,11 @@ SOURCES = {
   "batch": "Ioffe and Szegedy 2015, §3.3",
   "layer": "Ba et al. 2016, §5.1",
 }
+GROWTH_SOURCES = {
+  "batch": "Yang et al. 2019, Theorem 3.9",
+  "layer": "theory: χ₁/q = 1",
+  "none": "He et al. 2015, Eq. 14",
+}
 
 
 def claims(result: Result) -> list[Claim]:
@@ -69,7 +74,7 @@ def _of_growth(kind: str, result: Result) -> list[Claim]:
     shift = 2.5 / result["config"]["gradient_width"] * published
     quantity = f"{NAMES[kind]}: gradient² growth per layer, batch {batch}"
     found.append(
-      Claim("Yang et al. 2019, Theorem 3.9", quantity, published, float(mean),
+      Claim(GROWTH_SOURCES[kind], quantity, published, float(mean),
             float(2 * error + shift))
     )  # fmt: skip
   return found
@@ -93,7 +98,8 @@ def _scale_table(result: Result) -> Any:
   for i, scale in enumerate(result["config"]["scales"]):
     cells = []
     for kind in kinds:
-      mean = 2.0 ** result["scales"][kind]["forward"][i].mean()
+      forward = np.float64(result["scales"][kind]["forward"][i])
+      mean = 2.0 ** forward.mean()
       law = 2.0 ** result["theory"]["forward"][kind][i]
       cells.append(f"{mean:.3g} ({law:.3g})")
     table.add_row(f"{scale:g}", *cells)

@@ -10,6 +10,12 @@ from experiments._normalization_claims import NAMES
 from experiments._normalization_theory import gradient_growth, measured_growth
 
 COLORS = dict(zip(NAMES, _plots.COLORS, strict=False))
+POINTS = {
+  "batch": {"fmt": "o", "markersize": 8, "markerfacecolor": "none"},
+  "layer": {"fmt": "s", "markersize": 4},
+  "none": {"fmt": "^", "markersize": 5},
+}
+"""Open and closed, so that two at the same place are both seen"""
 LOG10_2 = float(np.log10(2))
 
 
@@ -33,7 +39,7 @@ def _draw_forward(axis: Any, result: Result) -> None:
   scales = result["config"]["scales"]
   for kind in result["config"]["kinds"]:
     values = LOG10_2 * result["scales"][kind]["forward"].T
-    _plots.line_with_band(axis, scales, values, COLORS[kind], NAMES[kind])
+    _draw_points(axis, scales, values, kind)
     law = LOG10_2 * result["theory"]["forward"][kind]
     axis.plot(scales, law, color="black", **_plots.THEORY)
   axis.plot([], [], color="black", label="theory", **_plots.THEORY)
@@ -43,7 +49,15 @@ def _draw_forward(axis: Any, result: Result) -> None:
   axis.set_ylabel("log₁₀ second moment")
   depth = result["config"]["depths"][0]
   axis.set_title(f"activations of layer {depth}, untrained")
-  axis.legend()
+  axis.legend(loc="lower right")
+
+
+def _draw_points(axis: Any, x: Any, values: np.ndarray, kind: str) -> None:
+  """Mean over seeds, the first axis, and two standard errors."""
+  mean, error = _plots.mean_and_error(values)
+  axis.errorbar(
+    x, mean, 2 * error, color=COLORS[kind], label=NAMES[kind], **POINTS[kind]
+  )
 
 
 def _draw_kernel_gradient(axis: Any, result: Result) -> None:
@@ -52,8 +66,7 @@ def _draw_kernel_gradient(axis: Any, result: Result) -> None:
   middle = config["scales"].index(1.0)
   for kind in config["kinds"]:
     values = LOG10_2 * result["scales"][kind]["kernel_gradient"].T / 2
-    values = values - values[:, [middle]]
-    _plots.line_with_band(axis, scales, values, COLORS[kind], NAMES[kind])
+    _draw_points(axis, scales, values - values[:, [middle]], kind)
   slopes = {-1: "theory: σ_w^(-1)"}
   if "none" in config["kinds"]:
     slopes[config["depths"][0] - 1] = ""
@@ -67,7 +80,7 @@ def _draw_kernel_gradient(axis: Any, result: Result) -> None:
   axis.set_xlabel("σ_w over He's")
   axis.set_ylabel("log₁₀ root mean square, over He's")
   axis.set_title("gradients of kernels, untrained")
-  axis.legend()
+  axis.legend(loc="lower left")
 
 
 def _draw_layers(axis: Any, result: Result) -> None:
@@ -94,8 +107,9 @@ def _draw_growth(axis: Any, result: Result) -> None:
     values = [measured_growth(v) for v in result["gradients"][kind].values()]
     mean, error = _plots.mean_and_error(values, 1)
     axis.errorbar(
-      batches, mean, 2 * error, fmt="o", color=COLORS[kind], label=NAMES[kind]
-    )
+      batches, mean, 2 * error, color=COLORS[kind], label=NAMES[kind],
+      **POINTS[kind],
+    )  # fmt: skip
     law = [gradient_growth(kind, int(b)) for b in dense]
     axis.plot(dense, law, color="black", **_plots.THEORY)
   if "batch" in result["config"]["kinds"]:

@@ -6,7 +6,17 @@ still matter, how do gradients grow, and which networks learn?
     python -m experiments.normalization
 
 measures random ReLU networks without skip connections, then trains them on
-handwritten digits with SGD: about TODO on 2 CPU cores. Expect: TODO.
+handwritten digits with SGD: 2 minutes on 2 CPU cores. Expect, forward: over
+three decades of σ_w, signals change by 0.2 % with either normalization, by 60
+decades without. Backward: gradients of kernels go with 1/σ_w, and squared
+gradients grow by 1.789 ± 0.018 per layer at batch 8, 1.465 ± 0.004 at batch 128
+with BatchNorm (theory 1.788, 1.480; π/(π - 1) = 1.467 for large batches), by
+1.00 ± 0.02 with LayerNorm.
+
+So the scale is gone forward, but sets the learning rate, which acts as
+rate/σ_w²: at 10 layers BatchNorm learns from 0.01 to 1 of He's scale (93 to 97
+%), LayerNorm from 0.3 to 1, networks without only at 1. At 30 layers BatchNorm
+leads with 64 %; at 60 nothing learns, since 1.48^60 is 10^10.
 
 Reference: Ioffe and Szegedy 2015; Ba et al. 2016; Yang et al. 2019, "A mean
 field theory of batch normalization".
@@ -66,7 +76,8 @@ class Config:
     (10, 30, 60), "Hidden layers that train; all scales at the first.", low=2
   )
   width: int = option(64, "Units of each.", low=2)
-  seeds: int = option(4, "Networks of each kind.", low=2)
+  draws: int = option(16, "Untrained networks of each kind.", low=2)
+  seeds: int = option(4, "Trained ones.", low=2)
   rate: float = option(0.03, "Learning rate of SGD.", low=0)
   steps: int = option(400, "Updates, a multiple of 20.", low=20)
   batch: int = option(64, "Images of each update.", low=4)
@@ -168,13 +179,13 @@ def courses(
   return jax.vmap(one)(*drawn)
 
 
-def _runs(config: Config, scales: tuple[float, ...] = (1.0,)) -> Runs:
+def _runs(config: Config, scales: tuple[float, ...], seeds: int) -> Runs:
   """Every scale with every seed: arrays [scales · seeds]."""
-  keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
+  keys = jax.random.split(jax.random.key(config.seed), (2, seeds))
   return {
     "key": jnp.tile(keys[0], len(scales)),
     "rest": jnp.tile(keys[1], len(scales)),
-    "scale": jnp.repeat(jnp.array(scales, jnp.float32), config.seeds),
+    "scale": jnp.repeat(jnp.array(scales, jnp.float32), seeds),
   }
 
 
@@ -200,12 +211,13 @@ def run(config: Config, job: Job) -> Result:
   def spread(
     function: Any, sizes: dict[str, int], scales: Any, x: Any, kind: str
   ) -> Any:
-    runs = _runs(config, scales)
+    seeds = config.seeds if function is courses else config.draws
+    runs = _runs(config, scales, seeds)
     params = job.spread(functools.partial(draw, **sizes), runs)
     function = functools.partial(function, config=config)
     found = job.spread(function, (params, runs["rest"]), x, _index(kind))
     return jax.tree.map(
-      lambda v: np.reshape(v, (len(scales), config.seeds, *v.shape[1:])), found
+      lambda v: np.reshape(v, (len(scales), seeds, *v.shape[1:])), found
     )
 
   def by_scale(kind: str) -> Any:
@@ -274,7 +286,8 @@ def programs(config: Config) -> dict[str, Program]:
   found = {}
 
   def add(function: Any, name: str, sizes: Any, scales: Any, x: Any) -> None:
-    runs = abstract((_runs(config, scales),))
+    seeds = config.seeds if function is courses else config.draws
+    runs = abstract((_runs(config, scales, seeds),))
     params = jax.eval_shape(functools.partial(draw, **sizes), *runs)
     drawn = params, runs[0]["rest"]
     found[f"draw, {name}"] = Program(draw, runs, sizes)
@@ -299,8 +312,10 @@ EXPERIMENT = Experiment(
   Config,
   {"smoke": {"scales": (0.01, 0.1, 1.0, 100.0), "batches": (16,),
              "depths": (6,), "gradient_width": 128, "width": 32,
-             "seeds": 4, "steps": 40},
-   "tpu": {"width": 512, "gradient_width": 1024, "seeds": 32, "steps": 2000}},
+             "draws": 4,
+             "seeds": 2, "steps": 40},
+   "tpu": {"width": 512, "gradient_width": 1024, "draws": 64,
+           "seeds": 32, "steps": 2000}},
   run, tables, figure, claims, programs,
 )  # fmt: skip
 
