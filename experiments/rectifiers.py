@@ -1,20 +1,22 @@
 """Do leaky ReLU and ELU cure dying ReLU?
 
 Question: what share of the units is dead (no gradient on any sample) while a
-network trains, by activation and learning rate, and do dead units come back?
+network trains, by activation, learning rate, layer and first bias; do dead
+units come back; and how many networks are dead when they are born?
 
     python -m experiments.rectifiers
 
-trains 5-layer networks of width 64 on handwritten digits with SGD, 8 seeds for
-each of 4 activations and 5 learning rates: about TODO on 2 CPU cores. Expect:
-TODO.
+trains 5-layer networks of width 64 on handwritten digits with SGD, 4 seeds for
+each of 3 activations, 3 learning rates and 2 biases; and draws thousands of
+thin deep networks: TODO
 
-Reference: Lu et al. 2020, "Dying ReLU and initialization"; Maas et al. 2013;
-Clevert et al. 2016.
+Reference: Lu et al. 2020, "Dying ReLU and initialization", §3 and §4.2; Maas et
+al. 2013; Clevert et al. 2016.
 """
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -22,9 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import _datasets, _plots, _training
+from experiments import _datasets, _training
 from experiments._experiment import (
-  Claim,
   Experiment,
   Program,
   Result,
@@ -34,7 +35,9 @@ from experiments._experiment import (
 )
 from experiments._job import Job
 from experiments._launch import launch
-from initjax import initializers
+from experiments._rectifiers_born import INITS, born_alive
+from experiments._rectifiers_views import claims, figure, tables
+from initjax import initializers, meanfield
 from initjax.typing import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -52,13 +55,19 @@ class Config:
     tuple(ACTIVATIONS), "Which activations.", choices=ACTIVATIONS
   )
   rates: tuple[float, ...] = option(
-    (0.01, 0.1, 0.3, 1.0), "Learning rates of SGD.", low=0
+    (0.01, 0.1, 1.0), "Learning rates of SGD.", low=0
+  )
+  biases: tuple[float, ...] = option(
+    (0.0, -1.0), "Where all hidden biases start."
   )
   depth: int = option(5, "Linear layers.", low=2)
   width: int = option(64, "Units of each.", low=1)
-  seeds: int = option(8, "Networks of each kind.", low=2)
+  seeds: int = option(4, "Networks of each kind.", low=2)
   steps: int = option(400, "Updates, a multiple of 20.", low=20)
   batch: int = option(64, "Images of each update.", low=1)
+  thin: tuple[int, ...] = option((2, 3, 4), "Widths of thin networks.", low=1)
+  thin_depth: int = option(40, "Their hidden layers.", low=1)
+  thin_networks: int = option(4000, "How many of each are drawn.", low=2)
   dataset: str = option("digits", "What is learnt.", choices=("digits",))
   seed: int = option(0, "Of all random numbers.")
 
@@ -83,14 +92,21 @@ def apply(phi: Activation, params: Params, x: jax.Array) -> jax.Array:
   return phi(hidden(phi, params, x)[-1]) @ kernel + bias
 
 
-def draw(config: Config, features: int, key: jax.Array) -> Params:
-  """He-normal kernels, biases 0."""
+def draw(
+  config: Config, features: int, key: jax.Array, bias: jax.Array
+) -> Params:
+  """He-normal kernels; hidden biases as given, those of the readout 0."""
   sizes = [features, *[config.width] * (config.depth - 1), 10]
   init = initializers.he_normal()
+  last = config.depth - 1
   return [
-    (init(key, (n_in, n_out), jnp.float32), jnp.zeros(n_out))
-    for key, n_in, n_out in zip(
-      jax.random.split(key, config.depth), sizes[:-1], sizes[1:], strict=True
+    (init(key, pair, jnp.float32), jnp.full(pair[1], bias * (layer < last)))
+    for layer, (key, pair) in enumerate(
+      zip(
+        jax.random.split(key, config.depth),
+        itertools.pairwise(sizes),
+        strict=True,
+      )
     )
   ]
 
@@ -103,19 +119,24 @@ def courses(
   config: Config,
   activation: str,
 ) -> _training.Course:
-  """Training of [runs] networks; the probe is the share of dead units."""
-  phi = ACTIVATIONS[activation]
-  slope = jax.vmap(jax.vmap(jax.grad(lambda z: phi(z))))
+  """Training of [runs] networks.
 
-  def dead(params: Params) -> jax.Array:
-    layers = hidden(phi, params, data.inputs)
-    return jnp.stack([(slope(z) == 0).all(0).mean() for z in layers]).mean()
+  The probe is which units are dead, [layers, width], and whether all signals
+  are finite; in a network that diverged no unit counts as dead.
+  """
+  phi = ACTIVATIONS[activation]
+  slope = jax.vmap(jax.vmap(jax.vmap(jax.grad(lambda z: phi(z)))))
+
+  def dead(params: Params) -> dict[str, jax.Array]:
+    z = jnp.stack(hidden(phi, params, data.inputs))  # [layers, batch, width]
+    finite = jnp.isfinite(z).all()
+    return {"dead": (slope(z) == 0).all(1) & finite, "finite": finite}
 
   def one(run: dict[str, jax.Array]) -> _training.Course:
     key, batches = jax.random.split(run["key"])
     return _training.train(
       functools.partial(apply, phi),
-      draw(config, data.inputs.shape[1], key),
+      draw(config, data.inputs.shape[1], key, run["bias"]),
       data,
       optax.sgd(run["rate"]),
       batches,
@@ -128,95 +149,109 @@ def courses(
 
 
 def _runs(config: Config) -> dict[str, jax.Array]:
-  """Every rate with every seed: arrays [rates · seeds]."""
+  """Every bias with every rate and seed: arrays [biases · rates · seeds]."""
   keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+  pairs = itertools.product(config.biases, config.rates)
+  bias, rate = jnp.array(list(pairs), jnp.float32).T
   return {
-    "key": jnp.tile(keys, len(config.rates)),
-    "rate": jnp.repeat(jnp.array(config.rates), config.seeds),
+    "key": jnp.tile(keys, len(rate)),
+    "rate": jnp.repeat(rate, config.seeds),
+    "bias": jnp.repeat(bias, config.seeds),
   }
 
 
+def revived(dead: np.ndarray, finite: np.ndarray) -> np.ndarray:
+  """Share of the units dead at one point that are alive at a later one.
+
+  Args:
+    dead: [..., points, layers, width].
+    finite: [..., points]: where a network can be alive at all.
+
+  Returns:
+    [...]; NaN where no unit died.
+  """
+  alive = ~dead & finite[..., None, None]
+  was_dead = np.logical_or.accumulate(dead, axis=-3)
+  back = (alive & was_dead).any(-3).sum((-2, -1))
+  ever = dead.any(-3).sum((-2, -1))
+  return np.where(ever > 0, back / np.maximum(ever, 1), np.nan)
+
+
 def run(config: Config, job: Job) -> Result:
-  """Accuracy and dead units by activation: [rates, seeds, points]."""
+  """Training by activation, [biases, rates, seeds, points, ...]; the born."""
   data = _datasets.load_labelled(config.dataset, config.seed)
 
   def train(activation: str) -> Any:
     function = functools.partial(courses, config=config, activation=activation)
     course = job.spread(function, _runs(config), data)
-    shape = (len(config.rates), config.seeds, -1)
+    shape = (len(config.biases), len(config.rates), config.seeds)
+    found = jax.tree.map(
+      lambda v: np.asarray(v).reshape(*shape, *v.shape[1:]),
+      {**course.probe, "test_accuracy": course.test_accuracy},
+    )
     return {
-      "dead": course.probe.reshape(shape),
-      "test_accuracy": course.test_accuracy.reshape(shape),
+      "dead": found["dead"].mean(-1),
+      "revived": revived(found["dead"], found["finite"]),
+      "diverged": ~found["finite"][..., -1],
+      "test_accuracy": found["test_accuracy"],
     }
 
+  def bear(width: int) -> Any:
+    function = functools.partial(
+      born_alive, width=width, depth=config.thin_depth
+    )
+    return job.spread(function, _thin_keys(config))
+
   found = job.map(train, config.activations)
+  born = job.map(bear, config.thin)
   return {
     "rates": config.rates,
-    "steps": np.linspace(0, config.steps, found[0]["dead"].shape[-1]),
+    "biases": config.biases,
+    "steps": np.linspace(0, config.steps, found[0]["dead"].shape[-2]),
     "activations": dict(zip(config.activations, found, strict=True)),
+    "born_alive": {
+      str(width): {init: alive[init].mean(0) for init in INITS}
+      for width, alive in zip(config.thin, born, strict=True)
+    },
+    "born_networks": config.thin_networks,
+    "theory": {
+      str(width): [
+        meanfield.relu_log_norm(depth, width).survival
+        for depth in range(1, config.thin_depth + 1)
+      ]
+      for width in config.thin
+    },
   }
 
 
-def tables(result: Result) -> list[Any]:
-  """Dead units and accuracy at the end."""
-  import rich.table
-
-  table = rich.table.Table(title="after training: dead units, test accuracy")
-  table.add_column("activation")
-  for rate in result["rates"]:
-    table.add_column(f"rate {rate:g}", justify="right")
-  for name, found in result["activations"].items():
-    dead, _ = _plots.mean_and_error(found["dead"][..., -1], 1)
-    right, _ = _plots.mean_and_error(found["test_accuracy"][..., -1], 1)
-    cells = (f"{d:.1%}, {r:.1%}" for d, r in zip(dead, right, strict=True))
-    table.add_row(name, *cells)
-  return [table]
-
-
-def figure(result: Result) -> Any:
-  """Dead units over training, a panel for each rate."""
-  drawn, axes = _plots.grid(1, len(result["rates"]), sharey=True)
-  for column, (axis, rate) in enumerate(
-    zip(axes[0], result["rates"], strict=True)
-  ):
-    axis.set_title(f"learning rate {rate:g}")
-    axis.set_xlabel("updates")
-    for (name, found), color in zip(
-      result["activations"].items(), _plots.COLORS, strict=False
-    ):
-      _plots.line_with_band(
-        axis, result["steps"], found["dead"][column], color, name
-      )
-  axes[0, 0].set_ylabel("share of dead units")
-  axes[0, 0].legend()
-  return drawn
-
-
-def claims(result: Result) -> list[Claim]:
-  """Leaky ReLU has a slope everywhere, so no unit of it can be dead."""
-  found = result["activations"].get("leaky_relu")
-  if found is None:
-    return []
-  most = float(np.max(found["dead"]))
-  return [Claim("Maas et al. 2013", "dead leaky ReLU units", 0.0, most, 0.0)]
+def _thin_keys(config: Config) -> jax.Array:
+  return jax.random.split(jax.random.key(config.seed), config.thin_networks)
 
 
 def programs(config: Config) -> dict[str, Program]:
-  """Training, for each activation."""
+  """Training, for each activation; births, for each width."""
   data = _datasets.load_labelled(config.dataset, config.seed)
-  given = abstract((_runs(config), data))
-  return {
+  given, keys = abstract((_runs(config), data)), abstract(_thin_keys(config))
+  trained = {
     f"courses, {name}": Program(
       courses, given, {"config": config, "activation": name}
     )
     for name in config.activations
+  }
+  return trained | {
+    f"born_alive, width {n}": Program(
+      born_alive, (keys,), {"width": n, "depth": config.thin_depth}
+    )
+    for n in config.thin
   }
 
 
 EXPERIMENT = Experiment(
   "rectifiers",
   Config,
-  {"smoke": {"seeds": 2, "steps": 40, "width": 16, "rates": (0.1,)},
+  {"smoke": {"seeds": 2, "steps": 40, "width": 16, "rates": (1.0,),
+             "activations": ("relu", "leaky_relu"), "thin": (2,),
+             "thin_networks": 800},
    "tpu": {"seeds": 64, "width": 512}},
   run, tables, figure, claims, programs,
 )  # fmt: skip
