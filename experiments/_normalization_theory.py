@@ -48,8 +48,9 @@ def gradient_growth(kind: str, batch: int | None) -> float:
   """
   if kind == "batch":
     return meanfield.batch_norm_gradient_growth(jax.nn.relu, batch)
-  normalization = "layer" if kind == "layer" else "none"
-  layer = meanfield.Layer(jax.nn.relu, 2.0, normalization=normalization)
+  layer = meanfield.Layer(jax.nn.relu, 2.0)
+  if kind == "layer":
+    layer = layer._replace(normalization="layer")
   backward = meanfield.trajectory([layer] * 3).backward
   return float(2 ** (backward[0] - backward[1]))
 

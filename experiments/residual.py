@@ -232,7 +232,7 @@ EXPERIMENT = Experiment(
   "residual",
   Config,
   {"smoke": {"forward_blocks": 10, "forward_width": 128, "draws": 8,
-             "gradient_depths": (10, 100), "blocks": (16,), "seeds": 2,
+             "gradient_depths": (100,), "blocks": (16,), "seeds": 2,
              "identity_blocks": (4,), "rates": (0.03,),
              "identity_rates": (0.003,), "steps": 60, "width": 16},
    "tpu": {"forward_width": 2048, "gradient_width": 256, "draws": 64,
