@@ -7,9 +7,8 @@ is summed over devices; so results agree bit for bit.
 import re
 import signal
 
-import pytest
-
 import processes
+import pytest
 
 
 def start_two(directory, **environment):

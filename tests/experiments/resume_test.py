@@ -5,10 +5,10 @@ import signal
 import subprocess
 
 import numpy as np
-import pytest
-
 import processes
+import pytest
 import small_experiment
+
 from experiments import _checkpoints, _progress
 from experiments._job import Job
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _plots
+from experiments import _datasets, _plots
 from experiments._experiment import (
   Claim,
   Experiment,
@@ -32,6 +32,7 @@ class Config:
 
   items: int = option(6, "How many.", low=1)
   runs: int = option(5, "Of each; no multiple of the devices.", low=1)
+  dataset: str = option("digits", "Not used.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self):

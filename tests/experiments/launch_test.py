@@ -1,0 +1,45 @@
+"""The command line: what is wrong is said in a line, before anything runs."""
+
+import json
+import os
+
+import processes
+import pytest
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--items=0"], "items must be at least 1; got 0"),
+    (["--items=many"], "flag --items=many"),
+    (["--dataset=mnist"], "mnist needs --data_dir, a directory with its files"),
+    (["--dataset=cifar10", "--data_dir=/dev"], "no cifar10 in '/dev'. Wanted"),
+    (["--scale=huge"], "flag --scale=huge"),
+    (["more"], "unexpected arguments: ['more']"),
+    (["--process_id=1"], "need --distributed"),
+    (["--distributed", "--process_id=1"], "must be given together"),
+    (["--output_dir=/dev/null/x"], "output_dir '/dev/null/x' is no directory"),
+    (["--checkpoint_dir=/dev/null"], "checkpoint_dir '/dev/null' is no"),
+  ],
+)
+def test_what_is_wrong_is_said_in_a_line(tmp_path, flags, message):
+  process = processes.start(f"--output_dir={tmp_path}", *flags)
+  output, errors = processes.finish(process, 1)
+  assert message in output + errors
+  assert "Traceback" not in errors
+  assert "item 0" not in output
+  assert not list(tmp_path.glob("small*"))
+
+
+def test_a_trace_and_another_directory_of_checkpoints(tmp_path):
+  kept = tmp_path / "kept"
+  flags = f"--output_dir={tmp_path}", f"--checkpoint_dir={kept}"
+  processes.finish(processes.start(*flags, "--profile", "--items=1"))
+  assert not kept.exists()
+  (directory,) = tmp_path.iterdir()
+  names = sorted(os.listdir(directory))
+  assert names == ["profile", "small.json", "small.png"]
+  assert list(directory.glob("profile/**/*.xplane.pb"))
+  content = json.loads((directory / "small.json").read_text())
+  assert content["config"]["items"] == 1
+  assert len(content["devices"]) == 8
