@@ -1,0 +1,159 @@
+"""Xavier: the law of pyramids, theory of squashing, what is written."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from experiments import _fan_networks, _launch, _xavier_claims, xavier
+from experiments._job import Job
+from experiments.xavier import EXPERIMENT
+
+
+@pytest.fixture(scope="module")
+def found():
+  config = EXPERIMENT.at_scale("smoke")
+  return config, xavier.run(config, Job())
+
+
+@pytest.mark.parametrize("shape", xavier.SHAPES)
+@pytest.mark.parametrize("mode", _fan_networks.MODES)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_pyramids_obey_the_law_of_fans(found, shape, mode, direction):
+  """q is exact in expectation; a Gaussian layer of n units multiplies E[q²] by
+  1 + 2/n for one input, and by less for several. Five standard errors."""
+  config, result = found
+  widths = np.array(result["widths"][shape], float)
+  seen = result["pyramids"][shape][mode]["normal"][direction].mean(0)
+  law = result["theory"]["pyramids"][shape][mode][direction]
+  spread = np.cumprod(1 + 2 / widths) - 1
+  if direction == "backward":
+    spread = np.cumprod(1 + 2 / widths[::-1])[::-1] - 1
+  error = 5 * np.sqrt(spread / config.pyramids)
+  assert (abs(seen / law - 1) < error).all()
+
+
+def test_the_law_telescopes():
+  """Each fan alone gives the ratio of the ends, whatever is between."""
+  widths = (7, 100, 3, 40, 28)
+  laws = {mode: _fan_networks.law(widths, mode) for mode in _fan_networks.MODES}
+  ones = np.ones(5)
+  np.testing.assert_allclose(laws["fan_in"]["forward"], ones, rtol=1e-12)
+  np.testing.assert_allclose(laws["fan_out"]["backward"], ones, rtol=1e-12)
+  assert laws["fan_in"]["backward"][0] == pytest.approx(28 / 7)
+  assert laws["fan_out"]["forward"][-1] == pytest.approx(7 / 28)
+  geometric = laws["fan_geo_avg"]
+  assert geometric["forward"][-1] == pytest.approx(math.sqrt(7 / 28))
+  assert geometric["backward"][0] == pytest.approx(math.sqrt(28 / 7))
+  average = laws["fan_avg"]
+  both = average["forward"][-1] * average["backward"][0]
+  n = np.array(widths, float)
+  means = 4 * n[:-1] * n[1:] / (n[:-1] + n[1:]) ** 2
+  assert both == pytest.approx(means.prod())  # < 1: the mean of a ratio loses
+
+
+def test_what_is_seen_is_the_chain_rule():
+  """Against numpy in float64; float32 rounds some 30 times, each by ε/2."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  kernels = _fan_networks.draw(
+    keys[0], (4, 5, 5, 3), jax.nn.initializers.normal(0.5)
+  )
+  x = jax.random.normal(keys[1], (6, 4))
+  cotangent = jax.random.normal(keys[2], (6, 3))
+  seen = _fan_networks.see(
+    jnp.tanh, kernels, x, lambda z: (z * cotangent).sum()
+  )
+  a, b, c = (np.asarray(kernel, np.float64) for kernel in kernels)
+  z1 = np.asarray(x, np.float64) @ a
+  z2 = np.tanh(z1) @ b
+  g3 = np.asarray(cotangent, np.float64)
+  g2 = g3 @ c.T * (1 - np.tanh(z2) ** 2)
+  g1 = g2 @ b.T * (1 - np.tanh(z1) ** 2)
+  expected = [z1, z2, np.tanh(z2) @ c, g1, g2, g3]
+  for ours, theirs in zip(
+    [*seen.signals, *seen.gradients], expected, strict=True
+  ):
+    np.testing.assert_allclose(
+      ours, theirs, atol=15 * 1.2e-7 * abs(theirs).max()
+    )
+
+
+def test_kernels_of_equal_shape_differ_and_shapes_keep_their_order():
+  kernels = _fan_networks.draw(
+    jax.random.key(0), (4, 5, 5, 5, 4), jax.nn.initializers.normal()
+  )
+  assert [k.shape for k in kernels] == [(4, 5), (5, 5), (5, 5), (5, 4)]
+  assert not jnp.array_equal(kernels[1], kernels[2])
+
+
+def test_correlation_is_the_mean_over_pairs():
+  h = np.random.default_rng(0).standard_normal((7, 5)) + 0.5
+  products = h @ h.T
+  off = products[~np.eye(7, dtype=bool)].mean()
+  ours = xavier.correlation(jnp.asarray(h, jnp.float32))
+  assert float(ours) == pytest.approx(off / np.diag(products).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("activation", xavier.ACTIVATIONS)
+@pytest.mark.parametrize("init", xavier.INITS)
+def test_gradients_of_squashing_networks_keep_to_theory(
+  found, activation, init
+):
+  """Four seeds: four standard errors are two deviations of one network."""
+  _, result = found
+  law = result["theory"]["squashed"][activation][init]
+  seen = result["squashed"][activation][init]
+  ours = seen["log2_gradient"].mean(0)
+  error = 2 * law["log2_gradient_error"] + 1e-5
+  assert (abs(ours - law["log2_gradient"]) < error).all()
+  ours = np.log2(seen["q"]).mean(0)
+  assert (abs(ours - np.log2(law["q"])) < 2 * law["log2_q_error"]).all()
+
+
+def test_a_sigmoid_makes_images_alike_and_loses_gradients(found):
+  """Without its mean images stay apart; with slope 1 gradients stay as well."""
+  _, result = found
+  kinds = ("sigmoid", "sigmoid - ½", "4·(sigmoid - ½)")
+  seen = [result["squashed"][name]["normalized"] for name in kinds]
+  alike = [float(one["correlation"][:, -1].mean()) for one in seen]
+  assert alike[0] > 0.99
+  assert max(map(abs, alike[1:])) < 0.1
+  kept = [float(one["log2_gradient"][:, 0].mean()) for one in seen]
+  assert kept[2] > -3 > -12 > max(kept[:2])
+
+
+def test_histograms_count_every_value(found):
+  _, result = found
+  for inits in result["squashed"].values():
+    for seen in inits.values():
+      for name in ("values", "sizes"):
+        np.testing.assert_allclose(seen[name].sum(-1), 1, atol=1e-5)
+
+
+def test_the_law_of_spread_is_that_of_chi_squared():
+  """Monte Carlo of 40000 products; a deviation errs by its part 1/√(2N)."""
+  rng = np.random.default_rng(0)
+  widths = (16, 8, 32)
+  logs = sum(np.log(rng.chisquare(n, 40000) / n) for n in widths)
+  law = _xavier_claims.spread_law(widths)
+  assert law == pytest.approx(logs.std(), rel=5 / math.sqrt(2 * 40000))
+
+
+def test_all_is_written_and_drawn(found, tmp_path, capsys):
+  config, result = found
+  for table in EXPERIMENT.tables(result):
+    rich.console.Console(width=120).print(table)
+  assert "fan_geo_avg" in capsys.readouterr().out
+  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
+  content = json.loads((directory / "xavier.json").read_text())
+  assert len(content["claims"]) == len(EXPERIMENT.claims(result)) >= 15
+  assert (directory / "xavier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pyramid_must_have_a_top():
+  with pytest.raises(ValueError, match=r"narrow \(64\) must be less than wide"):
+    xavier.Config(wide=64, narrow=64)
