@@ -161,13 +161,7 @@ def _draw_losses(axis: Any, result: Result, name: str) -> None:
     axis.plot(loss.T, color=color, linewidth=0.8)
     axis.plot([], [], color=color, label=f"{factors[index]:g}·2/λ_max")
     if name == "quadratic" and factors[index] > 1:
-      start = _last(loss[0], 1.0)
-      step = np.arange(start, loss.shape[-1])
-      growth = 2 * math.log10(2 * factors[index] - 1) * (step - start)
-      line = np.log10(loss[0, start]) + growth
-      axis.plot(
-        step[line < 6], 10 ** line[line < 6], color="black", **_plots.THEORY
-      )
+      _draw_speed(axis, loss[0], factors[index])
   if name == "quadratic":
     axis.plot(
       [], [], color="black", **_plots.THEORY, label="theory, (ηλ_max - 1)^2t"
@@ -184,10 +178,13 @@ def _draw_losses(axis: Any, result: Result, name: str) -> None:
   axis.legend(fontsize=7, loc="upper right")
 
 
-def _last(loss: np.ndarray, bound: float) -> int:
-  """Where the loss starts to stay above its bound."""
-  below = np.flatnonzero(loss < bound)
-  return int(below[-1]) + 1 if below.size and below[-1] + 1 < len(loss) else 0
+def _draw_speed(axis: Any, loss: np.ndarray, factor: float) -> None:
+  """The speed of divergence by theory, through the last point shown."""
+  last = int(np.flatnonzero(np.isfinite(loss))[-1])
+  step = np.arange(last + 1)
+  line = math.log10(loss[last]) + 2 * math.log10(2 * factor - 1) * (step - last)
+  shown = line > -0.5
+  axis.plot(step[shown], 10 ** line[shown], color="black", **_plots.THEORY)
 
 
 def _draw_clipping(axis: Any, result: Result) -> None:

@@ -66,21 +66,22 @@ def spread(params: Params) -> jax.Array:
   return jnp.stack(found).max()
 
 
-def asymmetry(params: Params) -> tuple[jax.Array, jax.Array]:
-  """Norms: of what tells units apart, and of everything.
-
-  The first is that of all kernels minus their means over the units.
-  """
-  apart, whole = jnp.zeros(()), jnp.zeros(())
+def apart(params: Params) -> Params:
+  """What tells units apart: kernels minus their means over the units."""
+  found = []
   for index, kernel in enumerate(params):
     mean = kernel
     if index < len(params) - 1:
       mean = jnp.broadcast_to(mean.mean(1, keepdims=True), kernel.shape)
     if index > 0:
       mean = jnp.broadcast_to(mean.mean(0, keepdims=True), kernel.shape)
-    apart += ((kernel - mean) ** 2).sum()
-    whole += (kernel**2).sum()
-  return jnp.sqrt(apart), jnp.sqrt(whole)
+    found.append(kernel - mean)
+  return found
+
+
+def norm(params: Params) -> jax.Array:
+  """Euclidean, of all kernels together."""
+  return jnp.sqrt(jnp.stack([(kernel**2).sum() for kernel in params]).sum())
 
 
 class Descent(NamedTuple):
@@ -134,9 +135,8 @@ def _loss(params: Params, data: _training.Labelled) -> jax.Array:
 
 
 def _seen(params: Params, data: _training.Labelled) -> tuple[jax.Array, ...]:
-  apart, whole = asymmetry(params)
   right = apply(params, data.inputs).argmax(-1) == data.labels
-  relative = apart / jnp.maximum(whole, 1e-30)
+  relative = norm(apart(params)) / jnp.maximum(norm(params), 1e-30)
   return _loss(params, data), right.mean(), spread(params), relative
 
 
@@ -161,7 +161,8 @@ def linearized(
   """ln of the asymmetry that unit noise would grow to, [runs, steps + 1].
 
   Noise v follows the derivative of the update along the symmetric path,
-  v ← (1 - rates·H)·v, scaled down each time; so nothing saturates it.
+  v ← (1 - rates·H)·v, scaled down each time; so nothing saturates it. Its
+  symmetric part is apart from it in theory, and is removed each time.
 
   Args:
     pairs: symmetric networks, and the noise added to each; [runs].
@@ -171,21 +172,19 @@ def linearized(
   """
 
   def one(params: Params, noise: Params) -> jax.Array:
-    def note(params: Params, noise: Params) -> tuple[jax.Array, jax.Array]:
-      apart, whole = asymmetry(noise)[0], asymmetry(params)[1]
-      return apart, jnp.log(apart / whole)
-
     def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
       params, noise, log_scale = carry
-      size, log_size = note(params, noise)
+      noise = apart(noise)
+      size = norm(noise)
+      log_scale += jnp.log(size)
+      seen = log_scale - jnp.log(norm(params))
       noise = [leaf / size for leaf in noise]
       params, noise = jax.jvp(
         lambda params: _update(params, data, rates), (params,), (noise,)
       )
-      return (params, noise, log_scale + jnp.log(size)), log_size + log_scale
+      return (params, noise, log_scale), seen
 
     start = params, noise, jnp.zeros(())
-    (params, noise, log_scale), sizes = jax.lax.scan(step, start, length=steps)
-    return jnp.append(sizes, note(params, noise)[1] + log_scale)
+    return jax.lax.scan(step, start, length=steps + 1)[1]
 
   return jax.vmap(one)(*pairs)

@@ -5,14 +5,14 @@ network, and how much noise must tell them apart, for how long?
 
     python -m experiments.symmetry
 
-trains 4-layer tanh networks of width 32 on 512 handwritten digits by gradient
+trains 3-layer tanh networks of width 16 on 256 handwritten digits by gradient
 descent on all of them at once: constant weights, constant weights with noise
 ε, random weights. About TODO on 2 CPU cores. Expect: TODO.
 
-A network of n equal units is one of a single unit: kernels of it times n, with
-learning rates η/n in the first layer, η in the middle, n·η in the last. Noise
-grows as its linearised path says, so it takes log(1/ε)/rate updates to break
-the symmetry.
+With learning rates n·η in the first layer, η in the middle, η/n in the last, a
+network of n equal units is, at every update, one of a single unit with rate η.
+Noise grows as its linearised path says, so breaking the symmetry takes a time
+that is linear in log(1/ε).
 
 Reference: Rumelhart et al. 1986, §"Symmetry breaking"; Goodfellow et al. 2016,
 §8.4; Fukumizu and Amari 2000 (equal units are a saddle).
@@ -56,12 +56,14 @@ class Config:
   noises: tuple[float, ...] = option(
     (1e-2, 1e-3, 1e-4, 1e-5, 1e-6), "ε: noise over the weights.", low=1e-30
   )
-  hidden: int = option(3, "Hidden layers.", low=1)
-  width: int = option(32, "Units of each, a multiple of the devices.", low=2)
+  hidden: int = option(2, "Hidden layers.", low=1)
+  width: int = option(16, "Units of each, a multiple of the devices.", low=2)
   seeds: int = option(4, "Networks of each noise, and random ones.", low=2)
-  images: int = option(512, "Images that are learnt.", low=10)
-  rate: float = option(0.3, "Learning rate.", low=0)
-  steps: int = option(1500, "Updates.", low=10)
+  images: int = option(256, "Images that are learnt.", low=10)
+  rate: float = option(
+    0.2, "η: n·η in the first layer, η/n in the last.", low=0
+  )
+  steps: int = option(3000, "Updates.", low=10)
   threshold: float = option(
     0.03, "Asymmetry at which the symmetry counts as broken.", low=1e-6
   )
@@ -111,8 +113,8 @@ def _shapes(config: Config) -> dict[str, Any]:
   return {
     "wide": (64, *[n] * layers, 10),
     "narrow": (64, *[1] * layers, 10),
-    "wide_rates": (rate,) * (layers + 1),
-    "narrow_rates": (rate / n, *[rate] * (layers - 1), rate * n),
+    "wide_rates": (rate * n, *[rate] * (layers - 1), rate / n),
+    "narrow_rates": (rate,) * (layers + 1),
   }
 
 

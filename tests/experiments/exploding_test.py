@@ -1,0 +1,115 @@
+"""Exploding gradients: growth, the limit of stability, clipping."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from experiments import _exploding_networks, _launch, exploding
+from experiments._job import Job
+from experiments.exploding import EXPERIMENT
+
+
+@pytest.fixture(scope="module")
+def result():
+  return EXPERIMENT.run(EXPERIMENT.at_scale("smoke"), Job())
+
+
+def test_lanczos_finds_the_largest_eigenvalue_not_the_largest_in_size():
+  """As many steps as dimensions: exact but for rounding, 40·2^-24·|λ|."""
+  values = jnp.concatenate([jnp.linspace(-9.0, 3.0, 19), jnp.array([5.0])])
+  rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (20, 20)))[0]
+  matrix = rotation * values @ rotation.T
+  params = {"a": jnp.ones(12), "b": jnp.ones((2, 4))}
+
+  def loss(params):
+    x = jnp.concatenate([params["a"], params["b"].ravel()])
+    return x @ matrix @ x / 2
+
+  found = _exploding_networks.largest_eigenvalue(
+    loss, params, jax.random.key(1), 20
+  )
+  np.testing.assert_allclose(found, 5.0, rtol=40 * 2**-24 * 9)
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_clipping_bounds_what_it_says(kind):
+  gradients = {"a": jnp.array([3.0, -0.01, 0.0, 4.0]), "b": jnp.full(12, 1e-3)}
+  limit = 0.8  # each entry, or each block's root mean square: 0.2
+  clip = _exploding_networks.clipped(jnp.array(kind), limit, 16)
+  found, _ = clip.update(gradients, clip.init(gradients))
+  expected = {
+    0: gradients["a"],
+    1: jnp.array([0.2, -0.01, 0.0, 0.2]),
+    2: gradients["a"] * 0.8 / 5,
+    3: gradients["a"] * 0.2 / 2.5,
+  }[kind]  # 5 is the norm of all, 2.5 the root mean square of a; up to 1e-6
+  np.testing.assert_allclose(found["a"], expected, rtol=2e-5)
+  kept = gradients["b"] * (0.8 / 5 if kind == 2 else 1)
+  np.testing.assert_allclose(found["b"], kept, rtol=2e-5)
+
+
+def test_gradients_grow_with_weights_and_depth_as_predicted(result):
+  for variance, size, std in zip(
+    result["variances"],
+    result["log2_size"],
+    result["log2_size_std"],
+    strict=True,
+  ):
+    k = np.arange(size.shape[-1])
+    theory = k * math.log2(variance / 2) / 2
+    drift = k * 2.5 / result["width"] / 2 / math.log(2)
+    assert (np.abs(size - theory) <= 4 * std + drift).all()
+
+
+def test_a_quadratic_loss_diverges_above_two_over_lambda_alone(result):
+  loss = result["descents"]["quadratic"]["loss"]
+  for factor, curves in zip(result["factors"], loss, strict=True):
+    decreases = np.isfinite(curves).all() and (np.diff(curves) <= 0).all()
+    assert decreases == (factor < 1)
+  assert exploding.threshold(result, "quadratic") == (0.9, 1.1)
+
+
+def test_curvature_of_a_quadratic_loss_stays(result):
+  """Lanczos from one vector, at two points: rounding of 64 terms."""
+  found = result["descents"]["quadratic"]
+  calm = np.array(result["factors"]) < 1
+  np.testing.assert_allclose(
+    found["start"][calm], found["end"][calm], rtol=64 * 2**-23
+  )
+
+
+def test_a_misplaced_point_in_the_rate_diverges_and_clipping_is_finite(result):
+  cause = result["causes"]["rate × 100"]
+  none, *clipped = cause["finite"][..., -1]
+  assert not none.any()
+  assert np.all(clipped)
+  assert result["causes"]["nothing wrong"]["finite"].all()
+
+
+def test_claims_agree_with_theory(result):
+  claims = EXPERIMENT.claims(result)
+  assert len(claims) >= 5
+  for claim in claims:
+    assert claim.agrees, claim
+
+
+def test_everything_is_shown_and_written(result, tmp_path):
+  for table in EXPERIMENT.tables(result):
+    rich.console.Console(quiet=True).print(table)
+  config = EXPERIMENT.at_scale("smoke")
+  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
+  content = json.loads((directory / "exploding.json").read_text())
+  assert content["result"]["factors"] == list(config.factors)
+  assert (directory / "exploding.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_options_are_refused():
+  with pytest.raises(ValueError, match=r"factors must be at least 0\.001"):
+    EXPERIMENT.at_scale("smoke", factors=(0.5, -1.0))
+  with pytest.raises(ValueError, match="shallow must be at least 3; got 2"):
+    EXPERIMENT.at_scale("smoke", shallow=2)

@@ -1,0 +1,127 @@
+"""Vanishing gradients: laws of the small run, and of each theory alone."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from experiments import _launch, _vanishing_networks, _vanishing_theory
+from experiments._job import Job
+from experiments.vanishing import EXPERIMENT
+
+KINDS = _vanishing_networks.KINDS
+
+
+@pytest.fixture(scope="module")
+def result():
+  return EXPERIMENT.run(EXPERIMENT.at_scale("smoke"), Job())
+
+
+@pytest.mark.parametrize(
+  ("dtype", "least"), [("float32", -126), ("bfloat16", -126), ("float16", -24)]
+)
+def test_what_the_device_rounds_to_zero(dtype, least):
+  """IEEE: halving is exact down to the least number. XLA:CPU computes float32
+  and bfloat16 in float32 without subnormals, and rounds to float16 with them.
+  """
+  alive = _vanishing_networks.halvings(jnp.ones(()), dtype=dtype)
+  floor = _vanishing_theory.floor_of(np.asarray(alive), dtype)
+  assert math.log2(floor.least) == least
+  assert floor.subnormals == (least == -24)
+  assert floor.threshold == floor.least / (2 if floor.subnormals else 1)
+
+
+def test_gradients_become_zero_where_predicted(result):
+  for numbers in result["underflow"].values():
+    sigmoid = numbers["kinds"]["sigmoid"]
+    predicted = sigmoid["predicted"]
+    difference = sigmoid["observed"] - predicted["by_trajectory"]
+    assert (np.abs(difference) <= predicted["error"]).all()
+    for name in ("tanh", "relu"):  # χ₁ -> 1: no factor a layer
+      assert numbers["kinds"][name]["predicted"]["by_trajectory"] == math.inf
+      assert (numbers["kinds"][name]["observed"] == math.inf).all()
+
+
+def test_zero_stays_zero(result):
+  for numbers in result["underflow"].values():
+    dead = numbers["kinds"]["sigmoid"]["zeros"] == 1
+    assert (np.diff(dead.astype(int), axis=-1) >= 0).all()
+
+
+def test_products_of_jacobians_agree_with_svd_in_float64():
+  """float32: 10 products of 24 terms, each rounded by 2^-24, and that for
+  singular values down to 1e-2 of the largest: 10·24·2^-24·1e2 = 1.4e-3."""
+  depth, width = 11, 24
+  key = jax.random.key(3)
+  runs = _vanishing_networks.runs_of("tanh", key[None])
+  inputs = jax.random.normal(jax.random.key(4), (1, 8))
+  options = {"depth": depth, "width": width}
+  found = _vanishing_networks.spectra(runs, inputs, **options)
+  run = {name: leaf[0] for name, leaf in runs.items()}
+  stack = _vanishing_networks.network(run, depth, width)
+  params = stack.init(jax.random.split(key)[0], inputs.shape)
+  z = np.float64(inputs[0]) @ np.float64(params.first_kernel)
+  product = np.eye(width)
+  for kernel in np.float64(params.kernels):
+    product = product * (1 - np.tanh(z) ** 2) @ kernel
+    z = np.tanh(z) @ kernel
+  values = np.linalg.svd(product, compute_uv=False)
+  log2 = lambda x: np.log2(x)
+  np.testing.assert_allclose(found.largest[0, 0], log2(values[0]), atol=2e-3)
+  mean = log2(np.mean(values**2)) / 2
+  np.testing.assert_allclose(found.mean[0, 0], mean, atol=2e-3)
+  variance = np.var(values**2) / np.mean(values**2) ** 2
+  np.testing.assert_allclose(found.relative_variance[0, 0], variance, rtol=5e-3)
+
+
+def test_slopes_of_sigmoid_are_distributed_as_counted():
+  """10^6 normal numbers: shares within four standard errors."""
+  z = 2.0 * np.random.default_rng(0).standard_normal(10**6)
+  slopes = 4 / (2 + np.exp(z) + np.exp(-z))
+  counts, _ = np.histogram(slopes, np.linspace(0, 1, 21))
+  shares = _vanishing_theory.sigmoid_slope_shares(4.0, 20)
+  np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
+  error = np.sqrt(shares * (1 - shares) / 1e6)
+  assert (np.abs(counts / 1e6 - shares) < 4 * error).all()
+
+
+def test_histograms_are_shares(result):
+  for shares in result["saturation"].values():
+    np.testing.assert_allclose(shares["measured"].sum(-1), 1, rtol=1e-4)
+
+
+def test_sigmoid_stays_at_chance_and_others_learn(result):
+  """Before learning anything else a net learns the classes' shares, log 10
+  up to 0.01; the rest is a matter of 40 updates."""
+  loss = {name: c["loss"][:, -1] for name, c in result["courses"].items()}
+  assert (np.abs(loss["sigmoid"] - math.log(10)) < 0.05).all()
+  assert (loss["tanh"] < 2).all()
+  assert (loss["relu"] < 2).all()
+
+
+def test_claims_agree_with_theory(result):
+  claims = EXPERIMENT.claims(result)
+  assert len(claims) >= 7
+  for claim in claims:
+    assert claim.agrees, claim
+
+
+def test_everything_is_shown_and_written(result, tmp_path):
+  for table in EXPERIMENT.tables(result):
+    rich.console.Console(quiet=True).print(table)
+  config = EXPERIMENT.at_scale("smoke")
+  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
+  content = json.loads((directory / "vanishing.json").read_text())
+  assert content["result"]["width"] == config.width
+  assert (directory / "vanishing.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_options_are_refused():
+  with pytest.raises(ValueError, match="depth must be at least 12; got 3"):
+    EXPERIMENT.at_scale("smoke", depth=3)
+  with pytest.raises(ValueError, match="rates must not be empty"):
+    EXPERIMENT.at_scale("smoke", rates=())
