@@ -24,18 +24,29 @@ def kept(result: Result, direction: str) -> tuple[np.ndarray, np.ndarray]:
 
 def claims(result: Result) -> list[Claim]:
   """What a layer keeps, how products of fans telescope, and what stalls."""
+  return [
+    *_slope_claims(result),
+    *_fan_claims(result),
+    *_training_claims(result),
+  ]
+
+
+def _slope_claims(result: Result) -> list[Claim]:
   found = []
   slopes = result["config"]["slopes"]
   for direction, equation in (("forward", "Eq. 10"), ("backward", "Eq. 14")):
     mean, error = kept(result, direction)
     for a, value, deviation in zip(slopes, mean, error, strict=True):
       name = f"slope {a:g}: share kept by a layer, {direction}"
-      found.append(
-        Claim(
-          f"{HE}, {equation if a == 0 else 'Eq. 15'}", name, (1 + a * a) / 2,
-          float(value), 2 * float(deviation),
-        )
-      )  # fmt: skip
+      source = f"{HE}, {equation if a == 0 else 'Eq. 15'}"
+      error_of_two = 2 * float(deviation)
+      law = (1 + a * a) / 2
+      found.append(Claim(source, name, law, float(value), error_of_two))
+  return found
+
+
+def _fan_claims(result: Result) -> list[Claim]:
+  found = []
   for mode, seen in result["fans"].items():
     for direction, (value, error) in ends(seen).items():
       law = result["theory"]["fans"][mode][direction]
@@ -43,7 +54,7 @@ def claims(result: Result) -> list[Claim]:
       source = f"{HE}, §2.2" if mode != "fan_avg" else "product of fans"
       name = f"{mode}: log₂ {direction} second moment at its end"
       found.append(Claim(source, name, published, value, 2 * error))
-  return found + _training_claims(result)
+  return found
 
 
 def _training_claims(result: Result) -> list[Claim]:

@@ -132,14 +132,14 @@ def _draw_revival(axis: Any, result: Result) -> None:
     result["activations"].items(), _plots.COLORS, strict=False
   ):
     for i, bias in enumerate(result["biases"]):
-      back = np.ma.masked_invalid(found["revived"][i])  # [rates, seeds]
-      known = (
-        ~back.mask.all(1) if back.mask.shape else np.ones(len(rates), bool)
-      )
+      back = np.asarray(found["revived"][i])  # [rates, seeds]
+      died = np.isfinite(back)
+      known = died.any(1)
+      mean = np.where(died, back, 0).sum(1) / np.maximum(died.sum(1), 1)
       if known.any():
         axis.bar(
           rates[known] + 0.8 * ((bars + 0.5) / count - 0.5),
-          back.mean(1)[known], 0.8 / count, color=color,
+          mean[known], 0.8 / count, color=color,
           hatch=None if i == 0 else "//", edgecolor="white",
           label=f"{name}, bias {bias:g}",
         )  # fmt: skip

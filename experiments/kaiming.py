@@ -112,7 +112,7 @@ def leaky(runs: Runs, x: jax.Array, *, depth: int, width: int) -> Runs:
 )
 def draw(keys: jax.Array, **options: Any) -> _kaiming_networks.Params:
   """[runs] networks, before training."""
-  return jax.vmap(functools.partial(_kaiming_networks.draw, **options))(keys)
+  return jax.vmap(lambda key: _kaiming_networks.draw(key, **options))(keys)
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
