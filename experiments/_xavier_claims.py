@@ -120,13 +120,13 @@ def _standard_claims(result: Result) -> list[Claim]:
 
 
 def _sigmoid_claims(result: Result) -> list[Claim]:
-  """Theory of infinite width: errors are two deviations of its finite width."""
+  """Theory of infinite width: its drift at ours adds to two standard errors."""
   found = []
   for name in ("sigmoid", "tanh", "4·(sigmoid - ½)"):
     measured = result["squashed"][name]["normalized"]["log2_gradient"][:, 0]
     law = result["theory"]["squashed"][name]["normalized"]
-    mean, _ = mean_and_error(measured)
-    error = 2 * float(law["log2_gradient_error"][0])
+    mean, deviation = mean_and_error(measured)
+    error = 2 * float(deviation) + abs(float(law["log2_gradient_drift"][0]))
     quantity = f"{name}, normalized: log₂ gradient, first layer over last"
     published = float(law["log2_gradient"][0])
     source = "Schoenholz et al. 2017, Eq. 15"

@@ -48,7 +48,6 @@ def squashed(
   init: str,
   widths: Sequence[int],
   correlation: float,
-  batch: int,
 ) -> dict[str, np.ndarray]:
   """Width -> ∞, for data of q = 1: [layers] each, as `xavier.squash` measures.
 
@@ -57,20 +56,20 @@ def squashed(
     init: of `INITS`.
     widths: of the data, and of each layer.
     correlation: of two inputs.
-    batch: how many there are.
 
   Returns:
     q of pre-activations; mean, second_moment and correlation of activations;
     log2_gradient and log2_kernel_gradient of one input, against the last
-    layer's; and log2_q_error, log2_gradient_error: how far one network is off,
-    by its finite width, in standard deviation and in the mean together.
+    layer's; and of log2 q and log2_gradient, for networks of these widths and
+    one input, _std and _drift: by how much they scatter, and by how much their
+    mean is off. Over a batch both are less.
   """
   phi = ACTIVATIONS[activation]
   layers = [
     Layer(phi if i else None, sigma_w2(init, *pair), width=pair[1])
     for i, pair in enumerate(itertools.pairwise(widths))
   ]
-  t = trajectory(layers, correlation=correlation, batch=batch)
+  t = trajectory(layers, correlation=correlation)
   q = np.exp2(t.forward)
   m = gains.moments(phi, q)
   second = np.asarray(m.second_moment)
@@ -86,6 +85,8 @@ def squashed(
     "correlation": np.array(product, np.float64) / second,
     "log2_gradient": t.backward,
     "log2_kernel_gradient": kernel - kernel[-1],
-    "log2_q_error": t.forward_std + abs(t.forward_drift),
-    "log2_gradient_error": t.backward_std + abs(t.backward_drift),
+    "log2_q_std": t.forward_std,
+    "log2_q_drift": t.forward_drift,
+    "log2_gradient_std": t.backward_std,
+    "log2_gradient_drift": t.backward_drift,
   }

@@ -236,10 +236,7 @@ def theory(config: Config, inputs: np.ndarray) -> dict[str, Any]:
       for shape in SHAPES
     },
     "squashed": {
-      name: {
-        init: squashed(name, init, widths, shared, config.batch)
-        for init in INITS
-      }
+      name: {init: squashed(name, init, widths, shared) for init in INITS}
       for name in ACTIVATIONS
     },
   }
