@@ -201,9 +201,9 @@ def courses(
     optimizer = optax.chain(
       clipped(run["clipping"], run["limit"], size), optax.sgd(run["rate"])
     )
-    options = {"steps": steps, "batch": batch, "probe": finite}
-    return _training.train(apply, params, data, optimizer, batches, **options)[
-      1
-    ]
+    return _training.train(
+      apply, params, data, optimizer, batches, steps=steps, batch=batch,
+      probe=finite,
+    )[1]  # fmt: skip
 
   return jax.vmap(one)(runs)

@@ -145,7 +145,8 @@ def _draw_rank(axis: Any, result: Result) -> None:
     lines, (_plots.COLORS[0], _plots.COLORS[1], _plots.COLORS[3]), markers,
     strict=True,
   ):  # fmt: skip
-    values = values[index]
+    last = index == result["kernels"] - 1
+    values = values[index][: 10 if last else None]  # what follows is padding
     axis.plot(
       np.arange(1, len(values) + 1), np.maximum(values, 1e-10), marker,
       color=color, markersize=4, label=name,

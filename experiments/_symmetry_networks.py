@@ -118,7 +118,8 @@ def descend(
       lambda many, last: jnp.append(many, last), seen, _seen(params, data)
     )
     right = apply(params, data.test_inputs).argmax(-1) == data.test_labels
-    return Descent(*seen, _singular_values(params), right.mean())
+    values = _singular_values(params)
+    return Descent(seen[0], seen[1], seen[2], seen[3], values, right.mean())
 
   return jax.vmap(one)(params)
 
@@ -134,7 +135,9 @@ def _loss(params: Params, data: _training.Labelled) -> jax.Array:
   return _training.cross_entropy(apply, params, data.inputs, data.labels)
 
 
-def _seen(params: Params, data: _training.Labelled) -> tuple[jax.Array, ...]:
+def _seen(
+  params: Params, data: _training.Labelled
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   right = apply(params, data.inputs).argmax(-1) == data.labels
   relative = norm(apart(params)) / jnp.maximum(norm(params), 1e-30)
   return _loss(params, data), right.mean(), spread(params), relative

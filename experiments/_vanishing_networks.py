@@ -231,9 +231,8 @@ def courses(
       return activation_of(run)(stack.apply(params[0], x)) @ params[1]
 
     optimizer = optax.sgd(run["rate"])
-    options = {"steps": steps, "batch": batch}
-    return _training.train(apply, params, data, optimizer, batches, **options)[
-      1
-    ]
+    return _training.train(
+      apply, params, data, optimizer, batches, steps=steps, batch=batch
+    )[1]
 
   return jax.vmap(one)(runs)

@@ -9,12 +9,19 @@ not; and which of the three does gradient clipping rescue?
 measures random ReLU networks of 100 layers, descends from He's weights at
 rates around 2/λ_max (λ_max of the loss's Hessian by Lanczos), and trains on
 handwritten digits with one misplaced decimal point, clipped in three ways:
-about TODO on 2 CPU cores. Expect: TODO.
+about two minutes on 2 CPU cores. Expect: ½·log₂(σ_w²/2) bits a layer within
+0.01; a quadratic loss that diverges from 1.02·2/λ_max on and not at 0.98; a
+deep one that survives 10·2/λ_max. Any clipping rescues a rate ten times too
+large (58 % → 98 % of test images), none quite rescues weights ten times too
+large (65–73 %) or a net that is too deep for them (27–38 %); at a rate a
+hundred times too large clipping by norm keeps numbers finite and learns
+nothing, clipping by value reaches 69 %.
 
 2/λ_max is exact where the loss is quadratic (linear regression). In a deep
-network it is the limit of stability at the start alone: beyond it the loss
-rises, and then either diverges or is caught where the curvature is smaller
-(the catapult of Lewkowycz et al. 2020), up to a few times the rate.
+network it is the limit of stability at the start alone: λ_max falls within a
+few updates, so that the loss may fall all the same, or rise first and be caught
+where it is flatter (the catapult of Lewkowycz et al. 2020), at rates up to
+several times 2/λ_max; it always ends where λ_max < 2/rate.
 
 Reference: Pascanu et al. 2013; LeCun et al. 1998, §5.1 (2/λ_max); Lewkowycz et
 al. 2020; Cohen et al. 2021.
@@ -225,14 +232,6 @@ def claims(result: Result) -> list[Claim]:
     )
   )  # fmt: skip
   found += _speeds(result)
-  low, high = threshold(result, "deep", rises=True)
-  found.append(
-    Claim(
-      "Cohen et al. 2021, §3.1",
-      "rate beyond which the loss rises over 2/λ_max at the start, deep",
-      1.0, (low + high) / 2, (high - low) / 2 + 0.1,
-    )
-  )  # fmt: skip
   return found
 
 
@@ -250,16 +249,10 @@ def _growth(result: Result, index: int) -> Claim:
   )  # fmt: skip
 
 
-def threshold(
-  result: Result, name: str, *, rises: bool = False
-) -> tuple[float, float]:
-  """Greatest factor that keeps all seeds, least that keeps none after it.
-
-  Kept is a loss that ends below its start; with `rises`, never exceeds it.
-  """
+def threshold(result: Result, name: str) -> tuple[float, float]:
+  """Neighbouring factors: below the second, no seed ends above its start."""
   loss = result["descents"][name]["loss"]
-  last = np.nanmax(loss, -1) if rises else loss[..., -1]
-  kept = np.isfinite(loss).all(-1) & (last <= loss[..., 0] * (1 + 1e-5))
+  kept = np.isfinite(loss).all(-1) & (loss[..., -1] <= loss[..., 0])
   factors = np.array(result["factors"])
   order = np.argsort(factors)
   alive = kept[order].all(-1)
@@ -272,10 +265,10 @@ def _speeds(result: Result) -> list[Claim]:
   loss = result["descents"]["quadratic"]["loss"].astype(np.float64)
   found = []
   for factor, curves in zip(result["factors"], loss, strict=True):
-    if factor < 1.4:
+    if not 1.4 <= factor <= 5:
       continue
     curves = np.where(np.isfinite(curves) & (curves < 1e30), curves, np.nan)
-    last = np.isfinite(curves).all(0).nonzero()[0][-1]
+    last = np.flatnonzero(np.isfinite(curves).all(0))[-1]
     rate = np.log(curves[:, last] / curves[:, last - 4]) / 4
     mean, error = _plots.mean_and_error(rate)
     found.append(

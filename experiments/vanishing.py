@@ -8,7 +8,12 @@ what is left of learning?
 
 measures random networks of 100 layers against mean-field theory, then trains
 networks of 10 layers on handwritten digits with SGD, each activation with the
-rate that is best for it: about TODO on 2 CPU cores. Expect: TODO.
+rate that is best for it: about a minute on 2 CPU cores. Expect: the gradient of
+sigmoid networks (√χ₁ = 0.236) loses 2.08 bits a layer and is exactly 0 in
+float32 and bfloat16 62 layers below the output, in float16 13 layers (theory:
+61.4 and 12.9; XLA on CPUs flushes subnormal numbers of the first two, keeps
+those of the third); with 10 layers sigmoid stays at chance, tanh and ReLU reach
+97 % and 96 % of test images.
 
 Reference: Hochreiter 1991; Bengio et al. 1994; Glorot and Bengio 2010;
 Schoenholz et al. 2017, §3 (χ₁); Pennington et al. 2017.
