@@ -12,6 +12,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -35,6 +36,11 @@ class Kept(NamedTuple):
   """an `orbax.checkpoint.CheckpointManager`; its steps are items"""
   numbers: Iterator[int]
   """0, 1, 2, ...: items of a run come in the same order every time"""
+  closing: contextlib.ExitStack
+  """what is to be closed at the end"""
+
+
+_CHECKSUM = hashlib.sha256().digest_size
 
 
 class MissingError(Exception):
@@ -57,18 +63,20 @@ def identity(name: str, *what: Any) -> str:
   return f"{name}-{digest.hexdigest()[:12]}"
 
 
-def open_items(directory: epath.PathLike, part: str = "items") -> Kept:
+def open_items(
+  directory: epath.PathLike, part: str, closing: contextlib.ExitStack
+) -> Kept:
   """Opens what is kept in directory/part, or begins it."""
   import orbax.checkpoint as ocp
 
-  path = epath.Path(directory) / part
+  path = epath.Path(directory)
   options = ocp.CheckpointManagerOptions(
     step_prefix="item",
-    cleanup_tmp_directories=True,  # halves, of a run that was killed
     enable_async_checkpointing=False,  # what is saved is saved
   )
-  manager = ocp.CheckpointManager(path, options=options)
-  return Kept(epath.Path(directory), manager, itertools.count())
+  manager = ocp.CheckpointManager(path / part, options=options)
+  closing.callback(manager.close)
+  return Kept(path, manager, itertools.count(), closing)
 
 
 @contextlib.contextmanager
@@ -82,12 +90,14 @@ def opened(directory: epath.PathLike) -> Iterator[Kept]:
   first = jax.process_index() == 0
   if first:
     path.mkdir(parents=True, exist_ok=True)
-  with _locked(path) if first else contextlib.nullcontext():
-    kept = open_items(path)
-    if first and (done := len(list(path.glob("*/item_*")))):
+  with contextlib.ExitStack() as closing:
+    if first:
+      closing.enter_context(_locked(path))
+    kept = open_items(path, "items", closing)
+    found = [item for item in path.glob("*/item_*") if not item.suffix]
+    if first and (done := len(found)):  # with a suffix they are halves
       print(f"goes on after {done} items kept in {path}", file=sys.stderr)
     yield kept
-    kept.manager.close()
 
 
 @contextlib.contextmanager
@@ -172,10 +182,12 @@ def save(kept: Kept, number: int, label: str, tree: Any) -> None:
     "structure": base64.b64encode(pickle.dumps(skeleton)).decode(),
     "leaves": [[str(leaf.dtype), leaf.shape] for leaf in leaves],
   }
-  # Orbax keeps no arrays without entries, nor trees without arrays.
-  stored = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}
+  # One array: Orbax keeps none without entries, and goes on reading others in
+  # vain where one cannot be read. Its last bytes are a checksum.
+  content = b"".join(leaf.tobytes() for leaf in leaves)
+  content += hashlib.sha256(content).digest()
   args = ocp.args.Composite(
-    leaves=ocp.args.StandardSave(stored | {"number": np.int64(number)}),
+    leaves=ocp.args.StandardSave({"bytes": np.frombuffer(content, np.uint8)}),
     about=ocp.args.JsonSave(about),
   )
   kept.manager.save(number, args=args, force=True)
@@ -184,14 +196,15 @@ def save(kept: Kept, number: int, label: str, tree: Any) -> None:
 def _rebuild(stored: Any, about: Any, label: str) -> Any:
   if about["item"] != label:
     raise ValueError(f"it holds item {about['item']}")
-  leaves = []
-  for i, (dtype, shape) in enumerate(about["leaves"]):
-    leaf = stored.get(str(i), np.zeros(shape, jax.numpy.dtype(dtype)))
-    if str(leaf.dtype) != dtype or leaf.shape != tuple(shape):
-      raise ValueError(f"array {i} is {leaf.dtype}{list(leaf.shape)}")
-    if leaf.size and str(i) not in stored:
-      raise ValueError(f"array {i} is missing")
-    leaves.append(leaf)
+  content, checksum = np.split(stored["bytes"], [-_CHECKSUM])
+  if hashlib.sha256(content.tobytes()).digest() != checksum.tobytes():
+    raise ValueError(f"its {content.size} bytes are not those that were kept")
+  leaves, start = [], 0
+  for name, shape in about["leaves"]:
+    dtype, size = jax.numpy.dtype(name), math.prod(shape)
+    leaf = np.frombuffer(content, dtype, size, start) if size else np.zeros(0)
+    leaves.append(leaf.astype(dtype).reshape(shape))
+    start += leaf.nbytes
   skeleton = _Structures(base64.b64decode(about["structure"])).load()
   return jax.tree.map(lambda i: leaves[i], skeleton)
 

@@ -60,7 +60,9 @@ class Job:
 
   def part(self, name: str) -> "Job":
     """For one experiment among several: its items are kept apart."""
-    kept = self.kept and _checkpoints.open_items(self.kept.directory, name)
+    kept = self.kept
+    if kept is not None:
+      kept = _checkpoints.open_items(kept.directory, name, kept.closing)
     advance = functools.partial(self.advance, part=name)
     return dataclasses.replace(self, kept=kept, advance=advance)
 

@@ -79,6 +79,16 @@ def test_structures_and_types_come_back_as_they_were(tmp_path):
     assert one["root"].end.dtype == other["root"].end.dtype
 
 
+def test_a_half_saved_item_is_no_item(tmp_path, capsys):
+  first, _ = kept_run(tmp_path / "run")
+  items = tmp_path / "run" / "items"
+  (items / "item_1").rename(items / "item_1.orbax-checkpoint-tmp")
+  again, computed = kept_run(tmp_path / "run")
+  assert computed == [1]
+  assert again == first
+  assert "goes on after 2 items" in capsys.readouterr().err
+
+
 def spoil_arrays(item):
   for path in item.glob("leaves/**/d/*"):
     path.write_bytes(path.read_bytes()[:3])
@@ -107,6 +117,26 @@ def test_a_damaged_item_is_computed_anew(tmp_path, capsys, spoil):
   assert "all others are kept" in line
   _, computed = kept_run(tmp_path / "run")
   assert computed == []
+
+
+def test_changed_bytes_are_noticed():
+  """Whatever Orbax itself would let pass."""
+  stored = {}
+
+  class Manager:
+    def save(self, number, args, force):
+      stored.update(args.leaves.item | args.about.item)
+
+  kept = _checkpoints.Kept(None, Manager(), iter(()), None)
+  _checkpoints.save(kept, 0, "0", {"a": np.arange(5), "b": np.zeros((0, 2))})
+  found = _checkpoints._rebuild(stored, stored, "0")
+  np.testing.assert_array_equal(found["a"], np.arange(5))
+  assert found["b"].shape == (0, 2)
+  for i in (0, 17, -1):
+    changed = stored["bytes"].copy()
+    changed[i] ^= 1
+    with pytest.raises(ValueError, match="its 40 bytes are not those"):
+      _checkpoints._rebuild({"bytes": changed}, stored, "0")
 
 
 def test_another_config_or_program_is_another_run():
