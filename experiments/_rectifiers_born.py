@@ -17,7 +17,7 @@ SIGMA = math.sqrt(1 + 8 / (9 * math.pi)) - math.sqrt(8 / math.pi) / 3
 def born_alive(
   keys: jax.Array, *, width: int, depth: int
 ) -> dict[str, jax.Array]:
-  """Whether one white input gets through each layer: [runs, depth] by init.
+  """Whether one white input gets through to each layer: [runs, depth] by init.
 
   "symmetric" are He-normal kernels and biases 0; "asymmetric" those of Lu et
   al. 2020, §4.2: normal weights and biases of variance σ²/n, of which one in
@@ -45,7 +45,8 @@ def born_alive(
 
     input_key, key = jax.random.split(key)
     x = jax.random.normal(input_key, (width,))
-    return jax.lax.scan(layer, x, jax.random.split(key, depth))[1]
+    alive = jax.lax.scan(layer, x, jax.random.split(key, depth))[1]
+    return jnp.cumprod(alive)  # beyond a dead layer biases alone go on
 
   return {
     init: jax.vmap(functools.partial(one, draw=init))(keys) for init in INITS

@@ -101,6 +101,14 @@ def _draw_course(axis: Any, result: Result, bias: int, rate: int) -> None:
   ):
     dead = found["dead"][bias, rate].mean(-1)
     _plots.line_with_band(axis, result["steps"], dead, color, name)
+  lost = {
+    name: int(found["diverged"][bias, rate].sum())
+    for name, found in result["activations"].items()
+  }
+  if any(lost.values()):
+    told = ", ".join(f"{name} {count}" for name, count in lost.items())
+    count = len(dead)
+    axis.text(0, 0.9, f"diverged, of {count}: {told}", fontsize=8)
   axis.set_ylim(-0.02, 1.02)
   axis.set_xlabel("updates")
   axis.set_ylabel("share of dead units")
@@ -118,6 +126,7 @@ def _draw_layers(axis: Any, result: Result) -> None:
     _plots.line_with_band(
       axis, result["steps"], dead[..., layer], color, f"layer {layer + 1}"
     )
+  axis.set_ylim(-0.02, 1.02)
   axis.set_title(f"{name} by layer, learning rate {result['rates'][-1]:g}")
   axis.set_xlabel("updates")
   axis.set_ylabel("share of dead units")

@@ -62,8 +62,8 @@ class Config:
   width: int = option(64, "Units of a layer.", low=1)
   channels: int = option(16, "Channels of a convolution.", low=1)
   seeds: int = option(4, "Trained networks of each kind.", low=2)
-  steps: int = option(300, "Updates, a multiple of 10.", low=10)
-  rate: float = option(0.02, "Learning rate of SGD.", low=0)
+  steps: int = option(400, "Updates, a multiple of 10.", low=10)
+  rate: float = option(0.003, "Learning rate of SGD.", low=0)
   momentum: float = option(0.9, "Its momentum.", low=0)
   batch: int = option(32, "Images of each update; images measured.", low=2)
   dataset: str = option(
@@ -274,9 +274,9 @@ def programs(config: Config) -> dict[str, Program]:
 EXPERIMENT = Experiment(
   "kaiming",
   Config,
-  {"smoke": {"wide": 64, "narrow": 32, "layers": 7, "networks": 16, "seeds": 2,
+  {"smoke": {"wide": 64, "narrow": 32, "layers": 7, "networks": 16, "seeds": 8,
              "slopes": (0.0, 0.5, 1.0), "kinds": ("mlp",), "width": 32,
-             "depths": (30,), "steps": 60},
+             "depths": (30,), "steps": 60, "rate": 0.02},
    "tpu": {"wide": 1024, "networks": 256, "width": 512, "channels": 64,
            "seeds": 16, "steps": 2000}},
   run, tables, figure, claims, programs,

@@ -13,7 +13,7 @@ or ELU ever dies; of ReLU 0.5 % are dead after training at rate 0.1 and 8 % at
 rate 1, where networks of all three diverge; biases that start at -1 leave 8 %
 dead and accuracy at 9 %, while ELU learns all the same (91 %). Of the units
 that ever died 20 to 80 % came back. Of ReLU networks with 40 layers of 4 units
-92.4 % are born dead, as theory says, with asymmetric weights 0.5 %.
+92.4 % are born dead, as theory says, with asymmetric weights 21 %.
 
 Reference: Lu et al. 2020, "Dying ReLU and initialization", §3 and §4.2; Maas et
 al. 2013; Clevert et al. 2016.

@@ -267,7 +267,7 @@ EXPERIMENT = Experiment(
   "xavier",
   Config,
   {"smoke": {"wide": 64, "narrow": 16, "layers": 3, "pyramids": 64,
-             "width": 64, "seeds": 4, "batch": 64},
+             "width": 64, "seeds": 8, "batch": 64},
    "tpu": {"wide": 4096, "narrow": 128, "pyramids": 512, "width": 1000,
            "seeds": 64, "batch": 1024}},
   run, tables, figure, claims, programs,

@@ -83,6 +83,7 @@ def test_asymmetric_weights_are_born_dead_less_often(found):
   _, result = found
   for alive in result["born_alive"].values():
     assert alive["asymmetric"][-1] > alive["symmetric"][-1]
+    assert (np.diff(alive["asymmetric"]) <= 0).all()  # none comes back
 
 
 def test_sigma_is_that_of_lu():
