@@ -6,7 +6,13 @@ for it, by which fan, and what if one takes Xavier's all the same?
     python -m experiments.kaiming
 
 measures random networks, then trains networks of 10 and 30 layers, dense and
-convolutional, on handwritten digits: TODO
+convolutional, on handwritten digits: about two minutes on 2 CPU cores. Expect:
+with Var W = 1/n a ReLU layer keeps 0.500 ± 0.004 of the signal and 0.499 ± 0.002
+of the gradient, leaky ReLU (1 + a²)/2. Over 15 layers, narrow and wide in turn,
+2/n_in and 2/n_out are off by the ratio of the two ends, 2², in one direction;
+the average loses 2⁻⁶ and 2⁻⁴, more with every layer. After 400 updates of 10
+layers He's loss is 0.04, Xavier's 0.5 (dense) and 0.3 (convolutional): later,
+but it learns. Of 30 layers He's is 0.77 and 0.47; Xavier's stays at ln 10.
 
 Reference: He et al. 2015, "Delving deep into rectifiers", Eqs. 10, 14, 15 and
 Figs. 2, 3.
@@ -66,9 +72,7 @@ class Config:
   rate: float = option(0.003, "Learning rate of SGD.", low=0)
   momentum: float = option(0.9, "Its momentum.", low=0)
   batch: int = option(32, "Images of each update; images measured.", low=2)
-  dataset: str = option(
-    "digits", "What is learnt.", choices=_datasets.DATASETS[:1]
-  )
+  dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:
