@@ -9,7 +9,8 @@ import numpy as np
 from experiments import _image_files
 from experiments._training import Labelled
 
-DATASETS = ("digits", "mnist", "cifar10")
+FEATURES = {"digits": 64, "mnist": 784, "cifar10": 3072}
+DATASETS = tuple(FEATURES)
 """what `load_labelled` knows"""
 
 INPUTS = ("digits", "synthetic")

@@ -51,7 +51,7 @@ class Config:
   width: int = option(64, "Features of each head.", low=1)
   seeds: int = option(8, "Draws of each.", low=2)
   batch: int = option(64, "Images.", low=1)
-  dataset: str = option("digits", "What goes in.", choices=_datasets.DATASETS)
+  dataset: str = option("digits", "What goes in.", choices=_datasets.INPUTS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:

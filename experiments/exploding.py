@@ -82,9 +82,7 @@ class Config:
   limit: float = option(1.0, "Global norm that clipping allows.", low=1e-9)
   steps: int = option(400, "Updates of SGD, a multiple of 20.", low=20)
   batch: int = option(64, "Images of each update.", low=1)
-  dataset: str = option(
-    "digits", "What is learnt.", choices=_datasets.DATASETS[:1]
-  )
+  dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:
@@ -107,7 +105,7 @@ def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   """By name: a jitted function, its runs, and what all runs share."""
   keys = jax.random.split(jax.random.key(config.seed), config.seeds)
   inputs = jnp.asarray(
-    _datasets.load_inputs(config.dataset, config.inputs, config.seed)
+    _datasets.load_inputs("digits", config.inputs, config.seed)
   )
   data = _datasets.load_labelled(config.dataset, config.seed)
   calls: dict[str, tuple[Any, Any, Any]] = {

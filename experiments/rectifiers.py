@@ -73,7 +73,7 @@ class Config:
   thin: tuple[int, ...] = option((2, 3, 4), "Widths of thin networks.", low=1)
   thin_depth: int = option(40, "Their hidden layers.", low=1)
   thin_networks: int = option(4000, "How many of each are drawn.", low=2)
-  dataset: str = option("digits", "What is learnt.", choices=("digits",))
+  dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:

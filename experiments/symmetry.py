@@ -71,9 +71,7 @@ class Config:
   threshold: float = option(
     0.03, "Asymmetry at which the symmetry counts as broken.", low=1e-6
   )
-  dataset: str = option(
-    "digits", "What is learnt.", choices=_datasets.DATASETS[:1]
-  )
+  dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:
@@ -114,9 +112,10 @@ def _starts(config: Config) -> dict[str, networks.Start]:
 def _shapes(config: Config) -> dict[str, Any]:
   """Units of the network and of the one it is equal to; their rates."""
   layers, n, rate = config.hidden, config.width, config.rate
+  features = _datasets.FEATURES[config.dataset]
   return {
-    "wide": (64, *[n] * layers, 10),
-    "narrow": (64, *[1] * layers, 10),
+    "wide": (features, *[n] * layers, 10),
+    "narrow": (features, *[1] * layers, 10),
     "wide_rates": (rate * n, *[rate] * (layers - 1), rate / n),
     "narrow_rates": (rate,) * (layers + 1),
   }
@@ -215,14 +214,15 @@ def _result(config: Config, job: Job, found: dict[str, Any]) -> Result:
     "predicted": break_times(
       np.exp(np.minimum(linear + log_noise, 50)), config.threshold
     ),
-    "ranks": _ranks(result["constant"]["singular_values"], config.width),
-    "random_ranks": _ranks(result["random"]["singular_values"], config.width),
+    "ranks": _ranks(result["constant"]["singular_values"], config),
+    "random_ranks": _ranks(result["random"]["singular_values"], config),
   }
 
 
-def _ranks(singular_values: np.ndarray, width: int) -> np.ndarray:
+def _ranks(singular_values: np.ndarray, config: Config) -> np.ndarray:
   """Numerical ranks, [runs, kernels]: above rounding of the larger size."""
-  return (singular_values > max(width, 64) * FLOAT32).sum(-1)
+  size = max(config.width, _datasets.FEATURES[config.dataset])
+  return (singular_values > size * FLOAT32).sum(-1)
 
 
 def claims(result: Result) -> list[Claim]:

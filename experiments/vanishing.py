@@ -67,9 +67,7 @@ class Config:
   )
   steps: int = option(600, "Updates, a multiple of 20.", low=20)
   batch: int = option(64, "Images of each update.", low=1)
-  dataset: str = option(
-    "digits", "What is learnt.", choices=_datasets.DATASETS[:1]
-  )
+  dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:
@@ -81,7 +79,7 @@ def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   keys = jax.random.split(jax.random.key(config.seed), config.seeds)
   shape = {"depth": config.depth, "width": config.width}
   inputs = jnp.asarray(
-    _datasets.load_inputs(config.dataset, config.inputs, config.seed)
+    _datasets.load_inputs("digits", config.inputs, config.seed)
   )
   kinds = _joined(networks.runs_of(name, keys) for name in KINDS)
   steep = _joined(
