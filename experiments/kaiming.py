@@ -8,11 +8,12 @@ for it, by which fan, and what if one takes Xavier's all the same?
 measures random networks, then trains networks of 10 and 30 layers, dense and
 convolutional, on handwritten digits: about two minutes on 2 CPU cores. Expect:
 with Var W = 1/n a ReLU layer keeps 0.500 ± 0.004 of the signal and
-0.499 ± 0.002 of the gradient, leaky ReLU (1 + a²)/2. Over 15 layers, narrow and wide in turn,
-2/n_in and 2/n_out are off by the ratio of the two ends, 2², in one direction;
-the average loses 2⁻⁶ and 2⁻⁴, more with every layer. After 400 updates of 10
-layers He's loss is 0.04, Xavier's 0.5 (dense) and 0.3 (convolutional): later,
-but it learns. Of 30 layers He's is 0.77 and 0.47; Xavier's stays at ln 10.
+0.499 ± 0.002 of the gradient, leaky ReLU (1 + a²)/2. Over 15 layers, narrow and
+wide in turn, 2/n_in and 2/n_out are off by the ratio of the two ends, 2², in
+one direction; the average loses 2⁻⁶ and 2⁻⁴, more with every layer. After 400
+updates of 10 layers He's loss is 0.04, Xavier's 0.5 (dense) and 0.3
+(convolutional): later, but it learns. Of 30 layers He's is 0.77 and 0.47;
+Xavier's stays at ln 10.
 
 Reference: He et al. 2015, "Delving deep into rectifiers", Eqs. 10, 14, 15 and
 Figs. 2, 3.
@@ -162,10 +163,10 @@ def _widths(config: Config) -> tuple[int, ...]:
   return tuple(pair[i % 2] for i in range(config.layers + 1))
 
 
-def _fans(config: Config) -> functools.partial[Any]:
+def _fans(config: Config, features: int) -> functools.partial[Any]:
   return functools.partial(
     _fan_networks.draw_kinds,
-    widths=(64, *_widths(config)),
+    widths=(features, *_widths(config)),
     scale=2.0,
     kinds=tuple((mode, "normal") for mode in MODES),
   )
@@ -202,7 +203,7 @@ def run(config: Config, job: Job) -> Result:
 
   def by_fan(_: str) -> Any:
     keys = _keys(config, config.networks)
-    drawn = job.spread(_fans(config), keys)
+    drawn = job.spread(_fans(config, x.shape[1]), keys)
     return {
       mode: job.spread(_relu, (kernels, keys), x)
       for mode, kernels in zip(MODES, drawn, strict=True)
@@ -253,7 +254,8 @@ def programs(config: Config) -> dict[str, Program]:
   """Measurements; drawing and training of every kind."""
   data, x, image = _data(config)
   keys = abstract(_keys(config, config.networks))
-  fans, sizes = _fans(config), {"depth": config.layers, "width": config.wide}
+  fans = _fans(config, x.shape[1])
+  sizes = {"depth": config.layers, "width": config.wide}
   kernels = jax.eval_shape(fans, keys)[0]
   found = {
     "leaky": Program(leaky, abstract((_slopes(config), x)), sizes),

@@ -64,9 +64,7 @@ class Config:
   width: int = option(256, "Units of each.", low=2)
   seeds: int = option(8, "Such networks of each kind.", low=2)
   batch: int = option(256, "Images sent through each.", low=2)
-  dataset: str = option(
-    "digits", "Which images.", choices=_datasets.DATASETS[:1]
-  )
+  dataset: str = option("digits", "Which images.", choices=_datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self) -> None:
@@ -165,15 +163,17 @@ def _keys(config: Config, count: int) -> jax.Array:
   return jax.random.split(jax.random.key(config.seed), count)
 
 
-def _widths(config: Config) -> tuple[int, ...]:
-  """Of networks that squash, digits and classes included."""
-  return (64, *[config.width] * config.depth, 10)
+def _widths(config: Config, features: int) -> tuple[int, ...]:
+  """Of networks that squash, data and classes included."""
+  return (features, *[config.width] * config.depth, 10)
 
 
-def _draw_pyramids(config: Config, shape: str) -> functools.partial[Any]:
+def _draw_pyramids(
+  config: Config, features: int, shape: str
+) -> functools.partial[Any]:
   return functools.partial(
     _fan_networks.draw_kinds,
-    widths=(64, *widths_of(config, shape)),
+    widths=(features, *widths_of(config, shape)),
     scale=1.0,
     kinds=KINDS,
   )
@@ -190,10 +190,11 @@ _pyramid = functools.partial(_fan_networks.through, activation=linear)
 def run(config: Config, job: Job) -> Result:
   """Pyramids by shape, mode and distribution; networks that squash."""
   data = _data(config)
+  features = data.inputs.shape[1]
   keys = _keys(config, config.pyramids)
 
   def pyramid(shape: str) -> Any:
-    drawn = job.spread(_draw_pyramids(config, shape), keys)
+    drawn = job.spread(_draw_pyramids(config, features, shape), keys)
     found: dict[str, Any] = {mode: {} for mode in MODES}
     for (mode, distribution), kernels in zip(KINDS, drawn, strict=True):
       found[mode][distribution] = job.spread(
@@ -202,7 +203,7 @@ def run(config: Config, job: Job) -> Result:
     return found
 
   def squashing(activation: str) -> Any:
-    draws = functools.partial(draw, widths=_widths(config))
+    draws = functools.partial(draw, widths=_widths(config, features))
     networks = job.spread(draws, _keys(config, config.seeds))
     found = {}
     for init, kernels in networks.items():
@@ -225,7 +226,7 @@ def run(config: Config, job: Job) -> Result:
 
 def theory(config: Config, inputs: np.ndarray) -> dict[str, Any]:
   """By shape and mode of pyramids; by activation and init of the others."""
-  widths = _widths(config)[:-1]
+  widths = _widths(config, inputs.shape[1])[:-1]
   shared = float(correlation(jnp.asarray(inputs)))
   return {
     "pyramids": {
@@ -245,16 +246,20 @@ def theory(config: Config, inputs: np.ndarray) -> dict[str, Any]:
 def programs(config: Config) -> dict[str, Program]:
   """Drawing and measuring, of every kind."""
   data, found = _data(config), {}
+  features = data.inputs.shape[1]
   keys = abstract(_keys(config, config.pyramids))
   for shape in SHAPES:
-    draws = _draw_pyramids(config, shape)
+    draws = _draw_pyramids(config, features, shape)
     kernels = jax.eval_shape(draws, keys)[0]
     name = f"draw_kinds, {shape}"
     found[name] = Program(draws.func, (keys,), draws.keywords)
     found[f"through, {shape}"] = Program(
       _pyramid.func, ((kernels, keys), abstract(data.inputs)), _pyramid.keywords
     )
-  keys, options = _keys(config, config.seeds), {"widths": _widths(config)}
+  keys, options = (
+    _keys(config, config.seeds),
+    {"widths": _widths(config, features)},
+  )
   found["draw"] = Program(draw, (abstract(keys),), options)
   networks = jax.eval_shape(functools.partial(draw, **options), keys)
   for name in ACTIVATIONS:
