@@ -37,7 +37,7 @@ from experiments._launch import launch
 NAMES = (
   "signal_propagation", "phase_diagram", "vanishing", "exploding", "symmetry",
   "xavier", "kaiming", "rectifiers", "normalization", "residual",
-  "trainability",
+  "trainability", "broken_fans",
 )  # fmt: skip
 
 

@@ -91,3 +91,11 @@ def test_readme_shows_a_report_as_it_is(monkeypatch):
   without_numbers = lambda text: re.sub(r"[-\d.]+", "#", text)
   first = shown.split("✗ 2.")[0]
   assert without_numbers(str(report)).startswith(without_numbers(first))
+
+
+def test_every_experiment_is_told_of():
+  readme = (ROOT / "experiments/README.md").read_text()
+  for path in (ROOT / "experiments").glob("[a-z]*.py"):
+    assert f"[`{path.stem}`]({path.name})" in readme
+  for figure in re.findall(r"\(figures/(\w+\.png)\)", readme):
+    assert (ROOT / "experiments/figures" / figure).exists()
