@@ -57,11 +57,11 @@ class Experiment(NamedTuple):
   run: "Callable[[Any, Job], Result]"
   tables: Callable[[Result], list[Any]]
   """as `rich.table.Table`s"""
-  figure: Callable[[Result], Any]
-  """as a `matplotlib.figure.Figure`"""
-  claims: Callable[[Result], list[Claim]]
+  figure: Callable[[Result], Any] | None = None
+  """as a `matplotlib.figure.Figure`, if there is one"""
+  claims: Callable[[Result], list[Claim]] = lambda result: []
   """what it says of published numbers"""
-  programs: Callable[[Any], dict[str, Program]]
+  programs: Callable[[Any], dict[str, Program]] = lambda config: {}
   """for a config, every jitted function by name"""
   page: Callable[[Result], str] | None = None
   """HTML to be written as well, if there is one"""

@@ -20,7 +20,6 @@ from experiments import (
   _flags,
   _progress,
   _results,
-  _signal_views,
   _stop,
 )
 from experiments._experiment import Experiment, Result
@@ -49,11 +48,12 @@ def save(
     "result": {name: value for name, value in result.items() if name[0] != "_"},
   }
   _results.write_json(directory / f"{experiment.name}.json", content)
-  figure = experiment.figure(result)
-  _results.write_whole(
-    directory / f"{experiment.name}.png",
-    lambda path: figure.savefig(path, dpi=150),
-  )
+  if experiment.figure is not None:
+    figure = experiment.figure(result)
+    _results.write_whole(
+      directory / f"{experiment.name}.png",
+      lambda path: figure.savefig(path, dpi=150),
+    )
   if experiment.page is not None:
     page = experiment.page(result)
     _results.write_text(directory / f"{experiment.name}.html", page)
@@ -114,7 +114,8 @@ def _run(experiment: Experiment, config: Any) -> Result:
       console.print(table)
     written = save(experiment, config, result, flags.FLAGS.output_dir)
     _keep_trace(trace, written / "profile")
-    _signal_views.print_written(written, experiment.name)
+    names = sorted(path.name for path in written.iterdir())
+    console.print(f"wrote {', '.join(names)} to {written}", highlight=False)
     _checkpoints.remove(directory)
   return result
 

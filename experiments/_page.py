@@ -37,7 +37,7 @@ class Section(NamedTuple):
   tables: Sequence[Any]
   """as `rich.table.Table`s"""
   figure: Any
-  """as a `matplotlib.figure.Figure`"""
+  """as a `matplotlib.figure.Figure`; None if there is none"""
   failure: str = ""
   """why there is nothing, if there is nothing"""
 
@@ -97,7 +97,8 @@ def _section(section: Section) -> str:
   if section.failure:
     parts.append(f"<p>It failed: {html.escape(section.failure)}</p>")
     return "\n".join(parts)
-  parts.append(_image(section.figure, question))
+  if section.figure is not None:
+    parts.append(_image(section.figure, question))
   parts += [
     f"<pre>{html.escape(_text(table))}</pre>" for table in section.tables
   ]

@@ -9,7 +9,6 @@ import rich.console
 import rich.progress
 import rich.table
 import rich.text
-from etils import epath
 
 from experiments._experiment import Result
 from experiments._signal_records import Course
@@ -102,13 +101,6 @@ def _cells(course: Course, in_full: bool) -> tuple[str | rich.text.Text, ...]:
 
 def _with_error(value: float, error: float) -> str:
   return f"{value:.3f}±{error:.3f}".replace("±0.", "±.")
-
-
-def print_written(directory: epath.Path, name: str) -> None:
-  """Says where the results are."""
-  rich.console.Console().print(
-    f"wrote {name}.json and .png to {directory}", highlight=False
-  )
 
 
 def check_figures() -> None:

@@ -8,7 +8,7 @@ are 5 % too large?
 
 draws 500 networks of each kind at widths 128 and 512, with a batch of 16, and
 calls `assert_variance_stable` and `assert_gradients_flow` on each: some 50
-minutes on 2 CPU cores (`--alarms_draws=20` for a first look). Healthy are ReLU
+minutes on 2 CPU cores (`--draws=20` for a first look). Healthy are ReLU
 and leaky ReLU at the He gain and tanh on the edge of chaos with biases of
 variance 0.05, whose signal shall keep the second moment of its fixed point. The
 intervals are exact (Clopper and Pearson 1934). Expect false alarms at or below
@@ -17,27 +17,30 @@ ReLU 1, of tanh 0, gradients none), and of the ReLU networks with standard
 deviations 5 % too large 97 % caught at width 128 (gradients: 98.6 %), 99 % and
 more at width 512.
 
-A progress bar runs; results go to a new directory, as false_alarms.json.
+Results go to a new directory, as false_alarms.json.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import rich.console
-import rich.progress
+import numpy as np
 import rich.table
-from absl import app, flags, logging
 
 import initjax
-from experiments import _results
+from experiments._experiment import Experiment, Result, check, option
+from experiments._job import Job
+from experiments._launch import launch
 from initjax.typing import Activation
 
 _FEATURES = 64
+_PART = 25  # draws
+ASSERTIONS = ("assert_variance_stable", "assert_gradients_flow")
 
 
 class Net(NamedTuple):
@@ -67,19 +70,15 @@ class Count(NamedTuple):
 class Config:
   """What to draw."""
 
-  draws: int = 500
-  depth: int = 100
-  widths: tuple[int, ...] = (128, 512)
-  batch: int = 16
-  false_alarm: float = 0.003
-  excess: float = 0.05
+  draws: int = option(500, "Networks of each kind.", low=1)
+  depth: int = option(100, "Linear layers.", low=5)
+  widths: tuple[int, ...] = option((128, 512), "Units of each.", low=2)
+  batch: int = option(16, "Inputs.", low=1)
+  false_alarm: float = option(0.003, "Nominal rate.", low=0.0)
+  excess: float = option(0.05, "Of the standard deviation, of sick networks.")
 
   def __post_init__(self) -> None:
-    for name, low in (("draws", 1), ("depth", 5), ("batch", 1)):
-      if getattr(self, name) < low:
-        raise ValueError(f"{name} must be at least {low}.")
-    if not self.widths or min(self.widths) < 2:
-      raise ValueError(f"widths must be numbers of at least 2: {self.widths}.")
+    check(self)
     if not 0 < self.false_alarm < 1 or not self.excess > -1:
       raise ValueError("false_alarm must be in (0, 1), excess above -1.")
 
@@ -136,33 +135,24 @@ def draw(net: Net, depth: int, width: int, key: jax.Array) -> Params:
   }
 
 
-def count(
-  config: Config, name: str, width: int, advance: Callable[[], None]
-) -> list[Count]:
-  """Failures of both assertions on one kind of network."""
+def failures(config: Config, name: str, width: int, keys: Any) -> np.ndarray:
+  """How often each of `ASSERTIONS` fails on a kind of network: [2]."""
   net = nets(config.excess)[name]
   apply = model(net.activation)
   sample = jax.jit(functools.partial(draw, net, config.depth, width))
   x = jax.random.normal(jax.random.key(1), (config.batch, _FEATURES))
-  given: dict[str, dict[str, Any]] = {
-    "assert_variance_stable": {"target": net.target},
-    "assert_gradients_flow": {},
-  }
-  failures = dict.fromkeys(given, 0)
-  for key in jax.random.split(jax.random.key(0), config.draws):
+  failed = np.zeros(len(ASSERTIONS), int)
+  for key in keys:
     params = sample(key)
-    for assertion, options in given.items():
-      check = getattr(initjax.testing, assertion)
-      options = {**options, "false_alarm": config.false_alarm, "key": key}
+    for place, assertion in enumerate(ASSERTIONS):
+      options: dict[str, Any] = {"false_alarm": config.false_alarm, "key": key}
+      if assertion == "assert_variance_stable":
+        options["target"] = net.target
       try:
-        check(apply, params, x, **options)
+        getattr(initjax.testing, assertion)(apply, params, x, **options)
       except AssertionError:
-        failures[assertion] += 1
-    advance()
-  return [
-    Count(name, width, assertion, k, config.draws, *_interval(k, config.draws))
-    for assertion, k in failures.items()
-  ]
+        failed[place] += 1
+  return failed
 
 
 def _interval(failures: int, draws: int) -> tuple[float, float]:
@@ -172,31 +162,40 @@ def _interval(failures: int, draws: int) -> tuple[float, float]:
   return float(interval.low), float(interval.high)
 
 
-def run(
-  config: Config, advance: Callable[[], None] = lambda: None
-) -> list[Count]:
-  """All networks at all widths; `advance` is called after every draw."""
-  return [
-    row
-    for width in config.widths
-    for name in nets(config.excess)
-    for row in count(config, name, width, advance)
+def run(config: Config, job: Job) -> Result:
+  """All networks at all widths; every `_PART` draws are kept when done."""
+  keys = jax.random.split(jax.random.key(0), config.draws)
+  starts = range(0, config.draws, _PART)
+  kinds = list(itertools.product(config.widths, nets(config.excess)))
+  items = [(width, name, at) for width, name in kinds for at in starts]
+
+  def part(item: tuple[int, str, int]) -> np.ndarray:
+    width, name, start = item
+    return failures(config, name, width, keys[start : start + _PART])
+
+  found = np.array(job.map(part, items))
+  found = found.reshape(len(kinds), len(starts), len(ASSERTIONS)).sum(1)
+  counts = [
+    Count(name, width, assertion, k, config.draws, *_interval(k, config.draws))
+    for (width, name), row in zip(kinds, found.tolist(), strict=True)
+    for assertion, k in zip(ASSERTIONS, row, strict=True)
   ]
-
-
-def print_table(counts: list[Count], config: Config) -> None:
-  """One row for each network, width and assertion."""
-  table = rich.table.Table(
-    title=f"{config.draws} draws, {config.depth} layers, nominal "
-    f"{config.false_alarm:.1%}",
-    box=None,
+  title = (
+    f"{config.draws} draws, {config.depth} layers, nominal "
+    f"{config.false_alarm:.1%}"
   )
+  return {"title": title, "counts": counts}
+
+
+def tables(result: Result) -> list[rich.table.Table]:
+  """One row for each network, width and assertion."""
+  table = rich.table.Table(title=result["title"], box=None)
   table.add_column("network", no_wrap=True)
   table.add_column("width", justify="right")
   table.add_column("assertion", no_wrap=True)
   table.add_column("fails", justify="right")
   table.add_column("95 % interval", justify="right", no_wrap=True)
-  for row in counts:
+  for row in result["counts"]:
     table.add_row(
       row.net,
       str(row.width),
@@ -204,50 +203,16 @@ def print_table(counts: list[Count], config: Config) -> None:
       f"{row.failures / row.draws:.1%}",
       f"{row.low:.2%} … {row.high:.2%}",
     )
-  rich.console.Console().print(table)
+  return [table]
 
 
-_DEFAULT = Config()
-_DRAWS = flags.DEFINE_integer(
-  "alarms_draws", _DEFAULT.draws, "Networks of each kind."
+EXPERIMENT = Experiment(
+  "false_alarms",
+  Config,
+  {"smoke": {"draws": 2, "depth": 6, "widths": (16,), "batch": 4}},
+  run,
+  tables,
 )
-_DEPTH = flags.DEFINE_integer("alarms_depth", _DEFAULT.depth, "Linear layers.")
-_WIDTHS = flags.DEFINE_list(
-  "alarms_widths", list(map(str, _DEFAULT.widths)), "Units of each."
-)
-_OUTPUT = flags.DEFINE_string(
-  "alarms_output_dir", "results", "Where a new directory of results is made."
-)
-
-
-def main(argv: list[str]) -> None:
-  """Reads flags, draws, prints the table, writes JSON."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)
-  try:
-    widths = tuple(int(width) for width in _WIDTHS.value)
-    config = Config(_DRAWS.value, _DEPTH.value, widths)
-    _results.check_parent(_OUTPUT.value)
-  except (ValueError, OSError) as error:
-    raise app.UsageError(str(error)) from None
-  total = config.draws * len(nets(config.excess)) * len(config.widths)
-  with rich.progress.Progress(
-    *rich.progress.Progress.get_default_columns(),
-    rich.progress.MofNCompleteColumn(),
-    transient=True,
-  ) as bar:
-    task = bar.add_task("networks", total=total)
-    counts = run(config, functools.partial(bar.advance, task))
-  print_table(counts, config)
-  directory = _results.new_directory(_OUTPUT.value, "false_alarms")
-  content = {
-    "config": dataclasses.asdict(config),
-    "counts": [row._asdict() for row in counts],
-  }
-  _results.write_json(directory / "false_alarms.json", content)
-  print(f"wrote false_alarms.json to {directory}")
-
 
 if __name__ == "__main__":
-  app.run(main)
+  launch(EXPERIMENT)

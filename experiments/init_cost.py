@@ -24,29 +24,26 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import rich.console
-import rich.table
-from absl import app, flags, logging
 
 import initjax
-from experiments import _results
-from experiments.measuring_cost import in_turn
+from experiments._experiment import Experiment, Result, check, option
+from experiments._job import Job
+from experiments._launch import launch
+from experiments.measuring_cost import in_turn, tables
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """The model, and the side of the large normal."""
 
-  depth: int = 24
-  width: int = 256
-  heads: int = 4
-  runs: int = 5
-  side: int = 8192
+  depth: int = option(24, "Blocks.", low=1)
+  width: int = option(256, "Of the stream.", low=1)
+  heads: int = option(4, "Of attention.", low=1)
+  runs: int = option(5, "Of which the median is taken.", low=1)
+  side: int = option(8192, "Of the large square normal.", low=1)
 
   def __post_init__(self) -> None:
-    for field in dataclasses.fields(self):
-      if getattr(self, field.name) < 1:
-        raise ValueError(f"{field.name} must be at least 1.")
+    check(self)
 
 
 class Block(nn.Module):
@@ -130,8 +127,9 @@ def peak_ratio(draw: Way) -> float:
   return float((result + memory.temp_size_in_bytes) / result)
 
 
-def run(config: Config) -> dict[str, dict[str, float]]:
+def run(config: Config, job: Job) -> Result:
   """All numbers, by way."""
+  del job
   table: dict[str, dict[str, float]] = {}
   for name, way in ways(config).items():
     seconds, compilations = first_call(way)
@@ -157,55 +155,17 @@ def run(config: Config) -> dict[str, dict[str, float]]:
 
   table["jit"]["large normal: peak / result"] = peak_ratio(normal)
   table["ours"]["large normal: peak / result"] = peak_ratio(ours)
-  return table
+  title = f"{config.depth} blocks of width {config.width}"
+  return {"title": title, "note": "", "columns": table}
 
 
-def print_table(numbers: dict[str, dict[str, float]], config: Config) -> None:
-  """One row for each number."""
-  table = rich.table.Table(
-    title=f"{config.depth} blocks of width {config.width}", box=None
-  )
-  table.add_column("", no_wrap=True)
-  for way in numbers:
-    table.add_column(way, justify="right")
-  names = dict.fromkeys(name for way in numbers.values() for name in way)
-  for name in names:
-    cells = (way.get(name) for way in numbers.values())
-    table.add_row(name, *("" if x is None else f"{x:.3g}" for x in cells))
-  rich.console.Console().print(table)
-
-
-_DEFAULT = Config()
-_FLAGS = {
-  field.name: flags.DEFINE_integer(
-    f"init_{field.name}", getattr(_DEFAULT, field.name), "See Config."
-  )
-  for field in dataclasses.fields(Config)
-}
-_OUTPUT = flags.DEFINE_string(
-  "init_output_dir", "results", "Where a new directory of results is made."
+EXPERIMENT = Experiment(
+  "init_cost",
+  Config,
+  {"smoke": {"depth": 2, "width": 8, "heads": 2, "runs": 1, "side": 2048}},
+  run,
+  tables,
 )
 
-
-def main(argv: list[str]) -> None:
-  """Reads flags, times, prints the table, writes JSON."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)
-  try:
-    config = Config(**{name: flag.value for name, flag in _FLAGS.items()})
-    _results.check_parent(_OUTPUT.value)
-  except (ValueError, OSError) as error:
-    raise app.UsageError(str(error)) from None
-  numbers = run(config)
-  print_table(numbers, config)
-  directory = _results.new_directory(_OUTPUT.value, "init_cost")
-  _results.write_json(
-    directory / "init_cost.json",
-    {"config": dataclasses.asdict(config), "numbers": numbers},
-  )
-  print(f"wrote init_cost.json to {directory}")
-
-
 if __name__ == "__main__":
-  app.run(main)
+  launch(EXPERIMENT)

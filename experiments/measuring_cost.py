@@ -27,28 +27,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rich.console
 import rich.table
-from absl import app, flags, logging
 
 import initjax
-from experiments import _results, _torch_hooks
+from experiments import _torch_hooks
+from experiments._experiment import Experiment, Result, check, option
+from experiments._job import Job
+from experiments._launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """What to time."""
 
-  depth: int = 100
-  width: int = 512
-  batch: int = 256
-  runs: int = 9
-  graph_depth: int = 300
+  depth: int = option(100, "Layers.", low=1)
+  width: int = option(512, "Units of each.", low=1)
+  batch: int = option(256, "Inputs.", low=1)
+  runs: int = option(9, "Of which the median is taken.", low=1)
+  graph_depth: int = option(300, "Layers of the graph that is read.", low=1)
 
   def __post_init__(self) -> None:
-    for field in dataclasses.fields(self):
-      if getattr(self, field.name) < 1:
-        raise ValueError(f"{field.name} must be at least 1.")
+    check(self)
 
 
 def _layer(h: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -201,63 +200,46 @@ def graph_ratio(config: Config) -> float:
   return seconds["graph"] / seconds["make_jaxpr"]
 
 
-def run(config: Config) -> dict[str, dict[str, float]]:
+def run(config: Config, job: Job) -> Result:
   """All ratios, by form of the network."""
-  ratios = {form: compare(config, form) for form in ("scan", "unrolled")}
+  ratios = {}
+  for form in ("scan", "unrolled"):
+    ratios[form] = compare(config, form)
+    job.advance(form, 3)
   ratios["unrolled"]["signal_graph / make_jaxpr"] = graph_ratio(config)
-  return ratios
+  job.advance("signal_graph", 3)
+  title = (
+    f"measure on {config.depth} layers of width {config.width}, batch "
+    f"{config.batch}"
+  )
+  missing = "torch is not installed: no comparison with its hooks."
+  note = "" if _torch_hooks.installed() else missing
+  return {"title": title, "note": note, "columns": ratios}
 
 
-def print_table(ratios: dict[str, dict[str, float]], config: Config) -> None:
-  """One row for each ratio."""
+def tables(result: Result) -> list[rich.table.Table]:
+  """One column for each form or way, one row for each number."""
+  columns = result["columns"]
   table = rich.table.Table(
-    title=f"measure on {config.depth} layers of width {config.width}, "
-    f"batch {config.batch}",
-    box=None,
+    title=result["title"], caption=result["note"], box=None
   )
-  table.add_column("ratio", no_wrap=True)
-  for form in ratios:
-    table.add_column(form, justify="right")
-  names = dict.fromkeys(name for form in ratios.values() for name in form)
-  for name in names:
-    cells = (form.get(name) for form in ratios.values())
-    table.add_row(name, *("" if x is None else f"{x:.2f}" for x in cells))
-  rich.console.Console().print(table)
-  if not _torch_hooks.installed():
-    print("torch is not installed: no comparison with its hooks.")
+  table.add_column("", no_wrap=True)
+  for name in columns:
+    table.add_column(name, justify="right")
+  rows = dict.fromkeys(row for column in columns.values() for row in column)
+  for row in rows:
+    cells = (column.get(row) for column in columns.values())
+    table.add_row(row, *("" if x is None else f"{x:.3g}" for x in cells))
+  return [table]
 
 
-_DEFAULT = Config()
-_FLAGS = {
-  field.name: flags.DEFINE_integer(
-    f"cost_{field.name}", getattr(_DEFAULT, field.name), "See Config."
-  )
-  for field in dataclasses.fields(Config)
-}
-_OUTPUT = flags.DEFINE_string(
-  "cost_output_dir", "results", "Where a new directory of results is made."
+EXPERIMENT = Experiment(
+  "measuring_cost",
+  Config,
+  {"smoke": {"depth": 3, "width": 8, "batch": 4, "runs": 1, "graph_depth": 3}},
+  run,
+  tables,
 )
 
-
-def main(argv: list[str]) -> None:
-  """Reads flags, times, prints the table, writes JSON."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)
-  try:
-    config = Config(**{name: flag.value for name, flag in _FLAGS.items()})
-    _results.check_parent(_OUTPUT.value)
-  except (ValueError, OSError) as error:
-    raise app.UsageError(str(error)) from None
-  ratios = run(config)
-  print_table(ratios, config)
-  directory = _results.new_directory(_OUTPUT.value, "measuring_cost")
-  _results.write_json(
-    directory / "measuring_cost.json",
-    {"config": dataclasses.asdict(config), "ratios": ratios},
-  )
-  print(f"wrote measuring_cost.json to {directory}")
-
-
 if __name__ == "__main__":
-  app.run(main)
+  launch(EXPERIMENT)

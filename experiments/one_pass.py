@@ -28,35 +28,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
-from absl import app, flags, logging
 
 import initjax
-from experiments import _datasets, _results, _torch_lsuv
-
-Ratios = dict[str, dict[str, float]]
+from experiments import _datasets, _torch_lsuv
+from experiments._experiment import Experiment, Result, check, option
+from experiments._job import Job
+from experiments._launch import launch
+from experiments.measuring_cost import tables
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """What to calibrate."""
 
-  depth: int = 100
-  width: int = 128
-  batch: int = 256
-  tolerance: float = 0.1
-  """of LSUV, on the variance"""
-  tries: int = 10
-  """of LSUV, for each layer"""
-  runs: int = 9
-  seed: int = 0
+  depth: int = option(100, "Layers.", low=2)
+  width: int = option(128, "Units of each.", low=1)
+  batch: int = option(256, "Images.", low=1)
+  tolerance: float = option(0.1, "Of LSUV, on the variance.", low=1e-9)
+  tries: int = option(10, "Of LSUV, for each layer.", low=1)
+  runs: int = option(9, "Of which the median is taken.", low=1)
+  seed: int = option(0, "Of all random numbers.", low=0)
 
   def __post_init__(self) -> None:
-    for field in dataclasses.fields(self):
-      low = {"seed": 0, "tolerance": 1e-9, "depth": 2}.get(field.name, 1)
-      if getattr(self, field.name) < low:
-        raise ValueError(f"{field.name} must be at least {low}.")
+    check(self)
 
 
 def scanned(params: dict[str, Any], x: jax.Array) -> jax.Array:
@@ -122,8 +116,9 @@ def _timed(program: Any, params: Any, x: jax.Array) -> float:
   return time.perf_counter() - start
 
 
-def run(config: Config) -> Ratios:
+def run(config: Config, job: Job) -> Result:
   """What each way takes, by its name."""
+  del job
   inputs = _datasets.load_inputs("digits", config.batch, config.seed)
   x = jnp.asarray(inputs)
   params = draw(config, inputs.shape[1])
@@ -141,62 +136,22 @@ def run(config: Config) -> Ratios:
       tries=config.tries,
       runs=config.runs,
     )
-  return found
-
-
-def print_table(found: Ratios, config: Config) -> None:
-  """One row for each quantity."""
-  table = rich.table.Table(
-    title=f"unit variance in {config.depth} layers of width {config.width}, "
-    f"batch {config.batch}",
-    box=None,
+  title = (
+    f"unit variance in {config.depth} layers of width {config.width}, batch "
+    f"{config.batch}"
   )
-  table.add_column("", no_wrap=True)
-  for name in found:
-    table.add_column(name, justify="right")
-  for quantity in found["calibrate, scan"]:
-    cells = (f"{ratios[quantity]:.3g}" for ratios in found.values())
-    table.add_row(quantity, *cells)
-  rich.console.Console().print(table)
-  if not _torch_lsuv.installed():
-    print("torch is not installed: no comparison with LSUV.")
+  missing = "torch is not installed: no comparison with LSUV."
+  note = "" if _torch_lsuv.installed() else missing
+  return {"title": title, "note": note, "columns": found}
 
 
-_DEFAULT = Config()
-_DEFINE: dict[type, Any] = {
-  int: flags.DEFINE_integer,
-  float: flags.DEFINE_float,
-}
-_FLAGS = {
-  field.name: _DEFINE[type(getattr(_DEFAULT, field.name))](
-    f"one_pass_{field.name}", getattr(_DEFAULT, field.name), "See Config."
-  )
-  for field in dataclasses.fields(Config)
-}
-_OUTPUT = flags.DEFINE_string(
-  "one_pass_output_dir", "results", "Where a new directory of results is made."
+EXPERIMENT = Experiment(
+  "one_pass",
+  Config,
+  {"smoke": {"depth": 4, "width": 16, "batch": 32, "runs": 1}},
+  run,
+  tables,
 )
 
-
-def main(argv: list[str]) -> None:
-  """Reads flags, calibrates, prints the table, writes JSON."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)
-  try:
-    config = Config(**{name: flag.value for name, flag in _FLAGS.items()})
-    _results.check_parent(_OUTPUT.value)
-  except (ValueError, OSError) as error:
-    raise app.UsageError(str(error)) from None
-  found = run(config)
-  print_table(found, config)
-  directory = _results.new_directory(_OUTPUT.value, "one_pass")
-  _results.write_json(
-    directory / "one_pass.json",
-    {"config": dataclasses.asdict(config), "result": found},
-  )
-  print(f"wrote one_pass.json to {directory}")
-
-
 if __name__ == "__main__":
-  app.run(main)
+  launch(EXPERIMENT)

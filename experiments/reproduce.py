@@ -75,8 +75,9 @@ def _section(name: str, size: str, job: Job) -> _page.Section:
   try:
     result = experiment.run(experiment.at_scale(size), job.part(name))
     seconds = time.monotonic() - started
-    shown = experiment.tables(result), experiment.figure(result)
-    return _page.Section(name, text, seconds, experiment.claims(result), *shown)
+    figure = experiment.figure(result) if experiment.figure else None
+    shown = experiment.claims(result), experiment.tables(result), figure
+    return _page.Section(name, text, seconds, *shown)
   except Exception as error:
     traceback.print_exc()
     seconds = time.monotonic() - started

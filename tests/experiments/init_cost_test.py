@@ -3,16 +3,19 @@
 import pytest
 
 from experiments import init_cost
+from experiments._job import Job
 
 SMALL = init_cost.Config(depth=2, width=8, heads=2, runs=1, side=2048)
 
 
 def test_all_ways():
-  numbers = init_cost.run(SMALL)
+  result = init_cost.run(SMALL, Job())
+  numbers = result["columns"]
   assert set(numbers) == {"eager", "jit", "ours"}
   assert all(x > 0 for way in numbers.values() for x in way.values())
   assert numbers["ours"]["compilations"] < numbers["eager"]["compilations"]
-  init_cost.print_table(numbers, SMALL)
+  (table,) = init_cost.tables(result)
+  assert [column.header for column in table.columns][1:] == list(numbers)
 
 
 def test_a_size_of_zero_is_refused():

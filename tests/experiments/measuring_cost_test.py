@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 
 from experiments import _torch_hooks, measuring_cost
+from experiments._job import Job
 
 SMALL = measuring_cost.Config(depth=3, width=8, batch=4, runs=1, graph_depth=3)
 
 
 def test_ratios_of_both_forms():
-  ratios = measuring_cost.run(SMALL)
+  result = measuring_cost.run(SMALL, Job())
+  ratios = result["columns"]
   assert set(ratios) == {"scan", "unrolled"}
   assert all(x > 0 for form in ratios.values() for x in form.values())
   assert "signal_graph / make_jaxpr" in ratios["unrolled"]
+  (table,) = measuring_cost.tables(result)
+  assert table.row_count == len(ratios["unrolled"])
 
 
 def test_both_forms_are_one_network():

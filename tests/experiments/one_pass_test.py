@@ -7,27 +7,29 @@ import pytest
 
 import initjax
 from experiments import _torch_lsuv, one_pass
+from experiments._job import Job
 
 SMALL = one_pass.Config(depth=4, width=16, batch=32, runs=1)
 UNIT = float(jnp.finfo(jnp.float32).eps) / 2
 
 
 @pytest.fixture(scope="module")
-def found():
-  return one_pass.run(SMALL)
+def result():
+  return one_pass.run(SMALL, Job())
 
 
-def test_one_pass_is_exact_and_lsuv_within_its_tolerance(found):
+def test_one_pass_is_exact_and_lsuv_within_its_tolerance(result):
   """Rounding: 2·depth·(n + 8)·u of the second moment (64 inputs), of which the
   variance is at least a quarter where the mean is over 16 units or more.
   """
   rounding = 4 * 2 * SMALL.depth * (64 + 8) * UNIT
-  for name, ratios in found.items():
+  for name, ratios in result["columns"].items():
     exact = name.startswith("calibrate")
     assert (ratios["passes"] == 1) == exact
     bound = rounding if exact else SMALL.tolerance
     assert ratios["largest |variance - 1|"] < bound
-  one_pass.print_table(found, SMALL)
+  (table,) = one_pass.tables(result)
+  assert table.row_count == 3
 
 
 def test_both_forms_are_one_network():
