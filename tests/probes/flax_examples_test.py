@@ -21,7 +21,8 @@ from captures import assert_row, normal, quick_jit, rounding
 from flax import linen as nn
 from flax import nnx
 
-from initjax.probes import diagnose
+from initjax import schemes
+from initjax.probes import diagnose, measure
 from initjax.tracing import functional, signal_graph
 
 FOLDER = os.environ.get("FLAX_EXAMPLES")
@@ -261,9 +262,8 @@ def test_mnist(load):
   check(case, [(9, 288), (288, 576), (3136, 256), (256, 10)])
 
 
-@pytest.mark.parametrize("kv_heads", [1, 4])
-def test_gemma_counts_heads_as_inputs(load, kv_heads):
-  """Its Einsum kernels [heads, width, head] are 4 to 12 times too small."""
+def gemma(load, kv_heads):
+  """Two layers, one of them with a sliding window."""
   load("gemma/transformer_cfg.py")
   transformer = load("gemma/transformer.py")
   import transformer_cfg  # beside it
@@ -277,7 +277,41 @@ def test_gemma_counts_heads_as_inputs(load, kv_heads):
   places = jnp.broadcast_to(jnp.arange(16), (4, 16))
   mask = transformer.make_causal_attn_mask(jnp.ones((4, 16), bool))
   fn = lambda params, tokens: run(params, tokens, places, None, mask)[0]
+  return Case(fn, params, (integers(4, 16),))
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_gemma_counts_heads_as_inputs(load, kv_heads):
+  """Its Einsum kernels [heads, width, head] are 4 to 12 times too small."""
   inputs = [(64, 192)] if kv_heads == 4 else [(64, 64), (64, 2 * 16)]
   mlp = [(64, 64), (64, 128), (64, 128), (128, 64)]
   fans = [*inputs, *mlp, *inputs, *mlp, (64, 64)]
-  check(Case(fn, params, (integers(4, 16),)), fans, ["wrong fan"])
+  check(gemma(load, kv_heads), fans, ["wrong fan"])
+
+
+def test_variables_are_those_of_the_models_own_init(load):
+  """Bit for bit those of eager `init`, two layers compiled as one."""
+  module = load("lm1b/models.py")
+  config = module.TransformerConfig(64, 64, **SMALL)
+  model, tokens = module.TransformerLM(config), integers(8, 16)
+  found = schemes.init_variables(jax.random.key(1), model, tokens)
+  expected = model.init(jax.random.key(1), tokens)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_calibrated_every_operation_has_unit_size(load):
+  """Gemma's kernels for each head, which Flax draws too small."""
+  fn, params, (tokens,), _ = gemma(load, 4)
+  params = schemes.auto_init(jax.random.key(0), fn, params, tokens)
+  params, info = schemes.calibrate(fn, params, tokens)
+  skipped = {path for path, *_ in info.skipped}
+  rows = measure(fn, params, tokens).to_records()
+  sizes = [
+    row["forward_log2_second_moment"]
+    for row in rows
+    if row["path"] not in skipped
+  ]
+  assert len(sizes) == 10  # all but the embedding, which reads out as well
+  # 2·operations·(n + 8)·u of a relative error, n <= 128 terms in a sum
+  bound = 2 * len(rows) * (128 + 8) * np.finfo(np.float32).eps / 2
+  np.testing.assert_allclose(np.exp2(sizes), 1, atol=bound)
