@@ -99,3 +99,9 @@ def test_every_experiment_is_told_of():
     assert f"[`{path.stem}`]({path.name})" in readme
   for figure in re.findall(r"\(figures/(\w+\.png)\)", readme):
     assert (ROOT / "experiments/figures" / figure).exists()
+
+
+def test_no_two_test_files_share_a_name():
+  """pytest imports them by their names alone."""
+  names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+  assert len(set(names)) == len(names)
