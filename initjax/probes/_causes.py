@@ -9,7 +9,7 @@ Reference: Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from initjax.gains import moments
@@ -46,13 +46,14 @@ class Layer(NamedTuple):
 
 def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Layer | None:
   """The layer with the activation that most of these operations share."""
-  fed = [(_fed_by(op), op) for op in ops if _scale(op, leaves) > 0]
+  scale = _scale_of(ops, leaves)
+  fed = [(_fed_by(op), op) for op in ops if scale(op) > 0]
   names = Counter(name for name, _ in fed if name)
   if not names:
     return None
   name = names.most_common(1)[0][0]
   shared = [op for label, op in fed if label == name]
-  scales = sorted(_scale(op, leaves) for op in shared)
+  scales = sorted(map(scale, shared))
   phi = shared[0].usual_feed.activation
   assert phi is not None  # it has a name
   try:
@@ -72,11 +73,16 @@ def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Layer | None:
   )
 
 
-def _scale(op: LinearOp, leaves: Leaves) -> float:
-  """σ_w² = variance × fan_in; 0 if the kernel is not known."""
-  if op.path not in leaves:
-    return 0.0
-  return mean_square(leaves[op.path]) * op.multiplier**2 * op.fan_in
+def _scale_of(
+  ops: Sequence[LinearOp], leaves: Leaves
+) -> Callable[[LinearOp], float]:
+  """σ_w² = variance × fan_in of an operation; 0 if its kernel is not known.
+
+  Each leaf is read once, however many operations use it.
+  """
+  paths = {op.path for op in ops} & set(leaves)
+  squares = {path: mean_square(leaves[path]) for path in paths}
+  return lambda op: squares.get(op.path, 0.0) * op.multiplier**2 * op.fan_in
 
 
 def _fed_by(op: LinearOp) -> str:
