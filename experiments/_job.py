@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -58,6 +58,22 @@ class Job:
       raise _stop.Stopped
     return found
 
+  def spread_all(
+    self, calls: Mapping[str, tuple[Any, Any, Any]], seeds: int
+  ) -> dict[str, Any]:
+    """By name: `spread` of (function, batch, shared), each kept when done.
+
+    The leading axis of runs comes back as two: [kinds, seeds, ...].
+    """
+
+    def at(name: str) -> Any:
+      function, batch, shared = calls[name]
+      found = self.spread(function, batch, shared)
+      split = lambda leaf: leaf.reshape(-1, seeds, *leaf.shape[1:])
+      return jax.tree.map(split, found)
+
+    return dict(zip(calls, self.map(at, calls), strict=True))
+
   def part(self, name: str) -> "Job":
     """For one experiment among several: its items are kept apart."""
     kept = self.kept
@@ -92,9 +108,16 @@ class Job:
     return jax.tree.map(lambda leaf: leaf[:count], _gathered(outputs))
 
 
+def joined(batches: Iterable[Any]) -> Any:
+  """One batch of several, for `Job.spread`."""
+  return jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves), *batches)
+
+
 def _fill(missing: int, leaf: Any) -> Any:
+  """On one device, so that filling up is no business between devices."""
   if not missing:
     return leaf
+  leaf = jax.device_put(leaf, jax.local_devices()[0])
   last = jax.numpy.repeat(leaf[-1:], missing, axis=0)
   return jax.numpy.concatenate([leaf, last])
 

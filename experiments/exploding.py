@@ -30,7 +30,6 @@ al. 2020; Cohen et al. 2021.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -49,7 +48,7 @@ from experiments._experiment import (
   option,
 )
 from experiments._exploding_figure import figure, tables
-from experiments._job import Job
+from experiments._job import Job, joined
 from experiments._launch import launch
 from initjax import meanfield
 
@@ -111,11 +110,11 @@ def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   calls: dict[str, tuple[Any, Any, Any]] = {
     "sizes": (
       functools.partial(networks.sizes, depth=config.depth, width=config.width),
-      _joined(_runs(keys, sigma_w2=w) for w in config.variances),
+      joined(_runs(keys, sigma_w2=w) for w in config.variances),
       inputs,
     )
   }
-  rates = _joined(_runs(keys, factor=factor) for factor in config.factors)
+  rates = joined(_runs(keys, factor=factor) for factor in config.factors)
   for name, widths in (("quadratic", ()), ("deep", config.hidden)):
     descents = functools.partial(
       networks.descents, widths=widths, steps=config.descent_steps,
@@ -127,7 +126,7 @@ def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
       networks.courses, depth=depth, width=config.width, steps=config.steps,
       batch=config.batch,
     )  # fmt: skip
-    runs = _joined(
+    runs = joined(
       _runs(
         keys, sigma_w2=variance, rate=rate, limit=config.limit, clipping=kind
       )
@@ -142,21 +141,9 @@ def _runs(keys: jax.Array, **options: float) -> networks.Run:
   return {"key": keys, **same}
 
 
-def _joined(runs: Iterable[networks.Run]) -> networks.Run:
-  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)
-
-
 def run(config: Config, job: Job) -> Result:
   """The three causes apart, then clipping against each."""
-  calls = _calls(config)
-
-  def measure(name: str) -> Any:
-    function, runs, shared = calls[name]
-    found = job.spread(function, runs, shared)
-    split = lambda leaf: leaf.reshape(-1, config.seeds, *leaf.shape[1:])
-    return jax.tree.map(split, found)
-
-  found = dict(zip(calls, job.map(measure, calls), strict=True))
+  found = job.spread_all(_calls(config), config.seeds)
   chi_1 = [
     meanfield.fixed_point(jax.nn.relu, w, 0.0).chi_1 if w <= 2 else w / 2
     for w in config.variances

@@ -210,31 +210,40 @@ def run(config: Config, job: Job) -> Result:
     }
 
   def train(item: tuple[str, int]) -> Any:
-    keys, found = _keys(config, config.seeds), {}
-    for init in INITS:
-      networks = job.spread(_draw(config, *item, init, image), keys)
-      function = functools.partial(courses, config=config)
-      course = job.spread(function, (networks, keys), data)
-      found[init] = course._replace(probe=())._asdict()
-    return found
+    return {i: _train(config, job, data, image, *item, i) for i in INITS}
 
   items = list(itertools.product(config.kinds, config.depths))
   (slopes,), (fans,) = job.map(by_slope, ["slopes"]), job.map(by_fan, ["fans"])
   trained = job.map(train, items)
+  found: dict[str, Any] = {kind: {} for kind in config.kinds}
+  for (kind, depth), course in zip(items, trained, strict=True):
+    found[kind][str(depth)] = course
   counts = np.bincount(np.asarray(data.labels))
   return {
     "config": dataclasses.asdict(config),
     "widths": _widths(config),
     "slopes": slopes,
     "fans": fans,
-    "courses": {
-      kind: {str(d): found for (k, d), found in zip(items, trained, strict=True)
-             if k == kind}
-      for kind in config.kinds
-    },
+    "courses": found,
     "classes": counts / counts.sum(),
     "theory": theory(config),
-  }  # fmt: skip
+  }
+
+
+def _train(
+  config: Config,
+  job: Job,
+  data: _training.Labelled,
+  image: Any,
+  kind: str,
+  depth: int,
+  init: str,
+) -> dict[str, Any]:
+  keys = _keys(config, config.seeds)
+  networks = job.spread(_draw(config, kind, depth, init, image), keys)
+  function = functools.partial(courses, config=config)
+  course = job.spread(function, (networks, keys), data)
+  return course._replace(probe=())._asdict()
 
 
 def theory(config: Config) -> dict[str, Any]:

@@ -207,18 +207,7 @@ def run(config: Config, job: Job) -> Result:
   """Random networks by scale and by layer, then training."""
   data = _datasets.load_labelled(config.dataset, config.seed)
   features = data.inputs.shape[1]
-
-  def spread(
-    function: Any, sizes: dict[str, int], scales: Any, x: Any, kind: str
-  ) -> Any:
-    seeds = config.seeds if function is courses else config.draws
-    runs = _runs(config, scales, seeds)
-    params = job.spread(functools.partial(draw, **sizes), runs)
-    function = functools.partial(function, config=config)
-    found = job.spread(function, (params, runs["rest"]), x, _index(kind))
-    return jax.tree.map(
-      lambda v: np.reshape(v, (len(scales), seeds, *v.shape[1:])), found
-    )
+  spread = functools.partial(_spread, config, job)
 
   def by_scale(kind: str) -> Any:
     sizes = _trained(config, features, config.depths[0])
@@ -245,6 +234,26 @@ def run(config: Config, job: Job) -> Result:
     "courses": _by_kind(kinds, config.depths, trained),
     "theory": theory(config, np.asarray(data.inputs[: config.batch])),
   }
+
+
+def _spread(
+  config: Config,
+  job: Job,
+  function: Any,
+  sizes: dict[str, int],
+  scales: Any,
+  x: Any,
+  kind: str,
+) -> Any:
+  """A function of networks drawn at some scales: [scales, seeds, ...]."""
+  seeds = config.seeds if function is courses else config.draws
+  runs = _runs(config, scales, seeds)
+  params = job.spread(functools.partial(draw, **sizes), runs)
+  function = functools.partial(function, config=config)
+  found = job.spread(function, (params, runs["rest"]), x, _index(kind))
+  return jax.tree.map(
+    lambda v: np.reshape(v, (len(scales), seeds, *v.shape[1:])), found
+  )
 
 
 def _index(kind: str) -> jax.Array:

@@ -189,17 +189,7 @@ def run(config: Config, job: Job) -> Result:
   def train(activation: str) -> Any:
     function = functools.partial(courses, config=config, activation=activation)
     course = job.spread(function, _runs(config), data)
-    shape = (len(config.biases), len(config.rates), config.seeds)
-    found = jax.tree.map(
-      lambda v: np.asarray(v).reshape(*shape, *v.shape[1:]),
-      {**course.probe, "test_accuracy": course.test_accuracy},
-    )
-    return {
-      "dead": found["dead"].mean(-1),
-      "revived": revived(found["dead"], found["finite"]),
-      "diverged": ~found["finite"][..., -1],
-      "test_accuracy": found["test_accuracy"],
-    }
+    return _seen(config, course)
 
   def bear(width: int) -> Any:
     function = functools.partial(
@@ -219,14 +209,29 @@ def run(config: Config, job: Job) -> Result:
       for width, alive in zip(config.thin, born, strict=True)
     },
     "born_networks": config.thin_networks,
-    "theory": {
-      str(width): [
-        meanfield.relu_log_norm(depth, width).survival
-        for depth in range(1, config.thin_depth + 1)
-      ]
-      for width in config.thin
-    },
+    "theory": {str(width): _survival(config, width) for width in config.thin},
   }
+
+
+def _seen(config: Config, course: _training.Course) -> dict[str, Any]:
+  """What is told of a course: [biases, rates, seeds, points, ...]."""
+  shape = (len(config.biases), len(config.rates), config.seeds)
+  found = jax.tree.map(
+    lambda v: np.asarray(v).reshape(*shape, *v.shape[1:]),
+    {**course.probe, "test_accuracy": course.test_accuracy},
+  )
+  return {
+    "dead": found["dead"].mean(-1),
+    "revived": revived(found["dead"], found["finite"]),
+    "diverged": ~found["finite"][..., -1],
+    "test_accuracy": found["test_accuracy"],
+  }
+
+
+def _survival(config: Config, width: int) -> list[float]:
+  """Share of networks that are born alive, by depth."""
+  depths = range(1, config.thin_depth + 1)
+  return [meanfield.relu_log_norm(depth, width).survival for depth in depths]
 
 
 def _thin_keys(config: Config) -> jax.Array:

@@ -158,34 +158,40 @@ def run(config: Config, job: Job) -> Result:
     return job.spread(functools.partial(gradients, **sizes), chains)
 
   def train(item: tuple[str, int]) -> Any:
-    function, runs, sizes = _task(config, features, *item)
-    params = job.spread(functools.partial(draw, **sizes), runs)
-    found = job.spread(function, (params, runs), targets[item[0]])
-    if item[0] == "digits":
-      found = {"loss": found.loss, "test_accuracy": found.test_accuracy}
-    shape = (-1, _rates(config, item[0]), config.seeds, 21)
-    return jax.tree.map(lambda v: np.reshape(v, shape), found)
+    task = _task(config, features, *item)
+    return _train(config, job, item[0], task, targets[item[0]])
 
   by_chain = (len(CHAINS), config.draws, -1)
   signal = job.map(forward, [config.forward_blocks])[0]
   gradient = job.map(backward, config.gradient_depths)
   trained = job.map(train, _tasks(config))
-  digits, identity = (
-    trained[: len(config.blocks)],
-    trained[len(config.blocks) :],
-  )
+  count = len(config.blocks)
+  sizes = (
+    config.forward_blocks, config.gradient_depths, config.gradient_width
+  )  # fmt: skip
   return {
     "config": dataclasses.asdict(config),
-    "theory": theory(
-      config.forward_blocks, config.gradient_depths, config.gradient_width
-    ),
+    "theory": theory(*sizes),
     "signal": dict(zip(CHAINS, signal.reshape(by_chain), strict=True)),
     "gradient": dict(
       zip(CHAINS, np.stack(gradient, -1).reshape(by_chain), strict=True)
     ),
-    "digits": _named(schemes(1), config.blocks, digits),
-    "identity": _named(identity_schemes(1), config.identity_blocks, identity),
+    "digits": _named(schemes(1), config.blocks, trained[:count]),
+    "identity": _named(
+      identity_schemes(1), config.identity_blocks, trained[count:]
+    ),
   }
+
+
+def _train(config: Config, job: Job, name: str, task: Any, target: Any) -> Any:
+  """Courses [kinds, rates, seeds, points] of one task at one depth."""
+  function, runs, sizes = task
+  params = job.spread(functools.partial(draw, **sizes), runs)
+  found = job.spread(function, (params, runs), target)
+  if name == "digits":
+    found = {"loss": found.loss, "test_accuracy": found.test_accuracy}
+  shape = (-1, _rates(config, name), config.seeds, 21)
+  return jax.tree.map(lambda v: np.reshape(v, shape), found)
 
 
 def _rates(config: Config, task: str) -> int:

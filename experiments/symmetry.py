@@ -175,7 +175,7 @@ def _units_spread(job: Job, params: networks.Params) -> networks.Params:
   ]
 
 
-def _result(config: Config, job: Job, found: dict[str, Any]) -> Result:
+def _parts(config: Config, alone: Any) -> dict[str, dict[str, np.ndarray]]:
   """Cuts runs into constant [constants], noisy [noises, seeds], random."""
   first = len(config.constants)
   last = first + len(config.noises) * config.seeds
@@ -185,15 +185,23 @@ def _result(config: Config, job: Job, found: dict[str, Any]) -> Result:
     "random": slice(last, None),
   }
   parts = {
-    name: jax.tree.map(lambda leaf, at=at: leaf[at], found["alone"])._asdict()
+    name: jax.tree.map(lambda leaf, at=at: leaf[at], alone)._asdict()
     for name, at in cut.items()
   }
   parts["noisy"] = {
     name: leaf.reshape(len(config.noises), config.seeds, *leaf.shape[1:])
     for name, leaf in parts["noisy"].items()
   }
+  return parts
+
+
+def _result(config: Config, job: Job, found: dict[str, Any]) -> Result:
+  """All that was seen, and what follows from it."""
+  parts = _parts(config, found["alone"])
   linear = found["linearized"]
-  result = {
+  log_noise = np.log(config.noises)[:, None, None]
+  grown = np.exp(np.minimum(linear + log_noise, 50))
+  return {
     "constants": config.constants,
     "noises": config.noises,
     "width": config.width,
@@ -206,16 +214,10 @@ def _result(config: Config, job: Job, found: dict[str, Any]) -> Result:
     "parallel_loss": found["parallel"].loss,
     "log_linear": linear,
     **parts,
-  }
-  log_noise = np.log(config.noises)[:, None, None]
-  return {
-    **result,
-    "observed": break_times(result["noisy"]["asymmetry"], config.threshold),
-    "predicted": break_times(
-      np.exp(np.minimum(linear + log_noise, 50)), config.threshold
-    ),
-    "ranks": _ranks(result["constant"]["singular_values"], config),
-    "random_ranks": _ranks(result["random"]["singular_values"], config),
+    "observed": break_times(parts["noisy"]["asymmetry"], config.threshold),
+    "predicted": break_times(grown, config.threshold),
+    "ranks": _ranks(parts["constant"]["singular_values"], config),
+    "random_ranks": _ranks(parts["random"]["singular_values"], config),
   }
 
 
@@ -227,8 +229,12 @@ def _ranks(singular_values: np.ndarray, config: Config) -> np.ndarray:
 
 def claims(result: Result) -> list[Claim]:
   """Units stay equal, ranks stay 1, one unit does as well; time to break."""
+  return [*_equal(result), _one_unit(result), *_breaking(result)]
+
+
+def _equal(result: Result) -> list[Claim]:
   source = "Goodfellow et al. 2016, §8.4"
-  found = [
+  return [
     Claim(
       source, "difference of equal units after training, one device", 0.0,
       float(result["constant"]["spread"].max()), 0.0,
@@ -244,28 +250,32 @@ def claims(result: Result) -> list[Claim]:
       float(result["ranks"].max()), 0.0,
     ),
   ]  # fmt: skip
+
+
+def _one_unit(result: Result) -> Claim:
   one = result["constants"].index(1.0)
   loss = result["constant"]["loss"][one]
   early = len(loss) // 4  # later, descent may amplify roundings
   away = np.abs(loss - result["one_unit_loss"][one])[:early].max()
-  found.append(
-    Claim(
-      "the symmetry", "loss of equal units minus that of one unit, nats", 0.0,
-      float(away), 2.3 * FLOAT32 * early,  # a rounding for each update
-    )
+  return Claim(
+    "the symmetry", "loss of equal units minus that of one unit, nats", 0.0,
+    float(away), 2.3 * FLOAT32 * early,  # a rounding for each update
   )  # fmt: skip
+
+
+def _breaking(result: Result) -> list[Claim]:
   observed, predicted = (
     slope(result["noises"], result[name]) for name in ("observed", "predicted")
   )
-  if np.isfinite([observed.mean, predicted.mean]).all():
-    error = 2 * np.hypot(observed.error, predicted.error)
-    found.append(
-      Claim(
-        "linearised descent", "updates to break the symmetry, by ln(1/ε)",
-        predicted.mean, observed.mean, float(error) + 0.05 * predicted.mean,
-      )
-    )  # fmt: skip
-  return found
+  if not np.isfinite([observed.mean, predicted.mean]).all():
+    return []
+  error = 2 * np.hypot(observed.error, predicted.error)
+  return [
+    Claim(
+      "linearised descent", "updates to break the symmetry, by ln(1/ε)",
+      predicted.mean, observed.mean, float(error) + 0.05 * predicted.mean,
+    )
+  ]  # fmt: skip
 
 
 def programs(config: Config) -> dict[str, Program]:

@@ -181,12 +181,9 @@ def run(config: Config, job: Job) -> Result:
   by_depth = job.map(train, config.depths)
   names = ("accuracy", "test_accuracy")
   found = {name: np.stack([x[name] for x in by_depth]) for name in names}
-  xi_c = np.array(
-    [
-      meanfield.fixed_point(jnp.tanh, w, config.sigma_b2).xi_c
-      for w in config.sigma_w2
-    ]
-  )
+  point = functools.partial(meanfield.fixed_point, jnp.tanh)
+  xi_c = np.array([point(w, config.sigma_b2).xi_c for w in config.sigma_w2])
+  critical = meanfield.critical_point(jnp.tanh, config.sigma_b2)
   frontier = frontiers(found["accuracy"], config.depths)
   return {
     "sigma_w2": config.sigma_w2,
@@ -194,9 +191,7 @@ def run(config: Config, job: Job) -> Result:
     "depths": config.depths,
     **found,
     "xi_c": xi_c,
-    "critical_sigma_w2": meanfield.critical_point(
-      jnp.tanh, config.sigma_b2
-    ).sigma_w2,
+    "critical_sigma_w2": critical.sigma_w2,
     "frontier": frontier,
     "line": fit_line(xi_c, frontier, config.depths[-1])._asdict(),
   }

@@ -22,7 +22,6 @@ Schoenholz et al. 2017, §3 (χ₁); Pennington et al. 2017.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -41,7 +40,7 @@ from experiments._experiment import (
   check,
   option,
 )
-from experiments._job import Job
+from experiments._job import Job, joined
 from experiments._launch import launch
 from experiments._vanishing_figure import figure, tables
 from experiments._vanishing_networks import DTYPES, KINDS
@@ -81,12 +80,10 @@ def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   inputs = jnp.asarray(
     _datasets.load_inputs("digits", config.inputs, config.seed)
   )
-  kinds = _joined(networks.runs_of(name, keys) for name in KINDS)
-  steep = _joined(
-    networks.runs_of("sigmoid", keys, w) for w in config.variances
-  )
+  kinds = joined(networks.runs_of(name, keys) for name in KINDS)
+  steep = joined(networks.runs_of("sigmoid", keys, w) for w in config.variances)
   rates = jnp.repeat(jnp.array(config.rates), len(kinds["kind"]))
-  trained = {**_joined([kinds] * len(config.rates)), "rate": rates}
+  trained = {**joined([kinds] * len(config.rates)), "rate": rates}
   spectra = functools.partial(networks.spectra, **shape)
   shares = functools.partial(
     networks.slope_shares, bins=BINS, **{**shape, "depth": 12}
@@ -108,21 +105,9 @@ def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   return calls
 
 
-def _joined(runs: Iterable[networks.Run]) -> networks.Run:
-  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)
-
-
 def run(config: Config, job: Job) -> Result:
   """Everything measured, each beside what theory says of it."""
-  calls = _calls(config)
-
-  def measure(name: str) -> Any:
-    function, runs, shared = calls[name]
-    found = job.spread(function, runs, shared)
-    split = lambda leaf: leaf.reshape(-1, config.seeds, *leaf.shape[1:])
-    return jax.tree.map(split, found)
-
-  found = dict(zip(calls, job.map(measure, calls), strict=True))
+  found = job.spread_all(_calls(config), config.seeds)
   return {
     "depth": config.depth,
     "width": config.width,

@@ -141,13 +141,7 @@ def _of_rngs(
     for place, key in zip(places, keys, strict=True):
       filled[place] = key
     copy = nnx.merge(structure, jax.tree.unflatten(outer, filled))
-    module = model(copy, *inputs, **kwargs)
-    if not isinstance(module, nnx.Module):
-      raise TypeError(
-        "with an nnx.Rngs the model must be a function that builds an NNX "
-        "module from it, such as lambda rngs: Model(rngs=rngs); it gave "
-        f"{type(module).__name__}."
-      )
+    module = _checked_module(nnx, model(copy, *inputs, **kwargs))
     kept["graph"], whole = nnx.split((module, copy))
     return whole
 
@@ -163,6 +157,16 @@ def _of_rngs(
 
   names = [name[1:] if name[0] == "0" else name for name in done.names]
   return done._replace(names=names, finish=finish)
+
+
+def _checked_module(nnx: Any, module: Any) -> Any:
+  if isinstance(module, nnx.Module):
+    return module
+  raise TypeError(
+    "with an nnx.Rngs the model must be a function that builds an NNX module "
+    "from it, such as lambda rngs: Model(rngs=rngs); it gave "
+    f"{type(module).__name__}."
+  )
 
 
 def _is_array(leaf: Any) -> bool:

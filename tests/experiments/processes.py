@@ -31,7 +31,11 @@ def start(*arguments, devices=8, **environment):
 
 def finish(process, status=0):
   """Waits for it; (stdout, stderr)."""
-  output, errors = process.communicate(timeout=300)
+  try:
+    output, errors = process.communicate(timeout=300)
+  except subprocess.TimeoutExpired:
+    process.kill()
+    raise AssertionError(f"it never ended: {process.communicate()}") from None
   assert process.returncode == status, output + errors
   return output, errors
 

@@ -7,6 +7,7 @@ ever at item `HOLD`.
 import dataclasses
 import functools
 import os
+import signal
 import time
 from typing import NamedTuple
 
@@ -103,4 +104,6 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
+  # Shells start background jobs with Ctrl-C ignored, and children inherit it.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   launch(EXPERIMENT)
