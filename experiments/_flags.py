@@ -64,6 +64,18 @@ def _define(field: Any) -> None:
     flags.DEFINE_string(field.name, None, help_text)
 
 
+def _entries(field: Any, texts: list[str]) -> tuple[Any, ...]:
+  """A list of flags' texts as what its entries are."""
+  kind = field.metadata["kind"]
+  try:
+    return tuple(map(kind, texts))
+  except ValueError:
+    given = ",".join(texts)
+    raise ValueError(
+      f"{field.name} wants a list of {kind.__name__}; got {given!r}."
+    ) from None
+
+
 def config_from_flags(experiment: Experiment) -> Any:
   """What the command line asks for.
 
@@ -75,7 +87,7 @@ def config_from_flags(experiment: Experiment) -> Any:
     for field in dataclasses.fields(experiment.config):
       value = flags.FLAGS[field.name].value
       if isinstance(field.default, tuple) and value is not None:
-        value = tuple(map(field.metadata["kind"], value))
+        value = _entries(field, value)
       if value is not None:
         changes[field.name] = value
     config = experiment.at_scale(flags.FLAGS.scale, **changes)

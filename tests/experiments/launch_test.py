@@ -6,6 +6,8 @@ import os
 import processes
 import pytest
 
+from experiments import _flags, rectifiers
+
 
 @pytest.mark.parametrize(
   ("flags", "message"),
@@ -43,3 +45,10 @@ def test_a_trace_and_another_directory_of_checkpoints(tmp_path):
   content = json.loads((directory / "small.json").read_text())
   assert content["config"]["items"] == 1
   assert len(content["devices"]) == 8
+
+
+def test_a_list_that_is_no_list_of_numbers_names_its_flag():
+  field = rectifiers.Config.__dataclass_fields__["rates"]
+  assert _flags._entries(field, ["0.1", "1"]) == (0.1, 1.0)
+  with pytest.raises(ValueError, match=r"rates wants a list of float; got 'a'"):
+    _flags._entries(field, ["a"])
