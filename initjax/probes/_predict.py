@@ -23,7 +23,7 @@ from initjax.probes._leaves import (
 )
 from initjax.probes._null import response
 from initjax.tracing import LinearOp, SignalGraph
-from initjax.tracing._graph import Feed, Site, Stream, Term
+from initjax.tracing._graph import Image, Site, Stream, Term, terms_within
 from initjax.tracing._recovered import identity
 from initjax.typing import Activation
 
@@ -52,14 +52,15 @@ def predict(
       E[z²] = σ_w²·E[φ(√q ζ)²],  q = E[h²],  ζ ~ N(0, 1)
 
   where h is a sum of independent terms: outputs of earlier operations, biases,
-  the stream before (residual networks), each by its factor; or that sum
+  the stream before (residual networks), products φ(h₁)·ψ(h₂) of branches with
+  kernels of their own (gated units), each by its factor; or that sum
   normalized, over units (q = 1) or over samples (their mean is taken away).
   The gradient runs back along the same edges, times Var(W)·fan_out·E[φ'²].
 
-  What theory does not follow is unknown: products of two branches, softmax,
-  pooling, kernels of nonzero mean or made of several; of the gradient, all
-  that lies before such a place. Biases and scales under a scan count with
-  their mean square over all repeats.
+  What theory does not follow is unknown: softmax, pooling, an activation of a
+  product, kernels of nonzero mean or made of several; of the gradient, all
+  that lies before such a place. Biases and scales count with their root mean
+  square, under a scan over all repeats.
 
   Args:
     graph: of the model, from `initjax.signal_graph`.
@@ -117,25 +118,25 @@ def _streams(graph: SignalGraph) -> list[Stream | None]:
 
 
 def _is_known(stream: Stream | None) -> bool:
-  return stream is not None and all(
-    term.kind != "unknown" and _is_known(term.inner) for term in stream
-  )
+  terms = terms_within(stream)
+  return stream is not None and all(term.kind != "unknown" for term in terms)
 
 
 def _over_samples(stream: Stream | None) -> bool:
   return any(
-    (term.kind == "normalized" and term.over == "samples")
-    or _over_samples(term.inner)
-    for term in stream or ()
+    term.kind == "normalized" and term.over == "samples"
+    for term in terms_within(stream)
   )
 
 
 @dataclasses.dataclass(eq=False)
 class _Signal:
-  """A signal of zero mean; its second moment is NaN if it is not known."""
+  """A signal h; its second moment is NaN if it is not known."""
 
   size: float
   """E[h²]"""
+  mean: float = 0.0
+  """E[h]"""
   shared: float = 0.0
   """E[h_a·h_b] of two samples"""
   gaussian: bool = True
@@ -169,15 +170,30 @@ class _Walk:
       output = self._note(_Signal(math.nan))
     else:
       stream = self.streams[site] = self._sum(feed.stream, site)
-      shared = self._shared(stream, feed.activation)
-      output = self._note(_applied(stream, feed, op, weights, shared))
+      fed = self._fed(feed.activation, stream)
+      output = self._note(_weighted(fed, op, weights))
     self.outputs[site] = output
     return output
 
-  def _shared(self, stream: _Signal, phi: Activation | None) -> float:
+  def _fed(self, phi: Activation | None, stream: _Signal) -> "_Fed":
+    """Of a stream under φ."""
+    if phi is None or phi is identity:
+      return _Fed(stream, stream.size, stream.mean, stream.shared, 1.0)
+    if not (stream.gaussian and 1e-300 < stream.size < 1e300):
+      return _Fed(stream, *[math.nan] * 4)
+    here = response(phi)(math.log2(stream.size))
+    return _Fed(
+      stream,
+      2.0**here.log2_second_moment,
+      float(moments(phi, stream.size).mean),
+      self._shared(stream, phi),
+      2.0**here.log2_derivative,
+    )
+
+  def _shared(self, stream: _Signal, phi: Activation) -> float:
     """E[φ(h_a)·φ(h_b)]."""
-    if phi is None or phi is identity or not self.over_samples:
-      return stream.shared
+    if not self.over_samples:
+      return 0.0
     correlation = float(np.clip(stream.shared / stream.size, -1.0, 1.0))
     if correlation == 0:
       return float(moments(phi, stream.size).mean) ** 2
@@ -190,20 +206,24 @@ class _Walk:
     return signal
 
   def _sum(self, stream: Stream, site: Site) -> _Signal:
-    parts = [(self._signal(term, site), self._square(term)) for term in stream]
+    parts = [(self._signal(term, site), self._root(term)) for term in stream]
+    mean = sum(part.mean * root for part, root in parts)
+    apart = sum((part.size - part.mean**2) * root**2 for part, root in parts)
+    shared = sum((part.shared - part.mean**2) * root**2 for part, root in parts)
     return self._note(
       _Signal(
-        sum(part.size * square for part, square in parts),
-        sum(part.shared * square for part, square in parts),
+        apart + mean**2,
+        mean,
+        shared + mean**2,
         all(part.gaussian for part, _ in parts),
-        tuple(parts),
+        tuple((part, root**2) for part, root in parts),
       )
     )
 
-  def _square(self, term: Term) -> float:
-    """By what a term's factors multiply its second moment."""
+  def _root(self, term: Term) -> float:
+    """What multiplies a term; parameters count as their root mean square."""
     scales = (mean_square_at(self.leaves, path) for path in term.scales)
-    return term.factor**2 * math.prod(scales)
+    return term.factor * math.sqrt(math.prod(scales))
 
   def _signal(self, term: Term, site: Site) -> _Signal:
     if term.kind == "bias":
@@ -214,12 +234,33 @@ class _Walk:
     if term.kind == "normalized":
       inner = self.inners[site] = self._sum(term.inner, site)
       return self._note(_normalized(inner, term.over))
+    if term.kind == "product":
+      return self._note(self._product(term.images, site))
     if term.kind == "unknown":
       return _Signal(math.nan)
     known = {
       "output": self.outputs, "stream": self.streams, "inner": self.inners
     }  # fmt: skip
     return known[term.kind].get(term.site) or _Signal(math.nan)
+
+  def _product(self, images: tuple[Image, ...], site: Site) -> _Signal:
+    """Of independent images: moments multiply."""
+    fed = [
+      self._fed(image.activation, self._sum(image.stream, site))
+      for image in images
+    ]
+    sizes = [each.size for each in fed]
+    edges = []
+    for place, (each, image) in enumerate(zip(fed, images, strict=True)):
+      others = math.prod(sizes[:place] + sizes[place + 1 :])
+      edges.append((each.source, image.share * each.slope * others))
+    return _Signal(
+      math.prod(sizes),
+      math.prod(each.mean for each in fed),
+      math.prod(each.shared for each in fed),
+      gaussian=False,
+      edges=tuple(edges),
+    )
 
   def gradients(
     self, rows: Sequence[_Signal], graph: SignalGraph, *, is_complete: bool
@@ -241,28 +282,34 @@ class _Walk:
     return [*(math.nan for _ in rows[:-1]), 1.0]
 
 
+class _Fed(NamedTuple):
+  """φ(h) of a source h."""
+
+  source: _Signal
+  size: float
+  """E[φ²]"""
+  mean: float
+  """E[φ]"""
+  shared: float
+  """E[φ(h_a)·φ(h_b)] of two samples"""
+  slope: float
+  """E[φ'²]"""
+
+
+def _weighted(fed: _Fed, op: LinearOp, weights: float) -> _Signal:
+  """W·φ(h); `weights` is the variance of W."""
+  sigma_w2 = weights * op.fan_in
+  return _Signal(
+    sigma_w2 * fed.size,
+    shared=sigma_w2 * fed.shared,
+    edges=((fed.source, weights * op.fan_out * fed.slope),),
+  )
+
+
 def _normalized(inner: _Signal, over: str) -> _Signal:
   """Of unit second moment; over samples, without what these share."""
   variance = inner.size - (inner.shared if over == "samples" else 0.0)
   if variance <= 0:
     return _Signal(math.nan, edges=((inner, math.nan),))
   shared = 0.0 if over == "samples" else inner.shared / variance
-  return _Signal(1.0, shared, edges=((inner, 1 / variance),))
-
-
-def _applied(
-  stream: _Signal, feed: Feed, op: LinearOp, weights: float, shared: float
-) -> _Signal:
-  """W·φ(stream); `weights` is the variance of W, `shared` that of φ."""
-  phi = feed.activation
-  if phi is None or phi is identity:
-    size, slope = stream.size, 1.0
-  elif not (stream.gaussian and 1e-300 < stream.size < 1e300):
-    return _Signal(math.nan, edges=((stream, math.nan),))
-  else:
-    here = response(phi)(math.log2(stream.size))
-    size = 2.0**here.log2_second_moment
-    slope = 2.0**here.log2_derivative
-  back = weights * op.fan_out * slope
-  sigma_w2 = weights * op.fan_in
-  return _Signal(sigma_w2 * size, sigma_w2 * shared, edges=((stream, back),))
+  return _Signal(1.0, shared=shared, edges=((inner, 1 / variance),))

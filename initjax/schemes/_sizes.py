@@ -14,19 +14,25 @@ from typing import Literal, NamedTuple
 from initjax.gains import moments
 from initjax.probes._null import response
 from initjax.tracing import LinearOp
-from initjax.tracing._graph import Feed, Site, Stream, Term
+from initjax.tracing._graph import Feed, Image, Site, Stream, Term
 from initjax.tracing._recovered import identity
+from initjax.typing import Activation
 
 Direction = Literal["forward", "backward"]
 
 
 class Signal(NamedTuple):
-  """A signal of zero mean."""
+  """A signal h."""
 
   size: float = 1.0
   """E[h²]"""
+  mean: float = 0.0
+  """E[h]"""
+  gaussian: bool = True
   stretch: float = 0.0
   """by what a relative change of size, somewhere before, is multiplied"""
+  upstream: float = 0.0
+  """the same, of changes before the latest operation"""
   gradient: float = 1.0
   """product of χ over the chain of layers that ends here"""
   layers: int = 0
@@ -71,8 +77,8 @@ class Sizes:
     elif feed.stream is None:
       source = Signal(doubt=f"assumed unit second moment: {_words(feed)}")
     else:
-      source = self.streams[site] = self._sum(feed.stream, site)
-    return _through(op, feed, source)
+      source = self.streams[site] = self._sum(feed.stream, op)
+    return _through(feed.activation, source, op)
 
   def put(self, op: LinearOp, fed: Fed, variance: float | None) -> Signal:
     """Notes what a row puts out, for the variance of its operand's entries."""
@@ -80,7 +86,8 @@ class Sizes:
     if variance is not None:
       size = variance * op.fan_in * fed.second_moment
     source = fed.source
-    output = Signal(size, max(1.0, fed.slope * source.stretch))
+    upstream = fed.slope * source.stretch
+    output = Signal(size, stretch=max(1.0, upstream), upstream=upstream)
     chain = op.kind != "embedding" and math.isfinite(fed.derivative)
     if variance is not None and chain:
       chi = variance * op.fan_in * fed.derivative
@@ -91,39 +98,95 @@ class Sizes:
     self.outputs[op.place.site] = output
     return output
 
-  def _sum(self, stream: Stream, site: Site) -> Signal:
-    parts = [(self._signal(term, site), self._square(term)) for term in stream]
-    size = sum(part.size * square for part, square in parts)
-    moved = sum(part.size * part.stretch * square for part, square in parts)
-    doubts = dict.fromkeys(part.doubt for part, _ in parts if part.doubt)
+  def _sum(self, stream: Stream, op: LinearOp) -> Signal:
+    parts = [
+      _times(self._root(term), self._signal(term, op)) for term in stream
+    ]
+    mean = sum(part.mean for part in parts)
+    size = sum(part.size - part.mean**2 for part in parts) + mean**2
+    doubts = dict.fromkeys(part.doubt for part in parts if part.doubt)
     signal = Signal(
-      size, moved / size if size else 0.0, doubt="; ".join(doubts)
+      size,
+      mean,
+      all(part.gaussian for part in parts),
+      _average([(part.stretch, part.size) for part in parts]),
+      _average([(part.upstream, part.size) for part in parts]),
+      doubt="; ".join(doubts),
     )
     chain = [t for t in zip(stream, parts, strict=True) if t[0].kind != "bias"]
     if len(chain) == 1 and chain[0][0].kind == "output":
-      (before, square) = chain[0][1]
-      return signal._replace(
-        gradient=before.gradient * square, layers=before.layers
-      )
+      before = chain[0][1]
+      return signal._replace(gradient=before.gradient, layers=before.layers)
     return signal
 
-  def _square(self, term: Term) -> float:
-    """By what a term's factors multiply its second moment."""
-    return term.factor**2 * math.prod(map(self.mean_square, term.scales))
+  def _root(self, term: Term) -> float:
+    """What multiplies a term; parameters count as their root mean square."""
+    squares = math.prod(map(self.mean_square, term.scales))
+    return term.factor * math.sqrt(squares)
 
-  def _signal(self, term: Term, site: Site) -> Signal:
+  def _signal(self, term: Term, op: LinearOp) -> Signal:
     if term.kind == "bias":
       return Signal(self.mean_square(term.path))
     if term.kind == "input":
-      return Signal(self.input_size)
+      return Signal(self.input_size, gaussian=False)
     if term.kind == "normalized":
-      self.inners[site] = self._sum(term.inner, site)
+      self.inners[op.place.site] = self._sum(term.inner, op)
       return Signal()
+    if term.kind == "product":
+      return self._product(term.images, op)
     known = {
       "output": self.outputs, "stream": self.streams, "inner": self.inners
     }.get(term.kind, {})  # fmt: skip
     doubt = "assumed unit second moment: its source is not known"
     return known.get(term.site, Signal(doubt=doubt))
+
+  def _product(self, images: tuple[Image, ...], op: LinearOp) -> Signal:
+    """Of functions that are independent, given what feeds them all.
+
+    A change before all of them acts through each; one of their own through one.
+    """
+    sources = [self._sum(image.stream, op) for image in images]
+    activations = [image.activation for image in images]
+    fed = [
+      _through(phi, source, op)
+      for phi, source in zip(activations, sources, strict=True)
+    ]
+    upstream = sum(each.slope * each.source.upstream for each in fed)
+    own = max(each.slope * each.source.stretch for each in fed)
+    doubts = dict.fromkeys(each.doubt for each in fed if each.doubt)
+    return Signal(
+      math.prod(each.second_moment for each in fed),
+      math.prod(
+        _mean(phi, source)
+        for phi, source in zip(activations, sources, strict=True)
+      ),
+      gaussian=False,
+      stretch=max(own, upstream),
+      upstream=upstream,
+      doubt="; ".join(doubts),
+    )
+
+
+def _mean(phi: Activation, source: Signal) -> float:
+  """E[φ(h)]."""
+  if phi is identity:
+    return source.mean
+  return float(moments(phi, min(source.size, 1e300)).mean)
+
+
+def _times(root: float, signal: Signal) -> Signal:
+  square = root**2
+  return signal._replace(
+    size=signal.size * square,
+    mean=signal.mean * root,
+    gradient=signal.gradient * square,
+  )
+
+
+def _average(parts: list[tuple[float, float]]) -> float:
+  """Of values with weights."""
+  total = sum(weight for _, weight in parts)
+  return sum(x * weight for x, weight in parts) / total if total else 0.0
 
 
 def _words(feed: Feed) -> str:
@@ -133,15 +196,15 @@ def _words(feed: Feed) -> str:
   return feed.reason
 
 
-def _through(op: LinearOp, feed: Feed, source: Signal) -> Fed:
-  """Of φ(h), for the activation φ between the source h and the operation."""
-  phi, q, doubt = feed.activation, source.size, source.doubt
+def _through(phi: Activation | None, source: Signal, op: LinearOp) -> Fed:
+  """Of φ(h), for the activation φ of a source h that feeds the operation."""
+  q, doubt = source.size, source.doubt
   if not (q == 0 or 1e-300 < q < 1e300):
     q, doubt = 1.0, "assumed unit second moment: theory leaves float64"
   if phi is None or phi is identity:
     return Fed(source, q, 1.0, 1.0, doubt)
-  if feed.reason == "input":
-    doubt = doubt or "an activation of the inputs, taken as Gaussian"
+  if not source.gaussian:
+    doubt = doubt or "an activation of inputs or products, taken as Gaussian"
   try:
     if q == 0:
       at_zero = moments(phi, 0.0)

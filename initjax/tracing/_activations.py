@@ -29,7 +29,7 @@ CALLS = frozenset(("jit", "pjit", "closed_call"))
 RULES = frozenset(("custom_jvp_call", "custom_vjp_call"))
 RANDOM = frozenset(("random_bits", "threefry2x32", "rng_bit_generator"))
 
-_MOVED = """broadcast_in_dim expand_dims reshape rev slice squeeze
+_MOVED = """broadcast_in_dim expand_dims reshape rev slice split squeeze
 transpose"""
 _MOVES = frozenset(_MOVED.split())
 _AFFINE = frozenset(("add", "sub", "mul", "div"))
@@ -110,7 +110,7 @@ def _move(node: Node) -> tuple[str, ...]:
   """How an equation moves entries, if it does."""
   if node.label not in _MOVES or node.equation is None:
     return ()
-  return (f"{node.label} {node.equation.params}",)
+  return (f"{node.label} {node.equation.params} {node.output}",)
 
 
 def _passes_through(node: Node) -> bool:

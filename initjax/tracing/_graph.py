@@ -51,25 +51,53 @@ class Term(NamedTuple):
   """One term of a stream, times `factor` and the parameters `scales`."""
 
   kind: Literal[
-    "output", "stream", "inner", "normalized", "bias", "input", "unknown"
+    "output",
+    "stream",
+    "inner",
+    "normalized",
+    "product",
+    "bias",
+    "input",
+    "unknown",
   ]
   """the output of an operation; the stream that feeds one, or what that stream
-  normalizes; a normalized stream; a parameter that is added; an input; what
-  is normalized, where it cannot be said"""
+  normalizes; a normalized stream; a product of images, or one alone; a
+  parameter that is added; an input; what is normalized, where it cannot be
+  said"""
   site: Site = ()
-  """of the operation: always the latest of its repeats"""
+  """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""
   """of the bias"""
   inner: "Stream" = ()
   """what is normalized"""
   over: str = "units"
   """normalized over the "units" of each sample, or over "samples" """
+  images: "tuple[Image, ...]" = ()
+  """of a product: independent, given what feeds their streams"""
   factor: float = 1.0
   scales: tuple[str, ...] = ()
 
 
 Stream = tuple[Term, ...]
 """A sum of independent terms."""
+
+
+class Image(NamedTuple):
+  """A function of a stream, entry by entry."""
+
+  activation: Activation
+  stream: Stream
+  share: float = 1.0
+  """of the stream's entries that it takes: ½ for the halves of a gated unit"""
+
+
+def terms_within(stream: Stream | None) -> Iterator[Term]:
+  """Every term of a stream, and of the streams that its terms are made of."""
+  for term in stream or ():
+    yield term
+    yield from terms_within(term.inner)
+    for image in term.images:
+      yield from terms_within(image.stream)
 
 
 class Feed(NamedTuple):

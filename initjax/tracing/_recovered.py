@@ -17,7 +17,7 @@ from initjax.tracing._values import Node, Value
 
 IDENTITY_STEPS = """broadcast_in_dim copy copy_p expand_dims
 optimization_barrier pvary reduce_precision reshape reshard rev
-sharding_constraint slice squeeze transpose"""
+sharding_constraint slice split squeeze transpose"""
 _IDENTITIES = frozenset(IDENTITY_STEPS.split())
 
 

@@ -7,7 +7,13 @@ import jax
 
 from initjax.tracing._activations import source_of
 from initjax.tracing._geometry import leaf_origins
-from initjax.tracing._graph import Place, SignalGraph, Site, Stream
+from initjax.tracing._graph import (
+  Place,
+  SignalGraph,
+  Site,
+  Stream,
+  terms_within,
+)
 from initjax.tracing._linear import Reader
 from initjax.tracing._read import read
 from initjax.tracing._values import Value, data
@@ -118,6 +124,5 @@ def _output(reader: Reader, outputs: list[Value], last: Site) -> Stream | None:
 
 def _holds(stream: Stream | None, site: Site) -> bool:
   return any(
-    (term.kind, term.site) == ("output", site) or _holds(term.inner, site)
-    for term in stream or ()
+    (term.kind, term.site) == ("output", site) for term in terms_within(stream)
   )

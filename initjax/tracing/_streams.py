@@ -2,41 +2,46 @@
 
 Theory follows the size of a signal from one operation to the next. Between an
 operation and the activation that it feeds lie sums (residual branches, biases),
-factors and normalizations; they are read here as terms. In a loop the stream
-that the body was given goes by the name of the operation that it feeds, so that
-a residual stream over many repeats is one more term of itself.
+products (gated units), factors and normalizations; they are read here as terms.
+In a loop the stream that the body was given goes by the name of the operation
+that it feeds, so that a residual stream over many repeats is one more term of
+itself.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from initjax.tracing._activations import LAYOUT, dropout, source_of
-from initjax.tracing._graph import Site, Stream, Term
+from initjax.tracing._graph import Image, Site, Stream, Term, terms_within
+from initjax.tracing._normalizations import (
+  SUMS,
+  Normalization,
+  find_normalized,
+  normalization,
+)
+from initjax.tracing._recovered import identity, recovered
 from initjax.tracing._values import Node, Value
 
-_SUMS = frozenset(("add", "add_any", "sub"))
+_CHOICES = frozenset(("slice", "split", "rev"))  # of entries
 
 
 class _Factor(NamedTuple):
-  """What multiplies all terms below a node."""
+  """What multiplies all terms of a stream."""
 
   number: float = 1.0
   paths: tuple[str, ...] = ()
   """of parameters that multiply them, such as the scale of a branch"""
 
-  def times(self, value: Value) -> "_Factor | None":
-    """With one more factor; None if its size is not known."""
-    if value.scalar is not None:
-      return self._replace(number=self.number * float(value.scalar))
-    if len(value.paths) != 1 or value.derived:
-      return None
-    number = self.number * value.multiplier
-    return _Factor(number, (*self.paths, value.paths[0]))
-
-  def on(self, term: Term) -> Term:
-    """The term, multiplied."""
-    scales = (*term.scales, *self.paths)
-    return term._replace(factor=term.factor * self.number, scales=scales)
+  def on(self, stream: Stream) -> Stream:
+    """The terms, multiplied."""
+    return tuple(
+      term._replace(
+        factor=term.factor * self.number, scales=(*term.scales, *self.paths)
+      )
+      for term in stream
+    )
 
 
 @dataclasses.dataclass
@@ -56,7 +61,7 @@ class Streams:
     source, _ = source_of(operand.node)
     stream = self.of(source)
     self._name(source, Term("stream", site))
-    inner = _find_normalized(source)
+    inner = find_normalized(source)
     if inner is not None and stream is not None:
       self._name(inner, Term("inner", site))
     return stream
@@ -65,43 +70,88 @@ class Streams:
     if node.operation is None and node.label not in ("input", "loop"):
       self.names.setdefault(id(node), (node, term))
 
-  def of(self, node: Node, factor: _Factor | None = None) -> Stream | None:
+  def of(self, node: Node) -> Stream | None:
     """The terms of a node; names of earlier streams end the descent."""
-    factor = _Factor() if factor is None else factor
+    return _Descent(self.names).of(node)
+
+
+@dataclasses.dataclass
+class _Descent:
+  """From one node down to what is known."""
+
+  names: dict[int, tuple[Node, Term]]
+  seen: dict[int, Stream | None] = dataclasses.field(default_factory=dict)
+
+  def of(self, node: Node) -> Stream | None:
+    """The terms of a node, each node read once."""
+    if id(node) not in self.seen:
+      self.seen[id(node)] = self._read(node)
+    return self.seen[id(node)]
+
+  def _read(self, node: Node) -> Stream | None:
     if node.operation is not None and node.place is not None:
-      return (factor.on(Term("output", node.place.site)),)
+      return (Term("output", node.place.site),)
     if id(node) in self.names:
-      return (factor.on(self.names[id(node)][1]),)
+      return (self.names[id(node)][1],)
     if node.label in ("input", "loop"):
-      return (factor.on(Term("input")),)
+      return (Term("input", (node.index,)),)
     found = normalization(node)
     if found is not None:
-      return self._normalized(found, factor)
-    if node.label in _SUMS:
-      return self._sum(node.operands, factor)
-    below = _factor_below(node, factor)
-    return None if below is None else self.of(*below)
+      return (self._normalized(found),)
+    if node.label in SUMS:
+      return self._sum(node)
+    below = _factor_below(node)
+    if below is None:
+      return self._product(node)
+    stream, factor = self.of(below[0]), below[1]
+    return None if stream is None else factor.on(stream)
 
-  def _normalized(self, found: "Normalization", factor: _Factor) -> Stream:
+  def _normalized(self, found: Normalization) -> Term:
     inner = self.of(found.inner) or (Term("unknown"),)
-    term = Term("normalized", inner=inner, over=found.over, scales=found.scales)
-    return (factor.on(term),)
+    return Term("normalized", inner=inner, over=found.over, scales=found.scales)
 
-  def _sum(self, operands: tuple[Value, ...], factor: _Factor) -> Stream | None:
+  def _sum(self, node: Node) -> Stream | None:
     found: Stream = ()
-    for value in operands:
+    for place, value in enumerate(node.operands):
       terms: Stream | None = None
       if value.node is not None:
-        terms = self.of(value.node, factor)
+        terms = self.of(value.node)
       elif value.scalar is not None and value.scalar == 0:
         terms = ()
       elif len(value.paths) == 1 and not value.derived:
-        bias = Term("bias", path=value.paths[0], factor=value.multiplier)
-        terms = (factor.on(bias),)
+        terms = (Term("bias", path=value.paths[0], factor=value.multiplier),)
       if terms is None:
         return None
-      found += terms
+      sign = -1.0 if place and node.label == "sub" else 1.0
+      found += _Factor(sign).on(terms)
     return found if _are_distinct(found) else None
+
+  def _product(self, node: Node) -> Stream | None:
+    """A function of one stream, or a product of two such."""
+    source, between = source_of(node)
+    if source is not node:
+      parts = [(source, between)]
+    else:
+      below = [value.node for value in node.operands if value.node is not None]
+      parts = [source_of(each) for each in below]
+      if node.label != "mul" or len(parts) != len(node.operands):
+        return None
+    images = [self._image(*part) for part in parts]
+    known = tuple(image for image in images if image is not None)
+    if len(known) < len(parts):
+      return None
+    alone = tuple(Term("product", images=(image,)) for image in known)
+    if not (_are_distinct(alone) or _choose_apart(parts, known[0].stream)):
+      return None
+    return (Term("product", images=known),)
+
+  def _image(self, source: Node, between: Sequence[Node]) -> Image | None:
+    stream = self.of(source)
+    if stream is None:
+      return None
+    moved = all(each.label in LAYOUT for each in between)
+    activation = identity if moved else recovered(source, between)
+    return Image(activation, stream, _share(between))
 
 
 def _are_distinct(stream: Stream) -> bool:
@@ -109,120 +159,74 @@ def _are_distinct(stream: Stream) -> bool:
 
   In a loop whose carry has no name the outputs of two repeats look the same.
   """
-  signals = ("output", "stream", "inner")
-  named = [(term.kind, term.site) for term in stream if term.kind in signals]
-  return len(set(named)) == len(named)
+  signals = ("output", "stream", "inner", "input")
+  named = [
+    [(t.kind, t.site) for t in terms_within((term,)) if t.kind in signals]
+    for term in stream
+  ]
+  together = [name for names in named for name in set(names)]
+  return len(set(together)) == len(together)
 
 
-def _factor_below(node: Node, factor: _Factor) -> tuple[Node, _Factor] | None:
+def _choose_apart(
+  parts: Sequence[tuple[Node, Sequence[Node]]], stream: Stream
+) -> bool:
+  """Whether they take different entries of one stream, as gated units do.
+
+  Entries of a product may share a factor.
+  """
+  (first, first_between), *rest = parts
+  return all(term.kind != "product" for term in stream) and all(
+    node is first and _choices(between) != _choices(first_between)
+    for node, between in rest
+  )
+
+
+def _choices(between: Sequence[Node]) -> list[str]:
+  nodes = sorted(between, key=lambda node: node.index)
+  return [
+    f"{node.label} {node.equation.params} {node.output}"
+    for node in nodes
+    if node.label in _CHOICES and node.equation is not None
+  ]
+
+
+def _share(between: Sequence[Node]) -> float:
+  """Of the entries of a source, how many are left."""
+  share = 1.0
+  for node in between:
+    if node.label in _CHOICES and node.equation is not None:
+      before = node.equation.invars[0].aval.shape
+      after = node.equation.outvars[node.output].aval.shape
+      share *= math.prod(after) / max(1, math.prod(before))
+  return share
+
+
+def _factor_below(node: Node) -> tuple[Node, _Factor] | None:
   """The one signal of a node, and its factor; None if there is no such."""
   dropped = dropout(node)
   if dropped is not None and dropped.kept.node is not None:
-    root = dropped.rate**0.5  # of its mean square over masks
-    return dropped.kept.node, factor._replace(number=factor.number * root)
+    return dropped.kept.node, _Factor(dropped.rate**0.5)  # root mean square
   signals = [value.node for value in node.operands if value.node is not None]
   others = [value for value in node.operands if value.node is None]
-  if len(signals) != 1:
+  if len(signals) != 1 or len(others) > 1:
     return None
-  if node.label == "neg" or (node.label in LAYOUT and not others):
-    return signals[0], factor
-  times = factor.times(others[0]) if len(others) == 1 else None
-  if times is None:
+  if node.label in LAYOUT | {"neg"} and not others:
+    return signals[0], _Factor(-1.0 if node.label == "neg" else 1.0)
+  factor = _factor_of(others[0]) if others else None
+  if factor is None:
     return None
   if node.label == "mul":
-    return signals[0], times
-  if node.label == "div" and not times.paths and node.operands[1] is others[0]:
-    inverse = factor.number**2 / times.number if times.number else 0.0
-    return signals[0], factor._replace(number=inverse)
+    return signals[0], factor
+  if node.label == "div" and not factor.paths and node.operands[1] is others[0]:
+    return signals[0], _Factor(1 / factor.number if factor.number else 0.0)
   return None
 
 
-# Normalizations: x, centred or not, times 1/√(a mean over entries)
-
-
-class Normalization(NamedTuple):
-  """A node that is a normalized signal."""
-
-  inner: Node
-  """what is normalized"""
-  over: str
-  """"units" of each sample, or "samples" """
-  scales: tuple[str, ...]
-  """parameters that multiply it"""
-
-
-def normalization(node: Node) -> Normalization | None:
-  """Reads (x - mean(x)) · rsqrt(variance + ε) · scale; None if it is not."""
-  if node.label not in ("mul", "div") or len(node.operands) != 2:
+def _factor_of(value: Value) -> _Factor | None:
+  """Of a number or a parameter; None if its size is not known."""
+  if value.scalar is not None:
+    return _Factor(float(value.scalar))
+  if len(value.paths) != 1 or value.derived:
     return None
-  first, second = (value.node for value in node.operands)
-  if first is None or second is None:
-    return None
-  pairs = [(first, second)] + [(second, first)] * (node.label == "mul")
-  root = "sqrt" if node.label == "div" else "rsqrt"
-  for numerator, size in pairs:
-    found = _deviation(size, root)
-    if found is not None:
-      reduction, scales = found
-      axes = reduction.equation.params["axes"]
-      last = reduction.equation.invars[0].aval.ndim - 1
-      over = "units" if last in axes else "samples"
-      return Normalization(_without_mean(numerator), over, scales)
-  return None
-
-
-def _deviation(node: Node, root: str) -> tuple[Node, tuple[str, ...]] | None:
-  """The reduction below a (reciprocal) root, and the scales on the way."""
-  scales: tuple[str, ...] = ()
-  while node.label != root:
-    signals = [value.node for value in node.operands if value.node is not None]
-    if len(signals) != 1 or node.label not in {"mul", "add", "max"} | LAYOUT:
-      return None
-    if node.label == "mul":
-      scales += tuple(p for value in node.operands for p in value.paths)
-    (node,) = signals
-  reduction = _reduction(node, 12)
-  return None if reduction is None else (reduction, scales)
-
-
-def _reduction(node: Node, depth: int) -> Node | None:
-  """The first sum over entries below a node, at most `depth` nodes down."""
-  if node.label.startswith("reduce_"):
-    return node if node.equation is not None else None
-  if depth == 0 or node.operation is not None:
-    return None
-  below = (value.node for value in node.operands if value.node is not None)
-  found = (_reduction(each, depth - 1) for each in below)
-  return next((each for each in found if each is not None), None)
-
-
-def _without_mean(node: Node) -> Node:
-  """x, where the node is x - mean(x), or x - 0."""
-  if node.label != "sub":
-    return node
-  first, second = (value.node for value in node.operands)
-  if first is None or (second is not None and not _is_mean(second)):
-    return node
-  return first
-
-
-def _is_mean(node: Node) -> bool:
-  """Whether it is a sum over entries, spread out and divided."""
-  while node.label in {"div", "mul"} | LAYOUT:
-    signals = [value.node for value in node.operands if value.node is not None]
-    if len(signals) != 1:
-      return False
-    (node,) = signals
-  return node.label.startswith("reduce_")
-
-
-def _find_normalized(node: Node) -> Node | None:
-  """What a source normalizes, behind its shift and views."""
-  found = normalization(node)
-  while found is None:
-    signals = [value.node for value in node.operands if value.node is not None]
-    if len(signals) != 1 or node.label not in {"mul"} | _SUMS | LAYOUT:
-      return None
-    (node,) = signals
-    found = normalization(node)
-  return found.inner
+  return _Factor(value.multiplier, value.paths)

@@ -244,7 +244,7 @@ UNKNOWN = {
   "pooling": lambda p, x: jnp.tile(
     relu(x @ p[0]).reshape(8, -1, 2).max(-1), 2
   ) @ p[1] @ p[2],
-  "gate": lambda p, x: (relu(x @ p[0]) * (x @ p[1])) @ p[2],
+  "maximum": lambda p, x: jnp.maximum(x @ p[0], x @ p[1]) @ p[2],
   "weight standardization": lambda p, x: relu(
     relu(x @ p[0]) @ standardized(p[1])
   ) @ p[2],

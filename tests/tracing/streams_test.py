@@ -27,7 +27,7 @@ def test_output_plus_bias():
 FACTORS = {
   "number": (lambda z, p: 0.5 * z, 0.5, ()),
   "quotient": (lambda z, p: z / 4, 0.25, ()),
-  "negated": (lambda z, p: -z, 1.0, ()),
+  "negated": (lambda z, p: -z, -1.0, ()),
   "parameter": (lambda z, p: z * p["scale"], 1.0, ("['scale']",)),
   "both": (lambda z, p: (2 * p["scale"]) * z, 2.0, ("['scale']",)),
 }
@@ -61,9 +61,12 @@ def test_an_earlier_stream_is_one_term():
   assert streams[1] == (Term("output", sites[0]),)
   assert streams[2] == (
     Term("output", sites[0]),
-    Term("output", sites[1]),
+    Term("output", sites[1], factor=-1.0),
   )
-  assert streams[3] == (Term("stream", sites[2]), Term("output", sites[2]))
+  assert streams[3] == (
+    Term("stream", sites[2]),
+    Term("output", sites[2], factor=-1.0),
+  )
 
 
 def test_a_residual_scan_names_its_own_stream():
@@ -136,16 +139,17 @@ def test_what_a_normalization_shares_with_the_stream_is_named_inner():
 
 def test_a_number_times_a_sum_that_holds_a_norm_is_no_norm():
   def fn(p, x):
-    z = x @ p[0]
-    return jnp.tanh(p[2] * (z + jax.nn.standardize(z))) @ p[1]
+    summed = x @ p[0] + jax.nn.standardize(x @ p[1])
+    return jnp.tanh(p[2] * summed) @ p[3]
 
-  stream, _ = last_stream(fn, [W, W, X[0]])
+  stream, _ = last_stream(fn, [W, W, X[0], W])
   assert [term.kind for term in stream] == ["output", "normalized"]
   assert [term.scales for term in stream] == [("[2]",), ("[2]",)]
 
 
 UNKNOWN = {
-  "gate": lambda z: z * jax.nn.sigmoid(z[:, ::-1]),
+  "gate by itself": lambda z: z * jax.nn.sigmoid(jnp.sort(z)),
+  "signal and its norm": lambda z: z + jax.nn.standardize(z),
   "softmax": jax.nn.softmax,
   "pooling": lambda z: z.reshape(4, 8, 1).max(axis=2),
 }
