@@ -1,4 +1,4 @@
-"""The name of an activation that was recovered from a jaxpr."""
+"""The name of an activation that was recovered from a jaxpr, and of a feed."""
 
 import functools
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.tracing._graph import Feed, Image
 from initjax.typing import Activation
 
 KNOWN: dict[str, Activation] = {
@@ -56,6 +57,22 @@ def name_of(activation: Activation) -> str | None:
       if scale > 0 and np.allclose(values, scale * known, 1e-5, scale * 1e-6):
         return name
   return None
+
+
+def fed_by(feed: Feed) -> str:
+  """The name of the activation, such as "silu(a)·b", or else what feeds it."""
+  name = "identity" if feed.activation is None else name_of(feed.activation)
+  terms = feed.stream or ()
+  if name == "identity" and len(terms) == 1 and len(terms[0].images) > 1:
+    return "·".join(map(_factor, terms[0].images, "abcdefgh"))
+  if name == "identity":
+    return feed.reason
+  return name or "an activation"
+
+
+def _factor(image: Image, letter: str) -> str:
+  name = name_of(image.activation)
+  return letter if name == "identity" else f"{name or 'φ'}({letter})"
 
 
 @functools.lru_cache(maxsize=1024)

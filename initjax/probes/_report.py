@@ -12,8 +12,8 @@ from etils import epath
 from initjax import reports
 from initjax._statistics import Statistics, Tally
 from initjax.probes._detail import Detail, saturation
-from initjax.probes._names import name_of
-from initjax.tracing import Feed, LinearOp, SignalGraph
+from initjax.probes._names import fed_by
+from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Record, Verdict
 
 
@@ -153,18 +153,8 @@ def _identity(op: LinearOp, repeat: tuple[int, ...]) -> Record:
     "kind": op.kind,
     "fan_in": op.fan_in,
     "fan_out": op.fan_out,
-    "fed_by": _fed_by(op.feed_at(repeat)),
+    "fed_by": fed_by(op.feed_at(repeat)),
   }
-
-
-def _fed_by(feed: Feed) -> str:
-  """The name of the activation, or else what feeds the operation."""
-  if feed.activation is None:
-    return feed.reason
-  name = name_of(feed.activation)
-  if name == "identity":
-    return feed.reason
-  return name or "an activation"
 
 
 def _numbers(

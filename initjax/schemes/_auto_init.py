@@ -45,10 +45,12 @@ def auto_init(
       backward  Var W = 1/(fan_out·E[φ'(√q ζ)²])  the gradient keeps its size
 
   where q = E[h²] is counted through sums (residual streams, biases as they
-  are), factors and normalizations; constant factors between parameter and
-  operation are taken out. What the graph does not tell (softmax, pooling) is
-  taken to have unit second moment, and the plan says so. There is no compromise
-  of both directions: along a stack, the ratios fan_in/fan_out cancel.
+  are), products of branches with kernels of their own (gated units; backward,
+  the gradient of the product is kept), factors and normalizations; constant
+  factors between parameter and operation are taken out. What the graph does not
+  tell (softmax, pooling) is taken to have unit second moment, and the plan says
+  so. There is no compromise of both directions: along a stack, the ratios
+  fan_in/fan_out cancel.
 
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from initjax.probes._names import name_of
+from initjax.probes._names import fed_by
 from initjax.schemes._assign import Kernel, Share, Table
 from initjax.schemes._draw import Draw
 from initjax.schemes._plan import VariancePlan, VarianceRow
 from initjax.tracing import LinearOp, SignalGraph
-from initjax.tracing._graph import Feed
 
 _WARN = 10.0  # times: what chance does in one layer grows so much
 _NOTE = 2.0
@@ -48,7 +47,7 @@ def plan_of(
         op.kernel_shape,
         op.fan_in,
         op.fan_out,
-        "indices" if op.kind == "embedding" else fed_by(op, share),
+        _fed_by(op, share),
         share.fed.second_moment,
         gain,
         None if given is None else math.sqrt(given),
@@ -68,16 +67,10 @@ def _given(
   return sum(found) / len(found) if found else None
 
 
-def fed_by(op: LinearOp, share: Share) -> str:
-  """The name of the activation, or else what feeds the operation."""
-  return _fed_by(op.feed_at(share.repeat))
-
-
-def _fed_by(feed: Feed) -> str:
-  if feed.activation is None:
-    return feed.reason
-  name = name_of(feed.activation)
-  return feed.reason if name == "identity" else name or "an activation"
+def _fed_by(op: LinearOp, share: Share) -> str:
+  return (
+    "indices" if op.kind == "embedding" else fed_by(op.feed_at(share.repeat))
+  )
 
 
 def _why(
@@ -138,12 +131,12 @@ def _unstable(graph: SignalGraph, shares: Sequence[Share], least: float) -> str:
   worst = max(shares, key=lambda share: share.output.stretch, default=None)
   if worst is None or worst.output.stretch < least:
     return ""
-  steepest = max(shares, key=lambda share: share.fed.slope)
+  steepest = max(shares, key=lambda share: share.fed.steepness)
   op = graph.ops[steepest.op]
   return (
-    f"The forward length map is unstable: fed by {fed_by(op, steepest)}, a "
+    f"The forward length map is unstable: fed by {_fed_by(op, steepest)}, a "
     f"layer multiplies a relative deviation of the second moment by "
-    f"{steepest.fed.slope:.3f}, and the model by "
+    f"{steepest.fed.steepness:.3f}, and the model by "
     f"{worst.output.stretch:.2g} until {graph.ops[worst.op].path}. "
     f"Chance alone will move the signal. What helps: {_REMEDIES}."
   )
@@ -164,6 +157,6 @@ def _gradient(
   return (
     f"The gradient's second moment changes {total:.2g} times over {layers} "
     f"layers until {op.path}, {total ** (1 / max(layers - 1, 1)):.3f} times "
-    f"per layer fed by {fed_by(op, worst)} (χ₁): this keeps the signal, "
+    f"per layer fed by {_fed_by(op, worst)} (χ₁): this keeps the signal, "
     "direction='backward' keeps the gradient."
   )

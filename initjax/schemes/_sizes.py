@@ -33,6 +33,8 @@ class Signal(NamedTuple):
   """by what a relative change of size, somewhere before, is multiplied"""
   upstream: float = 0.0
   """the same, of changes before the latest operation"""
+  slope: float = 1.0
+  """d log E[h²] by that of what it is a product of"""
   gradient: float = 1.0
   """product of χ over the chain of layers that ends here"""
   layers: int = 0
@@ -54,6 +56,11 @@ class Fed(NamedTuple):
   """E[φ'(h)²]"""
   doubt: str
   """what was assumed of either"""
+
+  @property
+  def steepness(self) -> float:
+    """By what a layer multiplies a relative change of what comes in."""
+    return self.slope * self.source.slope
 
 
 @dataclasses.dataclass
@@ -111,6 +118,7 @@ class Sizes:
       all(part.gaussian for part in parts),
       _average([(part.stretch, part.size) for part in parts]),
       _average([(part.upstream, part.size) for part in parts]),
+      _average([(part.slope, part.size) for part in parts]),
       doubt="; ".join(doubts),
     )
     chain = [t for t in zip(stream, parts, strict=True) if t[0].kind != "bias"]
@@ -163,6 +171,7 @@ class Sizes:
       gaussian=False,
       stretch=max(own, upstream),
       upstream=upstream,
+      slope=sum(each.steepness for each in fed),
       doubt="; ".join(doubts),
     )
 

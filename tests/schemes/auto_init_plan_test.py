@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from initjax.gains import moments
 from initjax.schemes import auto_init
 
 KEY = jax.random.key(0)
@@ -107,12 +108,28 @@ def test_computed_kernels_are_drawn_as_if_used_directly():
 
 
 def test_assumptions_are_stated():
-  def fn(p, x):
+  def maxout(p, x):
+    return jnp.maximum(x @ p["one"], x @ p["other"]) @ p["down"]
+
+  params = {"one": shape(8, 16), "other": shape(8, 16), "down": shape(16, 8)}
+  why = plan_of(maxout, params, shape(1, 8)).rows[-1].why
+  assert why == "assumed unit second moment: max"
+
+  def activated(p, x):
+    return jnp.tanh((x @ p["one"]) * (x @ p["other"])) @ p["down"]
+
+  why = plan_of(activated, params, shape(1, 8)).rows[-1].why
+  assert why == "an activation of inputs or products, taken as Gaussian"
+
+
+def test_gated_units_are_told_by_their_branches():
+  def swiglu(p, x):
     return (jax.nn.silu(x @ p["gate"]) * (x @ p["up"])) @ p["down"]
 
   params = {"gate": shape(8, 16), "up": shape(8, 16), "down": shape(16, 8)}
-  why = plan_of(fn, params, shape(1, 8)).rows[-1].why
-  assert why == "assumed unit second moment: product of two branches"
+  row = plan_of(swiglu, params, shape(1, 8)).rows[-1]
+  assert (row.fed_by, row.why) == ("silu(a)·b", "")
+  assert row.second_moment == pytest.approx(moments(jax.nn.silu).second_moment)
 
 
 def test_normalization_gives_one_and_the_activation_after_it_its_gain():
