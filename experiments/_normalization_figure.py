@@ -80,7 +80,7 @@ def _draw_kernel_gradient(axis: Any, result: Result) -> None:
   axis.set_xlabel("σ_w over He's")
   axis.set_ylabel("log₁₀ root mean square, over He's")
   axis.set_title("gradients of kernels, untrained")
-  axis.legend(loc="lower left")
+  axis.legend(loc="lower right")
 
 
 def _draw_layers(axis: Any, result: Result) -> None:

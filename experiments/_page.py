@@ -62,9 +62,14 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
   )
 
 
-def number(value: float) -> str:
-  """Four significant digits."""
-  return f"{value:.4g}"
+def numbers(claim: Claim) -> tuple[str, str, str]:
+  """Published, ours, error: four digits, 0 for what is lost in the error."""
+  lost = 1e-6 * claim.error
+  values = (claim.published, claim.ours, claim.error)
+  published, ours, error = (
+    f"{0.0 if abs(value) < lost else value:.4g}" for value in values
+  )
+  return published, ours, error
 
 
 def _claims_table(claims: Sequence[tuple[str, Claim]]) -> str:
@@ -75,14 +80,14 @@ def _claims_table(claims: Sequence[tuple[str, Claim]]) -> str:
   )
   rows = []
   for name, claim in claims:
-    ours = f"{number(claim.ours)} ± {number(claim.error)}"
+    published, ours, error = numbers(claim)
     rows.append(
       f"<tr class='{'yes' if claim.agrees else 'no'}'>"
       f"<td><a href='#{name}'>{name}</a></td>"
       f"<td>{html.escape(claim.source)}</td>"
       f"<td>{html.escape(claim.quantity)}</td>"
-      f"<td class='number'>{number(claim.published)}</td>"
-      f"<td class='number'>{ours}</td>"
+      f"<td class='number'>{published}</td>"
+      f"<td class='number'>{ours} ± {error}</td>"
       f"<td>{'yes' if claim.agrees else 'no'}</td></tr>"
     )
   return f"<table>{head}{''.join(rows)}</table>"

@@ -9,7 +9,7 @@ not; and which of the three does gradient clipping rescue?
 measures random ReLU networks of 100 layers, descends from He's weights at
 rates around 2/λ_max (λ_max of the loss's Hessian by Lanczos), and trains on
 handwritten digits with one misplaced decimal point, clipped in three ways:
-about two minutes on 2 CPU cores. Expect: ½·log₂(σ_w²/2) bits a layer within
+about a minute on 2 CPU cores. Expect: ½·log₂(σ_w²/2) bits a layer within
 0.01; a quadratic loss that diverges from 1.02·2/λ_max on and not at 0.98; a
 deep one that survives 10·2/λ_max. Any clipping rescues a rate ten times too
 large (58 % → 98 % of test images), none quite rescues weights ten times too

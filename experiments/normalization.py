@@ -6,12 +6,12 @@ still matter, how do gradients grow, and which networks learn?
     python -m experiments.normalization
 
 measures random ReLU networks without skip connections, then trains them on
-handwritten digits with SGD: 2 minutes on 2 CPU cores. Expect, forward: over
-three decades of σ_w, signals change by 0.2 % with either normalization, by 60
-decades without. Backward: gradients of kernels go with 1/σ_w, and squared
-gradients grow by 1.789 ± 0.018 per layer at batch 8, 1.465 ± 0.004 at batch 128
-with BatchNorm (theory 1.788, 1.480; π/(π - 1) = 1.467 for large batches), by
-1.00 ± 0.02 with LayerNorm.
+handwritten digits with SGD: a bit more than a minute on 2 CPU cores. Expect,
+forward: over three decades of σ_w, signals change by 0.2 % with either
+normalization, by 60 decades without. Backward: gradients of kernels go with
+1/σ_w, and squared gradients grow by 1.789 ± 0.018 per layer at batch 8, 1.465 ±
+0.004 at batch 128 with BatchNorm (theory 1.788, 1.480; π/(π - 1) = 1.467 for
+large batches), by 1.00 ± 0.02 with LayerNorm.
 
 So the scale is gone forward, but sets the learning rate, which acts as
 rate/σ_w²: at 10 layers BatchNorm learns from 0.01 to 1 of He's scale (93 to 97

@@ -7,8 +7,8 @@ networks of width 256 keep to it?
     python -m experiments.phase_diagram
 
 maps the phases, ξ_c and the critical line of tanh from theory, and measures ξ_c
-at 35 points on 32 networks of 60 layers each, fed with real images: one or two
-minutes on 2 CPU cores. Expect 30 points with a measured ξ_c: 19 of them within
+at 35 points on 32 networks of 60 layers each, fed with real images: about 40
+seconds on 2 CPU cores. Expect 30 points with a measured ξ_c: 19 of them within
 one standard error of theory, 25 within two, all but one within three; half
 within 1.4 % of its value, the largest ξ_c, beside the critical line, within 16.
 On the line itself ξ_c exceeds a third of the depth, and none is fitted.

@@ -5,12 +5,12 @@ what error?
 
     python -m experiments.reproduce
 
-runs every experiment at `--scale=smoke`, `laptop` or `tpu` (laptop: half an
-hour on 2 CPU cores; smoke: three minutes, too small to agree everywhere) and
-puts each published number beside ours. An error is what a law allows, or two
-standard errors. Results go to a new directory: reproduce.json, reproduce.png
-(every difference in units of its error) and reproduce.html, one page with all
-figures and tables.
+runs every experiment at `--scale=smoke`, `laptop` or `tpu` (laptop: 11 minutes
+on 2 CPU cores; smoke: three, too small to agree everywhere) and puts each
+published number beside ours. An error is what a law allows, or two standard
+errors. Results go to a new directory: reproduce.json, reproduce.png (every
+difference in units of its error) and reproduce.html, one page with all figures
+and tables.
 """
 
 import dataclasses
@@ -93,6 +93,7 @@ def claims(result: Result) -> list[Claim]:
 def tables(result: Result) -> list[Any]:
   """Source, published number, ours, and whether they agree."""
   import rich.table
+  from rich.markup import escape
 
   found = claims(result)
   agree = sum(claim.agrees for claim in found)
@@ -109,12 +110,12 @@ def tables(result: Result) -> list[Any]:
   for section in result["_sections"]:
     table.add_row(f"[bold underline]{section.name}")
     if section.failure:
-      table.add_row("[red]failed", section.failure)
+      table.add_row("[red]failed", escape(section.failure))
     for claim in section.claims:
       table.add_row(
-        claim.source,
-        claim.quantity,
-        *map(_page.number, (claim.published, claim.ours, claim.error)),
+        escape(claim.source),
+        escape(claim.quantity),
+        *_page.numbers(claim),
         "yes" if claim.agrees else "[red]no",
       )
   return [table]

@@ -7,12 +7,12 @@ with them?
     python -m experiments.residual
 
 measures random ReLU networks of up to 1000 layers, trains seven schemes on
-handwritten digits, and the identity on the embedded ones: 2 to 3 minutes on 2
-CPU cores. Expect: the signal grows by 2^(1.01 ± 0.01) per plain block, to 50.3
-± 1.4 after 50 pre-norm blocks (theory: 2 and 51). At 1000 layers the squared
-gradient of the first is 2^9 times the last's if pre-norm, 2^-57 in a plain He
-network (theory at width 64: 2^-58), exactly zero with Xavier from 300 layers,
-and overflows in plain residual ones. At 64 blocks plain and He-residual
+handwritten digits, and the identity on the embedded ones: a minute and a half
+on 2 CPU cores. Expect: the signal grows by 2^(1.01 ± 0.01) per plain block, to
+50.3 ± 1.4 after 50 pre-norm blocks (theory: 2 and 51). At 1000 layers the
+squared gradient of the first is 2^9 times the last's if pre-norm, 2^-57 in a
+plain He network (theory at width 64: 2^-58), exactly zero with Xavier from 300
+layers, and overflows in plain residual ones. At 64 blocks plain and He-residual
 networks learn nothing (10 %); pre-norm, zero branches, Fixup, SkipInit and
 ReZero reach 94 to 96 %. The identity is learnt to 0.6 % by 16 residual blocks,
 to 69 % by plain ones.

@@ -7,7 +7,7 @@ the variance of their weights and their depth, and does theory's depth scale
     python -m experiments.trainability
 
 trains 432 networks of width 64 on handwritten digits with SGD, all variances
-and seeds of a depth at once: 3 to 5 minutes on 2 CPU cores. Each depth is kept
+and seeds of a depth at once: two minutes on 2 CPU cores. Each depth is kept
 when it is done. Expect: networks reach half-way to perfect accuracy up to a
 depth of 5.8·ξ_c (published: 6·ξ_c), 7 at small variances, 5 in the chaotic
 phase; the logarithms of the two correlate at 0.99. The exponent of ξ_c is 0.83

@@ -6,7 +6,7 @@ make of networks whose width changes? And for which activations does it work?
 
     python -m experiments.xavier
 
-sends handwritten digits through random networks, forward and backward: about a
+sends handwritten digits through random networks, forward and backward: half a
 minute on 2 CPU cores. Expect, from 512 units to 32 in 8 linear layers, log₂ of
 second moments: 1/n_in keeps the signal and leaves 2⁻⁴ of the gradient, 1/n_out
 the reverse; Xavier's mean leaves 2^1.83 and 2^-2.17, the geometric mean 2² and

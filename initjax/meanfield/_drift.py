@@ -127,8 +127,10 @@ def _removed(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   degrees.
   """
   r, spectrum = steps.response, steps.spectrum
-  ratio = np.exp2(r.log2_second_moment - r.log2_derivative)
+  plain = np.array(
+    [layer.skip == 0 and layer.normalization != "none" for layer in layers]
+  )
+  ratio = np.exp2(np.where(plain, r.log2_second_moment - r.log2_derivative, 0))
   lost = r.slope**2 * ratio
   lost += (spectrum.value * spectrum.slope).sum(axis=-1) ** 2
-  plain = np.array([layer.skip == 0 for layer in layers])
   return 1 + 2 * r.derivative_slope - np.where(plain, lost, 0.0)

@@ -28,7 +28,7 @@ _ORDERS = 128  # Hermite orders that are computed
 _TAIL_STEP = 0.25  # octaves of what is only estimated
 _TAIL = (_ORDERS - 1) * 2 ** (_TAIL_STEP * (np.arange(36) + 0.5))
 _TINY = 1e-300
-_INFINITE = 900.0  # log₂ E[φ'²] where φ jumps
+_INFINITE = 900.0  # log₂ in a table, where a moment is infinite
 
 
 class Response(NamedTuple):
@@ -73,8 +73,9 @@ def response_of(activation: Activation) -> Callable[[float], Response]:
     inside = min(max(log2_q, -edge), edge)
     index = min(math.floor(inside / _WINDOW), _LAST_WINDOW - 1)
     value, slope, bend = (window(index)(inside, order) for order in range(3))
+    infinite = value > _INFINITE
     value = value + (log2_q - inside) * slope
-    value[value > _INFINITE] = math.inf
+    value[infinite] = math.inf
     bend = bend / math.log(2) if inside == log2_q else 0 * bend
     return Response(*np.concatenate([value, slope, bend]))
 

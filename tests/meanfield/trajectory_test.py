@@ -98,6 +98,14 @@ def test_plain_residual_blocks_double():
   np.testing.assert_allclose(found.backward, found.forward[::-1], atol=1e-9)
 
 
+def test_residual_blocks_double_beyond_float64():
+  """2^1500, both ways, in logarithms; warnings are errors."""
+  block = RELU._replace(skip=1.0)
+  found = trajectory([FIRST] + 1500 * [block])
+  np.testing.assert_allclose(found.forward, np.arange(1501.0), atol=1e-6)
+  np.testing.assert_allclose(found.backward, found.forward[::-1], atol=1e-6)
+
+
 def test_scaled_residual_blocks_stay():
   """(1 + 1/L)^l; and with skip² + branch² = 1 nothing changes at all."""
   depth = 64
