@@ -62,7 +62,7 @@ def _draw_plane(drawn: Any, axis: Any, result: Result) -> None:
   )
   drawn.colorbar(image, ax=axis, label="training accuracy after the budget")
   w = result["sigma_w2"]
-  dense = np.linspace(w[0], w[-1], 200)
+  dense = np.linspace(w[0], w[-1], 64)
   scale = PUBLISHED * _xi_c(dense, result)
   axis.plot(dense, scale, color="white", **_plots.THEORY, label="6 ξ_c, theory")
   axis.errorbar(

@@ -24,7 +24,7 @@ signal_propagation.json and signal_propagation.png.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -119,20 +119,16 @@ def run(config: Config, job: Job) -> Result:
   cotangent = jax.random.normal(cotangent_key, shape)
   conditions = conditions_of(config)
   healthy = _signal_theory.healthy(conditions)
-  records = {}
-  for base, params in _draws(config, draw_key, inputs.shape):
-    sent = {}  # all at once: they run while theory is computed
-    for scheme, activation in _pairs(config, base):
-      factors = _factors(scheme, activation, inputs.shape[-1], config.width)
-      function = functools.partial(send, activation, config.width)
-      signals = job.spread(function, params, factors, inputs, cotangent)
-      sent[activation, scheme] = signals, factors[1]
-    for (activation, scheme), (signals, factor) in sent.items():
-      records[activation, scheme] = _compare(
-        scheme, activation, factor, signals, healthy, conditions
-      )
-      total = len(config.activations) * len(config.initializers)
-      job.advance(f"{activation}, {scheme}", total)
+  measure = functools.partial(
+    _measure, config, draw_key, inputs, cotangent, job
+  )
+  bases = dict.fromkeys(SCHEMES[name].base for name in config.initializers)
+  found = dict(zip(bases, job.map(measure, bases), strict=True))
+  records = {
+    pair: _compare(pair, *measured, healthy, conditions)
+    for by_pair in found.values()
+    for pair, measured in by_pair.items()
+  }
   return {
     "conditions": conditions,
     "band_in_standard_deviations": _signal_theory.SIGMAS,
@@ -144,17 +140,36 @@ def run(config: Config, job: Job) -> Result:
   }
 
 
+def _measure(
+  config: Config,
+  key: jax.Array,
+  inputs: jax.Array,
+  cotangent: jax.Array,
+  job: Job,
+  base: str,
+) -> dict[tuple[str, str], tuple[tuple[jax.Array, jax.Array], jax.Array]]:
+  """By activation and scheme: signals, and the factor on kernels of `base`."""
+  params = _draw(config, base, key, inputs.shape)
+  found = {}
+  for activation, scheme in _pairs(config, base):
+    factors = _factors(scheme, activation, inputs.shape[-1], config.width)
+    function = functools.partial(send, activation, config.width)
+    signals = job.spread(function, params, factors, inputs, cotangent)
+    found[activation, scheme] = signals, factors[1]
+  return found
+
+
 def _compare(
-  scheme: str,
-  activation: str,
-  factor: jax.Array,
-  signals: tuple[jax.Array, jax.Array],
+  pair: tuple[str, str],
+  signals: tuple[np.ndarray, np.ndarray],
+  factor: np.ndarray,
   healthy: tuple[_signal_theory.Law, _signal_theory.Law],
   conditions: _signal_theory.Conditions,
 ) -> Record:
   """Measured signals [seeds, depth] beside what theory says of the pair."""
+  activation, scheme = pair
   base = SCHEMES[scheme].base
-  forward, backward = (np.asarray(part, np.float64) for part in signals)
+  forward, backward = (part.astype(np.float64) for part in signals)
   log2_sigma_w2 = _log2_sigma_w2(base, factor, conditions.width)
   laws = _signal_theory.laws(
     ACTIVATIONS[activation], log2_sigma_w2, forward[:, 0].mean(), conditions
@@ -222,23 +237,24 @@ def _mlp(
   )
 
 
-def _draws(
-  config: Config, key: jax.Array, input_shape: tuple[int, ...]
-) -> Iterator[tuple[str, stacks.StackParams]]:
-  """Each needed distribution with parameters [seeds, ...] drawn from it."""
+def _draw(
+  config: Config, base: str, key: jax.Array, input_shape: tuple[int, ...]
+) -> stacks.StackParams:
+  """Parameters [seeds, ...] from that distribution."""
   keys = jax.random.split(key, config.seeds)
-  for base in dict.fromkeys(SCHEMES[name].base for name in config.initializers):
-    stack = _mlp(config.depth, config.width, jnp.tanh, BASES[base])
-    draw = functools.partial(stack.init, input_shape=input_shape)
-    # One seed after the other: XLA on CPUs can hang on batched QR.
-    yield base, jax.jit(functools.partial(jax.lax.map, draw))(keys)
+  stack = _mlp(config.depth, config.width, jnp.tanh, BASES[base])
+  draw = functools.partial(stack.init, input_shape=input_shape)
+  # One seed after the other: XLA on CPUs can hang on batched QR.
+  return jax.jit(functools.partial(jax.lax.map, draw))(keys)
 
 
-def _pairs(config: Config, base: str) -> Iterator[tuple[str, str]]:
-  for activation in config.activations:
-    for scheme in config.initializers:
-      if SCHEMES[scheme].base == base:
-        yield scheme, activation
+def _pairs(config: Config, base: str) -> list[tuple[str, str]]:
+  return [
+    (activation, scheme)
+    for activation in config.activations
+    for scheme in config.initializers
+    if SCHEMES[scheme].base == base
+  ]
 
 
 def _factors(

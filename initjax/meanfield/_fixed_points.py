@@ -7,7 +7,7 @@ import numpy as np
 
 from initjax._checks import check_number
 from initjax.gains import joint_moments, moments
-from initjax.gains._activation import name_of
+from initjax.gains._activation import in_float64, name_of
 from initjax.gains._length import length
 from initjax.meanfield._maps import check_variances
 from initjax.meanfield._search import ROUNDING, Curve, first_root
@@ -96,8 +96,11 @@ def fixed_point(
     value = sigma_w2 * mapped.second_moment + sigma_b2 - q
     return value, sigma_w2 * mapped.slope - 1
 
-  q, degenerate = _reached(activation, curve, float(start))
-  return describe(activation, sigma_w2, sigma_b2, q, degenerate=degenerate)
+  def solved() -> FixedPoint:
+    q, degenerate = _reached(activation, curve, float(start))
+    return describe(activation, sigma_w2, sigma_b2, q, degenerate=degenerate)
+
+  return in_float64(solved)
 
 
 def _reached(

@@ -174,7 +174,7 @@ def test_forward_and_backward_match_a_plain_network():
     initializers=("He fan_in",), dataset="synthetic",
   )  # fmt: skip
   inputs = _datasets.load_inputs("synthetic", 4, 0)
-  ((_, params),) = main._draws(config, jax.random.key(3), inputs.shape)
+  params = main._draw(config, "truncated", jax.random.key(3), inputs.shape)
   factors = main._factors("He fan_in", "tanh", 64, 8)
   cotangent = jax.random.normal(jax.random.key(4), (4, 8))
   forward, backward = main.send("tanh", 8, params, factors, inputs, cotangent)
