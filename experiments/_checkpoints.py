@@ -103,7 +103,7 @@ def opened(directory: epath.PathLike) -> Iterator[Kept]:
 @contextlib.contextmanager
 def _locked(directory: epath.Path) -> Iterator[None]:
   """Held by the system until the process ends, however it ends."""
-  if "://" in os.fspath(directory):  # buckets have no locks
+  if _in_bucket(directory):  # where there are no locks
     yield
     return
   with open(directory / ".lock", "w") as file:
@@ -117,10 +117,16 @@ def _locked(directory: epath.Path) -> Iterator[None]:
     yield
 
 
+def _in_bucket(directory: epath.Path) -> bool:
+  return "://" in os.fspath(directory)
+
+
 def remove(directory: epath.PathLike) -> None:
   """For a run whose results are written."""
   path = epath.Path(directory)
   path.rmtree()
+  if _in_bucket(path):  # where no directory is empty
+    return
   if not any(path.parent.iterdir()):  # others may be kept beside it
     path.parent.rmdir()
 

@@ -50,10 +50,7 @@ def save(
   _results.write_json(directory / f"{experiment.name}.json", content)
   if experiment.figure is not None:
     figure = experiment.figure(result)
-    _results.write_whole(
-      directory / f"{experiment.name}.png",
-      lambda path: figure.savefig(path, dpi=150),
-    )
+    _results.write_figure(directory / f"{experiment.name}.png", figure)
   if experiment.page is not None:
     page = experiment.page(result)
     _results.write_text(directory / f"{experiment.name}.html", page)

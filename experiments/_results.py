@@ -5,25 +5,25 @@ import os
 
 from etils import epath
 
-from initjax.reports import write_json, write_text, write_whole
+from initjax.reports import write_figure, write_json, write_text
 
 __all__ = [
   "check_parent",
   "new_directory",
+  "write_figure",
   "write_json",
   "write_text",
-  "write_whole",
 ]
 
 
 def check_parent(parent: str, name: str = "output_dir") -> None:
-  """Raises OSError unless directories can be made in `parent`."""
+  """Raises OSError unless files can be written in `parent`."""
   path = epath.Path(parent)
   try:
     path.mkdir(parents=True, exist_ok=True)
     probe = path / f".probe-{os.getpid()}"
-    probe.mkdir()
-    probe.rmdir()
+    probe.write_text("")  # a file, for buckets have no empty directories
+    probe.unlink()
   except OSError as error:
     raise OSError(
       f"{name} {parent!r} is no directory that can be written: {error}"
@@ -36,6 +36,8 @@ def new_directory(parent: str, name: str) -> epath.Path:
   root = epath.Path(parent)
   for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
     path = root / f"{name}-{stamp}{suffix}"
+    if path.exists():  # to a bucket, making it again is no error
+      continue
     try:
       path.mkdir(parents=True, exist_ok=False)
     except FileExistsError:

@@ -116,10 +116,7 @@ class SignalReport:
     """
     figure = reports.figure(self.to_records(), self.verdicts)
     if path is not None:
-      kind = epath.Path(path).suffix[1:] or "png"
-      reports.write_whole(
-        path, lambda partial: figure.savefig(partial, format=kind, dpi=150)
-      )
+      reports.write_figure(path, figure)
     return figure
 
   def _records(self) -> Iterator[Record]:

@@ -6,7 +6,7 @@ healthy: nothing to report
 """
 
 from initjax.reports._figure import figure
-from initjax.reports._files import write_json, write_text, write_whole
+from initjax.reports._files import write_figure, write_json, write_text
 from initjax.reports._html import html, html_fragment
 from initjax.reports._table import table, to_text
 
@@ -16,7 +16,7 @@ __all__ = [
   "html_fragment",
   "table",
   "to_text",
+  "write_figure",
   "write_json",
   "write_text",
-  "write_whole",
 ]

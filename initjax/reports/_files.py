@@ -1,10 +1,10 @@
 """Files that are whole or absent, and never written over."""
 
+import io
 import json
 import math
 import os
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -30,7 +30,7 @@ def write_text(path: epath.PathLike, text: str) -> None:
   >>> (directory / "report.txt").read_text()
   'healthy'
   """
-  write_whole(path, lambda partial: partial.write_bytes(text.encode()))
+  _write(path, text.encode())
 
 
 def write_json(path: epath.PathLike, content: Any) -> None:
@@ -57,32 +57,40 @@ def write_json(path: epath.PathLike, content: Any) -> None:
   write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False))
 
 
-def write_whole(
-  path: epath.PathLike, write: Callable[[epath.Path], Any]
-) -> None:
-  """Lets `write` fill a file beside `path`, then gives it its name.
+def write_figure(path: epath.PathLike, figure: Any) -> None:
+  """Writes a matplotlib figure to a new file, by its ending; else as PNG.
 
-  If `write` raises, nothing is left behind.
+  Otherwise like `write_text`.
 
   Args:
-    path: where the file shall be.
-    write: is called with another path of the same suffix, and writes there.
+    path: local, or of a bucket such as gs://bucket/report.svg.
+    figure: a `matplotlib.figure.Figure`.
 
   Raises:
     FileExistsError: if there is something at `path`; it stays as it is.
     FileNotFoundError: if the directory of `path` does not exist.
+    ValueError: if matplotlib does not know the ending.
 
   >>> import tempfile
+  >>> from matplotlib.figure import Figure
   >>> path = epath.Path(tempfile.mkdtemp()) / "figure.svg"
-  >>> write_whole(path, lambda partial: partial.write_text("<svg/>"))
-  >>> path.exists()
-  True
+  >>> write_figure(path, Figure())
+  >>> path.read_text()[:5]
+  '<?xml'
   """
+  content = io.BytesIO()  # matplotlib writes to no bucket
+  kind = epath.Path(path).suffix[1:] or "png"
+  figure.savefig(content, format=kind, dpi=150)
+  _write(path, content.getvalue())
+
+
+def _write(path: epath.PathLike, content: bytes) -> None:
+  """Beside the path first; if that fails, nothing is left behind."""
   target = epath.Path(path)
   check_directory(target)
   partial = target.parent / f".{uuid.uuid4().hex[:8]}-{target.name}"
   try:
-    write(partial)
+    partial.write_bytes(content)
     _publish(partial, target)
   finally:
     partial.unlink(missing_ok=True)

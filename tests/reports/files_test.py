@@ -6,9 +6,11 @@ import os
 import threading
 
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import pytest
 import synthetic
+from etils import epath
 
 from initjax import reports
 from initjax.typing import Verdict
@@ -67,22 +69,34 @@ def test_a_missing_directory_is_named(tmp_path):
     reports.write_text(path, "text")
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path):
-  def fail(partial):
-    partial.write_text("half")
+def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+  whole = type(epath.Path(tmp_path)).write_bytes
+
+  def half(partial, content):
+    whole(partial, content[:4])
     assert names(tmp_path) == [partial.name]  # beside, not at the path
     raise OSError("disk full")
 
+  monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", half)
   with pytest.raises(OSError, match="disk full"):
-    reports.write_whole(tmp_path / "figure.png", fail)
+    reports.write_text(tmp_path / "report.txt", "the whole")
   assert names(tmp_path) == []
 
 
-def test_a_writer_is_given_a_path_of_the_same_suffix(tmp_path):
-  reports.write_whole(
-    tmp_path / "figure.svg", lambda partial: partial.write_text(partial.suffix)
-  )
-  assert (tmp_path / "figure.svg").read_text() == ".svg"
+@pytest.mark.parametrize(
+  ("name", "start"),
+  [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF"),
+   ("a", b"\x89PNG")],
+)  # fmt: skip
+def test_figures_are_written_by_their_ending(tmp_path, name, start):
+  reports.write_figure(tmp_path / name, matplotlib.figure.Figure())
+  assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_an_unknown_ending_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="tiger"):
+    reports.write_figure(tmp_path / "a.tiger", matplotlib.figure.Figure())
+  assert names(tmp_path) == []
 
 
 def test_text_is_utf8(tmp_path):
