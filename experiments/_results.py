@@ -20,6 +20,13 @@ def check_parent(parent: str, name: str = "output_dir") -> None:
   """Raises OSError unless files can be written in `parent`."""
   path = epath.Path(parent)
   try:
+    path.exists()
+  except ImportError as error:
+    raise OSError(
+      f"{name} {parent!r} needs another package ({error}); for gs:// "
+      "pip install 'etils[epath-gcs]'."
+    ) from error
+  try:
     path.mkdir(parents=True, exist_ok=True)
     probe = path / f".probe-{os.getpid()}"
     probe.write_text("")  # a file, for buckets have no empty directories
