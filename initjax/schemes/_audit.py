@@ -40,7 +40,9 @@ class Audit(NamedTuple):
 def audit(params: Any, *, expected: Any = None) -> Audit:
   """Mean and standard deviation of each leaf, and leaves drawn twice.
 
-  A leaf whose entries are all equal (zeros, ones) is nobody's duplicate.
+  A leaf whose entries are all equal (zeros, ones) is nobody's duplicate. What
+  an initializer promises is what it gives to another key:
+  `expected=jax.tree.map(jnp.std, init_variables(other_key, model, x))`.
 
   Args:
     params: any pytree of arrays.

@@ -24,37 +24,16 @@ LARGE = 2**21
 
 _PARTITIONABLE = "jax_threefry_partitionable"
 _RESHAPES = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim")
-_ELEMENTWISE = (
-  *("abs", "add", "and", "atan2", "bitcast_convert_type", "cbrt", "ceil"),
-  *("clamp", "convert_element_type", "copy", "cos", "cosh", "div", "eq", "erf"),
-  *(
-    "erf_inv",
-    "erfc",
-    "exp",
-    "exp2",
-    "expm1",
-    "floor",
-    "ge",
-    "gt",
-    "integer_pow",
-  ),
-  *(
-    "is_finite",
-    "le",
-    "log",
-    "log1p",
-    "logistic",
-    "lt",
-    "max",
-    "min",
-    "mul",
-    "ne",
-  ),
-  *("neg", "nextafter", "not", "or", "pow", "reduce_precision", "rem", "round"),
-  *("rsqrt", "select_n", "shift_left", "shift_right_arithmetic"),
-  *("shift_right_logical", "sign", "sin", "sinh", "sqrt", "square"),
-  *("stop_gradient", "sub", "tan", "tanh", "xor"),
-)
+_ELEMENTWISE = {
+  "abs", "add", "and", "atan2", "bitcast_convert_type", "cbrt", "ceil",
+  "clamp", "convert_element_type", "copy", "cos", "cosh", "div", "eq", "erf",
+  "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt",
+  "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max",
+  "min", "mul", "ne", "neg", "nextafter", "not", "or", "pow",
+  "reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left",
+  "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh",
+  "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+}  # fmt: skip
 Bits = Callable[[jax.Array, int], jax.Array]
 """random bits of a key, of a width, for the positions wanted"""
 
