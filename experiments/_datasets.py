@@ -9,34 +9,41 @@ import numpy as np
 from experiments import _image_files
 from experiments._training import Labelled
 
-FEATURES = {"digits": 64, "mnist": 784, "cifar10": 3072}
-DATASETS = tuple(FEATURES)
+DATASETS = ("digits", "mnist", "cifar10")
 """what `load_labelled` knows"""
 
-INPUTS = ("digits", "synthetic")
+INPUTS = (*DATASETS, "synthetic")
 """what `load_inputs` knows"""
+
+FEATURES = {"digits": 64, "mnist": 784, "cifar10": 3072, "synthetic": 64}
+"""of each, flat"""
 
 DATA_DIR = "INITJAX_DATA_DIR"
 """the environment's name of where files are; --data_dir sets it"""
 
 
 def load_inputs(dataset: str, batch: int, seed: int) -> np.ndarray:
-  """`batch` inputs of 64 features, each of unit second moment: [batch, 64].
+  """`batch` inputs, each of unit second moment: [batch, features].
 
   "digits" are scikit-learn's 1797 real 8×8 images of handwritten digits; every
-  pixel is standardised over the data set. "synthetic" is white noise. Each
-  input is then divided by its root mean square, so that one number, q = 1,
-  says how large they all are.
+  pixel is standardised over the data set. "mnist" and "cifar10" are the
+  training images as `load_labelled` gives them. "synthetic" is white noise, 64
+  numbers each. Each input is then divided by its root mean square, so that one
+  number, q = 1, says how large they all are.
 
   Raises:
-    ValueError: for an unknown data set, or more inputs than it has.
+    ValueError: for an unknown data set, more inputs than it has, or files that
+      are not what they should be.
     ImportError: if scikit-learn is missing, with what to install.
   """
   rng = np.random.default_rng(seed)
   if dataset == "synthetic":
-    inputs = rng.standard_normal((batch, 64))
+    inputs = rng.standard_normal((batch, FEATURES[dataset]))
   elif dataset == "digits":
     inputs = _standardised_digits()
+  elif dataset in DATASETS:
+    images = _published(dataset, os.environ.get(DATA_DIR, ""))[0]
+    inputs = images.reshape(len(images), -1)
   else:
     raise ValueError(f"dataset must be one of {INPUTS}; got {dataset!r}.")
   if batch > len(inputs):

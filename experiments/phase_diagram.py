@@ -56,7 +56,6 @@ from initjax import meanfield
 from initjax.typing import Activation
 
 _POOL = 512  # images among which pairs are sought
-_FEATURES = 64  # of each
 
 
 class Subject(NamedTuple):
@@ -229,7 +228,8 @@ def programs(config: Config) -> dict[str, Program]:
   """A batch of networks at one point of the plane."""
   keys = jax.random.split(jax.random.key(0), config.seeds)
   nets = _phase_networks.Nets(keys, *jnp.ones((3, config.seeds)))
-  pairs = jax.ShapeDtypeStruct((2, config.pairs, 2, _FEATURES), jnp.float32)
+  shape = (2, config.pairs, 2, _datasets.FEATURES[config.dataset])
+  pairs = jax.ShapeDtypeStruct(shape, jnp.float32)
   phi = ACTIVATIONS[config.activation].activation
   given = phi, config.depth, config.width, abstract(nets), pairs
   return {"distances": Program(_phase_networks.distances, given)}

@@ -46,8 +46,6 @@ from experiments._signal_records import Record, record
 from initjax import gain, initializers, meanfield, stacks
 from initjax.typing import Activation, Initializer
 
-_FEATURES = 64  # of the inputs
-
 ACTIVATIONS: dict[str, Activation] = {
   "sigmoid": jax.nn.sigmoid,
   "tanh": jnp.tanh,
@@ -125,9 +123,9 @@ def run(config: Config, job: Job) -> Result:
   bases = dict.fromkeys(SCHEMES[name].base for name in config.initializers)
   found = dict(zip(bases, job.map(measure, bases), strict=True))
   records = {
-    pair: _compare(pair, *measured, healthy, conditions)
+    pair: _compare(pair, signals, factor, healthy, conditions)
     for by_pair in found.values()
-    for pair, measured in by_pair.items()
+    for pair, (signals, factor) in by_pair.items()
   }
   return {
     "conditions": conditions,
@@ -143,7 +141,7 @@ def run(config: Config, job: Job) -> Result:
 def _measure(
   config: Config,
   key: jax.Array,
-  inputs: jax.Array,
+  inputs: np.ndarray,
   cotangent: jax.Array,
   job: Job,
   base: str,
@@ -275,7 +273,7 @@ def _factors(
   return ratio((features, width)), ratio((width, width))
 
 
-def _log2_sigma_w2(base: str, factor: jax.Array, width: int) -> float:
+def _log2_sigma_w2(base: str, factor: np.ndarray, width: int) -> float:
   """log₂ of σ_w² = width · Var W in the hidden layers."""
   unit = width if base == "normal" else 1.0  # the others have Var W = 1/width
   return float(2 * np.log2(float(factor)) + np.log2(unit))
@@ -320,7 +318,8 @@ def _published(
 
 def programs(config: Config) -> dict[str, Program]:
   """One pass through a batch of networks, for each activation."""
-  inputs = jax.ShapeDtypeStruct((config.batch, _FEATURES), jnp.float32)
+  shape = (config.batch, _datasets.FEATURES[config.dataset])
+  inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
   stack = _mlp(config.depth, config.width, jnp.tanh, BASES["normal"])
   keys = jax.random.split(jax.random.key(0), config.seeds)
   params = jax.eval_shape(

@@ -68,6 +68,19 @@ def test_the_directory_may_come_from_the_environment(mnist, monkeypatch):
   assert len(_datasets.load_labelled("mnist", 0).labels) == 6
 
 
+def test_published_images_go_in_at_unit_size(mnist, monkeypatch):
+  directory, _ = mnist
+  monkeypatch.setenv(_datasets.DATA_DIR, str(directory))
+  inputs = _datasets.load_inputs("mnist", 3, 0)
+  assert inputs.shape == (3, _datasets.FEATURES["mnist"])
+  np.testing.assert_allclose((inputs**2).mean(1), 1, rtol=1e-5)
+  images = np.asarray(_datasets.load_labelled("mnist", 0).inputs)
+  cosines = inputs @ images.T / np.linalg.norm(images, axis=1) / 28
+  np.testing.assert_allclose(cosines.max(1), 1, rtol=1e-5)  # one of them each
+  with pytest.raises(ValueError, match=r"at most .* for mnist; got 9999"):
+    _datasets.load_inputs("mnist", 9999, 0)
+
+
 def test_constant_images_are_refused(mnist):
   directory, _ = mnist
   header = bytes([0, 0, 8, 3]) + np.array([6, 28, 28], ">u4").tobytes()

@@ -19,6 +19,14 @@ def test_moments_against_what_is_expected():
   assert audit({"w": 2 * w}, expected=0.5).rows[0].deviation > 100
 
 
+def test_deviations_are_in_standard_errors():
+  """Of 400 samples: std 1, to four standard errors √(1/2·400)."""
+  samples = jax.random.normal(jax.random.key(2), (400, 1000))
+  rows = audit(dict(enumerate(samples)), expected=1.0).rows
+  deviations = np.array([row.deviation for row in rows])
+  assert abs(deviations.std() - 1) < 4 / np.sqrt(2 * 400)
+
+
 def test_copies_up_to_scale():
   one, two = jax.random.normal(jax.random.key(1), (2, 8, 8))
   found = audit(

@@ -69,6 +69,19 @@ def test_moments_are_the_models():
   assert abs(kernel.std() * 16 - 1) < 4 / np.sqrt(2 * 256**2)
 
 
+def test_draws_of_one_leaf_differ():
+  """Std √2 of a difference of two, to four standard errors; 0 if they agree."""
+
+  def two(key, shape, dtype=jnp.float32):
+    one, other = jax.random.split(key)
+    normal = jax.random.normal
+    return normal(one, shape, dtype) - normal(other, shape, dtype)
+
+  model = nn.Dense(64, kernel_init=two)
+  kernel = init_variables(KEY, model, X, keys="path")["params"]["kernel"]
+  assert abs(kernel.std() / np.sqrt(2) - 1) < 4 / np.sqrt(2 * kernel.size)
+
+
 def test_raw_keys_draw_the_same():
   raw = init_variables(jax.random.PRNGKey(0), Both(), X, keys="path")
   typed = init_variables(KEY, Both(), X, keys="path")

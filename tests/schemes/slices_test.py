@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from initjax.schemes._path_keys import key_test
+from initjax.schemes._path_keys import derived, key_test
 from initjax.schemes._slices import program_of, run
 from initjax.schemes._values import Input, Loop, Out, nodes, read
 
@@ -37,6 +37,40 @@ def test_numbers_and_keys_do_not_count():
 def test_what_is_done_counts(other):
   one, two = programs(lambda key: (jax.random.normal(key, (3, 4)), other(key)))
   assert one != two
+
+
+def walk(key, step=jnp.add, length=5, reverse=False):
+  """A random walk; its rows are where it was."""
+
+  def body(x, key):
+    x = step(x, jax.random.normal(key, (3,)))
+    return x, x
+
+  keys = jax.random.split(key, length)
+  return jax.lax.scan(body, jnp.zeros(3), keys, reverse=reverse)[1]
+
+
+@pytest.mark.parametrize(
+  "other",
+  [{"step": jnp.subtract}, {"length": 4}, {"reverse": True}],
+  ids=["body", "length", "direction"],
+)
+def test_loops_differ_by_what_they_do(other):
+  """And give what they gave."""
+  init = lambda key: (walk(key), walk(key, **other), walk(key))
+  values = read(jax.make_jaxpr(init)(jax.random.key(0)), [Input(0)])
+  is_key = key_test(values, 1)
+  found = [program_of([value], is_key) for value in values]
+  (one, _), (two, _), (three, _) = found
+  assert one != two
+  assert one == three
+  for (program, arguments), wanted in zip(
+    found, init(jax.random.key(0)), strict=True
+  ):
+    keys = [x for x in arguments if isinstance(x, Out)]
+    known = derived(keys, [jax.random.key(0)])
+    given = [known[x] if isinstance(x, Out) else x.value for x in arguments]
+    assert jnp.allclose(run(program, given)[0], wanted, rtol=1e-6)
 
 
 def test_a_loop_keeps_what_its_output_needs():
