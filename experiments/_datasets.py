@@ -46,10 +46,7 @@ def load_inputs(dataset: str, batch: int, seed: int) -> np.ndarray:
     inputs = images.reshape(len(images), -1)
   else:
     raise ValueError(f"dataset must be one of {INPUTS}; got {dataset!r}.")
-  if batch > len(inputs):
-    raise ValueError(
-      f"batch must be at most {len(inputs)} for {dataset}; got {batch}."
-    )
+  _check_batch(batch, len(inputs), dataset)
   chosen = rng.permutation(len(inputs))[:batch]
   inputs = inputs[chosen]
   root_mean_square = np.sqrt(np.mean(inputs**2, axis=1, keepdims=True))
@@ -132,7 +129,20 @@ def _published(dataset: str, data_dir: str) -> tuple[np.ndarray, ...]:
   return (train - mean) / spread, labels, (test - mean) / spread, test_labels
 
 
-def check(dataset: str) -> None:
-  """Raises what `load_labelled` would, before any device is used."""
-  if dataset in DATASETS[1:]:
-    _image_files.load_images(dataset, os.environ.get(DATA_DIR, ""))
+def check(dataset: str, batch: int = 1) -> None:
+  """Raises what loading would, before any device is used."""
+  if dataset == "synthetic":
+    return
+  if dataset == "digits":
+    count = len(_digits().target)
+  else:
+    found = _image_files.load_images(dataset, os.environ.get(DATA_DIR, ""))
+    count = len(found.train[1])
+  _check_batch(batch, count, dataset)
+
+
+def _check_batch(batch: int, count: int, dataset: str) -> None:
+  if batch > count:
+    raise ValueError(
+      f"batch must be at most {count} for {dataset}; got {batch}."
+    )

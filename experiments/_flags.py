@@ -92,7 +92,8 @@ def config_from_flags(experiment: Experiment) -> Any:
         changes[field.name] = value
     config = experiment.at_scale(flags.FLAGS.scale, **changes)
     os.environ[_datasets.DATA_DIR] = flags.FLAGS.data_dir
-    _datasets.check(getattr(config, "dataset", "digits"))
+    if dataset := getattr(config, "dataset", None):
+      _datasets.check(dataset, getattr(config, "batch", 1))
     _results.check_parent(flags.FLAGS.output_dir, "output_dir")
     _results.check_parent(checkpoint_dir(), "checkpoint_dir")
     _signal_views.check_figures()

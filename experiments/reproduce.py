@@ -6,7 +6,7 @@ what error?
     python -m experiments.reproduce
 
 runs every experiment at `--scale=smoke`, `laptop` or `tpu` (laptop: 11 minutes
-on 2 CPU cores; smoke: three, too small to agree everywhere) and puts each
+on 2 CPU cores; smoke: five, too small to agree everywhere) and puts each
 published number beside ours. An error is what a law allows, or two standard
 errors. Results go to a new directory: reproduce.json, reproduce.png (every
 difference in units of its error) and reproduce.html, one page with all figures

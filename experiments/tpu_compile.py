@@ -209,6 +209,7 @@ def figure(result: Result) -> Any:
   names = [f"{x.experiment}: {x.program}, {x.topology}" for x in found]
   axis.barh(range(len(found)), memory, color=_plots.COLORS[0])
   axis.set_yticks(range(len(found)), names, fontsize=7)
+  axis.margins(y=0.01)
   axis.invert_yaxis()
   axis.set_xscale("log")
   axis.set_xlabel("arguments, outputs and temporary memory of a chip (MiB)")

@@ -33,7 +33,8 @@ class Config:
 
   items: int = option(6, "How many.", low=1)
   runs: int = option(5, "Of each; no multiple of the devices.", low=1)
-  dataset: str = option("digits", "Not used.", choices=_datasets.DATASETS)
+  dataset: str = option("synthetic", "Not used.", choices=_datasets.INPUTS)
+  batch: int = option(4, "Not used.", low=1)
   seed: int = option(0, "Of all random numbers.")
 
   def __post_init__(self):
