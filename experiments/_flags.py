@@ -104,9 +104,10 @@ def config_from_flags(experiment: Experiment) -> Any:
 
 
 def checkpoint_dir() -> str:
-  """Where done items are kept."""
+  """Where done items are kept; absolute, as Orbax wants it."""
   given = flags.FLAGS.checkpoint_dir
-  return given or os.path.join(flags.FLAGS.output_dir, ".checkpoints")
+  path = given or os.path.join(flags.FLAGS.output_dir, ".checkpoints")
+  return path if "://" in path else os.path.abspath(path)
 
 
 def processes() -> dict[str, Any]:

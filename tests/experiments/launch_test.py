@@ -34,6 +34,12 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, flags, message):
   assert not list(tmp_path.glob("small*"))
 
 
+def test_the_default_directory_is_here(tmp_path):
+  processes.finish(processes.start("--items=1", directory=tmp_path))
+  (found,) = (tmp_path / "results").iterdir()
+  assert found.name.startswith("small")
+
+
 def test_a_trace_and_another_directory_of_checkpoints(tmp_path):
   kept = tmp_path / "kept"
   flags = f"--output_dir={tmp_path}", f"--checkpoint_dir={kept}"

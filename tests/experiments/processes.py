@@ -12,8 +12,8 @@ ROOT = HERE.parents[1]
 DEVICES = "--xla_force_host_platform_device_count="
 
 
-def start(*arguments, devices=8, **environment):
-  """The small experiment, with its output in pipes."""
+def start(*arguments, devices=8, directory=None, **environment):
+  """The small experiment, in a directory, with its output in pipes."""
   return subprocess.Popen(
     [sys.executable, HERE / "small_experiment.py", *map(str, arguments)],
     env={
@@ -23,6 +23,7 @@ def start(*arguments, devices=8, **environment):
       "XLA_FLAGS": f"{DEVICES}{devices}",
       **environment,
     },
+    cwd=directory,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
