@@ -7,7 +7,7 @@ gradients keep their size through a deep network, and does theory say so?
 
 sends real images (8×8 digits) through 100-layer networks of width 128, for
 every pair of 7 activations and 8 initializers and 16 seeds, and a random
-gradient back; half a minute on 2 CPU cores. Expect: Xavier on ReLU halves
+gradient back; under a minute on 2 CPU cores. Expect: Xavier on ReLU halves
 the second moment in every layer (2^-99 at the end); He holds it in both
 directions; normal(0.01) dies; sigmoid's gradient vanishes under all of them;
 tanh at its own gain keeps its activations while its gradient grows 1.178 times
