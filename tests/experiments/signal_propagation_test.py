@@ -316,6 +316,7 @@ def test_results_never_overwrite(tmp_path):
   with pytest.raises(FileExistsError, match=r"a\.json exists"):
     _results.write_json(path, {"x": 0})
   assert json.loads(path.read_text()) == {"x": [1.0, "-inf"]}
+  assert [item.name for item in first.iterdir()] == ["a.json"]
 
 
 def run_script(*arguments):
