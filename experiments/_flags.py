@@ -93,7 +93,9 @@ def config_from_flags(experiment: Experiment) -> Any:
     config = experiment.at_scale(flags.FLAGS.scale, **changes)
     os.environ[_datasets.DATA_DIR] = flags.FLAGS.data_dir
     if dataset := getattr(config, "dataset", None):
-      _datasets.check(dataset, getattr(config, "batch", 1))
+      (field,) = (f for f in dataclasses.fields(config) if f.name == "dataset")
+      once = field.metadata["choices"] == _datasets.INPUTS  # none twice
+      _datasets.check(dataset, getattr(config, "batch", 1) if once else 1)
     _results.check_parent(flags.FLAGS.output_dir, "output_dir")
     _results.check_parent(checkpoint_dir(), "checkpoint_dir")
     _signal_views.check_figures()
