@@ -144,5 +144,5 @@ def check(dataset: str, batch: int = 1) -> None:
 def _check_batch(batch: int, count: int, dataset: str) -> None:
   if batch > count:
     raise ValueError(
-      f"batch must be at most {count} for {dataset}; got {batch}."
+      f"{batch} different inputs are wanted; {dataset} has {count}."
     )

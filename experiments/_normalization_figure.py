@@ -76,11 +76,11 @@ def _draw_kernel_gradient(axis: Any, result: Result) -> None:
       **_plots.THEORY,
     )  # fmt: skip
   axis.set_xscale("log")
-  axis.set_ylim(-6, 6)
+  axis.set_ylim(-6, 9)
   axis.set_xlabel("σ_w over He's")
   axis.set_ylabel("log₁₀ root mean square, over He's")
   axis.set_title("gradients of kernels, untrained")
-  axis.legend(loc="lower right")
+  axis.legend(loc="upper left")
 
 
 def _draw_layers(axis: Any, result: Result) -> None:

@@ -115,6 +115,11 @@ class Config:
       _check_range(name, bounds, positive=name == "sigma_w2")
 
   @property
+  def batch(self) -> int:
+    """Different images that are wanted."""
+    return _POOL
+
+  @property
   def ranges(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(low, high) of σ_w² and of σ_b²."""
     subject = ACTIVATIONS[self.activation]

@@ -37,6 +37,7 @@ from experiments._experiment import (
   Experiment,
   Program,
   Result,
+  abstract,
   check,
   option,
 )
@@ -120,7 +121,7 @@ def run(config: Config, job: Job) -> Result:
   measure = functools.partial(
     _measure, config, draw_key, inputs, cotangent, job
   )
-  bases = dict.fromkeys(SCHEMES[name].base for name in config.initializers)
+  bases = _bases(config)
   found = dict(zip(bases, job.map(measure, bases), strict=True))
   records = {
     pair: _compare(pair, signals, factor, healthy, conditions)
@@ -147,7 +148,8 @@ def _measure(
   base: str,
 ) -> dict[tuple[str, str], tuple[tuple[jax.Array, jax.Array], jax.Array]]:
   """By activation and scheme: signals, and the factor on kernels of `base`."""
-  params = _draw(config, base, key, inputs.shape)
+  keys = jax.random.split(key, config.seeds)
+  params = draw(base, config.depth, config.width, inputs.shape, keys)
   found = {}
   for activation, scheme in _pairs(config, base):
     factors = _factors(scheme, activation, inputs.shape[-1], config.width)
@@ -235,15 +237,27 @@ def _mlp(
   )
 
 
-def _draw(
-  config: Config, base: str, key: jax.Array, input_shape: tuple[int, ...]
+@functools.partial(
+  jax.jit, static_argnames=("base", "depth", "width", "input_shape")
+)
+def draw(
+  base: str,
+  depth: int,
+  width: int,
+  input_shape: tuple[int, ...],
+  keys: jax.Array,
 ) -> stacks.StackParams:
   """Parameters [seeds, ...] from that distribution."""
-  keys = jax.random.split(key, config.seeds)
-  stack = _mlp(config.depth, config.width, jnp.tanh, BASES[base])
-  draw = functools.partial(stack.init, input_shape=input_shape)
+  stack = _mlp(depth, width, jnp.tanh, BASES[base])
   # One seed after the other: XLA on CPUs can hang on batched QR.
-  return jax.jit(functools.partial(jax.lax.map, draw))(keys)
+  return jax.lax.map(
+    functools.partial(stack.init, input_shape=input_shape), keys
+  )
+
+
+def _bases(config: Config) -> list[str]:
+  """What the schemes are drawn from, each once."""
+  return list({SCHEMES[name].base: None for name in config.initializers})
 
 
 def _pairs(config: Config, base: str) -> list[tuple[str, str]]:
@@ -317,23 +331,22 @@ def _published(
 
 
 def programs(config: Config) -> dict[str, Program]:
-  """One pass through a batch of networks, for each activation."""
+  """Draws, and one pass through a batch of networks per activation."""
   shape = (config.batch, _datasets.FEATURES[config.dataset])
   inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
-  stack = _mlp(config.depth, config.width, jnp.tanh, BASES["normal"])
-  keys = jax.random.split(jax.random.key(0), config.seeds)
-  params = jax.eval_shape(
-    jax.vmap(lambda key: stack.init(key, inputs.shape)), keys
-  )
+  keys = abstract(jax.random.split(jax.random.key(0), config.seeds))
+  sizes = (config.depth, config.width, shape)
+  found = {
+    f"draw, {base}": Program(draw, (base, *sizes, keys))
+    for base in _bases(config)
+  }
+  params = jax.eval_shape(functools.partial(draw, "normal", *sizes), keys)
   number = jax.ShapeDtypeStruct((), jnp.float32)
   cotangent = jax.ShapeDtypeStruct((config.batch, config.width), jnp.float32)
-  return {
-    f"send, {name}": Program(
-      send,
-      (name, config.width, params, (number, number), inputs, cotangent),
-    )
-    for name in config.activations
-  }
+  for name in config.activations:
+    given = (name, config.width, params, (number, number), inputs, cotangent)
+    found[f"send, {name}"] = Program(send, given)
+  return found
 
 
 EXPERIMENT = Experiment(
@@ -342,7 +355,7 @@ EXPERIMENT = Experiment(
   {
     "smoke": {"depth": 20, "width": 32, "seeds": 4, "batch": 8,
               "activations": ("relu", "tanh")},
-    "tpu": {"width": 1024, "seeds": 64, "batch": 256},
+    "tpu": {"width": 512, "seeds": 32, "batch": 256},
   },
   run,
   _signal_views.tables,

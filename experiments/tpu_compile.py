@@ -6,7 +6,8 @@
 compiles every program of the experiments with XLA:TPU for slices that are not
 there, its runs spread over their chips. A table and a new directory with
 tpu_compile.json and .png tell, for each, the seconds that compiling took, and
-for one chip the operations of a call and the memory. Needs no TPU, only libtpu.
+for one chip the operations of a call and the memory; or that the memory of a
+chip is too small, and then the exit status is 1. Needs no TPU, only libtpu.
 Operations are XLA's own count: the body of a loop counts once, however often it
 runs.
 """
@@ -70,12 +71,14 @@ class Compiled(NamedTuple):
   program: str
   topology: str
   seconds: float
-  flops: float
+  flops: float = 0.0
   """of a call, loops counted once"""
-  arguments: int
+  arguments: int = 0
   """bytes"""
-  outputs: int
-  temporary: int
+  outputs: int = 0
+  temporary: int = 0
+  too_large: str = ""
+  """for the memory of a chip, as XLA says it; then nothing else is known"""
 
   @property
   def memory(self) -> int:
@@ -124,15 +127,21 @@ def compile_for(
   """Compiles a program for a slice as `Job.spread` would run it."""
   slice_ = topologies.get_topology_desc(topology, "tpu")
   arguments = placed(program, list(slice_.devices))
+  what = experiment, name, topology
   started = time.monotonic()
-  done = program.function.lower(*arguments, **program.keywords).compile()
+  lowered = program.function.lower(*arguments, **program.keywords)
+  try:
+    done = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    reason = str(error).splitlines()[0]
+    return Compiled(*what, time.monotonic() - started, too_large=reason)
   seconds = time.monotonic() - started
   memory: Any = done.memory_analysis()
   costs: Any = done.cost_analysis() or {}
   return Compiled(
-    experiment,
-    name,
-    topology,
+    *what,
     seconds,
     float(costs.get("flops", 0.0)),
     memory.argument_size_in_bytes,
@@ -172,6 +181,7 @@ def run(config: Config, job: Job) -> Result:
     "libtpu": metadata.version("libtpu"),
     "size": config.size,
     "compiled": found,
+    "failed": [one for one in found if one.too_large],
   }
 
 
@@ -195,7 +205,7 @@ def tables(result: Result) -> list[Any]:
       one.topology,
       f"{one.seconds:.1f}",
       f"{one.flops / 1e6:,.1f}",
-      f"{one.memory / 2**20:,.2f}",
+      "too large" if one.too_large else f"{one.memory / 2**20:,.2f}",
     )
   return [drawn]
 

@@ -273,7 +273,7 @@ EXPERIMENT = Experiment(
   Config,
   {"smoke": {"wide": 64, "narrow": 16, "layers": 3, "pyramids": 64,
              "width": 64, "seeds": 8, "batch": 64},
-   "tpu": {"wide": 4096, "narrow": 128, "pyramids": 512, "width": 1000,
+   "tpu": {"wide": 2048, "narrow": 128, "pyramids": 256, "width": 1000,
            "seeds": 64, "batch": 1024}},
   run, tables, figure, claims, programs,
 )  # fmt: skip

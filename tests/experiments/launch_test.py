@@ -16,7 +16,7 @@ from experiments import _flags, rectifiers
     (["--items=many"], "flag --items=many"),
     (["--dataset=mnist"], "mnist needs --data_dir, a directory with its files"),
     (["--dataset=cifar10", "--data_dir=/dev"], "no cifar10 in '/dev'. Wanted"),
-    (["--dataset=digits", "--batch=5000"], "batch must be at most 1797"),
+    (["--dataset=digits", "--batch=5000"], "5000 different inputs are wanted"),
     (["--scale=huge"], "flag --scale=huge"),
     (["more"], "unexpected arguments: ['more']"),
     (["--process_id=1"], "need --distributed"),

@@ -174,7 +174,10 @@ def test_forward_and_backward_match_a_plain_network():
     initializers=("He fan_in",), dataset="synthetic",
   )  # fmt: skip
   inputs = _datasets.load_inputs("synthetic", 4, 0)
-  params = main._draw(config, "truncated", jax.random.key(3), inputs.shape)
+  keys = jax.random.split(jax.random.key(3), config.seeds)
+  params = main.draw(
+    "truncated", config.depth, config.width, inputs.shape, keys
+  )
   factors = main._factors("He fan_in", "tanh", 64, 8)
   cotangent = jax.random.normal(jax.random.key(4), (4, 8))
   forward, backward = main.send("tanh", 8, params, factors, inputs, cotangent)
@@ -302,7 +305,7 @@ def test_a_wrong_config_says_what_is_wanted(wrong, message):
 
 
 def test_too_large_a_batch_says_how_many_there_are():
-  with pytest.raises(ValueError, match="batch must be at most 1797"):
+  with pytest.raises(ValueError, match="digits has 1797"):
     _datasets.load_inputs("digits", 5000, 0)
 
 

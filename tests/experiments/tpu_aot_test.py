@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,39 @@ def test_scalars_alone_are_no_batch():
   scalar = jax.ShapeDtypeStruct((), jnp.float32)
   (placed,) = tpu_compile.placed(Program(None, (scalar,)), jax.devices())
   assert shape_of(placed) == ((), jax.sharding.PartitionSpec())
+
+
+class Failing:
+  """What lowers, but does not compile."""
+
+  def __init__(self, message):
+    self.message = message
+
+  def lower(self):
+    return self
+
+  def compile(self):
+    raise jax.errors.JaxRuntimeError(self.message)
+
+
+def test_what_is_too_large_for_a_chip_is_told_and_stops_no_other(monkeypatch):
+  here = types.SimpleNamespace(devices=jax.devices())
+  monkeypatch.setattr(
+    tpu_compile.topologies, "get_topology_desc", lambda *_: here
+  )
+  message = "RESOURCE_EXHAUSTED: 44.75G exceeds 15.75G.\nmore"
+  program = Program(Failing(message), ())
+  found = tpu_compile.compile_for("xavier", "draw", program, "v5e:2x2")
+  assert found.too_large == "RESOURCE_EXHAUSTED: 44.75G exceeds 15.75G."
+  fits = found._replace(too_large="", temporary=2**20)
+  for drawn in tpu_compile.tables(
+    {"libtpu": "0", "size": "tpu", "compiled": [found, fits]}
+  ):
+    assert list(drawn.columns[-1].cells) == ["too large", "1.00"]
+  with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+    tpu_compile.compile_for(
+      "xavier", "draw", Program(Failing("INTERNAL"), ()), ""
+    )
 
 
 @pytest.mark.skipif(not missing, reason="libtpu is here")
