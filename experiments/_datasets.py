@@ -129,16 +129,24 @@ def _published(dataset: str, data_dir: str) -> tuple[np.ndarray, ...]:
   return (train - mean) / spread, labels, (test - mean) / spread, test_labels
 
 
-def check(dataset: str, batch: int = 1) -> None:
-  """Raises what loading would, before any device is used."""
+def check(dataset: str, batch: int = 1, training: int = 1) -> None:
+  """Raises what loading would, before any device is used.
+
+  Args:
+    dataset: its name.
+    batch: different inputs that are wanted of `load_inputs`.
+    training: different ones that are wanted of the part that is learnt.
+  """
   if dataset == "synthetic":
     return
   if dataset == "digits":
     count = len(_digits().target)
+    learnt = count - count // 5
   else:
     found = _image_files.load_images(dataset, os.environ.get(DATA_DIR, ""))
-    count = len(found.train[1])
+    count = learnt = len(found.train[1])
   _check_batch(batch, count, dataset)
+  _check_batch(training, learnt, f"the training part of {dataset}")
 
 
 def _check_batch(batch: int, count: int, dataset: str) -> None:

@@ -1,6 +1,7 @@
 """What an experiment is: a question, a config, a run, and how to show it."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -78,8 +79,12 @@ def option(
   text: str,
   *,
   low: float | None = None,
+  high: float | None = None,
+  multiple: int = 1,
   choices: typing.Iterable[str] | None = None,
   kind: type | None = None,
+  repeats: bool = False,
+  over_devices: bool = False,
 ) -> Any:
   """A field of a config, which becomes a flag of that name.
 
@@ -87,13 +92,19 @@ def option(
     default: an int, float, bool, str, or a tuple of one of them.
     text: what it is, for `--help`.
     low: the least value allowed, of each entry.
+    high: the greatest.
+    multiple: of what each entry must be a multiple.
     choices: the values allowed.
     kind: type of an entry; needed only for a tuple that is empty by default.
+    repeats: whether a tuple may hold the same entry twice.
+    over_devices: whether it must be a multiple of the number of devices.
   """
   known = None if choices is None else tuple(choices)
   entry = default[0] if isinstance(default, tuple) and default else default
   metadata = {
-    "text": text, "low": low, "choices": known, "kind": kind or type(entry)
+    "text": text, "low": low, "high": high, "multiple": multiple,
+    "choices": known, "kind": kind or type(entry), "repeats": repeats,
+    "over_devices": over_devices,
   }  # fmt: skip
   return dataclasses.field(default=default, metadata=metadata)
 
@@ -106,17 +117,46 @@ def check(config: Any) -> None:
   """
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
-    low, choices = field.metadata.get("low"), field.metadata.get("choices")
     entries = value if isinstance(value, tuple) else (value,)
     if value == () and field.default != ():
       raise ValueError(f"{field.name} must not be empty.")
     for entry in entries:
-      if low is not None and not entry >= low:
-        raise ValueError(f"{field.name} must be at least {low}; got {entry}.")
-      if choices is not None and entry not in choices:
-        raise ValueError(
-          f"{field.name} must be among {', '.join(choices)}; got {entry!r}."
-        )
+      _check_entry(field.name, entry, field.metadata)
+    twice = [entry for entry in entries if entries.count(entry) > 1]
+    if twice and not field.metadata.get("repeats"):
+      raise ValueError(f"{field.name} must not hold {twice[0]} twice.")
+
+
+def _check_entry(name: str, entry: Any, bounds: Mapping[str, Any]) -> None:
+  low, high = bounds.get("low"), bounds.get("high")
+  multiple, choices = bounds.get("multiple", 1), bounds.get("choices")
+  if isinstance(entry, float) and not math.isfinite(entry):
+    raise ValueError(f"{name} must be finite; got {entry}.")
+  if low is not None and entry < low:
+    raise ValueError(f"{name} must be at least {low}; got {entry}.")
+  if high is not None and entry > high:
+    raise ValueError(f"{name} must be at most {high}; got {entry}.")
+  if multiple != 1 and entry % multiple:
+    raise ValueError(f"{name} ({entry}) must be a multiple of {multiple}.")
+  if choices is not None and entry not in choices:
+    raise ValueError(
+      f"{name} must be among {', '.join(choices)}; got {entry!r}."
+    )
+
+
+def check_devices(config: Any, devices: int) -> None:
+  """Every option that is cut over the devices can be.
+
+  Raises:
+    ValueError: if one is no multiple of their number.
+  """
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if field.metadata.get("over_devices") and value % devices:
+      raise ValueError(
+        f"{field.name} ({value}) must be a multiple of {devices}, the number "
+        "of devices."
+      )
 
 
 def abstract(tree: Any) -> Any:

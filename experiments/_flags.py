@@ -5,10 +5,11 @@ import os
 import sys
 from typing import Any
 
+import jax
 from absl import app, flags
 
 from experiments import _datasets, _results, _signal_views
-from experiments._experiment import SCALES, Experiment
+from experiments._experiment import SCALES, Experiment, check_devices
 
 
 def define(experiment: Experiment) -> None:
@@ -92,17 +93,30 @@ def config_from_flags(experiment: Experiment) -> Any:
         changes[field.name] = value
     config = experiment.at_scale(flags.FLAGS.scale, **changes)
     os.environ[_datasets.DATA_DIR] = flags.FLAGS.data_dir
-    if dataset := getattr(config, "dataset", None):
-      (field,) = (f for f in dataclasses.fields(config) if f.name == "dataset")
-      once = field.metadata["choices"] == _datasets.INPUTS  # none twice
-      _datasets.check(dataset, getattr(config, "batch", 1) if once else 1)
+    _check_data(config)
     _results.check_parent(flags.FLAGS.output_dir, "output_dir")
     _results.check_parent(checkpoint_dir(), "checkpoint_dir")
     _signal_views.check_figures()
     _check_processes()
+    if not flags.FLAGS.distributed:  # or the devices are not known yet
+      check_devices(config, jax.device_count())
   except (ValueError, OSError, ImportError) as error:
     raise app.UsageError(str(error)) from None
   return config
+
+
+def _check_data(config: Any) -> None:
+  """They are there, with as many different images as are wanted."""
+  dataset = getattr(config, "dataset", None)
+  if dataset is None:
+    return
+  (field,) = (f for f in dataclasses.fields(config) if f.name == "dataset")
+  once = field.metadata["choices"] == _datasets.INPUTS  # none twice
+  _datasets.check(
+    dataset,
+    getattr(config, "batch", 1) if once else 1,
+    getattr(config, "distinct_images", 1),
+  )
 
 
 def checkpoint_dir() -> str:

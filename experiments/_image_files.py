@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 Arrays = tuple[np.ndarray, np.ndarray]
-"""images uint8 [samples, height, width, channels], labels uint8 [samples]"""
+"""finite images [samples, height, width, channels], integer labels [samples]"""
 
 
 class Images(NamedTuple):
@@ -128,43 +128,55 @@ def _check_size(name: str, actual: int, expected: int) -> None:
 
 
 def _mnist(files: list[tuple[str, bytes]]) -> Arrays:
-  (images_name, _), _ = files
   images, labels = (read_idx(*file) for file in files)
-  return _checked(images_name, images, labels, _MNIST)
+  return _checked(
+    " with ".join(name for name, _ in files), images, labels, _MNIST
+  )
 
 
 def _cifar_binary(files: list[tuple[str, bytes]]) -> Arrays:
   """Records of a label and 3·32·32 bytes, channels first."""
-  parts, size = [], 1 + math.prod(_CIFAR)
+  batches, size = [], 1 + math.prod(_CIFAR)
   for name, content in files:
     records = max(1, -(-len(content) // size))
     _check_size(name, len(content), records * size)
-    parts.append(np.frombuffer(content, np.uint8).reshape(records, size))
-  rows = np.concatenate(parts)
-  return _checked(files[0][0], _channels_last(rows[:, 1:]), rows[:, 0], _CIFAR)
+    rows = np.frombuffer(content, np.uint8).reshape(records, size)
+    images = _channels_last(rows[:, 1:])
+    batches.append(_checked(name, images, rows[:, 0], _CIFAR))
+  return _joined([name for name, _ in files], batches)
 
 
 def _cifar_python(files: list[tuple[str, bytes]]) -> Arrays:
-  """Pickles of {b"data": [samples, 3·32·32], b"labels": list}."""
-  images, labels = [], []
-  for name, content in files:
-    try:
-      batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-      rows, named = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except Exception as error:  # whatever damaged bytes may lead to
+  return _joined([name for name, _ in files], [_unpickled(*x) for x in files])
+
+
+def _unpickled(name: str, content: bytes) -> Arrays:
+  """One {b"data": [samples, 3·32·32], b"labels": list}."""
+  try:
+    batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    rows, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+  except Exception as error:  # whatever damaged bytes may lead to
+    raise ValueError(
+      f"{name} is no whole python batch of CIFAR-10 ({len(content)} bytes): "
+      f"{type(error).__name__}: {error}."
+    ) from None
+  if rows.ndim != 2 or rows.shape[1] != math.prod(_CIFAR):
+    raise ValueError(f"{name}: wanted data [samples, 3072]; got {rows.shape}.")
+  return _checked(name, _channels_last(rows), labels, _CIFAR)
+
+
+def _joined(names: list[str], batches: list[Arrays]) -> Arrays:
+  """All batches as one; they are published equally long."""
+  counts = [len(labels) for _, labels in batches]
+  usual = max(counts, key=lambda count: (counts.count(count), count))
+  for name, count in zip(names, counts, strict=True):
+    if count != usual:
       raise ValueError(
-        f"{name} is no whole python batch of CIFAR-10 ({len(content)} bytes): "
-        f"{type(error).__name__}: {error}."
-      ) from None
-    if rows.ndim != 2 or rows.shape[1] != math.prod(_CIFAR):
-      raise ValueError(
-        f"{name}: wanted data [samples, 3072]; got {rows.shape}."
+        f"{name}: wanted {usual} records, as other batches hold; got {count} "
+        f"(all batches: {', '.join(map(str, counts))})."
       )
-    images.append(_channels_last(rows))
-    labels.append(named)
-  return _checked(
-    files[0][0], np.concatenate(images), np.concatenate(labels), _CIFAR
-  )
+  images, labels = zip(*batches, strict=True)
+  return np.concatenate(images), np.concatenate(labels)
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -200,27 +212,49 @@ def _from_npz(path: epath.Path, shape: tuple[int, ...]) -> Images:
       f"{type(error).__name__}: {error}."
     ) from None
   return Images(
-    _checked(str(path), found[0], found[1], shape),
-    _checked(str(path), found[2], found[3], shape),
+    _checked(f"{path}, x_train and y_train", found[0], found[1], shape),
+    _checked(f"{path}, x_test and y_test", found[2], found[3], shape),
   )
 
 
 def _checked(
   name: str, images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]
 ) -> Arrays:
-  """Images as [samples, height, width, channels]."""
-  labels = labels.reshape(-1)
+  """Images as [samples, height, width, channels], labels as [samples]."""
   fits = images.shape[1:] in (shape, shape[:2] if shape[2] == 1 else shape)
-  if not fits or len(images) != len(labels) or not len(labels):
+  samples = len(images) if fits else 0
+  if not samples or labels.shape not in ((samples,), (samples, 1)):
     raise ValueError(
       f"{name}: wanted images [samples, {', '.join(map(str, shape))}] and as "
       f"many labels; got {images.shape} and {labels.shape}."
+    )
+  _check_images(name, images)
+  _check_labels(name, labels)
+  return images.reshape(-1, *shape), labels.reshape(-1)
+
+
+def _check_images(name: str, images: np.ndarray) -> None:
+  kind = images.dtype.kind
+  if kind not in "uif":
+    raise ValueError(
+      f"{name}: wanted images of integers or real floats; got {images.dtype}."
+    )
+  if kind == "f" and not (finite := np.isfinite(images)).all():
+    raise ValueError(
+      f"{name}: wanted finite images; got {images[~finite][0]} in "
+      f"{np.sum(~finite)} of {images.size} numbers."
+    )
+
+
+def _check_labels(name: str, labels: np.ndarray) -> None:
+  if labels.dtype.kind not in "ui":
+    raise ValueError(
+      f"{name}: wanted labels that are integers; got {labels.dtype}."
     )
   if labels.min() < 0 or labels.max() > 9:
     raise ValueError(
       f"{name}: labels must be 0 to 9; got {labels.min()} to {labels.max()}."
     )
-  return images.reshape(-1, *shape), labels
 
 
 _SHAPES = {"mnist": _MNIST, "cifar10": _CIFAR}

@@ -54,6 +54,7 @@ class Job:
     except _checkpoints.MissingError:
       found = _checkpoints.numbers(function(item), label)
     _checkpoints.save(self.kept, number, label, found)
+    _stop.check()
     if jax.process_count() > 1 and self.kept.manager.reached_preemption(number):
       raise _stop.Stopped
     return found
@@ -81,6 +82,16 @@ class Job:
       kept = _checkpoints.open_items(kept.directory, name, kept.closing)
     advance = functools.partial(self.advance, part=name)
     return dataclasses.replace(self, kept=kept, advance=advance)
+
+  def undivided(self) -> "Job":
+    """For what decomposes batches of matrices: on CPUs, on one of them.
+
+    There the devices can wait for each other for ever: each wants the threads
+    that all have in common.
+    """
+    if self.mesh.devices.flat[0].platform != "cpu":
+      return self
+    return dataclasses.replace(self, mesh=device_mesh(jax.local_devices()[:1]))
 
   def spread(self, function: Any, batch: Any, *shared: Any) -> Any:
     """A jitted function(batch, *shared), its runs spread over the devices.
@@ -141,7 +152,7 @@ def _make_global(sharding: NamedSharding, leaf: Any) -> jax.Array:
 
 def _gathered(outputs: Any) -> Any:
   """Whole arrays in every process."""
-  if jax.process_count() == 1:
+  if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(outputs)):
     return outputs
   from jax.experimental import multihost_utils
 

@@ -63,16 +63,29 @@ def _main(experiment: Experiment, argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)  # JAX tells of every absent TPU
   config = _flags.config_from_flags(experiment)
   if flags.FLAGS.distributed:
-    jax.distributed.initialize(**_flags.processes())
+    _join_others()
   try:
     with _stopping():
       result = _run(experiment, config)
   except (_stop.Stopped, KeyboardInterrupt) as stop:
     print(f"stopped; to go on: {shlex.join(_command())}", file=sys.stderr)
     stopped = isinstance(stop, _stop.Stopped)
-    sys.exit(_stop.STATUS if stopped else _stop.CTRL_C)
+    status = _stop.STATUS if stopped else _stop.CTRL_C
+    if jax.process_count() == 1:
+      _stop.leave(status)
+    sys.exit(status)  # together with the others
   if result.get("failed"):
     sys.exit(1)
+
+
+def _join_others() -> None:
+  try:
+    jax.distributed.initialize(**_flags.processes())
+  except ValueError as error:
+    raise app.UsageError(
+      "--distributed: JAX does not find the other processes by itself here "
+      f"({error}); give --coordinator, --num_processes and --process_id."
+    ) from None
 
 
 def _command() -> list[str]:

@@ -65,13 +65,18 @@ def _of_growth(kind: str, result: Result) -> list[Claim]:
   """Errors: two standard errors, and what width n shifts.
 
   A ReLU layer of width n lowers or raises the mean logarithm of a signal's
-  second moment by up to 5/(2n) (Hanin and Nica 2020).
+  second moment by up to 5/(2n) (Hanin and Nica 2020). Theory lets the width
+  grow at a given batch: once batches are as large as the width, so that n units
+  do not tell all images apart, the growth is less, and nothing is claimed.
   """
   found = []
+  width = result["config"]["gradient_width"]
   for batch, values in result["gradients"][kind].items():
+    if 2 * int(batch) > width:
+      continue
     mean, error = _plots.mean_and_error(measured_growth(values))
     published = result["theory"]["growth"][kind][batch]
-    shift = 2.5 / result["config"]["gradient_width"] * published
+    shift = 2.5 / width * published
     quantity = f"{NAMES[kind]}: gradient² growth per layer, batch {batch}"
     found.append(
       Claim(GROWTH_SOURCES[kind], quantity, published, float(mean),

@@ -7,18 +7,41 @@ import numpy as np
 from experiments import _plots
 from experiments._experiment import Claim, Result
 
+STYLES = (("o", "-", 3.5), ("^", "--", 8), ("s", ":", 3.5))
+"""Marker, line and size for each activation, for curves may coincide."""
+
+
+def of_finite(values: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Mean over the networks of the first axis, and two standard errors.
+
+  NaN stands for a network that diverged, and is left out. The mean is NaN where
+  no network is left, the error where fewer than two are.
+  """
+  values = np.asarray(values, np.float64)
+  known = np.isfinite(values)
+  count = known.sum(0)
+  mean = np.where(known, values, 0).sum(0) / np.maximum(count, 1)
+  squares = np.where(known, (values - mean) ** 2, 0).sum(0)
+  error = 2 * np.sqrt(squares / np.maximum(count * (count - 1), 1))
+  return np.where(count > 0, mean, np.nan), np.where(count > 1, error, np.nan)
+
 
 def claims(result: Result) -> list[Claim]:
-  """What has a slope everywhere cannot die; how many are born dead.
+  """ELU's slope e^z leaves no unit dead; how many networks are born dead.
 
-  A share of n independent networks has the deviation √(p(1 - p)/n).
+  JAX's slope of ELU, expm1(z) + 1, rounds to 0 where z is far below 0; so this
+  is said of rates and biases at which no network diverges. That of leaky ReLU
+  cannot be 0, so of its units there is nothing to check. A share of n
+  independent networks has the deviation √(p(1 - p)/n).
   """
   found = []
-  sources = {"leaky_relu": "Maas et al. 2013", "elu": "Clevert et al. 2016"}
-  for name, source in sources.items():
-    if name in result["activations"]:
-      most = float(np.max(result["activations"][name]["dead"]))
-      found.append(Claim(source, f"dead {name} units", 0.0, most, 0.0))
+  if "elu" in result["activations"]:
+    elu = result["activations"]["elu"]
+    calm = ~np.asarray(elu["diverged"]).any(-1)  # [biases, rates]
+    if calm.any():
+      most = float(np.asarray(elu["dead"])[calm].mean(-1).max())
+      name = "dead elu units of a network, at most, where none diverges"
+      found.append(Claim("slope e^z > 0", name, 0.0, most, 0.0))
   for width, law in result["theory"].items():
     share = 1 - law[-1]
     ours = 1 - float(result["born_alive"][width]["symmetric"][-1])
@@ -48,14 +71,17 @@ def tables(result: Result) -> list[Any]:
 
 
 def _cell(found: dict[str, Any], bias: int, rate: int) -> str:
-  dead = found["dead"][bias, rate, :, -1].mean()
-  back = found["revived"][bias, rate]
-  back = back[np.isfinite(back)]
-  right = found["test_accuracy"][bias, rate, :, -1].mean()
-  told = f"{back.mean():.0%}" if len(back) else "-"
-  lost = int(found["diverged"][bias, rate].sum())
+  """Means over the networks that are finite at the end, if there are any."""
+  diverged = found["diverged"][bias, rate]
+  lost = f"{int(diverged.sum())} of {len(diverged)} diverged"
+  if diverged.all():
+    return lost
+  back = of_finite(found["revived"][bias, rate])[0]
+  dead = of_finite(found["dead"][bias, rate, :, -1].mean(-1))[0]
+  right = of_finite(found["test_accuracy"][bias, rate, :, -1])[0]
+  told = f"{back:.0%}" if np.isfinite(back) else "-"
   cell = f"{dead:.1%}, {told}, {right:.0%}"
-  return f"{cell} ({lost} diverged)" if lost else cell
+  return f"{cell} ({lost})" if diverged.any() else cell
 
 
 def _born_table(result: Result) -> Any:
@@ -86,7 +112,7 @@ def figure(result: Result) -> Any:
       axes[i, j].set_title(f"first bias {bias:g}, learning rate {rate:g}")
     for axis in axes[i, len(rates) :]:
       axis.set_visible(False)
-  axes[0, 0].legend(fontsize=8)
+  axes[0, 0].legend(fontsize=8, loc="upper right")
   _draw_layers(axes[-1, 0], result)
   _draw_revival(axes[-1, 1], result)
   _draw_born(axes[-1, 2], result)
@@ -96,20 +122,47 @@ def figure(result: Result) -> Any:
 
 
 def _draw_course(axis: Any, result: Result, bias: int, rate: int) -> None:
-  for (name, found), color in zip(
-    result["activations"].items(), _plots.COLORS, strict=False
+  lost = {}
+  for (name, found), color, style in zip(
+    result["activations"].items(), _plots.COLORS, STYLES, strict=False
   ):
     dead = found["dead"][bias, rate].mean(-1)
-    _plots.line_with_band(axis, result["steps"], dead, color, name)
-  lost = {
-    name: int(found["diverged"][bias, rate].sum())
-    for name, found in result["activations"].items()
-  }
+    _line(axis, result["steps"], dead, color, style, name)
+    lost[name] = int(found["diverged"][bias, rate].sum())
   if any(lost.values()):
     told = ", ".join(f"{name} {count}" for name, count in lost.items())
-    count = len(dead)
-    axis.text(0, 0.9, f"diverged, of {count}: {told}", fontsize=8)
-  axis.set_ylim(-0.02, 1.02)
+    axis.text(
+      0.02, 0.95, f"diverged, of {len(dead)}: {told}",
+      fontsize=8, transform=axis.transAxes,
+    )  # fmt: skip
+  _shares(axis)
+
+
+def _line(
+  axis: Any,
+  x: Any,
+  values: Any,
+  color: Any,
+  style: tuple[str, str, float],
+  label: str,
+) -> None:
+  """Mean of finite networks, two standard errors around; else a gap."""
+  mean, error = of_finite(values)
+  marker, line, size = style
+  axis.plot(
+    x, mean, marker=marker, linestyle=line, markersize=size,
+    color=color, label=label, markerfacecolor="none" if size > 4 else None,
+  )  # fmt: skip
+  axis.fill_between(
+    x, mean - error, mean + error, color=color, alpha=0.2, linewidth=0
+  )
+
+
+def _shares(axis: Any) -> None:
+  """Linear up to a unit in a hundred, logarithmic beyond."""
+  axis.set_yscale("symlog", linthresh=0.01)
+  axis.set_ylim(-0.002, 2)
+  axis.set_yticks([0, 0.01, 0.1, 1], ["0", "1 %", "10 %", "100 %"])
   axis.set_xlabel("updates")
   axis.set_ylabel("share of dead units")
 
@@ -123,43 +176,42 @@ def _draw_layers(axis: Any, result: Result) -> None:
   count = dead.shape[-1]
   colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, count))
   for layer, color in enumerate(colors):
-    _plots.line_with_band(
-      axis, result["steps"], dead[..., layer], color, f"layer {layer + 1}"
-    )
-  axis.set_ylim(-0.02, 1.02)
-  axis.set_title(f"{name} by layer, learning rate {result['rates'][-1]:g}")
-  axis.set_xlabel("updates")
-  axis.set_ylabel("share of dead units")
-  axis.legend(fontsize=8)
+    label = f"layer {layer + 1}"
+    style = (".", "-", 3)
+    _line(axis, result["steps"], dead[..., layer], color, style, label)
+  _shares(axis)
+  bias, rate = result["biases"][0], result["rates"][-1]
+  axis.set_title(f"{name} by layer, bias {bias:g}, rate {rate:g}")
+  axis.legend(fontsize=7, ncols=4, loc="upper center")
 
 
 def _draw_revival(axis: Any, result: Result) -> None:
+  """A point for each kind of network of which units died."""
   rates = np.arange(len(result["rates"]))
-  count = len(result["biases"]) * len(result["activations"])
-  bars = 0
-  for (name, found), color in zip(
-    result["activations"].items(), _plots.COLORS, strict=False
-  ):
-    for i, bias in enumerate(result["biases"]):
-      back = np.asarray(found["revived"][i])  # [rates, seeds]
-      died = np.isfinite(back)
-      known = died.any(1)
-      mean = np.where(died, back, 0).sum(1) / np.maximum(died.sum(1), 1)
-      if known.any():
-        axis.bar(
-          rates[known] + 0.8 * ((bars + 0.5) / count - 0.5),
-          mean[known], 0.8 / count, color=color,
-          hatch=None if i == 0 else "//", edgecolor="white",
-          label=f"{name}, bias {bias:g}",
-        )  # fmt: skip
-      bars += 1
+  kinds = [
+    (f"{name}, bias {bias:g}", found["revived"][i].T, marker, color, i)
+    for (name, found), (marker, _, _), color in zip(
+      result["activations"].items(), STYLES, _plots.COLORS, strict=False
+    )
+    for i, bias in enumerate(result["biases"])
+    if np.isfinite(found["revived"][i]).any()
+  ]
+  for place, (label, back, marker, color, i) in enumerate(kinds):
+    mean, error = of_finite(back)  # [rates]
+    axis.errorbar(
+      rates + 0.5 * ((place + 0.5) / len(kinds) - 0.5), mean, error,
+      fmt=marker, color=color, label=label, capsize=3,
+      markerfacecolor=None if i == 0 else "white",
+    )  # fmt: skip
   axis.set_xticks(rates, [f"{rate:g}" for rate in result["rates"]])
-  axis.set_ylim(0, 1.02)
+  axis.set_xlim(-0.5, len(rates) - 0.5)
+  axis.set_ylim(-0.05, 1.3)
+  axis.set_yticks(np.linspace(0, 1, 6))
   axis.set_title("do dead units come back?")
   axis.set_xlabel("learning rate")
   axis.set_ylabel("revived of all that died")
-  if axis.get_legend_handles_labels()[0]:
-    axis.legend(fontsize=8)
+  if kinds:
+    axis.legend(fontsize=7, ncols=2, loc="upper center")
 
 
 def _draw_born(axis: Any, result: Result) -> None:
@@ -168,19 +220,18 @@ def _draw_born(axis: Any, result: Result) -> None:
   ):
     layers = np.arange(1, len(law) + 1)
     alive = result["born_alive"][width]
-    axis.plot(
-      layers, 1 - alive["symmetric"], "o", color=color, markersize=3,
-      label=f"width {width}, symmetric",
-    )  # fmt: skip
-    axis.plot(
-      layers, 1 - alive["asymmetric"], "x", color=color, markersize=4,
-      label=f"width {width}, asymmetric",
-    )  # fmt: skip
+    axis.plot(layers, 1 - alive["symmetric"], "o", color=color, markersize=3)
+    axis.plot(layers, 1 - alive["asymmetric"], "x", color=color, markersize=4)
     axis.plot(layers, 1 - np.array(law), color=color, **_plots.THEORY)
+    axis.plot([], [], color=color, label=f"width {width}")
+  for marker, label in (("o", "symmetric"), ("x", "asymmetric")):
+    axis.plot([], [], marker, color="gray", markersize=4, label=label)
   axis.plot(
     [], [], color="gray", label="1 - (1 - 2⁻ⁿ)ᴸ, theory", **_plots.THEORY
   )
+  axis.set_ylim(0, 1.3)
+  axis.set_yticks(np.linspace(0, 1, 6))
   axis.set_title("networks born dead (one input)")
   axis.set_xlabel("layers L")
   axis.set_ylabel("share of networks")
-  axis.legend(fontsize=7)
+  axis.legend(fontsize=7, ncols=2, loc="upper center")

@@ -10,13 +10,15 @@ import rich.progress
 import rich.table
 import rich.text
 
+from experiments import _plots
 from experiments._experiment import Result
 from experiments._signal_records import Course
 from experiments._signal_theory import SIGMAS, Conditions
 
-_COLOR_CYCLE = tuple(f"C{i}" for i in range(10))  # matplotlib's own
+_COLOR_CYCLE = (*_plots.COLORS[:6], "#f0e442", "#999999")  # theory is black
 _COLORS = {"stable": "green", "vanishes": "blue", "explodes": "red"}
 _BAND = "0.8"  # light grey
+_THEORY = "theory (alone: 0 measured)"
 _FULL_WIDTH = 91  # columns for a table that also says by how much
 
 
@@ -116,7 +118,8 @@ def check_figures() -> None:
 def figure(result: Result) -> Any:
   """A column for each activation, signal above gradient.
 
-  Theory is dashed, in the band where means over seeds should lie.
+  Theory is dashed, in the band where means over seeds should lie; it is alone
+  where what was measured is 0.
   """
   from matplotlib.figure import Figure
 
@@ -135,7 +138,7 @@ def figure(result: Result) -> Any:
       axes[:, column], (record.forward, record.backward), strict=True
     ):
       rank = schemes.index(record.initializer)
-      _draw(axis, course, colors[record.initializer], 4.0 - 0.4 * rank)
+      _draw(axis, course, colors[record.initializer], 7.0 - 0.8 * rank)
   for column, activation in enumerate(activations):
     axes[0, column].set_title(activation)
     axes[1, column].set_xlabel("layer")
@@ -154,7 +157,7 @@ def _legend(figure: Any, colors: dict[str, str], columns: int) -> None:
   handles: list[Any] = [
     Line2D([], [], color=c, label=name) for name, c in colors.items()
   ]
-  handles.append(Line2D([], [], color="black", ls="--", lw=0.8, label="theory"))
+  handles.append(Line2D([], [], color="black", ls="--", lw=0.8, label=_THEORY))
   handles.append(Patch(color=_BAND, label=f"±{SIGMAS:.0f} std"))
   figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 

@@ -1,10 +1,12 @@
 """A run that is asked to stop."""
 
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 STATUS = 128 + signal.SIGTERM
 """of a process that SIGTERM has ended, as shells have it"""
@@ -19,9 +21,22 @@ class Stopped(BaseException):
   """
 
 
+_asked: list[int] = []
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
-  del number, frame
+  del frame
+  _asked.append(number)
   raise Stopped
+
+
+def check() -> None:
+  """Raises `Stopped` again, if what was running then had no ear for it.
+
+  Python ignores exceptions in destructors, and libraries some in callbacks.
+  """
+  if _asked:
+    raise Stopped
 
 
 @contextlib.contextmanager
@@ -32,8 +47,20 @@ def on_sigterm() -> Iterator[None]:
   was interrupted counts as not done. Not for several processes: there JAX
   listens to SIGTERM, and tells all of them.
   """
+  _asked.clear()
   before: Any = signal.signal(signal.SIGTERM, _stop)
   try:
     yield
   finally:
     signal.signal(signal.SIGTERM, before)
+
+
+def leave(status: int) -> NoReturn:
+  """Ends this process, without waiting for what its devices are doing.
+
+  Python's own end would wait for it, or take the interpreter from threads that
+  still need it, which ends with another status.
+  """
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)

@@ -2,10 +2,12 @@
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import _training
 from initjax import initializers
@@ -85,15 +87,13 @@ def norm(params: Params) -> jax.Array:
 
 
 class Descent(NamedTuple):
-  """Gradient descent on all data: [runs, steps + 1], but for the last two."""
+  """Gradient descent on all data: [runs, steps + 1], but for the last."""
 
   loss: jax.Array
   accuracy: jax.Array
   spread: jax.Array
   asymmetry: jax.Array
   """over the norm of everything"""
-  singular_values: jax.Array
-  """[runs, kernels, k] of the last kernels, over the largest; padded by 0"""
   test_accuracy: jax.Array
   """[runs], at the end"""
 
@@ -105,10 +105,10 @@ def descend(
   *,
   rates: tuple[float, ...],
   steps: int,
-) -> Descent:
+) -> tuple[Descent, Params]:
   """Trains [runs] networks, kernel l with the learning rate rates[l]."""
 
-  def one(params: Params) -> Descent:
+  def one(params: Params) -> tuple[Descent, Params]:
     def step(params: Params, _: None) -> tuple[Params, Any]:
       seen = _seen(params, data)
       return _update(params, data, rates), seen
@@ -118,8 +118,9 @@ def descend(
       lambda many, last: jnp.append(many, last), seen, _seen(params, data)
     )
     right = apply(params, data.test_inputs).argmax(-1) == data.test_labels
-    values = _singular_values(params)
-    return Descent(seen[0], seen[1], seen[2], seen[3], values, right.mean())
+    loss, accuracy, spread, relative = seen
+    descent = Descent(loss, accuracy, spread, relative, right.mean())
+    return descent, params
 
   return jax.vmap(one)(params)
 
@@ -143,14 +144,18 @@ def _seen(
   return _loss(params, data), right.mean(), spread(params), relative
 
 
-def _singular_values(params: Params) -> jax.Array:
+def singular_values(kernels: Sequence[np.ndarray]) -> np.ndarray:
+  """[runs, kernels, k] over the largest of each; padded by 0.
+
+  By numpy, since XLA can hang where several CPU devices decompose batches.
+  """
+  longest = max(min(kernel.shape[1:]) for kernel in kernels)
   rows = []
-  longest = max(min(kernel.shape) for kernel in params)
-  for kernel in params:
-    values = jnp.linalg.svd(kernel, compute_uv=False)
-    values = values / jnp.maximum(values[0], 1e-30)
-    rows.append(jnp.pad(values, (0, longest - len(values))))
-  return jnp.stack(rows)
+  for kernel in kernels:
+    values = np.linalg.svd(kernel.astype(np.float64), compute_uv=False)
+    values = values / np.maximum(values[:, :1], 1e-30)
+    rows.append(np.pad(values, ((0, 0), (0, longest - values.shape[1]))))
+  return np.stack(rows, axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=("rates", "steps"))

@@ -7,6 +7,7 @@ import numpy as np
 from experiments._experiment import Claim, Result
 from experiments._plots import mean_and_error
 
+EQ_10 = "Glorot and Bengio 2010, Eq. 10"
 EQ_12 = "Glorot and Bengio 2010, Eq. 12"
 EQ_13 = "Glorot and Bengio 2010, Eq. 13"
 EQ_14 = "Glorot and Bengio 2010, Eq. 14"
@@ -62,7 +63,7 @@ def claims(result: Result) -> list[Claim]:
 def _pyramid_claims(result: Result) -> list[Claim]:
   found = []
   for shape, modes in result["pyramids"].items():
-    for mode, source in (("fan_in", EQ_12), ("fan_avg", EQ_12)):
+    for mode, source in (("fan_in", EQ_10), ("fan_avg", EQ_12)):
       for direction, (value, error) in ends(modes[mode]["normal"]).items():
         law = result["theory"]["pyramids"][shape][mode][direction]
         published = float(np.log2(law[-1 if direction == "forward" else 0]))

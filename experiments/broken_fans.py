@@ -52,7 +52,7 @@ class Config:
   seeds: int = option(8, "Draws of each.", low=2)
   batch: int = option(64, "Images.", low=1)
   dataset: str = option("digits", "What goes in.", choices=_datasets.INPUTS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)

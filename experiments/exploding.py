@@ -63,14 +63,19 @@ class Config:
   depth: int = option(100, "Linear layers of random networks.", low=3)
   width: int = option(64, "Units of each.", low=2)
   seeds: int = option(8, "Networks of each kind.", low=2)
-  inputs: int = option(32, "Images sent through random networks.", low=1)
+  inputs: int = option(
+    32, "Digits sent through random networks.", low=1, high=1797
+  )
   factors: tuple[float, ...] = option(
     (0.05, 0.5, 0.9, 0.98, 1.02, 1.1, 1.5, 2.0, 3.0, 5.0, 10.0),
     "Rates of descent over 2/λ_max.",
     low=0.001,
   )
   hidden: tuple[int, ...] = option(
-    (32, 32), "Units of the layers of the descending network.", low=1
+    (32, 32),
+    "Units of the layers of the descending network.",
+    low=1,
+    repeats=True,
   )
   descent_steps: int = option(300, "Updates of descent.", low=20)
   lanczos_steps: int = option(40, "Products with a Hessian.", low=2)
@@ -79,10 +84,12 @@ class Config:
   deep_variance: float = option(2.6, "σ_w² of those.", low=0.01)
   rate: float = option(0.1, "Learning rate of SGD, the good one.", low=0)
   limit: float = option(1.0, "Global norm that clipping allows.", low=1e-9)
-  steps: int = option(400, "Updates of SGD, a multiple of 20.", low=20)
+  steps: int = option(
+    400, "Updates of SGD, a multiple of 20.", low=20, multiple=20
+  )
   batch: int = option(64, "Images of each update.", low=1)
   dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)
@@ -209,13 +216,14 @@ def claims(result: Result) -> list[Claim]:
       1e-4 * result["exact_lambda"],  # 400 roundings of float32 in X·v
     )
   )  # fmt: skip
-  low, high = threshold(result, "quadratic")
-  found.append(
-    Claim(
-      "LeCun et al. 1998, §5.1", "rate of divergence over 2/λ_max, quadratic",
-      1.0, (low + high) / 2, (high - low) / 2,
-    )
-  )  # fmt: skip
+  if bracket := threshold(result, "quadratic"):
+    low, high = bracket
+    found.append(
+      Claim(
+        "LeCun et al. 1998, §5.1", "rate of divergence over 2/λ_max, quadratic",
+        1.0, (low + high) / 2, (high - low) / 2,
+      )
+    )  # fmt: skip
   found += _speeds(result)
   return found
 
@@ -234,15 +242,20 @@ def _growth(result: Result, index: int) -> Claim:
   )  # fmt: skip
 
 
-def threshold(result: Result, name: str) -> tuple[float, float]:
-  """Neighbouring factors: below the second, no seed ends above its start."""
+def threshold(result: Result, name: str) -> tuple[float, float] | None:
+  """Neighbouring factors: below the second, no seed ends above its start.
+
+  None if the factors hold no such pair: all diverge, or none does.
+  """
   loss = result["descents"][name]["loss"]
   kept = np.isfinite(loss).all(-1) & (loss[..., -1] <= loss[..., 0])
   factors = np.array(result["factors"])
   order = np.argsort(factors)
   alive = kept[order].all(-1)
-  first = int(np.argmin(alive)) if not alive.all() else len(alive) - 1
-  return float(factors[order][max(first - 1, 0)]), float(factors[order][first])
+  first = int(np.argmin(alive))
+  if alive.all() or first == 0:
+    return None
+  return float(factors[order][first - 1]), float(factors[order][first])
 
 
 def _speeds(result: Result) -> list[Claim]:

@@ -69,17 +69,22 @@ class Config:
   width: int = option(64, "Units of a layer.", low=1)
   channels: int = option(16, "Channels of a convolution.", low=1)
   seeds: int = option(4, "Trained networks of each kind.", low=2)
-  steps: int = option(400, "Updates, a multiple of 10.", low=10)
+  steps: int = option(
+    400, "Updates, a multiple of 10.", low=10, multiple=POINTS
+  )
   rate: float = option(0.003, "Learning rate of SGD.", low=0)
   momentum: float = option(0.9, "Its momentum.", low=0)
   batch: int = option(32, "Images of each update; images measured.", low=2)
   dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)
-    if self.steps % POINTS:
-      raise ValueError(f"steps ({self.steps}) must be a multiple of {POINTS}.")
+
+  @property
+  def distinct_images(self) -> int:
+    """Different training images that are wanted."""
+    return self.batch
 
 
 Runs = dict[str, jax.Array]

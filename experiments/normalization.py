@@ -79,16 +79,27 @@ class Config:
   draws: int = option(16, "Untrained networks of each kind.", low=2)
   seeds: int = option(4, "Trained ones.", low=2)
   rate: float = option(0.03, "Learning rate of SGD.", low=0)
-  steps: int = option(400, "Updates, a multiple of 20.", low=20)
+  steps: int = option(400, "Updates, a multiple of 20.", low=20, multiple=20)
   batch: int = option(64, "Images of each update.", low=4)
   epsilon: float = option(1e-5, "ε of the normalizations.", low=0)
   dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)
     if 1.0 not in self.scales:
       raise ValueError(f"scales must hold 1; got {self.scales}.")
+    large = [scale for scale in self.scales if scale >= 0.1]
+    if len(large) < 2 and set(self.kinds) != {"none"}:
+      raise ValueError(
+        "scales must hold two of at least 0.1, between which normalized "
+        f"networks are compared; got {self.scales}."
+      )
+
+  @property
+  def distinct_images(self) -> int:
+    """Different training images that are wanted."""
+    return max(self.batch, *self.batches)
 
 
 Runs = dict[str, jax.Array]

@@ -47,7 +47,7 @@ class Config:
   tolerance: float = option(0.1, "Of LSUV, on the variance.", low=1e-9)
   tries: int = option(10, "Of LSUV, for each layer.", low=1)
   runs: int = option(9, "Of which the median is taken.", low=1)
-  seed: int = option(0, "Of all random numbers.", low=0)
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)

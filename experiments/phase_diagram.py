@@ -86,13 +86,15 @@ class Config:
 
   activation: str = option("tanh", "φ.", choices=ACTIVATIONS)
   sigma_w2: tuple[float, ...] = option(
-    (), "LOW,HIGH of σ_w²; if not given, as suits φ.", kind=float
+    (), "LOW,HIGH of σ_w²; if not given, as suits φ.", kind=float, repeats=True
   )
   sigma_b2: tuple[float, ...] = option(
-    (), "LOW,HIGH of σ_b²; if not given, as suits φ.", kind=float
+    (), "LOW,HIGH of σ_b²; if not given, as suits φ.", kind=float, repeats=True
   )
   resolution: int = option(96, "Of the map, along each axis.", low=2)
-  points: tuple[int, ...] = option((7, 5), "Measured, on each axis.", low=1)
+  points: tuple[int, ...] = option(
+    (7, 5), "Measured, on each axis.", low=1, repeats=True
+  )
   depth: int = option(60, "Linear layers.", low=10)
   width: int = option(256, "Units of each.", low=8)
   seeds: int = option(32, "Networks at each point.", low=2)
@@ -100,7 +102,7 @@ class Config:
     32, "Pairs of images, both of the most and the least alike.", low=1
   )
   dataset: str = option("digits", "What goes in.", choices=_datasets.INPUTS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)

@@ -73,10 +73,10 @@ class Config:
   identity_rates: tuple[float, ...] = option(
     (0.001, 0.003, 0.01), "Learning rates of Adam; the best counts.", low=0
   )
-  steps: int = option(300, "Updates, a multiple of 20.", low=20)
+  steps: int = option(300, "Updates, a multiple of 20.", low=20, multiple=20)
   batch: int = option(32, "Images of each update.", low=1)
   dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)

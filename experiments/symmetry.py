@@ -40,6 +40,7 @@ from experiments._experiment import (
   Result,
   abstract,
   check,
+  check_devices,
   option,
 )
 from experiments._job import AXIS, Job
@@ -61,7 +62,9 @@ class Config:
     (1e-2, 1e-3, 1e-4, 1e-5, 1e-6), "ε: noise over the weights.", low=1e-30
   )
   hidden: int = option(1, "Hidden layers.", low=1)
-  width: int = option(16, "Units of each, a multiple of the devices.", low=2)
+  width: int = option(
+    16, "Units of each, a multiple of the devices.", low=2, over_devices=True
+  )
   seeds: int = option(4, "Networks of each noise, and random ones.", low=2)
   images: int = option(256, "Images that are learnt.", low=10)
   rate: float = option(
@@ -72,12 +75,17 @@ class Config:
     0.03, "Asymmetry at which the symmetry counts as broken.", low=1e-6
   )
   dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)
     if 1.0 not in self.constants:
       raise ValueError(f"constants must contain 1.0; got {self.constants}.")
+
+  @property
+  def distinct_images(self) -> int:
+    """Different training images that are wanted."""
+    return self.images
 
 
 def _data(config: Config) -> Labelled:
@@ -132,6 +140,7 @@ def as_one_unit(params: networks.Params) -> networks.Params:
 
 def run(config: Config, job: Job) -> Result:
   """Constant, noisy and random starts; one unit; units over the devices."""
+  check_devices(config, job.mesh.size)
   data, starts, shapes = _data(config), _starts(config), _shapes(config)
   draw = functools.partial(networks.draw, shape=shapes["wide"])
   params = {name: draw(start) for name, start in starts.items()}
@@ -144,14 +153,13 @@ def run(config: Config, job: Job) -> Result:
 
   def measure(name: str) -> Any:
     if name == "alone":
-      return job.spread(descend, everyone, data)
+      seen, kernels = job.spread(descend, everyone, data)
+      return seen, networks.singular_values(kernels)
     if name == "one unit":
-      narrow = functools.partial(
-        networks.descend, rates=shapes["narrow_rates"], steps=config.steps
-      )
-      return job.spread(narrow, as_one_unit(params["constant"]), data)
+      narrow = functools.partial(descend, rates=shapes["narrow_rates"])
+      return job.spread(narrow, as_one_unit(params["constant"]), data)[0]
     if name == "parallel":
-      return descend(_units_spread(job, params["constant"]), data)
+      return descend(_units_spread(job, params["constant"]), data)[0]
     pairs = params["symmetric"], params["noise"]
     return job.spread(
       functools.partial(networks.linearized, **options), pairs, data
@@ -175,7 +183,9 @@ def _units_spread(job: Job, params: networks.Params) -> networks.Params:
   ]
 
 
-def _parts(config: Config, alone: Any) -> dict[str, dict[str, np.ndarray]]:
+def _parts(
+  config: Config, alone: tuple[networks.Descent, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
   """Cuts runs into constant [constants], noisy [noises, seeds], random."""
   first = len(config.constants)
   last = first + len(config.noises) * config.seeds
@@ -184,8 +194,9 @@ def _parts(config: Config, alone: Any) -> dict[str, dict[str, np.ndarray]]:
     "noisy": slice(first, last),
     "random": slice(last, None),
   }
+  everything = alone[0]._asdict() | {"singular_values": alone[1]}
   parts = {
-    name: jax.tree.map(lambda leaf, at=at: leaf[at], alone)._asdict()
+    name: {what: leaf[at] for what, leaf in everything.items()}
     for name, at in cut.items()
   }
   parts["noisy"] = {

@@ -61,14 +61,19 @@ class Config:
   steps: int = option(400, "Updates, the budget.", low=1)
   batch: int = option(32, "Images of each update.", low=1)
   dataset: str = option("digits", "What is learnt.", choices=_datasets.DATASETS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
-    check(self)
     for name in ("depths", "sigma_w2"):
       values = getattr(self, name)
       if list(values) != sorted(set(values)):
         raise ValueError(f"{name} must increase; got {values}.")
+    check(self)
+    if len(self.depths) < 2:
+      raise ValueError(
+        "depths must hold two or more, for a frontier lies between two; got "
+        f"{self.depths}."
+      )
 
 
 def network(config: Config, depth: int, sigma_w2: Any) -> stacks.Stack:

@@ -65,7 +65,7 @@ class Config:
   seeds: int = option(8, "Such networks of each kind.", low=2)
   batch: int = option(256, "Images sent through each.", low=2)
   dataset: str = option("digits", "Which images.", choices=_datasets.DATASETS)
-  seed: int = option(0, "Of all random numbers.")
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
     check(self)
@@ -73,6 +73,11 @@ class Config:
       raise ValueError(
         f"narrow ({self.narrow}) must be less than wide ({self.wide})."
       )
+
+  @property
+  def distinct_images(self) -> int:
+    """Different training images that are wanted."""
+    return self.batch
 
 
 def widths_of(config: Config, shape: str) -> tuple[int, ...]:

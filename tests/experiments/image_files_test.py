@@ -191,7 +191,9 @@ def test_labels_must_be_digits(tmp_path):
   write_mnist(tmp_path)
   labels = np.array([0, 10, 1], np.uint8)
   (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
-  with pytest.raises(ValueError, match="labels must be 0 to 9; got 0 to 10"):
+  with pytest.raises(
+    ValueError, match=r"t10k-labels.* labels must be 0 to 9; got 0 to 10\."
+  ):
     _image_files.load_images("mnist", str(tmp_path))
 
 
@@ -220,3 +222,117 @@ def test_a_truncated_npz_is_named(tmp_path):
   path.write_bytes(path.read_bytes()[:-99])
   with pytest.raises(ValueError, match=r"mnist.npz \(.* is no whole .npz file"):
     _image_files.load_images("mnist", str(tmp_path))
+
+
+def with_nan(images):
+  images = images.astype(np.float32)
+  images[0, 3, 4] = np.nan
+  return images
+
+
+IMAGES = r"wanted images of integers or real floats; got"
+LABELS = r"wanted labels that are integers; got"
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda x, y: (with_nan(x), y), "finite images; got nan in 1 of 2352 "),
+    (lambda x, y: (x + np.inf, y), "finite images; got inf in 2352 of 2352 "),
+    (lambda x, y: (x - np.inf, y), "finite images; got -inf in 2352 of"),
+    (lambda x, y: (x + 0j, y), f"{IMAGES} complex128"),
+    (lambda x, y: (x.astype(str), y), f"{IMAGES} <U3"),
+    (lambda x, y: (x.astype("m8[s]"), y), f"{IMAGES} timedelta64"),
+    (lambda x, y: (x > 0, y), f"{IMAGES} bool"),
+    (lambda x, y: (x, y + np.nan), f"{LABELS} float64"),
+    (lambda x, y: (x, y.astype(np.float32)), f"{LABELS} float32"),
+    (lambda x, y: (x, y + 0j), f"{LABELS} complex128"),
+    (lambda x, y: (x, y.astype(str)), f"{LABELS} <U3"),
+    (lambda x, y: (x, y > 4), f"{LABELS} bool"),
+    (lambda x, y: (x, y.astype(np.int8) - 10), "must be 0 to 9; got -"),
+    (lambda x, y: (x, np.eye(10, dtype=int)[y]), r"many labels; .* \(3, 10\)"),
+    (lambda x, y: (x, y[None]), r"many labels; got \(3, 28, 28\) .* \(1, 3\)"),
+    (lambda x, y: (x, y[0]), r"many labels; got \(3, 28, 28\) and \(\)"),
+    (lambda x, y: (x[0, 0, 0], y), r"wanted images .* got \(\) and \(3,\)"),
+    (lambda x, y: (x[:0], y[:0]), r"wanted .* got \(0, 28, 28\) and \(0,\)"),
+  ],
+)
+def test_what_cannot_be_learnt_from_is_refused(tmp_path, change, message):
+  write_npz(tmp_path / "mnist.npz", MNIST["train"], change(*MNIST["test"]))
+  with pytest.raises(ValueError, match=rf"mnist\.npz, x_test.*{message}") as e:
+    _image_files.load_images("mnist", str(tmp_path))
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16, ">i4"])
+@pytest.mark.parametrize("image_dtype", [np.float16, np.float64, ">i2"])
+def test_real_images_and_integer_labels_are_read(tmp_path, image_dtype, dtype):
+  parts = [(x.astype(image_dtype), y.astype(dtype)) for x, y in MNIST.values()]
+  write_npz(tmp_path / "mnist.npz", *parts)
+  check_mnist(_image_files.load_images("mnist", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda x, y: (x, ["a", "b"]), f"{LABELS} <U1"),
+    (lambda x, y: (x, [b"1", 2]), f"{LABELS} |S1"),
+    (lambda x, y: (x, [1, 2**70]), f"{LABELS} object"),
+    (lambda x, y: (x, [1.0, np.nan]), f"{LABELS} float64"),
+    (lambda x, y: (x, [1, 10]), "labels must be 0 to 9; got 1 to 10"),
+    (lambda x, y: (x, 1), r"many labels; got \(2, 32, 32, 3\) and \(\)"),
+    (lambda x, y: (x, y[:1]), r"many labels; got \(2, .* and \(1,\)"),
+    (lambda x, y: (x.astype(str), y), f"{IMAGES} <U3"),
+    (lambda x, y: (x + np.nan, y), "wanted finite images; got nan in 6144 of"),
+    (lambda x, y: (x[:, 1:], y), r"wanted data .* got \(2, 3071\)"),
+    (lambda x, y: (x[:1], y[:1]), r"wanted 2 records, .* got 1 .*2, 2, 1, 2"),
+  ],
+)
+def test_an_unusual_python_batch_is_named(tmp_path, change, message):
+  write_cifar_python(tmp_path)
+  rows, labels = channels_first(CIFAR[2][0]), CIFAR[2][1].tolist()
+  rows, labels = change(rows, labels)
+  batch = pickle.dumps({b"data": rows, b"labels": labels}, 2)
+  (tmp_path / "data_batch_3").write_bytes(batch)
+  with pytest.raises(ValueError, match=f"data_batch_3: .*{message}") as e:
+    _image_files.load_images("cifar10", str(tmp_path))
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  ("records", "message"),
+  [
+    ((1, 2, 2, 2, 2), "batch_1.bin: wanted 2 records, .* got 1 "),
+    ((2, 2, 1, 2, 2), "batch_3.bin: wanted 2 records, .* got 1 "),
+    ((1, 1, 1, 1, 2), "batch_5.bin: wanted 1 records, .* got 2 "),
+    ((1, 1, 2, 2, 0), "batch_5.bin is truncated: expected 3073 bytes, got 0"),
+  ],
+)
+def test_a_binary_batch_cut_between_records_is_named(
+  tmp_path, records, message
+):
+  write_cifar_binary(tmp_path)
+  for name, count in zip(batch_names(".bin"), records, strict=False):
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[: 3073 * count])
+  with pytest.raises(ValueError, match=message) as e:
+    _image_files.load_images("cifar10", str(tmp_path))
+  assert ("all batches: " in str(e.value)) == all(records)
+
+
+def test_a_binary_label_beyond_9_names_its_own_file(tmp_path):
+  write_cifar_binary(tmp_path)
+  path = tmp_path / "data_batch_4.bin"
+  path.write_bytes(b"\x0a" + path.read_bytes()[1:])
+  with pytest.raises(
+    ValueError, match=r"batch_4\.bin: labels must be 0 to 9; got 9 to 10"
+  ):
+    _image_files.load_images("cifar10", str(tmp_path))
+
+
+def test_the_test_batch_may_be_of_another_length(tmp_path):
+  write_cifar_binary(tmp_path)
+  path = tmp_path / "test_batch.bin"
+  path.write_bytes(path.read_bytes()[:3073])
+  found = _image_files.load_images("cifar10", str(tmp_path))
+  assert [len(part[1]) for part in found] == [10, 1]

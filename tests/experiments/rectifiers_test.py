@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import rich.console
 
-from experiments import _launch, _rectifiers_born, rectifiers
+from experiments import (
+  _launch,
+  _rectifiers_born,
+  _rectifiers_views,
+  rectifiers,
+)
 from experiments._job import Job
 from experiments.rectifiers import EXPERIMENT
 
@@ -26,7 +31,7 @@ def found():
     ([[0, 0], [1, 1], [1, 0]], [1, 1, 1], 0.5),  # one of two came back
     ([[1, 0], [0, 1], [1, 0]], [1, 1, 1], 1.0),  # back, though dead again
     ([[0, 1], [0, 1], [0, 1]], [1, 1, 1], 0.0),
-    ([[0, 1], [0, 1], [0, 0]], [1, 1, 0], 0.0),  # diverged: not alive
+    ([[0, 1], [0, 1], [0, 0]], [1, 1, 0], math.nan),  # diverged
     ([[0, 0], [0, 0], [0, 0]], [1, 1, 1], math.nan),  # none to come back
   ],
 )
@@ -36,18 +41,110 @@ def test_revival_counts_those_that_died_and_came_back(dead, finite, share):
   assert float(ours) == pytest.approx(share, nan_ok=True)
 
 
+@pytest.fixture
+def diverged():
+  """Of 3 networks, the first diverges, the second dies, the third lives.
+
+  Arrays [biases, rates, seeds, points, ...], of 1 layer of 2 units.
+  """
+  dead = np.zeros((1, 1, 3, 3, 1, 2), bool)
+  dead[0, 0, 0, 2] = True  # no slope at NaN: of that nothing is to be told
+  dead[0, 0, 1, 1:] = True
+  finite = np.ones((1, 1, 3, 3), bool)
+  finite[0, 0, 0, 1] = False
+  right = np.full((1, 1, 3, 3), 0.5)
+  right[0, 0, 0] = 0.1
+  return rectifiers.summary(dead, finite, right)
+
+
+def result_of(found, name="elu", seeds=slice(None)):
+  return {
+    "rates": (1.0,), "biases": (0.0,), "steps": np.arange(3),
+    "activations": {name: {key: v[:, :, seeds] for key, v in found.items()}},
+    "born_alive": {}, "born_networks": 10, "theory": {},
+  }  # fmt: skip
+
+
+def cell(result):
+  return list(EXPERIMENT.tables(result)[0].columns[2].cells)[0]  # noqa: RUF015
+
+
+def test_who_diverged_is_neither_dead_nor_alive_from_then_on(diverged):
+  dead = diverged["dead"][0, 0, ..., 0]  # [seeds, points]
+  nan = math.nan
+  np.testing.assert_array_equal(dead, [[0, nan, nan], [0, 1, 1], [0, 0, 0]])
+  np.testing.assert_array_equal(diverged["diverged"][0, 0], [1, 0, 0])
+  np.testing.assert_array_equal(diverged["revived"][0, 0], [nan, 0, nan])
+  assert (np.isnan(diverged["test_accuracy"]) == np.isnan(dead)).all()
+
+
+@pytest.mark.parametrize(
+  ("seeds", "told"),
+  [
+    (slice(0, 3), "50.0%, 0%, 50% (1 of 3 diverged)"),
+    (slice(0, 2), "100.0%, 0%, 50% (1 of 2 diverged)"),
+    (slice(1, 3), "50.0%, 0%, 50%"),
+    (slice(0, 1), "1 of 1 diverged"),
+  ],
+)
+def test_means_are_over_networks_that_did_not_diverge(diverged, seeds, told):
+  result = result_of(diverged, seeds=seeds)
+  assert cell(result) == told
+  EXPERIMENT.figure(result).canvas.draw()  # warns of nothing
+
+
+def test_claims_are_of_networks_that_did_not_diverge(diverged):
+  """The first did; the second died indeed."""
+  claims = [
+    EXPERIMENT.claims(result_of(diverged, seeds=slice(i, i + 1)))
+    for i in range(3)
+  ]
+  assert [[one.ours for one in found] for found in claims] == [[], [1], [0]]
+
+
+def test_what_cannot_fail_is_not_claimed(diverged):
+  assert not EXPERIMENT.claims(result_of(diverged, "leaky_relu"))
+
+
+def test_errors_are_two_standard_errors_of_those_left():
+  """(1 - 0)/2 · 2 for two networks, none for one; by hand."""
+  nan = math.nan
+  values = [[0.0, nan, nan], [1.0, 0.3, nan], [nan, nan, nan]]
+  mean, error = _rectifiers_views.of_finite(values)
+  np.testing.assert_allclose(mean, [0.5, 0.3, nan])
+  np.testing.assert_allclose(error, [1.0, nan, nan])
+
+
+def test_a_network_that_overflows_is_told_to_have_diverged():
+  config = EXPERIMENT.at_scale(
+    "smoke", rates=(0.01, 1e6), biases=(0.0,), activations=("relu",)
+  )
+  found = rectifiers.run(config, Job())["activations"]["relu"]
+  np.testing.assert_array_equal(found["diverged"], [[[0, 0], [1, 1]]])
+  assert np.isfinite(found["dead"][0, 0]).all()
+  assert np.isfinite(found["dead"][0, 1, :, 0]).all()  # before it did
+  assert np.isnan(found["dead"][0, 1, :, -1]).all()
+
+
+@pytest.mark.parametrize(("z", "dies"), [(-17.0, False), (-18.0, True)])
+def test_elu_dies_where_its_slope_rounds_to_zero(z, dies):
+  """expm1(z) + 1 is 0 where e^z < 2⁻²⁵, half of float32's step below 1."""
+  assert (math.exp(z) < 2**-25) == dies
+  assert (jax.grad(jax.nn.elu)(jnp.float32(z)) == 0) == dies
+
+
 def test_where_there_is_a_slope_nothing_dies(found):
   _, result = found
-  assert result["activations"]["leaky_relu"]["dead"].max() == 0
+  assert np.nanmax(result["activations"]["leaky_relu"]["dead"]) == 0
 
 
 def test_a_large_rate_kills_and_a_low_bias_has_killed(found):
   """At the start hidden units of bias -1 have fewer samples above 0."""
   _, result = found
-  dead = result["activations"]["relu"]["dead"].mean(
-    -1
-  )  # [biases, rates, seeds,
-  start, end = dead[..., 0].mean((1, 2)), dead[..., -1].mean((1, 2))  # points]
+  relu = result["activations"]["relu"]
+  assert not relu["diverged"].any()
+  dead = relu["dead"].mean((1, 2, 4))  # [biases, points]
+  start, end = dead[:, 0], dead[:, -1]
   assert start[1] > start[0]
   assert end[0] > start[0]
 

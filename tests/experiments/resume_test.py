@@ -44,6 +44,26 @@ def test_a_run_goes_on_after_the_last_item(tmp_path, whole, number, status):
   assert not (tmp_path / ".checkpoints").exists()
 
 
+def test_a_run_that_is_computing_stops_with_its_status(tmp_path):
+  """Not with that of threads which lose their interpreter."""
+  process = processes.start(f"--output_dir={tmp_path}", HOLD="1", BUSY="1")
+  processes.wait_for(process, "held")
+  process.send_signal(signal.SIGTERM)
+  _, errors = processes.finish(process, 143)
+  assert errors.strip().splitlines()[-1].startswith("stopped; to go on: ")
+
+
+def test_what_nobody_heard_stops_the_run_after_the_item(tmp_path, whole):
+  flag = f"--output_dir={tmp_path}"
+  process = processes.start(flag, HOLD="3", DEAF="1")
+  processes.wait_for(process, "held")
+  process.send_signal(signal.SIGTERM)
+  processes.finish(process, 143)
+  _, errors = processes.finish(processes.start(flag))
+  assert "goes on after 5 items" in errors
+  assert processes.content(tmp_path) == whole
+
+
 def test_the_same_run_twice_at_once_is_refused(tmp_path):
   flag = f"--output_dir={tmp_path}"
   process = processes.start(flag, HOLD="0")

@@ -1,7 +1,8 @@
 """An experiment of a few seconds, for tests of how experiments run.
 
 The environment says where it waits: `PAUSE` seconds before every item, and for
-ever at item `HOLD`.
+ever at item `HOLD`, with the devices at work if there is `BUSY`. With `DEAF`
+that item ignores an exception, as Python's destructors do, and goes on.
 """
 
 import dataclasses
@@ -65,14 +66,26 @@ def _runs(config, item):
   return keys, jnp.linspace(0.5, 1.5, config.runs)
 
 
+def _hold(runs, kernel):
+  if "BUSY" in os.environ:
+    walk.lower(runs, kernel, steps=10**8).compile()(runs, kernel)
+  try:
+    print("held", flush=True)
+    time.sleep(600)
+  except BaseException:
+    if "DEAF" not in os.environ:
+      raise
+
+
 def run(config, job):
   """A first list whose items are empty, and a second."""
   kernel = jax.random.normal(jax.random.key(7), (16, 16)) / 4
 
   def at(item):
     print(f"item {item}", flush=True)
-    time.sleep(600 if os.environ.get("HOLD") == str(item) else 0)
     time.sleep(float(os.environ.get("PAUSE", "0")))
+    if os.environ.get("HOLD") == str(item):
+      _hold(_runs(config, item), kernel)
     function = functools.partial(walk, steps=20)
     return job.spread(function, _runs(config, item), kernel)
 
