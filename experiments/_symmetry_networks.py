@@ -144,7 +144,7 @@ def _seen(
   return _loss(params, data), right.mean(), spread(params), relative
 
 
-def singular_values(kernels: Sequence[np.ndarray]) -> np.ndarray:
+def singular_values(kernels: Sequence[Any]) -> np.ndarray:
   """[runs, kernels, k] over the largest of each; padded by 0.
 
   By numpy, since XLA can hang where several CPU devices decompose batches.
@@ -152,7 +152,8 @@ def singular_values(kernels: Sequence[np.ndarray]) -> np.ndarray:
   longest = max(min(kernel.shape[1:]) for kernel in kernels)
   rows = []
   for kernel in kernels:
-    values = np.linalg.svd(kernel.astype(np.float64), compute_uv=False)
+    kernel = np.asarray(kernel, np.float64)
+    values = np.linalg.svd(kernel, compute_uv=False)
     values = values / np.maximum(values[:, :1], 1e-30)
     rows.append(np.pad(values, ((0, 0), (0, longest - values.shape[1]))))
   return np.stack(rows, axis=1)
