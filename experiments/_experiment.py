@@ -84,7 +84,6 @@ def option(
   choices: typing.Iterable[str] | None = None,
   kind: type | None = None,
   repeats: bool = False,
-  over_devices: bool = False,
 ) -> Any:
   """A field of a config, which becomes a flag of that name.
 
@@ -97,14 +96,12 @@ def option(
     choices: the values allowed.
     kind: type of an entry; needed only for a tuple that is empty by default.
     repeats: whether a tuple may hold the same entry twice.
-    over_devices: whether it must be a multiple of the number of devices.
   """
   known = None if choices is None else tuple(choices)
   entry = default[0] if isinstance(default, tuple) and default else default
   metadata = {
     "text": text, "low": low, "high": high, "multiple": multiple,
     "choices": known, "kind": kind or type(entry), "repeats": repeats,
-    "over_devices": over_devices,
   }  # fmt: skip
   return dataclasses.field(default=default, metadata=metadata)
 
@@ -142,21 +139,6 @@ def _check_entry(name: str, entry: Any, bounds: Mapping[str, Any]) -> None:
     raise ValueError(
       f"{name} must be among {', '.join(choices)}; got {entry!r}."
     )
-
-
-def check_devices(config: Any, devices: int) -> None:
-  """Every option that is cut over the devices can be.
-
-  Raises:
-    ValueError: if one is no multiple of their number.
-  """
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if field.metadata.get("over_devices") and value % devices:
-      raise ValueError(
-        f"{field.name} ({value}) must be a multiple of {devices}, the number "
-        "of devices."
-      )
 
 
 def abstract(tree: Any) -> Any:

@@ -5,11 +5,10 @@ import os
 import sys
 from typing import Any
 
-import jax
 from absl import app, flags
 
 from experiments import _datasets, _results, _signal_views
-from experiments._experiment import SCALES, Experiment, check_devices
+from experiments._experiment import SCALES, Experiment
 
 
 def define(experiment: Experiment) -> None:
@@ -98,8 +97,6 @@ def config_from_flags(experiment: Experiment) -> Any:
     _results.check_parent(checkpoint_dir(), "checkpoint_dir")
     _signal_views.check_figures()
     _check_processes()
-    if not flags.FLAGS.distributed:  # or the devices are not known yet
-      check_devices(config, jax.device_count())
   except (ValueError, OSError, ImportError) as error:
     raise app.UsageError(str(error)) from None
   return config

@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import app
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import _datasets
@@ -40,7 +41,6 @@ from experiments._experiment import (
   Result,
   abstract,
   check,
-  check_devices,
   option,
 )
 from experiments._job import AXIS, Job
@@ -62,9 +62,7 @@ class Config:
     (1e-2, 1e-3, 1e-4, 1e-5, 1e-6), "ε: noise over the weights.", low=1e-30
   )
   hidden: int = option(1, "Hidden layers.", low=1)
-  width: int = option(
-    16, "Units of each, a multiple of the devices.", low=2, over_devices=True
-  )
+  width: int = option(16, "Units of each, a multiple of the devices.", low=2)
   seeds: int = option(4, "Networks of each noise, and random ones.", low=2)
   images: int = option(256, "Images that are learnt.", low=10)
   rate: float = option(
@@ -139,8 +137,16 @@ def as_one_unit(params: networks.Params) -> networks.Params:
 
 
 def run(config: Config, job: Job) -> Result:
-  """Constant, noisy and random starts; one unit; units over the devices."""
-  check_devices(config, job.mesh.size)
+  """Constant, noisy and random starts; one unit; units over the devices.
+
+  Raises:
+    app.UsageError: if the units cannot be cut evenly over the devices.
+  """
+  if config.width % job.mesh.size:
+    raise app.UsageError(
+      f"width ({config.width}) must be a multiple of {job.mesh.size}, the "
+      "number of devices."
+    )
   data, starts, shapes = _data(config), _starts(config), _shapes(config)
   draw = functools.partial(networks.draw, shape=shapes["wide"])
   params = {name: draw(start) for name, start in starts.items()}

@@ -74,6 +74,26 @@ def test_a_quadratic_loss_diverges_above_two_over_lambda_alone(result):
   assert exploding.threshold(result, "quadratic") == (0.9, 1.1)
 
 
+@pytest.mark.parametrize(
+  ("ends", "bracket"),
+  [
+    ((0.5, 0.9, 7.0, 0.4), (0.5, 1.5)),  # what descends beyond: by chance
+    ((7.0, 7.0, 7.0, 7.0), None),
+    ((0.5, 0.5, 0.5, 0.5), None),
+    ((0.5, 0.5, np.inf, np.nan), (0.5, 1.5)),
+  ],
+)
+def test_a_threshold_lies_between_what_descends_and_what_does_not(
+  ends, bracket
+):
+  """Factors in no order: 0.25, 0.5, 1.5, 3; every loss starts at 1."""
+  factors = [1.5, 0.25, 3.0, 0.5]
+  last = dict(zip(sorted(factors), ends, strict=True))
+  loss = np.array([[[1.0, last[f]], [1.0, last[f] / 2]] for f in factors])
+  given = {"factors": factors, "descents": {"deep": {"loss": loss}}}
+  assert exploding.threshold(given, "deep") == bracket
+
+
 def test_curvature_of_a_quadratic_loss_stays(result):
   """Lanczos from one vector, at two points: rounding of 64 terms."""
   found = result["descents"]["quadratic"]

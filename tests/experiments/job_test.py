@@ -55,3 +55,15 @@ def test_map_gives_numpy_and_tells_of_every_item():
   assert [float(item["square"]) for item in found] == [1.0, 9.0]
   job.part("kaiming").map(jnp.square, [2])
   assert told == [("1.0", ""), ("3.0", ""), ("2", "kaiming")]
+
+
+def test_what_decomposes_matrices_runs_on_one_cpu_with_the_same_result():
+  singular = jax.jit(jax.vmap(lambda x: jnp.linalg.svd(x, compute_uv=False)))
+  matrices = jax.random.normal(jax.random.key(0), (5, 4, 3))
+  alone = Job().undivided()
+  assert Job().mesh.size == 8
+  assert alone.mesh.size == 1
+  found = alone.spread(singular, matrices)
+  assert found.devices() == {jax.devices()[0]}
+  expected = np.linalg.svd(np.asarray(matrices, np.float64), compute_uv=False)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)

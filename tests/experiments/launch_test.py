@@ -21,6 +21,7 @@ from experiments import _flags, rectifiers
     (["more"], "unexpected arguments: ['more']"),
     (["--process_id=1"], "need --distributed"),
     (["--distributed", "--process_id=1"], "must be given together"),
+    (["--distributed"], "does not find the other processes by itself here"),
     (["--output_dir=/dev/null/x"], "output_dir '/dev/null/x' is no directory"),
     (["--checkpoint_dir=/dev/null"], "checkpoint_dir '/dev/null' is no"),
   ],

@@ -29,6 +29,14 @@ def test_all_that_was_measured_agrees(result):
   assert [c for c in claims if not c.agrees] == []
 
 
+def test_nothing_is_claimed_of_batches_near_the_width(result):
+  """Batches of 16 and a width of 24, where theory's limit does not hold."""
+  narrow = {**result, "config": {**result["config"], "gradient_width": 24}}
+  claims = normalization.claims(narrow)
+  assert len(claims) == 6
+  assert not any("growth per layer" in claim.quantity for claim in claims)
+
+
 def test_normalized_signals_do_not_know_the_scale(result):
   """Over three decades; without normalization each gives two per layer."""
   scales = list(SMOKE.scales)
