@@ -29,7 +29,7 @@ def of_finite(values: Any) -> tuple[np.ndarray, np.ndarray]:
 def claims(result: Result) -> list[Claim]:
   """ELU's slope e^z leaves no unit dead; how many networks are born dead.
 
-  JAX's slope of ELU, expm1(z) + 1, rounds to 0 where z is far below 0; so this
+  Before 0.12 JAX's slope of ELU, expm1(z) + 1, is 0 far below 0; so this
   is said of rates and biases at which no network diverges. That of leaky ReLU
   cannot be 0, so of its units there is nothing to check. A share of n
   independent networks has the deviation √(p(1 - p)/n).

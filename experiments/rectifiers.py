@@ -12,11 +12,11 @@ thin deep networks: a minute on 2 CPU cores. A network that diverges is told of
 as such, and left out of all means. Expect of ReLU 0.5 % dead units after
 training at rate 0.1, and 2.6 % at 0.6; of leaky ReLU none, ever; of ELU none at
 these rates, but at 0.6 3 of 4 diverge, and at 0.7 the one that does not lost
-40 % of its units at once: JAX's slope of it, expm1(z) + 1, rounds to 0 below
-z = -17.3. Biases that start at -1 leave 6 % of ReLU dead at rate 0.1. That is
-not why it learns slowly (21 % right): leaky ReLU learns no better, ELU does
-(97 %). Of ReLU units that ever died 44 to 91 % came back. Of ReLU networks with
-40 layers of 4 units 92.6 % are born dead (theory: 92.4 %), with asymmetric
+40 % of its units at once: the slope of JAX before 0.12, expm1(z) + 1, rounds to
+0 below z = -17.3. Biases that start at -1 leave 6 % of ReLU dead at rate 0.1.
+That is not why it learns slowly (21 % right): leaky ReLU learns no better, ELU
+does (97 %). Of ReLU units that ever died 44 to 91 % came back. Of ReLU networks
+with 40 layers of 4 units 92.6 % are born dead (theory: 92.4 %), with asymmetric
 weights 21 %.
 
 Reference: Lu et al. 2020, "Dying ReLU and initialization", §3 and §4.2; Maas et
