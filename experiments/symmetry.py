@@ -142,11 +142,7 @@ def run(config: Config, job: Job) -> Result:
   Raises:
     app.UsageError: if the units cannot be cut evenly over the devices.
   """
-  if config.width % job.mesh.size:
-    raise app.UsageError(
-      f"width ({config.width}) must be a multiple of {job.mesh.size}, the "
-      "number of devices."
-    )
+  _check_width(config, job.mesh.size)
   data, starts, shapes = _data(config), _starts(config), _shapes(config)
   draw = functools.partial(networks.draw, shape=shapes["wide"])
   params = {name: draw(start) for name, start in starts.items()}
@@ -174,6 +170,14 @@ def run(config: Config, job: Job) -> Result:
   names = ("alone", "one unit", "parallel", "linearized")
   found = dict(zip(names, job.map(measure, names), strict=True))
   return _result(config, job, found)
+
+
+def _check_width(config: Config, devices: int) -> None:
+  if config.width % devices:
+    raise app.UsageError(
+      f"width ({config.width}) must be a multiple of {devices}, the number of "
+      "devices."
+    )
 
 
 def _units_spread(job: Job, params: networks.Params) -> networks.Params:

@@ -220,20 +220,7 @@ def claims(result: Result) -> list[Claim]:
           sigmoid["predicted"]["error"],
         )
       )  # fmt: skip
-  for variance, shares in result["saturation"].items():
-    mean, error = _plots.mean_and_error(shares["measured"][:, :2].sum(-1))
-    published = float(shares["theory"][:2].sum())
-    if published < 1e-3:  # none was seen, and none would be
-      continue
-    edge = statistics.NormalDist().inv_cdf(published / 2)
-    slope = -edge * statistics.NormalDist().pdf(edge)  # of the share over ln q
-    drift = 2.5 / result["width"] * slope  # q deviates by O(1/n) of itself
-    found.append(
-      Claim(
-        "Poole et al. 2016, q*", f"share with 4σ' < 0.1 at σ_w² = {variance}",
-        published, float(mean), float(2 * error + drift),
-      )
-    )  # fmt: skip
+  found += _saturated(result)
   final = result["courses"]["sigmoid"]["loss"][:, -1]
   found.append(
     Claim(
@@ -242,6 +229,26 @@ def claims(result: Result) -> list[Claim]:
       math.log(10), float(final.mean()), 0.01,
     )
   )  # fmt: skip
+  return found
+
+
+def _saturated(result: Result) -> list[Claim]:
+  """Where theory expects any; width n moves q by O(1/n) of itself."""
+  found = []
+  normal = statistics.NormalDist()
+  for variance, shares in result["saturation"].items():
+    mean, error = _plots.mean_and_error(shares["measured"][:, :2].sum(-1))
+    published = float(shares["theory"][:2].sum())
+    if published < 1e-3:  # none was seen, and none would be
+      continue
+    edge = normal.inv_cdf(published / 2)
+    slope = -edge * normal.pdf(edge)  # of the share over ln q
+    drift = 2.5 / result["width"] * slope
+    name = f"share with 4σ' < 0.1 at σ_w² = {variance}"
+    found.append(
+      Claim("Poole et al. 2016, q*", name, published, float(mean),
+            float(2 * error + drift))
+    )  # fmt: skip
   return found
 
 

@@ -16,6 +16,7 @@ EXACT = [  # exact steps from the bits, so no compiler may round them otherwise
   lambda key, shape: jax.random.rademacher(key, shape, jnp.float32),
 ]
 ROUNDED = [
+  lambda key, shape: jax.random.uniform(key, shape, minval=-2.0),
   lambda key, shape: jax.random.normal(key, shape),
   lambda key, shape: jax.random.normal(key, shape, jnp.bfloat16),
   lambda key, shape: jax.random.truncated_normal(key, -2, 2, shape) * 0.1,
