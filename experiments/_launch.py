@@ -58,6 +58,13 @@ def save(
 
 
 def _main(experiment: Experiment, argv: list[str]) -> None:
+  try:
+    _start(experiment, argv)
+  except app.UsageError as error:  # alone: absl would add a page of help
+    sys.exit(f"{experiment.name}: {error}")
+
+
+def _start(experiment: Experiment, argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)  # JAX tells of every absent TPU

@@ -29,9 +29,10 @@ from experiments import _flags, rectifiers
 def test_what_is_wrong_is_said_in_a_line(tmp_path, flags, message):
   process = processes.start(f"--output_dir={tmp_path}", *flags)
   output, errors = processes.finish(process, 1)
-  assert message in output + errors
-  assert "Traceback" not in errors
-  assert "item 0" not in output
+  assert message in errors
+  if not message.startswith("flag "):  # absl's own are three lines
+    assert len(errors.splitlines()) == 1
+  assert not output
   assert not list(tmp_path.glob("small*"))
 
 
