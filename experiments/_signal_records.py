@@ -71,25 +71,17 @@ def record(
   forward, backward = (np.asarray(part, np.float64) for part in signals)
   forward_alive = _alive(forward)
   both_alive = forward_alive & _alive(backward)  # else φ' is that of zeros
-  courses = [
+  there, back = zip(laws, healthy, strict=True)
+  courses = (
     _course(
-      measured,
-      alive,
-      law,
-      yardstick,
-      conditions,
-      backward=is_backward,
-      drift_is_bound=drift_is_bound,
-    )
-    for measured, alive, law, yardstick, is_backward in zip(
-      (forward, backward),
-      (forward_alive, both_alive),
-      laws,
-      healthy,
-      (False, True),
-      strict=True,
-    )
-  ]
+      forward, forward_alive, *there, conditions,
+      backward=False, drift_is_bound=drift_is_bound,
+    ),
+    _course(
+      backward, both_alive, *back, conditions,
+      backward=True, drift_is_bound=drift_is_bound,
+    ),
+  )  # fmt: skip
   return Record(activation, initializer, log2_sigma_w2, *courses)
 
 
@@ -110,42 +102,48 @@ def _course(
   drift_is_bound: bool = False,
 ) -> Course:
   """Growth over the layers that are alive, and the verdict over all."""
+  with np.errstate(invalid="ignore"):
+    mean = measured.mean(axis=0)
 
   def predict(start: int) -> Band:
     return band(
-      law,
-      start,
-      mean[start],
-      conditions,
-      backward=backward,
+      law, start, mean[start], conditions, backward=backward,
       drift_is_bound=drift_is_bound,
-    )
+    )  # fmt: skip
 
-  with np.errstate(invalid="ignore"):
-    mean = measured.mean(axis=0)
-  growth = error = predicted = half_width = math.nan
-  in_band = None
   layers = np.flatnonzero(alive)
+  growth: _Growth = (math.nan,) * 4 + (None,)
   if layers.size >= 2:
     start, end = layers[[-1, 0]] if backward else layers[[0, -1]]
-    steps = abs(end - start)
-    bits = (measured[:, end] - measured[:, start]) / steps  # [seeds]
-    growth = 2.0 ** bits.mean()
-    error = growth * math.log(2) * bits.std(ddof=1) / math.sqrt(bits.size)
-    expected = predict(start)
-    predicted = 2.0 ** ((expected.middle[end] - mean[start]) / steps)
-    half_width = predicted * math.log(2) * expected.half_width[end] / steps
-    deviation = abs(mean[end] - expected.middle[end])
-    in_band = bool(deviation <= expected.half_width[end])
+    growth = _growth(measured, start, end, predict(start))
   return Course(
-    growth,
-    error,
-    predicted,
-    half_width,
-    in_band,
+    *growth,
     _verdict(measured, healthy, conditions, backward=backward),
     mean,
     *predict(-1 if backward else 0),
+  )
+
+
+_Growth = tuple[float, float, float, float, bool | None]
+"""The first five of a course"""
+
+
+def _growth(
+  measured: np.ndarray, start: int, end: int, expected: Band
+) -> _Growth:
+  """Per layer from `start` to `end`, measured and expected."""
+  first, last = measured[:, start], measured[:, end]
+  steps = abs(end - start)
+  bits = (last - first) / steps  # [seeds]
+  growth = 2.0 ** bits.mean()
+  predicted = 2.0 ** ((expected.middle[end] - first.mean()) / steps)
+  half_width = expected.half_width[end]
+  return (
+    growth,
+    growth * math.log(2) * bits.std(ddof=1) / math.sqrt(bits.size),
+    predicted,
+    predicted * math.log(2) * half_width / steps,
+    bool(abs(last.mean() - expected.middle[end]) <= half_width),
   )
 
 

@@ -161,25 +161,17 @@ def run(config: Config, job: Job) -> Result:
     task = _task(config, features, *item)
     return _train(config, job, item[0], task, targets[item[0]])
 
-  by_chain = (len(CHAINS), config.draws, -1)
-  signal = job.map(forward, [config.forward_blocks])[0]
-  gradient = job.map(backward, config.gradient_depths)
+  (signal,) = job.map(forward, [config.forward_blocks])
+  gradient = np.stack(job.map(backward, config.gradient_depths), -1)
   trained = job.map(train, _tasks(config))
-  count = len(config.blocks)
-  sizes = (
-    config.forward_blocks, config.gradient_depths, config.gradient_width
-  )  # fmt: skip
   return {
     "config": dataclasses.asdict(config),
-    "theory": theory(*sizes),
-    "signal": dict(zip(CHAINS, signal.reshape(by_chain), strict=True)),
-    "gradient": dict(
-      zip(CHAINS, np.stack(gradient, -1).reshape(by_chain), strict=True)
+    "theory": theory(
+      config.forward_blocks, config.gradient_depths, config.gradient_width
     ),
-    "digits": _named(schemes(1), config.blocks, trained[:count]),
-    "identity": _named(
-      identity_schemes(1), config.identity_blocks, trained[count:]
-    ),
+    "signal": _by_chain(signal, config),
+    "gradient": _by_chain(gradient, config),
+    **_by_task(trained, config),
   }
 
 
@@ -197,6 +189,21 @@ def _train(config: Config, job: Job, name: str, task: Any, target: Any) -> Any:
 def _rates(config: Config, task: str) -> int:
   rates = config.rates if task == "digits" else config.identity_rates
   return len(rates)
+
+
+def _by_chain(found: np.ndarray, config: Config) -> dict[str, np.ndarray]:
+  """Arrays [draws, blocks or depths] of what has a row for each run."""
+  rows = found.reshape(len(CHAINS), config.draws, -1)
+  return dict(zip(CHAINS, rows, strict=True))
+
+
+def _by_task(trained: list[Any], config: Config) -> dict[str, Any]:
+  count = len(config.blocks)
+  identity = identity_schemes(1), config.identity_blocks
+  return {
+    "digits": _named(schemes(1), config.blocks, trained[:count]),
+    "identity": _named(*identity, trained[count:]),
+  }
 
 
 def _named(kinds: Any, blocks: tuple[int, ...], found: list[Any]) -> Any:

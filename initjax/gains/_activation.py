@@ -135,6 +135,7 @@ def _jaxpr_of(activation: Activation) -> tuple[Any, Any]:
     ) from error
 
 
+@functools.lru_cache(maxsize=64)
 def evaluator(traced: TracedActivation) -> Evaluate:
   """x -> (φ(x), φ'(x)) for float64 arrays; must run inside `in_float64`."""
   jaxpr = jax.make_jaxpr(_with_slope(traced.function))(_POINTS)

@@ -145,6 +145,11 @@ class _Signal:
   gradient: float = math.nan
   """E[δ²], summed over what it feeds; NaN if it feeds nothing"""
 
+  @property
+  def in_reach(self) -> bool:
+    """Whether Gaussian moments of a function of it can be computed."""
+    return self.gaussian and 1e-300 < self.size < 1e300
+
 
 @dataclasses.dataclass
 class _Walk:
@@ -178,14 +183,13 @@ class _Walk:
   def _fed(self, phi: Activation | None, stream: _Signal) -> "_Fed":
     """Of a stream under φ."""
     if phi is None or phi is identity:
-      return _Fed(stream, stream.size, stream.mean, stream.shared, 1.0)
-    if not (stream.gaussian and 1e-300 < stream.size < 1e300):
-      return _Fed(stream, *[math.nan] * 4)
+      return _Fed(stream, stream.size, stream.shared, 1.0)
+    if not stream.in_reach:
+      return _Fed(stream, *[math.nan] * 3)
     here = response(phi)(math.log2(stream.size))
     return _Fed(
       stream,
       2.0**here.log2_second_moment,
-      float(moments(phi, stream.size).mean),
       self._shared(stream, phi),
       2.0**here.log2_derivative,
     )
@@ -196,7 +200,7 @@ class _Walk:
       return 0.0
     correlation = float(np.clip(stream.shared / stream.size, -1.0, 1.0))
     if correlation == 0:
-      return float(moments(phi, stream.size).mean) ** 2
+      return _mean(phi, stream) ** 2
     if math.isnan(correlation):
       return math.nan
     return float(joint_moments(phi, correlation, stream.size).product)
@@ -256,7 +260,10 @@ class _Walk:
       edges.append((each.source, image.share * each.slope * others))
     return _Signal(
       math.prod(sizes),
-      math.prod(each.mean for each in fed),
+      math.prod(
+        _mean(image.activation, each.source)
+        for each, image in zip(fed, images, strict=True)
+      ),
       math.prod(each.shared for each in fed),
       gaussian=False,
       edges=tuple(edges),
@@ -288,12 +295,19 @@ class _Fed(NamedTuple):
   source: _Signal
   size: float
   """E[φ²]"""
-  mean: float
-  """E[φ]"""
   shared: float
   """E[φ(h_a)·φ(h_b)] of two samples"""
   slope: float
   """E[φ'²]"""
+
+
+def _mean(phi: Activation | None, stream: _Signal) -> float:
+  """E[φ(h)]; of few signals, since no table holds it."""
+  if phi is None or phi is identity:
+    return stream.mean
+  if not stream.in_reach:
+    return math.nan
+  return float(moments(phi, stream.size).mean)
 
 
 def _weighted(fed: _Fed, op: LinearOp, weights: float) -> _Signal:
