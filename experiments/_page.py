@@ -63,13 +63,13 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def numbers(claim: Claim) -> tuple[str, str, str]:
-  """Published, ours, error: four digits, 0 for what is lost in the error."""
+  """Published and ours to four digits, 0 if lost in the error; that to two."""
   lost = 1e-6 * claim.error
-  values = (claim.published, claim.ours, claim.error)
-  published, ours, error = (
-    f"{0.0 if abs(value) < lost else value:.4g}" for value in values
+  published, ours = (
+    f"{0.0 if abs(value) < lost else value:.4g}"
+    for value in (claim.published, claim.ours)
   )
-  return published, ours, error
+  return published, ours, f"{claim.error:.2g}"
 
 
 def _claims_table(claims: Sequence[tuple[str, Claim]]) -> str:

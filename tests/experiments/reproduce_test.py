@@ -37,6 +37,13 @@ def test_agreement_is_a_difference_within_the_error(
   assert reproduce._sigmas(claim) == pytest.approx(sigmas)
 
 
+def test_numbers_have_four_digits_and_errors_two():
+  claim = Claim("source", "quantity", 1e-9, 0.055551, 0.0003619)
+  assert _page.numbers(claim) == ("1e-09", "0.05555", "0.00036")
+  lost = claim._replace(published=1e-11, error=12.34)
+  assert _page.numbers(lost) == ("0", "0.05555", "12")
+
+
 def test_the_page_needs_no_other_file_and_escapes_what_it_shows():
   claim = Claim("A & B 2015", "<growth>", 1.0, 2.0, 0.1)
   html = _page.page("title", "how", [section(claims=[claim])])
