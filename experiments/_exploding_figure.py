@@ -117,7 +117,7 @@ def _draw_scale(axis: Any, result: Result) -> None:
 def _draw_depth(axis: Any, result: Result) -> None:
   k = np.arange(result["log2_size"].shape[-1])
   chosen = [i for i, w in enumerate(result["variances"]) if w >= 2]
-  for index, color in zip(chosen, _plots.COLORS, strict=False):
+  for index, color in _plots.colored(chosen):
     variance = result["variances"][index]
     size = result["log2_size"][index]
     _plots.line_with_band(axis, k, size, color, f"σ_w² = {variance:g}")
@@ -133,7 +133,7 @@ def _draw_depth(axis: Any, result: Result) -> None:
 def _draw_rate(axis: Any, result: Result) -> None:
   factors = np.array(result["factors"])
   for (name, found), color, marker in zip(
-    result["descents"].items(), _plots.COLORS, ("o", "s"), strict=False
+    result["descents"].items(), _plots.COLORS[:2], ("o", "s"), strict=True
   ):
     ratio = found["loss"][..., -1] / found["loss"][..., 0]
     ratio = np.where(np.isfinite(ratio), np.clip(ratio, 1e-4, 1e4), 1e4)
@@ -155,7 +155,7 @@ def _draw_losses(axis: Any, result: Result, name: str) -> None:
   found = result["descents"][name]
   factors = result["factors"]
   near = [i for i, f in enumerate(factors) if f in (0.5, 0.9, 1.1, 1.5, 3, 10)]
-  for index, color in zip(near, _plots.COLORS, strict=False):
+  for index, color in _plots.colored(near):
     loss = found["loss"][index] / found["loss"][index][:, :1]
     loss = np.where(np.isfinite(loss) & (loss < 1e6), loss, np.nan)
     axis.plot(loss.T, color=color, linewidth=0.8)
@@ -191,9 +191,7 @@ def _draw_clipping(axis: Any, result: Result) -> None:
   names = list(result["causes"])
   places = np.arange(len(names))
   count = len(result["clipping"])
-  for index, (kind, color) in enumerate(
-    zip(result["clipping"], _plots.COLORS, strict=False)
-  ):
+  for index, (kind, color) in enumerate(_plots.colored(result["clipping"])):
     found = [result["causes"][name]["test_accuracy"] for name in names]
     mean, error = _plots.mean_and_error(
       np.stack([values[index, :, -1] for values in found]), 1

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from experiments import _training
+from experiments import _networks, _training
 from initjax import initializers, stacks
 
 Run = dict[str, jax.Array]
@@ -22,14 +22,11 @@ CLIPPING = ("none", "by value", "by global norm", "by block")
 
 def network(sigma_w2: Any, depth: int, width: int) -> stacks.Stack:
   """z₁ = x·W₁, z_l = relu(z_{l-1})·W_l, with W of variance σ_w²/fan_in."""
-  unit = initializers.lecun_normal()
   return stacks.mlp(
     depth=depth,
     width=width,
     activation=jax.nn.relu,
-    kernel_init=lambda key, shape, dtype=jnp.float32, out_sharding=None: (
-      jnp.sqrt(sigma_w2) * unit(key, shape, dtype)
-    ),
+    kernel_init=_networks.truncated(sigma_w2),
   )
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _plots
 from initjax import initializers
 from initjax.typing import Activation, Initializer
 
@@ -154,3 +155,16 @@ def unit_rows(inputs: Any) -> jax.Array:
   """Each input, flat, divided by its root mean square."""
   flat = jnp.reshape(inputs, (len(inputs), -1))
   return flat / jnp.sqrt((flat**2).mean(1, keepdims=True))
+
+
+def ends(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
+  """log₂ of the mean over pyramids where each direction ends, and its error.
+
+  Second moments themselves obey the law in expectation, logarithms do not; the
+  standard error of the mean is carried over to its logarithm.
+  """
+  result = {}
+  for direction, index in (("forward", -1), ("backward", 0)):
+    mean, error = _plots.mean_and_error(found[direction][:, index])
+    result[direction] = float(np.log2(mean)), float(error / mean / np.log(2))
+  return result

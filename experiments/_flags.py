@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import _datasets, _results, _signal_views
+from experiments import _datasets, _plots, _results
 from experiments._experiment import SCALES, Experiment
 
 
@@ -95,7 +95,8 @@ def config_from_flags(experiment: Experiment) -> Any:
     _check_data(config)
     _results.check_parent(flags.FLAGS.output_dir, "output_dir")
     _results.check_parent(checkpoint_dir(), "checkpoint_dir")
-    _signal_views.check_figures()
+    if experiment.figure is not None:
+      _plots.check()
     _check_processes()
   except (ValueError, OSError, ImportError) as error:
     raise app.UsageError(str(error)) from None

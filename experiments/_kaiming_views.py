@@ -6,8 +6,8 @@ import numpy as np
 
 from experiments import _plots
 from experiments._experiment import Claim, Result
+from experiments._fan_networks import ends
 from experiments._plots import mean_and_error
-from experiments._xavier_claims import ends
 
 HE = "He et al. 2015"
 MODES = {
@@ -65,10 +65,11 @@ def _training_claims(result: Result) -> list[Claim]:
   found = []
   uneven = float(np.abs(result["classes"] - 0.1).max())
   for kind, depths in result["courses"].items():
-    if "30" not in depths:
+    depth = max(depths, key=int)
+    if int(depth) < 30:  # may learn
       continue
-    mean, error = mean_and_error(depths["30"]["Xavier"]["accuracy"][:, -1])
-    name = f"{kind}, 30 layers, Xavier: accuracy after training"
+    mean, error = mean_and_error(depths[depth]["Xavier"]["accuracy"][:, -1])
+    name = f"{kind}, {depth} layers, Xavier: accuracy after training"
     found.append(
       Claim(f"{HE}, Fig. 3", name, 0.1, float(mean), uneven + 2 * float(error))
     )
@@ -142,19 +143,21 @@ def _course_table(result: Result) -> Any:
 
 def figure(result: Result) -> Any:
   """Above: random networks; below: training."""
-  drawn, axes = _plots.grid(2, 4)
-  _draw_kept(axes[0, 0], result)
-  _draw_gain(axes[0, 1], result)
-  for axis, direction in zip(axes[0, 2:], ("forward", "backward"), strict=True):
-    _draw_fans(axis, result, direction)
   panels = [
     (kind, depth)
     for kind, depths in result["courses"].items()
     for depth in depths
   ]
+  drawn, axes = _plots.grid(2, max(4, len(panels)))
+  _draw_kept(axes[0, 0], result)
+  _draw_gain(axes[0, 1], result)
+  for axis, direction in zip(
+    axes[0, 2:4], ("forward", "backward"), strict=True
+  ):
+    _draw_fans(axis, result, direction)
   for axis, panel in zip(axes[1], panels, strict=False):
     _draw_courses(axis, result, *panel)
-  for axis in axes[1, len(panels) :]:
+  for axis in (*axes[0, 4:], *axes[1, len(panels) :]):
     axis.set_visible(False)
   return drawn
 
@@ -162,7 +165,7 @@ def figure(result: Result) -> Any:
 def _draw_kept(axis: Any, result: Result) -> None:
   slopes = np.array(result["config"]["slopes"])
   for direction, marker, color in zip(
-    ("forward", "backward"), "os", _plots.COLORS, strict=False
+    ("forward", "backward"), "os", _plots.COLORS[:2], strict=True
   ):
     mean, error = kept(result, direction)
     axis.errorbar(
@@ -199,7 +202,7 @@ def _draw_gain(axis: Any, result: Result) -> None:
 
 
 def _draw_fans(axis: Any, result: Result, direction: str) -> None:
-  for mode, color in zip(MODES, _plots.COLORS, strict=False):
+  for mode, color in _plots.colored(MODES):
     mean, error = mean_and_error(result["fans"][mode][direction])
     layers = np.arange(len(mean))
     axis.errorbar(
@@ -220,7 +223,7 @@ def _draw_fans(axis: Any, result: Result, direction: str) -> None:
 
 def _draw_courses(axis: Any, result: Result, kind: str, depth: str) -> None:
   inits = result["courses"][kind][depth]
-  for (init, course), color in zip(inits.items(), _plots.COLORS, strict=False):
+  for (init, course), color in _plots.colored(inits.items()):
     losses = course["loss"]
     steps = np.linspace(0, result["config"]["steps"], losses.shape[1])
     _plots.line_with_band(axis, steps, losses, color, init)

@@ -9,20 +9,19 @@ from experiments._experiment import Result
 from experiments._normalization_claims import NAMES
 from experiments._normalization_theory import gradient_growth, measured_growth
 
-COLORS = dict(zip(NAMES, _plots.COLORS, strict=False))
+COLORS = dict(_plots.colored(NAMES))
 POINTS = {
   "batch": {"fmt": "o", "markersize": 8, "markerfacecolor": "none"},
   "layer": {"fmt": "s", "markersize": 4},
   "none": {"fmt": "^", "markersize": 5},
 }
 """Open and closed, so that two at the same place are both seen"""
-LOG10_2 = float(np.log10(2))
 
 
 def figure(result: Result) -> Any:
   """Above: at initialization; below: training."""
-  depths = result["config"]["depths"][:3]
-  drawn, axes = _plots.grid(2, 4)
+  depths = result["config"]["depths"]
+  drawn, axes = _plots.grid(2, max(4, 1 + len(depths)))
   _draw_forward(axes[0, 0], result)
   _draw_kernel_gradient(axes[0, 1], result)
   _draw_layers(axes[0, 2], result)
@@ -30,7 +29,7 @@ def figure(result: Result) -> Any:
   _draw_accuracy(axes[1, 0], result)
   for axis, depth in zip(axes[1, 1:], depths, strict=False):
     _draw_courses(axis, result, depth)
-  for axis in axes[1, 1 + len(depths) :]:
+  for axis in (*axes[0, 4:], *axes[1, 1 + len(depths) :]):
     axis.set_visible(False)
   return drawn
 
@@ -38,9 +37,9 @@ def figure(result: Result) -> Any:
 def _draw_forward(axis: Any, result: Result) -> None:
   scales = result["config"]["scales"]
   for kind in result["config"]["kinds"]:
-    values = LOG10_2 * result["scales"][kind]["forward"].T
+    values = _plots.LOG10_2 * result["scales"][kind]["forward"].T
     _draw_points(axis, scales, values, kind)
-    law = LOG10_2 * result["theory"]["forward"][kind]
+    law = _plots.LOG10_2 * result["theory"]["forward"][kind]
     axis.plot(scales, law, color="black", **_plots.THEORY)
   axis.plot([], [], color="black", label="theory", **_plots.THEORY)
   axis.set_xscale("log")
@@ -65,7 +64,7 @@ def _draw_kernel_gradient(axis: Any, result: Result) -> None:
   scales = np.array(config["scales"])
   middle = config["scales"].index(1.0)
   for kind in config["kinds"]:
-    values = LOG10_2 * result["scales"][kind]["kernel_gradient"].T / 2
+    values = _plots.LOG10_2 * result["scales"][kind]["kernel_gradient"].T / 2
     _draw_points(axis, scales, values - values[:, [middle]], kind)
   slopes = {-1: "theory: σ_w^(-1)"}
   if "none" in config["kinds"]:
@@ -88,7 +87,7 @@ def _draw_layers(axis: Any, result: Result) -> None:
   for kind in result["config"]["kinds"]:
     values = result["gradients"][kind][batch]
     layers = np.arange(1, values.shape[1] + 1)
-    values = LOG10_2 * (values - values[:, [-1]])
+    values = _plots.LOG10_2 * (values - values[:, [-1]])
     _plots.line_with_band(axis, layers, values, COLORS[kind], NAMES[kind])
     growth = result["theory"]["growth"][kind][batch]
     anchor = 8 if len(layers) > 16 else 0

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments._networks import UNIT
 from initjax import initializers
 
 KINDS = ("batch", "layer", "none")
@@ -56,14 +57,11 @@ def draw(
 ) -> Params:
   """Gaussian hidden kernels of variance σ_w²/fan_in; readout of 1/fan_in."""
   keys = jax.random.split(key, 3)
-  unit = initializers.variance_scaling(
-    1.0, "fan_in", "normal", batch_axis=(), in_axis=-2, out_axis=-1
-  )
   stacked = initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=0)
   return Params(
-    sigma_w * unit(keys[0], (features, width), jnp.float32),
+    sigma_w * UNIT(keys[0], (features, width), jnp.float32),
     sigma_w * stacked(keys[1], (depth - 1, width, width), jnp.float32),
-    unit(keys[2], (width, 10), jnp.float32),
+    UNIT(keys[2], (width, 10), jnp.float32),
   )
 
 
@@ -97,13 +95,3 @@ def hidden(
   z = x @ params.first + nudges[0]
   z, _ = jax.lax.scan(layer, z, (params.others, nudges[1:]))
   return jax.nn.relu(normalize(kind, z, epsilon))
-
-
-def log2_second_moment(x: jax.Array, axis: int | None = None) -> jax.Array:
-  """log₂ of the mean square over all axes but `axis`, without underflow."""
-  axes = tuple(i for i in range(x.ndim) if i != axis)
-  size = jnp.max(jnp.abs(x), axis=axes, keepdims=True)
-  scaled = x / jnp.where(size > 0, size, 1.0)
-  return jnp.log2((scaled**2).mean(axes)) + 2 * jnp.log2(size).reshape(
-    scaled.shape[axis] if axis is not None else ()
-  )

@@ -1,15 +1,35 @@
 """What all figures share: colours for every eye, theory dashed."""
 
-from typing import Any
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 COLORS = (
   "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
 )  # fmt: skip
 """Okabe and Ito 2008"""
+LOG10_2 = float(np.log10(2))
 THEORY = {"linestyle": "--", "linewidth": 1.2, "alpha": 0.9}
 """Of a line that was computed, not measured."""
+
+
+def check() -> None:
+  """Raises ImportError, with what to install, if nothing can be drawn."""
+  try:
+    import matplotlib  # noqa: F401
+  except ImportError as error:
+    raise ImportError(
+      "the figure needs matplotlib: pip install 'initjax[plot]'."
+    ) from error
+
+
+def colored(items: Iterable[T]) -> Iterator[tuple[T, str]]:
+  """Each with its colour; after the seventh they recur."""
+  return zip(items, itertools.cycle(COLORS))
 
 
 def grid(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:

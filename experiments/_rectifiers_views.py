@@ -215,9 +215,7 @@ def _draw_revival(axis: Any, result: Result) -> None:
 
 
 def _draw_born(axis: Any, result: Result) -> None:
-  for (width, law), color in zip(
-    result["theory"].items(), _plots.COLORS, strict=False
-  ):
+  for (width, law), color in _plots.colored(result["theory"].items()):
     layers = np.arange(1, len(law) + 1)
     alive = result["born_alive"][width]
     axis.plot(layers, 1 - alive["symmetric"], "o", color=color, markersize=3)

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments import _plots
 from experiments._experiment import Claim, Result
+from experiments._training import best_rate
 
 DE_SMITH = "De and Smith 2020, §2"
 
@@ -87,15 +88,6 @@ def _of_starts(result: Result) -> list[Claim]:
   return found
 
 
-def best(loss: np.ndarray) -> int:
-  """The rate with the least final loss, of [rates, seeds, points].
-
-  Those that became no number come last.
-  """
-  final = loss[..., -1].mean(-1)
-  return int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
-
-
 def tables(result: Result) -> list[Any]:
   """Gradients by depth, what was learnt, and the identity."""
   return [
@@ -142,7 +134,7 @@ def _digits_table(result: Result) -> Any:
   for name in next(iter(result["digits"].values())):
     cells = []
     for kinds in result["digits"].values():
-      row = best(kinds[name]["loss"])
+      row = best_rate(kinds[name]["loss"])
       final = kinds[name]["test_accuracy"][row, :, -1]
       mean, error = _plots.mean_and_error(final)
       cells.append(
@@ -162,7 +154,7 @@ def _identity_table(result: Result) -> Any:
   for name in next(iter(result["identity"].values())):
     cells = []
     for kinds in result["identity"].values():
-      course = kinds[name][best(kinds[name])].mean(0)
+      course = kinds[name][best_rate(kinds[name])].mean(0)
       cells.append(f"{course[0]:.2f} → {course[-1]:.2g}")
     table.add_row(name, *cells)
   return table

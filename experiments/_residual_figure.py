@@ -6,35 +6,32 @@ import numpy as np
 
 from experiments import _plots
 from experiments._experiment import Result
-from experiments._residual_claims import best
+from experiments._training import best_rate
 
-LOG10_2 = float(np.log10(2))
-FLOAT32_LEAST = 2 * float(np.log10(2.0**-149))
-"""log₁₀ of the square of the least positive float32"""
+FLOAT32_LEAST = 2 * float(np.log10(np.finfo(np.float32).tiny))
+"""log₁₀ of the square of the least normal float32; CPUs flush what is less"""
 
 
 def figure(result: Result) -> Any:
   """Above: signal, gradient, identity; below: training."""
-  drawn, axes = _plots.grid(2, 3)
+  panels = list(result["digits"])
+  drawn, axes = _plots.grid(2, max(3, 1 + len(panels)))
   _draw_signal(axes[0, 0], result)
   _draw_gradient(axes[0, 1], result)
   _draw_identity(axes[0, 2], result)
-  panels = list(result["digits"])[:2]
   for axis, blocks in zip(axes[1], panels, strict=False):
     _draw_digits(axis, result, blocks)
-  for axis in axes[1, len(panels) : 2]:
+  for axis in (*axes[0, 3:], *axes[1, len(panels) : -1]):
     axis.set_visible(False)
-  _draw_identity_course(axes[1, 2], result)
+  _draw_identity_course(axes[1, -1], result)
   return drawn
 
 
 def _draw_signal(axis: Any, result: Result) -> None:
-  for (name, values), color in zip(
-    result["signal"].items(), _plots.COLORS, strict=False
-  ):
+  for (name, values), color in _plots.colored(result["signal"].items()):
     steps = np.arange(values.shape[1])
-    _plots.line_with_band(axis, steps, LOG10_2 * values, color, name)
-    law = LOG10_2 * result["theory"]["signal"][name]
+    _plots.line_with_band(axis, steps, _plots.LOG10_2 * values, color, name)
+    law = _plots.LOG10_2 * result["theory"]["signal"][name]
     axis.plot(steps, law, color="black", **_plots.THEORY)
   axis.plot([], [], color="black", label="theory", **_plots.THEORY)
   axis.set_xlabel("block l")
@@ -45,21 +42,19 @@ def _draw_signal(axis: Any, result: Result) -> None:
 
 def _draw_gradient(axis: Any, result: Result) -> None:
   depths = np.array(result["config"]["gradient_depths"])
-  drift = LOG10_2 * result["theory"]["finite_width_drift"]
-  for (name, values), color in zip(
-    result["gradient"].items(), _plots.COLORS, strict=False
-  ):
-    values = np.where(np.isfinite(values), LOG10_2 * values, np.nan)
+  drift = _plots.LOG10_2 * result["theory"]["finite_width_drift"]
+  for (name, values), color in _plots.colored(result["gradient"].items()):
+    values = np.where(np.isfinite(values), _plots.LOG10_2 * values, np.nan)
     mean, error = _plots.mean_and_error(values)
     axis.errorbar(
       depths, mean, 2 * error, fmt="o", color=color, label=name, markersize=5
     )
-    law = LOG10_2 * result["theory"]["gradient"][name]
+    law = _plots.LOG10_2 * result["theory"]["gradient"][name]
     axis.plot(depths, law, color="black", **_plots.THEORY)
     if name.startswith("plain"):
       axis.plot(depths, law + drift, color=color, **_plots.THEORY)
   axis.axhline(FLOAT32_LEAST, color="gray", linestyle=":")
-  axis.text(depths[0], FLOAT32_LEAST, "float32: exactly 0 below", va="bottom")
+  axis.text(depths[0], FLOAT32_LEAST, "least normal float32", va="bottom")
   axis.set_xscale("log")
   axis.set_yscale("symlog", linthresh=1)
   axis.set_xlabel("depth (layers)")
@@ -77,10 +72,8 @@ def _last_two(axis: Any) -> tuple[list[Any], list[str]]:
 
 
 def _draw_digits(axis: Any, result: Result, blocks: str) -> None:
-  for (name, found), color in zip(
-    result["digits"][blocks].items(), _plots.COLORS, strict=False
-  ):
-    row = best(found["loss"])
+  for (name, found), color in _plots.colored(result["digits"][blocks].items()):
+    row = best_rate(found["loss"])
     values = found["test_accuracy"][row]
     steps = np.linspace(0, result["config"]["steps"], values.shape[-1])
     _plots.line_with_band(axis, steps, values, color, name)
@@ -93,11 +86,9 @@ def _draw_digits(axis: Any, result: Result, blocks: str) -> None:
 
 def _draw_identity(axis: Any, result: Result) -> None:
   counts = [int(blocks) for blocks in result["identity"]]
-  for name, color in zip(("plain", "residual"), _plots.COLORS, strict=False):
-    courses = [
-      kinds[name][best(kinds[name])] for kinds in result["identity"].values()
-    ]
-    values = np.stack([course[:, -1] for course in courses])
+  for name, color in _plots.colored(("plain", "residual")):
+    courses = [kinds[name] for kinds in result["identity"].values()]
+    values = np.stack([course[best_rate(course)][:, -1] for course in courses])
     mean, error = _plots.mean_and_error(values, 1)
     axis.errorbar(counts, mean, 2 * error, fmt="o-", color=color, label=name)
   axis.set_xscale("log")
@@ -112,10 +103,10 @@ def _draw_identity(axis: Any, result: Result) -> None:
 
 def _draw_identity_course(axis: Any, result: Result) -> None:
   blocks = list(result["identity"])[-1]
-  for (name, values), color in zip(
-    result["identity"][blocks].items(), _plots.COLORS, strict=False
+  for (name, values), color in _plots.colored(
+    result["identity"][blocks].items()
   ):
-    course = values[best(values)]
+    course = values[best_rate(values)]
     steps = np.linspace(0, result["config"]["steps"], course.shape[-1])
     _plots.line_with_band(axis, steps, course, color, name)
   axis.set_yscale("log")

@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments._networks import UNIT, log2_second_moment
 from experiments._residual_networks import (
-  UNIT,
   Chain,
   chain_layer,
-  log2_second_moment,
 )
 
 Runs = dict[str, Any]

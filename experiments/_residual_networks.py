@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments._networks import UNIT
 from initjax import initializers
-
-UNIT = initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class Chain(NamedTuple):
@@ -36,13 +35,6 @@ def chain_layer(chain: Chain, key: jax.Array, h: jax.Array) -> jax.Array:
   seen = jnp.where(chain.normalized, layer_norm(h), h)
   added = jnp.sqrt(chain.sigma_w2) * (jax.nn.relu(seen) @ kernel)
   return chain.skip * h + chain.branch * added
-
-
-def log2_second_moment(x: jax.Array) -> jax.Array:
-  """log₂ of the mean square, without underflow or overflow of its own."""
-  size = jnp.max(jnp.abs(x))
-  scaled = x / jnp.where(size > 0, size, 1.0)
-  return jnp.log2((scaled**2).mean()) + 2 * jnp.log2(size)
 
 
 class Scheme(NamedTuple):

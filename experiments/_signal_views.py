@@ -1,12 +1,9 @@
-"""How the main experiment shows itself: progress, table, figure."""
+"""How the main experiment shows itself: table, figure."""
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import rich.console
-import rich.progress
 import rich.table
 import rich.text
 
@@ -20,20 +17,6 @@ _COLORS = {"stable": "green", "vanishes": "blue", "explodes": "red"}
 _BAND = "0.8"  # light grey
 _THEORY = "theory (alone: 0 measured)"
 _FULL_WIDTH = 91  # columns for a table that also says by how much
-
-
-@contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-  """A progress bar; yields what to call after each of `total` steps."""
-  columns = (
-    rich.progress.TextColumn("{task.description:28}"),
-    rich.progress.BarColumn(bar_width=None),
-    rich.progress.MofNCompleteColumn(),
-    rich.progress.TimeElapsedColumn(),
-  )
-  with rich.progress.Progress(*columns, transient=True) as bar:
-    task = bar.add_task("theory and first draw", total=total)
-    yield lambda done: bar.update(task, advance=1, description=done)
 
 
 def tables(result: Result) -> list[rich.table.Table]:
@@ -103,16 +86,6 @@ def _cells(course: Course, in_full: bool) -> tuple[str | rich.text.Text, ...]:
 
 def _with_error(value: float, error: float) -> str:
   return f"{value:.3f}±{error:.3f}".replace("±0.", "±.")
-
-
-def check_figures() -> None:
-  """Raises ImportError, with what to install, if figures cannot be drawn."""
-  try:
-    import matplotlib  # noqa: F401
-  except ImportError as error:
-    raise ImportError(
-      "the figure needs matplotlib: pip install 'initjax[plot]'."
-    ) from error
 
 
 def figure(result: Result) -> Any:

@@ -1,6 +1,6 @@
 """Tables and figure of `symmetry`; when symmetries break."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,20 +21,12 @@ def break_times(asymmetry: np.ndarray, threshold: float) -> np.ndarray:
   return np.where(above.any(-1), time, np.nan)
 
 
-class Slope(NamedTuple):
-  """Updates for each factor e less of noise, over seeds."""
-
-  mean: float
-  error: float
-
-
-def slope(noises: Any, times: np.ndarray) -> Slope:
+def slopes(noises: Any, times: np.ndarray) -> np.ndarray:
   """Of times [noises, seeds] on ln(1/ε): least squares for each seed."""
   x = -np.log(np.asarray(noises))
   x = x - x.mean()
-  each = (x[:, None] * times).sum(0) / (x**2).sum()
-  mean, error = _plots.mean_and_error(each)
-  return Slope(float(mean), float(error))
+  found: np.ndarray = (x[:, None] * times).sum(0) / (x**2).sum()
+  return found
 
 
 def tables(result: Result) -> list[Any]:
@@ -85,8 +77,10 @@ def _breaking(result: Result) -> Any:
       cells.append(f"{mean:.1f} ± {2 * error:.1f}")
     final = result["noisy"]["accuracy"][index, :, -1].mean()
     table.add_row(f"{noise:g}", *cells, f"{final:.1%}")
-  rows = (slope(result["noises"], result[n]) for n in ("predicted", "observed"))
-  cells = [f"{row.mean:.2f} ± {2 * row.error:.2f}" for row in rows]
+  cells = []
+  for name in ("predicted", "observed"):
+    mean, error = _plots.mean_and_error(slopes(result["noises"], result[name]))
+    cells.append(f"{mean:.2f} ± {2 * error:.2f}")
   table.add_section()
   table.add_row("by ln(1/ε)", *cells, "")
   return table
@@ -164,9 +158,7 @@ def _draw_rank(axis: Any, result: Result) -> None:
 
 def _draw_asymmetry(axis: Any, result: Result) -> None:
   updates = np.arange(result["log_linear"].shape[-1])
-  for index, (noise, color) in enumerate(
-    zip(result["noises"], _plots.COLORS, strict=False)
-  ):
+  for index, (noise, color) in enumerate(_plots.colored(result["noises"])):
     measured = result["noisy"]["asymmetry"][index]
     axis.plot(updates, measured.T, color=color, linewidth=0.8)
     axis.plot([], [], color=color, label=f"ε = {noise:g}")

@@ -1,7 +1,6 @@
 """The same statistics, taken by PyTorch's module hooks: an optional peer."""
 
 import functools
-import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-
-def installed() -> bool:
-  """Whether there is a torch to compare with."""
-  return importlib.util.find_spec("torch") is not None
+from experiments._timing import torch_is_installed
 
 
 def networks(
@@ -24,7 +20,7 @@ def networks(
   gradient with respect to it. One runs on a single thread, the other on as
   many as torch likes; none if torch is not installed.
   """
-  if not installed():
+  if not torch_is_installed():
     return {}
   import torch
 

@@ -5,18 +5,12 @@ by layer, run the network, divide the layer's kernel by the standard deviation
 of its output, and repeat until the variance is within a tolerance of 1.
 """
 
-import importlib.util
 import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-
-def installed() -> bool:
-  """Whether there is a torch to compare with."""
-  return importlib.util.find_spec("torch") is not None
 
 
 def network(sizes: Sequence[int], seed: int) -> tuple[Any, list[Any]]:

@@ -100,7 +100,7 @@ def _draw_frontier(axis: Any, result: Result) -> None:
   inside = PUBLISHED * result["xi_c"] <= 2 * result["depths"][-1]
   mean, error = _frontier_and_error(result)
   kinds = (("ordered", ordered, "o"), ("chaotic", ~ordered, "s"))
-  for (name, phase, marker), color in zip(kinds, _plots.COLORS, strict=False):
+  for (name, phase, marker), color in _plots.colored(kinds):
     chosen = phase & inside
     axis.errorbar(
       result["xi_c"][chosen], mean[chosen], error[chosen], fmt=marker,

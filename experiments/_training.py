@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Apply = Callable[[Any, jax.Array], jax.Array]
@@ -102,6 +103,15 @@ def train(
     lambda one, many: jnp.concatenate([one[None], many]), start, course
   )
   return params, joined
+
+
+def best_rate(loss: np.ndarray) -> int:
+  """The rate with the least final loss, of [rates, seeds, points].
+
+  Those that became no number come last.
+  """
+  final = loss[..., -1].mean(-1)
+  return int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
 
 
 def observe(apply: Apply, params: Any, data: Labelled) -> Course:

@@ -40,7 +40,7 @@ def _underflow_table(result: Result) -> Any:
         + ("" if numbers["subnormals"] else ", rest flushed"),
         _layer(predicted["by_chi_1"], result["depth"]),
         _layer(predicted["by_trajectory"], result["depth"]),
-        _layer(predicted["error"], result["depth"]),
+        _layer(1 + 2 * predicted["std"], result["depth"]),
         _layer(float(np.mean(kind["observed"])), result["depth"]),
       )
   return table
@@ -111,7 +111,7 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
     ("median", spectrum["quartiles"][..., 1]),
     ("lower quartile", spectrum["quartiles"][..., 2]),
   )
-  for (name, values), color in zip(lines, _plots.COLORS, strict=False):
+  for (name, values), color in _plots.colored(lines):
     _plots.line_with_band(axis, k[:stop], values[:, :stop], color, name)
   axis.plot(
     k[:stop], k[:stop] * math.log2(kind["chi_1"]) / 2, color="black",
@@ -125,9 +125,7 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
 
 def _draw_products(axis: Any, result: Result) -> None:
   k = _k(result)
-  for (name, kind), color in zip(
-    result["kinds"].items(), _plots.COLORS, strict=False
-  ):
+  for (name, kind), color in _plots.colored(result["kinds"].items()):
     values = kind["spectrum"]["mean"]
     _plots.line_with_band(axis, k, values, color, NAMES[name])
     theory = kind["log2_size_theory"][1:]
@@ -177,9 +175,7 @@ def _draw_underflow(axis: Any, result: Result) -> None:
 
 
 def _draw_saturation(axis: Any, result: Result) -> None:
-  for (variance, shares), color in zip(
-    result["saturation"].items(), _plots.COLORS, strict=False
-  ):
+  for (variance, shares), color in _plots.colored(result["saturation"].items()):
     bins = len(shares["theory"])
     edges = np.linspace(0, 1, bins + 1)
     axis.stairs(
@@ -197,9 +193,7 @@ def _draw_saturation(axis: Any, result: Result) -> None:
 
 
 def _draw_courses(axis: Any, result: Result, key: str, label: str) -> None:
-  for (name, course), color in zip(
-    result["courses"].items(), _plots.COLORS, strict=False
-  ):
+  for (name, course), color in _plots.colored(result["courses"].items()):
     _plots.line_with_band(
       axis, result["steps"], course[key], color,
       f"{NAMES[name]}, rate {course['rate']:g}",

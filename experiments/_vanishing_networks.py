@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import _training
+from experiments import _networks, _training
 from initjax import initializers, stacks
 from initjax.typing import Activation
 
@@ -59,14 +59,11 @@ def activation_of(run: Run) -> Activation:
 
 def network(run: Run, depth: int, width: int) -> stacks.Stack:
   """z₁ = x·W₁, z_l = φ(z_{l-1})·W_l, with W of variance σ_w²/fan_in."""
-  unit = initializers.lecun_normal()
   return stacks.mlp(
     depth=depth,
     width=width,
     activation=activation_of(run),
-    kernel_init=lambda key, shape, dtype=jnp.float32, out_sharding=None: (
-      jnp.sqrt(run["sigma_w2"]) * unit(key, shape, dtype)
-    ),
+    kernel_init=_networks.truncated(run["sigma_w2"]),
   )
 
 
@@ -81,8 +78,6 @@ class Spectrum(NamedTuple):
   largest: jax.Array
   quartiles: jax.Array
   """[..., 3]: upper quartile, median, lower; NaN where float32 cannot tell"""
-  relative_variance: jax.Array
-  """variance/mean² of the squared ones (no logarithm)"""
 
 
 @functools.partial(jax.jit, static_argnames=("depth", "width"))
@@ -127,15 +122,13 @@ def _products(
 
 def _describe(product: jax.Array, log2_scale: jax.Array) -> Spectrum:
   values = jnp.linalg.svd(product, compute_uv=False)
-  squares = values**2
-  mean = squares.mean()
+  mean = (values**2).mean()
   quartiles = jnp.quantile(values, jnp.array([0.75, 0.5, 0.25]))
   seen = quartiles > RELATIVE_RESOLUTION * values[0]
   return Spectrum(
     jnp.log2(mean) / 2 + log2_scale,
     jnp.log2(values[0]) + log2_scale,
     jnp.where(seen, jnp.log2(quartiles) + log2_scale, jnp.nan),
-    squares.var() / mean**2,
   )
 
 

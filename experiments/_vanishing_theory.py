@@ -44,8 +44,8 @@ class Underflow(NamedTuple):
   """one factor √χ₁ a layer: log(threshold/peak)/log √χ₁"""
   by_trajectory: float
   """each layer by its own variance"""
-  error: float
-  """two standard deviations over networks, and a layer for rounding"""
+  std: float
+  """of that over networks, in layers"""
 
 
 def underflow(
@@ -69,7 +69,7 @@ def underflow(
   step = sizes[k - 1] - sizes[k]
   std = path.backward_std[::-1][k] / 2
   exact = k - (needed - sizes[k]) / step
-  return Underflow(by_chi_1, exact, float(2 * std / step + 1))
+  return Underflow(by_chi_1, exact, float(std / step))
 
 
 def _largest_of(entries: int) -> float:

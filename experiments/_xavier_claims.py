@@ -5,25 +5,12 @@ from typing import Any
 import numpy as np
 
 from experiments._experiment import Claim, Result
+from experiments._fan_networks import ends
 from experiments._plots import mean_and_error
 
 EQ_10 = "Glorot and Bengio 2010, Eq. 10"
 EQ_12 = "Glorot and Bengio 2010, Eq. 12"
-EQ_13 = "Glorot and Bengio 2010, Eq. 13"
 EQ_14 = "Glorot and Bengio 2010, Eq. 14"
-
-
-def ends(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
-  """log₂ of the mean over pyramids where each direction ends, and its error.
-
-  Second moments themselves obey the law in expectation, logarithms do not; the
-  standard error of the mean is carried over to its logarithm.
-  """
-  result = {}
-  for direction, index in (("forward", -1), ("backward", 0)):
-    mean, error = mean_and_error(found[direction][:, index])
-    result[direction] = float(np.log2(mean)), float(error / mean / np.log(2))
-  return result
 
 
 def spread(found: dict[str, Any]) -> tuple[float, float]:

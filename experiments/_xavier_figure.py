@@ -9,7 +9,6 @@ from experiments._experiment import Result
 from experiments._xavier_claims import spread, spread_law
 from experiments._xavier_theory import SHOWN
 
-LOG10_2 = float(np.log10(2))
 MODES = {
   "fan_in": "1/n_in",
   "fan_out": "1/n_out",
@@ -47,7 +46,7 @@ def figure(result: Result) -> Any:
 def _draw_pyramid(
   axis: Any, result: Result, shape: str, direction: str
 ) -> None:
-  for mode, color in zip(MODES, _plots.COLORS, strict=False):
+  for mode, color in _plots.colored(MODES):
     found = result["pyramids"][shape][mode]["normal"][direction]
     mean, error = _plots.mean_and_error(found)
     layers = np.arange(len(mean))
@@ -68,10 +67,8 @@ def _draw_pyramid(
 
 def _draw_layers(axis: Any, result: Result, name: str) -> None:
   """Measured and predicted, of all activations with normalized weights."""
-  scale = LOG10_2 if name.startswith("log2") else 1.0
-  for (activation, inits), color in zip(
-    result["squashed"].items(), _plots.COLORS, strict=False
-  ):
+  scale = _plots.LOG10_2 if name.startswith("log2") else 1.0
+  for (activation, inits), color in _plots.colored(result["squashed"].items()):
     mean, error = _plots.mean_and_error(scale * inits["normalized"][name])
     layers = np.arange(1, len(mean) + 1)
     axis.errorbar(
@@ -99,15 +96,14 @@ def _draw_kernels(axis: Any, result: Result) -> None:
     "gradients of signals": [x["log2_gradient"] for x in (found, law)],
     "gradients of kernels": [x["log2_kernel_gradient"] for x in (found, law)],
   }
-  for (label, (values, curve)), color in zip(
-    rows.items(), _plots.COLORS, strict=False
-  ):
-    mean, error = _plots.mean_and_error(LOG10_2 * values)
+  for (label, (values, curve)), color in _plots.colored(rows.items()):
+    mean, error = _plots.mean_and_error(_plots.LOG10_2 * values)
     layers = np.arange(1, len(mean) + 1)
     axis.errorbar(
       layers, mean, 2 * error, fmt="o", markersize=4, color=color, label=label
     )
-    axis.plot(layers, LOG10_2 * np.array(curve), color=color, **_plots.THEORY)
+    law = _plots.LOG10_2 * np.array(curve)
+    axis.plot(layers, law, color=color, **_plots.THEORY)
   axis.set_title("tanh, standard (gradients: over last)")
   axis.set_xlabel("hidden layer")
   axis.set_ylabel("log₁₀ second moment")

@@ -147,8 +147,8 @@ def figure(result: Result) -> Any:
   """Size by operation; unit second moment is what all three aim at."""
   drawn, ((axis,),) = _plots.grid(1, 1)
   drawn.set_size_inches(7.5, 3.6)
-  for (way, sizes), color in zip(
-    result["log2_second_moment"].items(), _plots.COLORS, strict=False
+  for (way, sizes), color in _plots.colored(
+    result["log2_second_moment"].items()
   ):
     layers = np.arange(1, sizes.shape[1] + 1)
     label = {

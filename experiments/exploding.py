@@ -50,7 +50,7 @@ from experiments._experiment import (
 from experiments._exploding_figure import figure, tables
 from experiments._job import Job, joined
 from experiments._launch import launch
-from initjax import meanfield
+from initjax import gains, meanfield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,18 +151,15 @@ def _runs(keys: jax.Array, **options: float) -> networks.Run:
 def run(config: Config, job: Job) -> Result:
   """The three causes apart, then clipping against each."""
   found = job.spread_all(_calls(config), config.seeds)
-  chi_1 = [
-    meanfield.fixed_point(jax.nn.relu, w, 0.0).chi_1 if w <= 2 else w / 2
-    for w in config.variances
-  ]
+  slopes = gains.moments(jax.nn.relu).derivative_second_moment
   return {
     "variances": config.variances,
-    "chi_1": chi_1,
+    "chi_1": [w * slopes for w in config.variances],
     "width": config.width,
     "log2_size": found["sizes"],
     "log2_size_std": [_std(config, w) for w in config.variances],
     "factors": config.factors,
-    "exact_lambda": _exact_lambda(config),
+    "exact_lambdas": _exact_lambdas(config),
     "descents": {name: found[name]._asdict() for name in ("quadratic", "deep")},
     "clipping": networks.CLIPPING,
     "limit": config.limit,
@@ -182,11 +179,11 @@ def _std(config: Config, variance: float) -> float:
   return float(path.backward_std[0] / 2)
 
 
-def _exact_lambda(config: Config) -> float:
-  """λ_max of linear regression: that of XᵀX/N, in float64."""
+def _exact_lambdas(config: Config) -> np.ndarray:
+  """Of linear regression: the spectrum of XᵀX/N in float64, largest first."""
   data = _datasets.load_labelled(config.dataset, config.seed)
   x = np.asarray(data.inputs, np.float64)
-  return float(np.linalg.eigvalsh(x.T @ x / len(x))[-1])
+  return np.linalg.eigvalsh(x.T @ x / len(x))[::-1]
 
 
 def _cause(course: Any, variance: float, rate: float, depth: int) -> Result:
@@ -203,17 +200,13 @@ def _cause(course: Any, variance: float, rate: float, depth: int) -> Result:
 
 def claims(result: Result) -> list[Claim]:
   """Growth by layer; λ_max; where descent diverges, and how fast."""
-  found = [
-    _growth(result, index)
-    for index, variance in enumerate(result["variances"])
-    if variance != 2.0
-  ]
-  quadratic = result["descents"]["quadratic"]
+  found = [_growth(result, index) for index in range(len(result["variances"]))]
+  quadratic, exact = result["descents"]["quadratic"], result["exact_lambdas"][0]
   found.append(
     Claim(
       "linear algebra", "λ_max of linear regression, by Lanczos",
-      result["exact_lambda"], float(quadratic["start"].mean()),
-      1e-4 * result["exact_lambda"],  # 400 roundings of float32 in X·v
+      exact, float(quadratic["start"].mean()),
+      1e-4 * exact,  # 400 roundings of float32 in X·v
     )
   )  # fmt: skip
   if bracket := threshold(result, "quadratic"):
@@ -259,8 +252,13 @@ def threshold(result: Result, name: str) -> tuple[float, float] | None:
 
 
 def _speeds(result: Result) -> list[Claim]:
-  """Quadratic: each update multiplies the loss by (2·factor - 1)²."""
+  """Quadratic: each update multiplies the loss by (2·factor - 1)².
+
+  That is what the direction of λ_max does; errors: two standard errors, and
+  what the others add, as if all had started with the same part of the loss.
+  """
   loss = result["descents"]["quadratic"]["loss"].astype(np.float64)
+  lambdas = result["exact_lambdas"] / result["exact_lambdas"][0]
   found = []
   for factor, curves in zip(result["factors"], loss, strict=True):
     if not 1.4 <= factor <= 5:
@@ -269,10 +267,12 @@ def _speeds(result: Result) -> list[Claim]:
     last = np.flatnonzero(np.isfinite(curves).all(0))[-1]
     rate = np.log(curves[:, last] / curves[:, last - 4]) / 4
     mean, error = _plots.mean_and_error(rate)
+    powers = np.abs(2 * factor * lambdas - 1) ** (2 * (last - 4))
+    others = powers[1:].sum() / powers[0] / 4
     found.append(
       Claim(
         "linear algebra", f"growth of log loss an update, {factor:g}·2/λ_max",
-        2 * math.log(2 * factor - 1), float(mean), float(2 * error) + 1e-2,
+        2 * math.log(2 * factor - 1), float(mean), float(2 * error + others),
       )
     )  # fmt: skip
   return found

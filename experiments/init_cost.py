@@ -17,7 +17,6 @@ Repeated calls are the median of runs taken in turn.
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +25,10 @@ import jax
 import jax.numpy as jnp
 
 import initjax
+from experiments import _timing
 from experiments._experiment import Experiment, Result, check, option
 from experiments._job import Job
 from experiments._launch import launch
-from experiments.measuring_cost import in_turn, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +106,10 @@ def first_call(way: Way) -> tuple[float, int]:
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    seconds = _timed(way)
+    seconds = _timing.seconds(way, jax.random.key(0))
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
   return seconds, len(compiled)
-
-
-def _timed(way: Way) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(way(jax.random.key(0)))
-  return time.perf_counter() - start
 
 
 def peak_ratio(draw: Way) -> float:
@@ -134,13 +127,14 @@ def run(config: Config, job: Job) -> Result:
   for name, way in ways(config).items():
     seconds, compilations = first_call(way)
     table[name] = {"first call, s": seconds, "compilations": compilations}
-  warm = ways(config)
+  key, warm = jax.random.key(0), ways(config)
   for way in warm.values():
-    _timed(way)
+    _timing.seconds(way, key)
   timed: dict[str, Callable[[], float]] = {
-    name: functools.partial(_timed, way) for name, way in warm.items()
+    name: functools.partial(_timing.seconds, way, key)
+    for name, way in warm.items()
   }
-  for name, seconds in in_turn(timed, config.runs).items():
+  for name, seconds in _timing.in_turn(timed, config.runs).items():
     table[name]["repeated call, s"] = seconds
   for row in ("first call", "repeated call"):
     ours_takes = table["ours"][f"{row}, s"]
@@ -164,7 +158,7 @@ EXPERIMENT = Experiment(
   Config,
   {"smoke": {"depth": 2, "width": 8, "heads": 2, "runs": 1, "side": 2048}},
   run,
-  tables,
+  _timing.tables,
 )
 
 if __name__ == "__main__":

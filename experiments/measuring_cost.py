@@ -20,17 +20,14 @@ All times are the median of runs taken in turn; compilation is a row of its own.
 
 import dataclasses
 import functools
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rich.table
 
 import initjax
-from experiments import _torch_hooks
+from experiments import _timing, _torch_hooks
 from experiments._experiment import Experiment, Result, check, option
 from experiments._job import Job
 from experiments._launch import launch
@@ -69,7 +66,7 @@ def unrolled(kernels: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
 Runs = dict[str, Callable[..., Any]]
 
 
-def programs(model: Callable[..., Any]) -> Runs:
+def ways(model: Callable[..., Any]) -> Runs:
   """What is timed, as functions of (params, x, cotangent)."""
 
   def to_inputs(params: Any, x: jax.Array, cotangent: jax.Array) -> Any:
@@ -96,21 +93,7 @@ def first_call(
 ) -> float:
   """Seconds to trace, compile and run, with nothing in JAX's caches."""
   jax.clear_caches()
-  return _timed(jax.jit(program), arguments)
-
-
-def _timed(program: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(program(*arguments))
-  return time.perf_counter() - start
-
-
-def in_turn(
-  timed: dict[str, Callable[[], float]], runs: int
-) -> dict[str, float]:
-  """Median seconds of each, all run in every round."""
-  rounds = [{name: run() for name, run in timed.items()} for _ in range(runs)]
-  return {name: statistics.median(r[name] for r in rounds) for name in timed}
+  return _timing.seconds(jax.jit(program), *arguments)
 
 
 def compare(config: Config, form: str) -> dict[str, float]:
@@ -122,7 +105,7 @@ def compare(config: Config, form: str) -> dict[str, float]:
   is_scan = form == "scan"
   params: Any = kernels if is_scan else tuple(kernels)
   arguments = (params, x, jnp.ones_like(x))
-  runs = programs(scanned if is_scan else unrolled)
+  runs = ways(scanned if is_scan else unrolled)
   first = {name: first_call(run, arguments) for name, run in runs.items()}
   compiled = {
     name: jax.jit(run).lower(*arguments).compile() for name, run in runs.items()
@@ -130,10 +113,10 @@ def compare(config: Config, form: str) -> dict[str, float]:
   hooked = _torch_hooks.networks(kernels, x, watched=True)
   plain = _torch_hooks.networks(kernels, x, watched=False)
   timed: dict[str, Callable[[], float]] = {
-    name: functools.partial(_timed, program, arguments)
+    name: functools.partial(_timing.seconds, program, *arguments)
     for name, program in compiled.items()
   }
-  seconds = in_turn({**timed, **hooked, **plain}, config.runs)
+  seconds = _timing.in_turn({**timed, **hooked, **plain}, config.runs)
   memory = {name: _temporary_bytes(run) for name, run in compiled.items()}
   ratios = _ratios(seconds, first, memory)
   if hooked:
@@ -184,13 +167,11 @@ def graph_ratio(config: Config) -> float:
   def uncached(run: Callable[..., Any]) -> Callable[[], float]:
     def timed() -> float:
       jax.clear_caches()
-      start = time.perf_counter()
-      run(*arguments)
-      return time.perf_counter() - start
+      return _timing.seconds(run, *arguments)
 
     return timed
 
-  seconds = in_turn(
+  seconds = _timing.in_turn(
     {
       "make_jaxpr": uncached(lambda *args: jax.make_jaxpr(unrolled)(*args)),
       "graph": uncached(lambda *a: initjax.signal_graph(unrolled, *a)),
@@ -213,24 +194,8 @@ def run(config: Config, job: Job) -> Result:
     f"{config.batch}"
   )
   missing = "torch is not installed: no comparison with its hooks."
-  note = "" if _torch_hooks.installed() else missing
+  note = "" if _timing.torch_is_installed() else missing
   return {"title": title, "note": note, "columns": ratios}
-
-
-def tables(result: Result) -> list[rich.table.Table]:
-  """One column for each form or way, one row for each number."""
-  columns = result["columns"]
-  table = rich.table.Table(
-    title=result["title"], caption=result["note"], box=None
-  )
-  table.add_column("", no_wrap=True)
-  for name in columns:
-    table.add_column(name, justify="right")
-  rows = dict.fromkeys(row for column in columns.values() for row in column)
-  for row in rows:
-    cells = (column.get(row) for column in columns.values())
-    table.add_row(row, *("" if x is None else f"{x:.3g}" for x in cells))
-  return [table]
 
 
 EXPERIMENT = Experiment(
@@ -238,7 +203,7 @@ EXPERIMENT = Experiment(
   Config,
   {"smoke": {"depth": 3, "width": 8, "batch": 4, "runs": 1, "graph_depth": 3}},
   run,
-  tables,
+  _timing.tables,
 )
 
 if __name__ == "__main__":

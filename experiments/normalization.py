@@ -44,9 +44,10 @@ from experiments._experiment import (
 )
 from experiments._job import Job
 from experiments._launch import launch
+from experiments._networks import log2_second_moment
 from experiments._normalization_claims import claims, tables
 from experiments._normalization_figure import figure
-from experiments._normalization_networks import KINDS, log2_second_moment
+from experiments._normalization_networks import KINDS
 from experiments._normalization_theory import (
   forward_with_epsilon,
   gradient_growth,

@@ -20,8 +20,6 @@ Reference: Mishkin & Matas 2016, "All you need is a good init", algorithm 1.
 
 import dataclasses
 import functools
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,11 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import initjax
-from experiments import _datasets, _torch_lsuv
+from experiments import _datasets, _timing, _torch_lsuv
 from experiments._experiment import Experiment, Result, check, option
 from experiments._job import Job
 from experiments._launch import launch
-from experiments.measuring_cost import tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +40,8 @@ class Config:
 
   depth: int = option(100, "Layers.", low=2)
   width: int = option(128, "Units of each.", low=1)
-  batch: int = option(256, "Images.", low=1)
+  batch: int = option(256, "Inputs.", low=1)
+  dataset: str = option("digits", "What goes in.", choices=_datasets.INPUTS)
   tolerance: float = option(0.1, "Of LSUV, on the variance.", low=1e-9)
   tries: int = option(10, "Of LSUV, for each layer.", low=1)
   runs: int = option(9, "Of which the median is taken.", low=1)
@@ -97,29 +95,28 @@ def ours(
     name: jax.jit(program).lower(params, x).compile()
     for name, program in (("ours", calibrate), ("plain", model))
   }
-  rounds = [
-    {name: _timed(program, params, x) for name, program in programs.items()}
-    for _ in range(config.runs)
-  ]
-  seconds = {n: statistics.median(r[n] for r in rounds) for n in programs}
+  timed: dict[str, Callable[[], float]] = {
+    name: functools.partial(_timing.seconds, program, params, x)
+    for name, program in programs.items()
+  }
+  seconds = _timing.in_turn(timed, config.runs)
   after, _ = programs["ours"](params, x)
   return {
-    "passes": 1,
+    "passes": products(calibrate, params, x) / products(model, params, x),
     "time / plain pass": seconds["ours"] / seconds["plain"],
     "largest |variance - 1|": float(abs(variances(after, x) - 1).max()),
   }
 
 
-def _timed(program: Any, params: Any, x: jax.Array) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(program(params, x))
-  return time.perf_counter() - start
+def products(function: Callable[..., Any], *arguments: Any) -> int:
+  """Matrix products in the graph of a function; the body of a loop once."""
+  return str(jax.make_jaxpr(function)(*arguments)).count("dot_general")
 
 
 def run(config: Config, job: Job) -> Result:
   """What each way takes, by its name."""
   del job
-  inputs = _datasets.load_inputs("digits", config.batch, config.seed)
+  inputs = _datasets.load_inputs(config.dataset, config.batch, config.seed)
   x = jnp.asarray(inputs)
   params = draw(config, inputs.shape[1])
   written = {**params, "others": tuple(params["others"])}
@@ -127,7 +124,7 @@ def run(config: Config, job: Job) -> Result:
     "calibrate, scan": ours(config, scanned, params, x),
     "calibrate, unrolled": ours(config, unrolled, written, x),
   }
-  if _torch_lsuv.installed():
+  if _timing.torch_is_installed():
     found["LSUV in PyTorch"] = _torch_lsuv.compare(
       inputs,
       [inputs.shape[1], *[config.width] * config.depth],
@@ -141,7 +138,7 @@ def run(config: Config, job: Job) -> Result:
     f"{config.batch}"
   )
   missing = "torch is not installed: no comparison with LSUV."
-  note = "" if _torch_lsuv.installed() else missing
+  note = "" if _timing.torch_is_installed() else missing
   return {"title": title, "note": note, "columns": found}
 
 
@@ -150,7 +147,7 @@ EXPERIMENT = Experiment(
   Config,
   {"smoke": {"depth": 4, "width": 16, "batch": 32, "runs": 1}},
   run,
-  tables,
+  _timing.tables,
 )
 
 if __name__ == "__main__":

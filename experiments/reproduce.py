@@ -26,7 +26,6 @@ from experiments._experiment import (
   SCALES,
   Claim,
   Experiment,
-  Program,
   Result,
   check,
   option,
@@ -169,12 +168,6 @@ def page(result: Result) -> str:
   return _page.page(title, subtitle, result["_sections"])
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """None of its own: each experiment has its own."""
-  del config
-  return {}
-
-
 EXPERIMENT = Experiment(
   "reproduce",
   Config,
@@ -183,8 +176,7 @@ EXPERIMENT = Experiment(
   tables,
   figure,
   claims,
-  programs,
-  page,
+  page=page,
 )
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def compile_for(
   )
 
 
-def available() -> str:
+def obstacle() -> str:
   """Why nothing can be compiled for TPUs here; empty if it can."""
   if importlib.util.find_spec("libtpu") is None:
     return "libtpu is not installed: pip install -e '.[tpu]'"
@@ -163,8 +163,8 @@ def run(config: Config, job: Job) -> Result:
   Raises:
     app.UsageError: if libtpu is missing, with what to install.
   """
-  if available():
-    raise app.UsageError(available())
+  if obstacle():
+    raise app.UsageError(obstacle())
   jax.config.update("jax_platforms", "cpu")
   os.environ.update(ENVIRONMENT)
   found = []
@@ -233,8 +233,6 @@ EXPERIMENT = Experiment(
   run,
   tables,
   figure,
-  lambda result: [],
-  lambda config: {},
 )
 
 if __name__ == "__main__":

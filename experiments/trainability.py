@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import _datasets, _training
+from experiments import _datasets, _networks, _training
 from experiments._experiment import (
   Experiment,
   Program,
@@ -78,14 +78,11 @@ class Config:
 
 def network(config: Config, depth: int, sigma_w2: Any) -> stacks.Stack:
   """z_l = tanh(z_{l-1})·W_l + b_l; `sigma_w2` may be traced."""
-  unit = initializers.lecun_normal()
   return stacks.mlp(
     depth=depth,
     width=config.width,
     activation=jnp.tanh,
-    kernel_init=lambda key, shape, dtype=jnp.float32, out_sharding=None: (
-      jnp.sqrt(sigma_w2) * unit(key, shape, dtype)
-    ),
+    kernel_init=_networks.truncated(sigma_w2),
     bias_init=initializers.normal(config.sigma_b2**0.5),
   )
 

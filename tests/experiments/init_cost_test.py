@@ -14,7 +14,7 @@ def test_all_ways():
   assert set(numbers) == {"eager", "jit", "ours"}
   assert all(x > 0 for way in numbers.values() for x in way.values())
   assert numbers["ours"]["compilations"] < numbers["eager"]["compilations"]
-  (table,) = init_cost.tables(result)
+  (table,) = init_cost.EXPERIMENT.tables(result)
   assert [column.header for column in table.columns][1:] == list(numbers)
 
 

@@ -17,7 +17,7 @@ def test_ratios_of_both_forms():
   assert set(ratios) == {"scan", "unrolled"}
   assert all(x > 0 for form in ratios.values() for x in form.values())
   assert "signal_graph / make_jaxpr" in ratios["unrolled"]
-  (table,) = measuring_cost.tables(result)
+  (table,) = measuring_cost.EXPERIMENT.tables(result)
   assert table.row_count == len(ratios["unrolled"])
 
 

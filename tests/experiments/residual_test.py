@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _residual_claims, _results, residual
 from experiments import _residual_networks as networks
 from experiments import _residual_theory as theory
+from experiments import _results, _training, residual
 from experiments._job import Job
 
 SMOKE = residual.EXPERIMENT.at_scale("smoke")
@@ -126,7 +126,7 @@ def test_a_multiplier_is_learnt_only_where_it_should_be():
 
 def test_the_best_rate_is_one_that_converged():
   loss = np.array([[[1.0, np.nan]], [[1.0, 0.7]], [[1.0, 0.9]]])
-  assert _residual_claims.best(loss) == 1
+  assert _training.best_rate(loss) == 1
 
 
 @pytest.mark.parametrize(

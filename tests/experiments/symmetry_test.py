@@ -20,7 +20,7 @@ def result():
 
 
 def test_equal_units_stay_equal_to_the_last_bit_on_one_device():
-  config = EXPERIMENT.at_scale("smoke", steps=20, noises=(1e-2,))
+  config = EXPERIMENT.at_scale("smoke", hidden=2, steps=20, noises=(1e-2,))
   with jax.default_device(jax.devices()[0]):
     found = EXPERIMENT.run(config, Job(device_mesh(jax.devices()[:1])))
   assert found["devices"] == 1
@@ -31,6 +31,10 @@ def test_equal_units_stay_equal_to_the_last_bit_on_one_device():
 
 def test_equal_units_stay_equal_within_rounding_on_eight(result):
   """One rounding for each update, though every sum over units is partial."""
+  deeper = EXPERIMENT.at_scale("smoke", hidden=2, steps=20, noises=(1e-2,))
+  deep = EXPERIMENT.run(deeper, Job())
+  assert (deep["parallel_spread"] <= 20 * FLOAT32).all()
+  assert (deep["ranks"] == [[0], [1]]).all()
   updates = result["parallel_spread"].shape[-1]
   assert result["devices"] == 8
   assert (result["parallel_spread"] <= FLOAT32 * updates).all()
@@ -92,8 +96,8 @@ def test_times_and_slopes_of_exact_growth():
   times = _symmetry_figure.break_times(asymmetry, 0.03)
   expected = np.log(0.03 / np.array(noises)) / 0.05
   np.testing.assert_allclose(times, np.stack([expected] * 2, 1), rtol=1e-12)
-  found = _symmetry_figure.slope(noises, times)
-  np.testing.assert_allclose(found.mean, 20.0, rtol=1e-12)
+  found = _symmetry_figure.slopes(noises, times)
+  np.testing.assert_allclose(found, [20.0, 20.0], rtol=1e-12)
   never = _symmetry_figure.break_times(asymmetry[..., :10], 0.03)
   assert np.isnan(never).all()
 
@@ -104,6 +108,7 @@ def test_everything_is_shown_and_written(result, tmp_path):
   config = EXPERIMENT.at_scale("smoke")
   directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
   content = json.loads((directory / "symmetry.json").read_text())
+  assert len(content["claims"]) == 5
   assert all(claim["agrees"] for claim in content["claims"])
   assert (directory / "symmetry.png").read_bytes().startswith(b"\x89PNG")
 

@@ -17,7 +17,7 @@ import pytest
 from experiments import tpu_compile
 from experiments._experiment import Program
 
-missing = tpu_compile.available()
+missing = tpu_compile.obstacle()
 needs_libtpu = pytest.mark.skipif(
   bool(missing) and os.environ.get("INITJAX_TPU_AOT") != "1",
   reason=missing or "libtpu is here",
