@@ -1,8 +1,8 @@
 """Done items of a run, kept by Orbax until its results are written.
 
 An unfinished run has a directory named by all that its results depend on: its
-config, the programs, JAX. Only the very same run finds the items again; another
-one gets a directory of its own.
+config, its data, the programs, JAX. Only the very same run finds the items
+again; another one gets a directory of its own.
 """
 
 import base64
@@ -16,8 +16,10 @@ import math
 import os
 import pathlib
 import pickle
+import platform
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -36,10 +38,14 @@ class Kept(NamedTuple):
   """an `orbax.checkpoint.CheckpointManager`; its steps are items"""
   numbers: Iterator[int]
   """0, 1, 2, ...: items of a run come in the same order every time"""
+  points: Iterator[int]
+  """0, 1, 2, ...: where processes ask each other whether to stop; one sequence
+  for all parts of a run, since each must be later than the one before"""
   closing: contextlib.ExitStack
   """what is to be closed at the end"""
 
 
+_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scipy")
 _CHECKSUM = hashlib.sha256().digest_size
 
 
@@ -54,7 +60,8 @@ def identity(name: str, *what: Any) -> str:
   False
   """
   digest = hashlib.sha256()
-  facts = (what, jax.__version__, np.__version__, jax.default_backend())
+  versions = [metadata.version(package) for package in _PACKAGES]
+  facts = (what, versions, platform.python_version(), jax.default_backend())
   digest.update(json.dumps(facts, default=str).encode())
   here = pathlib.Path(__file__).parent
   for root in (here, pathlib.Path(initjax.__file__).parent):
@@ -63,20 +70,22 @@ def identity(name: str, *what: Any) -> str:
   return f"{name}-{digest.hexdigest()[:12]}"
 
 
-def open_items(
-  directory: epath.PathLike, part: str, closing: contextlib.ExitStack
-) -> Kept:
-  """Opens what is kept in directory/part, or begins it."""
+def part_of(kept: Kept, name: str) -> Kept:
+  """What is kept under another name in the same run."""
+  manager = _manager(kept.directory / name, kept.closing)
+  return kept._replace(manager=manager, numbers=itertools.count())
+
+
+def _manager(directory: epath.Path, closing: contextlib.ExitStack) -> Any:
   import orbax.checkpoint as ocp
 
-  path = epath.Path(directory)
   options = ocp.CheckpointManagerOptions(
     step_prefix="item",
     enable_async_checkpointing=False,  # what is saved is saved
   )
-  manager = ocp.CheckpointManager(path / part, options=options)
+  manager = ocp.CheckpointManager(directory, options=options)
   closing.callback(manager.close)
-  return Kept(path, manager, itertools.count(), closing)
+  return manager
 
 
 @contextlib.contextmanager
@@ -93,11 +102,11 @@ def opened(directory: epath.PathLike) -> Iterator[Kept]:
   with contextlib.ExitStack() as closing:
     if first:
       closing.enter_context(_locked(path))
-    kept = open_items(path, "items", closing)
+    manager = _manager(path / "items", closing)
     found = [item for item in path.glob("*/item_*") if not item.suffix]
     if first and (done := len(found)):  # with a suffix they are halves
       print(f"goes on after {done} items kept in {path}", file=sys.stderr)
-    yield kept
+    yield Kept(path, manager, itertools.count(), itertools.count(), closing)
 
 
 @contextlib.contextmanager
@@ -178,7 +187,11 @@ def numbers(tree: Any, label: str) -> Any:
 
 
 def save(kept: Kept, number: int, label: str, tree: Any) -> None:
-  """Keeps a pytree of numpy arrays; whole, or not at all."""
+  """Keeps a pytree of numpy arrays; whole, or not at all.
+
+  Raises:
+    app.UsageError: if it cannot be written.
+  """
   import orbax.checkpoint as ocp
 
   leaves, structure = jax.tree.flatten(tree)
@@ -196,7 +209,14 @@ def save(kept: Kept, number: int, label: str, tree: Any) -> None:
     leaves=ocp.args.StandardSave({"bytes": np.frombuffer(content, np.uint8)}),
     about=ocp.args.JsonSave(about),
   )
-  kept.manager.save(number, args=args, force=True)
+  try:
+    kept.manager.save(number, args=args, force=True)
+  except Exception as error:  # whatever a full disk may lead to
+    raise app.UsageError(
+      f"item {number} ({label}) cannot be kept in {kept.directory}: "
+      f"{str(error).splitlines()[0]}. Make room, and give the same command "
+      "again: it goes on with those before."
+    ) from None
 
 
 def _rebuild(stored: Any, about: Any, label: str) -> Any:

@@ -1,5 +1,6 @@
 """The data that experiments run on: embedded, or in files that are there."""
 
+import hashlib
 import os
 from typing import Any
 
@@ -147,6 +148,21 @@ def check(dataset: str, batch: int = 1, training: int = 1) -> None:
     count = learnt = len(found.train[1])
   _check_batch(batch, count, dataset)
   _check_batch(training, learnt, f"the training part of {dataset}")
+
+
+def fingerprint(dataset: str) -> str:
+  """A hash of all its images and labels."""
+  digest = hashlib.sha256()
+  if dataset == "digits":
+    arrays = [_digits().data, _digits().target]
+  elif dataset == "synthetic":
+    arrays = []
+  else:
+    found = _image_files.load_images(dataset, os.environ.get(DATA_DIR, ""))
+    arrays = [*found.train, *found.test]
+  for array in arrays:
+    digest.update(np.ascontiguousarray(array).data)
+  return digest.hexdigest()
 
 
 def _check_batch(batch: int, count: int, dataset: str) -> None:

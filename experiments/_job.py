@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments import _checkpoints, _stop
+from experiments import _checkpoints, _progress, _stop
 
 AXIS = "runs"
 
@@ -24,7 +24,7 @@ class Job:
   """What `run(config, job)` may use."""
 
   mesh: Mesh = dataclasses.field(default_factory=device_mesh)
-  advance: Callable[..., None] = lambda label, total, part="": None
+  advance: _progress.Advance = _progress.silent
   """told of each item that is done, and how many there are"""
   kept: _checkpoints.Kept | None = None
   """where done items are kept; nowhere if None"""
@@ -40,24 +40,30 @@ class Job:
     items = list(items)
     results = []
     for item in items:
-      results.append(self._item(function, item))
-      self.advance(str(item), len(items))
+      found, was_kept = self._item(function, item)
+      results.append(found)
+      self.advance(str(item), len(items), was_kept=was_kept)
     return results
 
-  def _item(self, function: Callable[[Any], Any], item: Any) -> Any:
+  def _item(
+    self, function: Callable[[Any], Any], item: Any
+  ) -> tuple[Any, bool]:
+    """What it gives, and whether that was kept by an earlier run."""
     label = str(item)
     if self.kept is None:
-      return _checkpoints.numbers(function(item), label)
+      return _checkpoints.numbers(function(item), label), False
     number = next(self.kept.numbers)
     try:
-      return _checkpoints.load(self.kept, number, label)
+      return _checkpoints.load(self.kept, number, label), True
     except _checkpoints.MissingError:
       found = _checkpoints.numbers(function(item), label)
     _checkpoints.save(self.kept, number, label, found)
     _stop.check()
-    if jax.process_count() > 1 and self.kept.manager.reached_preemption(number):
-      raise _stop.Stopped
-    return found
+    if jax.process_count() > 1:
+      point = next(self.kept.points)
+      if self.kept.manager.reached_preemption(point):
+        raise _stop.Stopped
+    return found, False
 
   def spread_all(
     self, calls: Mapping[str, tuple[Any, Any, Any]], seeds: int
@@ -79,7 +85,7 @@ class Job:
     """For one experiment among several: its items are kept apart."""
     kept = self.kept
     if kept is not None:
-      kept = _checkpoints.open_items(kept.directory, name, kept.closing)
+      kept = _checkpoints.part_of(kept, name)
     advance = functools.partial(self.advance, part=name)
     return dataclasses.replace(self, kept=kept, advance=advance)
 

@@ -5,10 +5,8 @@ import dataclasses
 import functools
 import pathlib
 import shlex
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,6 +15,7 @@ from etils import epath
 
 from experiments import (
   _checkpoints,
+  _datasets,
   _flags,
   _progress,
   _results,
@@ -35,8 +34,23 @@ def launch(experiment: Experiment) -> None:
 def save(
   experiment: Experiment, config: Any, result: Result, parent: str
 ) -> Any:
-  """Writes numbers, claims and figure to a new directory in `parent`."""
+  """Writes numbers, claims and figure to a new directory in `parent`.
+
+  Raises:
+    OSError: if that cannot be done; then there is no such directory.
+  """
   directory = _results.new_directory(parent, experiment.name)
+  try:
+    _write(experiment, config, result, directory)
+  except OSError:
+    directory.rmtree()
+    raise
+  return directory
+
+
+def _write(
+  experiment: Experiment, config: Any, result: Result, directory: epath.Path
+) -> None:
   content = {
     "config": dataclasses.asdict(config),
     "jax": jax.__version__,
@@ -54,7 +68,6 @@ def save(
   if experiment.page is not None:
     page = experiment.page(result)
     _results.write_text(directory / f"{experiment.name}.html", page)
-  return directory
 
 
 def _main(experiment: Experiment, argv: list[str]) -> None:
@@ -114,48 +127,55 @@ def _run(experiment: Experiment, config: Any) -> Result:
   """Runs, and shows and saves the result if this is process 0."""
   import rich.console
 
-  run = _checkpoints.identity(
-    experiment.name, dataclasses.asdict(config), flags.FLAGS.data_dir
-  )
+  data = _datasets.fingerprint(getattr(config, "dataset", "digits"))
+  run = _checkpoints.identity(experiment.name, dataclasses.asdict(config), data)
   directory = epath.Path(_flags.checkpoint_dir()) / run
   first = jax.process_index() == 0
-  with (
-    _checkpoints.opened(directory) as kept,
-    _progress.progress(experiment.name, quiet=not first) as advance,
-    _traced(flags.FLAGS.profile) as trace,
-  ):
-    result = experiment.run(config, Job(advance=advance, kept=kept))
-  if first:
-    console = rich.console.Console()
-    for table in experiment.tables(result):
-      console.print(table)
-    written = save(experiment, config, result, flags.FLAGS.output_dir)
-    _keep_trace(trace, written / "profile")
-    names = sorted(path.name for path in written.iterdir())
-    console.print(f"wrote {', '.join(names)} to {written}", highlight=False)
-    _checkpoints.remove(directory)
+  with tempfile.TemporaryDirectory(prefix="initjax-trace-") as trace:
+    with (
+      _checkpoints.opened(directory) as kept,
+      _progress.progress(experiment.name, quiet=not first) as advance,
+      _traced(trace),
+    ):
+      result = experiment.run(config, Job(advance=advance, kept=kept))
+    if first:
+      console = rich.console.Console()
+      for table in experiment.tables(result):
+        console.print(table)
+      written = _saved(experiment, config, result, directory)
+      _keep_trace(pathlib.Path(trace), written / "profile")
+      names = sorted(path.name for path in written.iterdir())
+      console.print(f"wrote {', '.join(names)} to {written}", highlight=False)
+      _checkpoints.remove(directory)
   return result
 
 
-@contextlib.contextmanager
-def _traced(wanted: bool) -> Iterator[pathlib.Path | None]:
-  """A trace of what devices do, in a directory of its own."""
-  if not wanted:
-    yield None
-    return
-  path = tempfile.mkdtemp(prefix="initjax-trace-")
+def _saved(
+  experiment: Experiment, config: Any, result: Result, kept: epath.Path
+) -> Any:
+  """Where it is; or one line, and all items stay where they are kept."""
+  parent = flags.FLAGS.output_dir
+  try:
+    return save(experiment, config, result, parent)
+  except OSError as error:
+    raise app.UsageError(
+      f"the results cannot be written to {parent}: {error}. What is done is "
+      f"kept in {kept}: make room, and give the same command again."
+    ) from None
+
+
+def _traced(directory: str) -> contextlib.AbstractContextManager[None]:
+  """With --profile, a trace of what devices do."""
+  if not flags.FLAGS.profile:
+    return contextlib.nullcontext()
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0  # it would slow down what it looks at
-  with jax.profiler.trace(path, profiler_options=options):
-    yield pathlib.Path(path)
+  return jax.profiler.trace(directory, profiler_options=options)
 
 
-def _keep_trace(trace: pathlib.Path | None, target: epath.Path) -> None:
-  if trace is None:
-    return
+def _keep_trace(trace: pathlib.Path, target: epath.Path) -> None:
   for path in trace.rglob("*"):
     if path.is_file():
       copy = target / path.relative_to(trace)
       copy.parent.mkdir(parents=True, exist_ok=True)
       copy.write_bytes(path.read_bytes())
-  shutil.rmtree(trace)

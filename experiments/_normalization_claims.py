@@ -39,7 +39,7 @@ def _ends(result: Result) -> tuple[list[int], float]:
 
 
 def _of_scale(kind: str, result: Result) -> list[Claim]:
-  """Errors: what ε leaves at the smallest scale, twice, and rounding."""
+  """Errors: twice what ε leaves at the smallest scale; two standard errors."""
   ends, decades = _ends(result)
   name, source = NAMES[kind], SOURCES[kind]
   measured = result["scales"][kind]
@@ -57,7 +57,7 @@ def _of_scale(kind: str, result: Result) -> list[Claim]:
     Claim(source, f"{name}: exponent of σ_w in kernel gradients", -1.0,
           per_decade, (depth * left + 1e-5) / decades),
     Claim("E[relu(z)²], z ~ N(0, 1)", f"{name}: second moment of activations",
-          0.5, float(mean), float(3 * error)),
+          0.5, float(mean), float(2 * error)),
   ]  # fmt: skip
 
 

@@ -9,7 +9,14 @@ from typing import Any
 _SECONDS = 10.0  # between lines, where there is no terminal
 
 Advance = Callable[..., None]
-"""(label, total, part=""): one more item of `total` is done"""
+"""(label, total, part="", was_kept=False): one more item of `total` is done;
+kept if an earlier run did it"""
+
+
+def silent(
+  label: str, total: int, part: str = "", was_kept: bool = False
+) -> None:
+  """Tells nobody."""
 
 
 @contextlib.contextmanager
@@ -19,7 +26,7 @@ def progress(name: str, *, quiet: bool = False) -> Iterator[Advance]:
 
   console = rich.console.Console(stderr=True)
   if quiet:
-    yield lambda label, total, part="": None
+    yield silent
   elif console.is_terminal:
     with _bars(console) as bars:
       yield _on_bars(bars, name)
@@ -44,7 +51,10 @@ def _bars(console: Any) -> Any:
 def _on_bars(bars: Any, name: str) -> Advance:
   tasks: dict[tuple[str, int], Any] = {}
 
-  def advance(label: str, total: int, part: str = "") -> None:
+  def advance(
+    label: str, total: int, part: str = "", was_kept: bool = False
+  ) -> None:
+    del was_kept  # the bar's own pace is that of the last items
     task = tasks.get((part, total))
     if task is None or bars.tasks[task].finished:
       title = f"{name}, {part}" if part else name
@@ -59,23 +69,30 @@ def _in_lines(
   name: str, clock: Callable[[], float] = time.monotonic
 ) -> Advance:
   """A line on stderr every ten seconds, and at the end of a list."""
-  stages: dict[tuple[str, int], tuple[float, int]] = {}  # since when, how many
+  stages: dict[tuple[str, int], tuple[float, int, int]] = {}
   event = printed = clock()
 
-  def advance(label: str, total: int, part: str = "") -> None:
+  def advance(
+    label: str, total: int, part: str = "", was_kept: bool = False
+  ) -> None:
     nonlocal event, printed
-    since, done = stages.get((part, total), (event, 0))
-    stages[part, total] = since, done + 1
-    event = clock()
-    if done + 1 == total:
+    seconds, computed, done = stages.get((part, total), (0.0, 0, 0))
+    before, event = event, clock()
+    done += 1
+    if not was_kept:
+      seconds, computed = seconds + event - before, computed + 1
+    stages[part, total] = seconds, computed, done
+    if done == total:
       del stages[part, total]
     elif event - printed < _SECONDS:
       return
+    if not computed:
+      return
     printed = event
-    pace = (event - since) / (done + 1)
+    pace = seconds / computed
     print(
-      f"{name}{part and ', '}{part} {done + 1}/{total} ({label}): "
-      f"{pace:.3g} s each, {pace * (total - done - 1):.0f} s left",
+      f"{name}{part and ', '}{part} {done}/{total} ({label}): "
+      f"{pace:.3g} s each, {pace * (total - done):.0f} s left",
       file=sys.stderr,
     )
 

@@ -1,7 +1,7 @@
 """Where results go: a new directory for every run, whole files only."""
 
 import datetime
-import os
+import uuid
 
 from etils import epath
 
@@ -18,6 +18,8 @@ __all__ = [
 
 def check_parent(parent: str, name: str = "output_dir") -> None:
   """Raises OSError unless files can be written in `parent`."""
+  if not parent:
+    raise OSError(f"{name} must not be empty; . is the current directory.")
   path = epath.Path(parent)
   try:
     path.exists()
@@ -28,8 +30,10 @@ def check_parent(parent: str, name: str = "output_dir") -> None:
     ) from error
   try:
     path.mkdir(parents=True, exist_ok=True)
-    probe = path / f".probe-{os.getpid()}"
-    probe.write_text("")  # a file, for buckets have no empty directories
+    # A file, for buckets have no empty directories; processes on other hosts
+    # may have the same number.
+    probe = path / f".probe-{uuid.uuid4().hex}"
+    probe.write_text("")
     probe.unlink()
   except OSError as error:
     raise OSError(

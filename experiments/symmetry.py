@@ -287,10 +287,12 @@ def _one_unit(result: Result) -> Claim:
 
 
 def _breaking(result: Result) -> list[Claim]:
-  """Both start from the same noise; errors: two standard errors, and what the
-  path leaves out. By the time they are broken that is, of the asymmetry, about
-  itself (second order), and of noise ε, √(t/12)·2^-23/ε by t roundings of
-  float32, a random walk. Its logarithm is in factors e of growth.
+  """Errors: two standard errors, and what the path leaves out.
+
+  Both start from the same noise. By the time units differ the path is wrong by
+  about the asymmetry itself (second order), and, relative to ε, by the random
+  walk of t roundings of float32, √(t/12)·2^-23/ε; in factors e of growth, by
+  the logarithm.
   """
   observed, predicted = (
     slopes(result["noises"], result[name]) for name in ("observed", "predicted")

@@ -50,6 +50,7 @@ class Config:
     (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.76, 2.2, 2.6, 3.0, 3.5, 4.0),
     "Variances of weights times fan_in.",
     low=0.01,
+    high=1e6,
   )
   sigma_b2: float = option(0.05, "Variance of biases.", low=0)
   depths: tuple[int, ...] = option(
@@ -167,8 +168,10 @@ def _runs(config: Config) -> dict[str, jax.Array]:
 
 def run(config: Config, job: Job) -> Result:
   """Accuracy [depths, variances, seeds], frontier, and ξ_c from theory."""
+  point = functools.partial(meanfield.fixed_point, jnp.tanh)
+  xi_c = np.array([point(w, config.sigma_b2).xi_c for w in config.sigma_w2])
+  critical = meanfield.critical_point(jnp.tanh, config.sigma_b2)
   data = _datasets.load_labelled(config.dataset, config.seed)
-
   runs, features = _runs(config), data.inputs.shape[1]
   deepest = job.spread(
     functools.partial(draw, config=config, features=features), runs
@@ -183,9 +186,6 @@ def run(config: Config, job: Job) -> Result:
   by_depth = job.map(train, config.depths)
   names = ("accuracy", "test_accuracy")
   found = {name: np.stack([x[name] for x in by_depth]) for name in names}
-  point = functools.partial(meanfield.fixed_point, jnp.tanh)
-  xi_c = np.array([point(w, config.sigma_b2).xi_c for w in config.sigma_w2])
-  critical = meanfield.critical_point(jnp.tanh, config.sigma_b2)
   frontier = frontiers(found["accuracy"], config.depths)
   return {
     "sigma_w2": config.sigma_w2,

@@ -116,9 +116,9 @@ def _reached(
     if root is None:
       raise ValueError(
         f"{name_of(activation)} has no fixed point at these variances: the "
-        f"length map V(q) exceeds q for every q >= {start:g}, so the signal "
-        "grows without bound. Lower sigma_w2 or sigma_b2, or pass a smaller "
-        "`start`, below an unstable fixed point."
+        f"length map V(q) exceeds q for every q from {start:g} to "
+        f"{_LARGEST * start:g}, so the signal grows beyond. Lower sigma_w2 or "
+        "sigma_b2, or pass a smaller `start`, below an unstable fixed point."
       )
     return root, False
   value, slope = curve(np.array([_NEAR_ZERO]))

@@ -44,6 +44,16 @@ def test_two_processes_give_the_same_and_one_writes(tmp_path, whole):
   assert "wrote" not in silent
 
 
+def test_both_stop_in_a_part_shorter_than_what_was_before(tmp_path):
+  """Told in its first item of two, after five items, they do not do a third."""
+  both = start_two(tmp_path, PAUSE="1.5", PART="1")
+  processes.wait_for(both[1], "item 4")
+  both[1].send_signal(signal.SIGTERM)
+  for process in both:
+    processes.finish(process, 143)
+  assert not list(tmp_path.glob("small-*"))
+
+
 def test_both_stop_when_one_is_told_and_go_on_together(tmp_path, whole):
   both = start_two(tmp_path, PAUSE="1.5")
   processes.wait_for(both[1], "item 1")

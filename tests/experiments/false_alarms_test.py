@@ -1,6 +1,5 @@
 """The script that counts how often the assertions err, on tiny networks."""
 
-import json
 import math
 
 import jax
@@ -15,7 +14,7 @@ SMALL = false_alarms.Config(draws=2, depth=6, widths=(16,), batch=4)
 
 def test_every_network_is_counted_for_both_assertions():
   calls = []
-  job = Job(advance=lambda label, total: calls.append(total))
+  job = Job(advance=lambda label, total, **_: calls.append(total))
   result = false_alarms.run(SMALL, job)
   counts = result["counts"]
   names = list(false_alarms.nets(0.05))
@@ -32,7 +31,6 @@ def test_every_network_is_counted_for_both_assertions():
     assert 0 <= row.low <= row.failures / 2 <= row.high <= 1
   (table,) = false_alarms.tables(result)
   assert table.row_count == len(counts)
-  assert json.dumps([row._asdict() for row in counts])
 
 
 def test_what_is_sick_fails():

@@ -49,12 +49,18 @@ def test_batches_of_two_sizes_are_refused():
 
 def test_map_gives_numpy_and_tells_of_every_item():
   told = []
-  job = Job(advance=lambda label, total, part="": told.append((label, part)))
+  job = Job(
+    advance=lambda label, total, part="", was_kept=False: told.append(
+      (label, part, was_kept)
+    )
+  )
   found = job.map(lambda x: {"square": jnp.square(x)}, iter([1.0, 3.0]))
   assert [type(item["square"]) for item in found] == [np.ndarray] * 2
   assert [float(item["square"]) for item in found] == [1.0, 9.0]
   job.part("kaiming").map(jnp.square, [2])
-  assert told == [("1.0", ""), ("3.0", ""), ("2", "kaiming")]
+  assert told == [
+    ("1.0", "", False), ("3.0", "", False), ("2", "kaiming", False),
+  ]  # fmt: skip
 
 
 def test_what_decomposes_matrices_runs_on_one_cpu_with_the_same_result():

@@ -154,11 +154,3 @@ def test_growth_in_theory():
 def test_options_are_checked(changes, message):
   with pytest.raises(ValueError, match=message):
     normalization.Config(**changes)
-
-
-def test_every_program_lowers_for_accelerators():
-  for program in normalization.programs(SMOKE).values():
-    exported = jax.export.export(
-      program.function, platforms=("cpu", "cuda", "tpu")
-    )
-    exported(*program.arguments, **program.keywords)

@@ -182,7 +182,7 @@ def test_no_more_digits_than_there_are(module):
 
 
 def test_a_run_with_uneven_units_does_not_start():
-  job = Job(advance=lambda *_: pytest.fail("an item was done"))
+  job = Job(advance=lambda *_, **__: pytest.fail("an item was done"))
   with pytest.raises(app.UsageError, match=r"width \(18\) .* of 8, the num"):
     symmetry.run(symmetry.Config(width=18), job)
 

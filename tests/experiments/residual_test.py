@@ -140,11 +140,3 @@ def test_the_best_rate_is_one_that_converged():
 def test_options_are_checked(changes, message):
   with pytest.raises(ValueError, match=message):
     residual.Config(**changes)
-
-
-def test_every_program_lowers_for_accelerators():
-  for program in residual.programs(SMOKE).values():
-    exported = jax.export.export(
-      program.function, platforms=("cpu", "cuda", "tpu")
-    )
-    exported(*program.arguments, **program.keywords)

@@ -9,7 +9,7 @@ import processes
 import pytest
 import small_experiment
 
-from experiments import _checkpoints, _progress
+from experiments import _checkpoints, _datasets, _progress
 from experiments._job import Job
 
 
@@ -147,7 +147,7 @@ def test_changed_bytes_are_noticed():
     def save(self, number, args, force):
       stored.update(args.leaves.item | args.about.item)
 
-  kept = _checkpoints.Kept(None, Manager(), iter(()), None)
+  kept = _checkpoints.Kept(None, Manager(), iter(()), iter(()), None)
   _checkpoints.save(kept, 0, "0", {"a": np.arange(5), "b": np.zeros((0, 2))})
   found = _checkpoints._rebuild(stored, stored, "0")
   np.testing.assert_array_equal(found["a"], np.arange(5))
@@ -164,6 +164,26 @@ def test_another_config_or_program_is_another_run():
   assert same == _checkpoints.identity("small", {"seed": 0})
   assert same != _checkpoints.identity("small", {"seed": 1})
   assert same != _checkpoints.identity("large", {"seed": 0})
+
+
+def test_other_data_are_another_run(tmp_path, monkeypatch):
+  """One pixel of one image is enough."""
+  monkeypatch.setenv(_datasets.DATA_DIR, str(tmp_path))
+  found = []
+  for pixel in (0, 0, 1):
+    images = np.zeros((3, 28, 28), np.uint8)
+    images[-1, -1, -1] = pixel
+    labels = np.arange(3, dtype=np.uint8)
+    np.savez(
+      tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:2],
+      y_test=labels[:2],
+    )  # fmt: skip
+    found.append(_datasets.fingerprint("mnist"))
+  assert found[0] == found[1] != found[2]
+  config = {"dataset": "mnist"}
+  assert _checkpoints.identity("small", config, found[1]) != (
+    _checkpoints.identity("small", config, found[2])
+  )
 
 
 def test_parts_are_kept_apart(tmp_path):
@@ -191,6 +211,15 @@ def test_lines_of_progress_tell_rate_and_time_left(capsys):
     "small 4/4 (d): 4.12 s each, 0 s left",
     "small, inner 1/1 (x): 1.5 s each, 0 s left",
   ]
+
+
+def test_time_left_is_that_of_items_which_are_computed(capsys):
+  times = iter([0.0, 0.1, 0.2, 12.2])
+  advance = _progress._in_lines("small", lambda: next(times))
+  for label, was_kept in (("a", True), ("b", True), ("c", False)):
+    advance(label, 5, was_kept=was_kept)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == "small 3/5 (c): 12 s each, 24 s left"
 
 
 def test_a_terminal_shows_bars():
