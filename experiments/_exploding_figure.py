@@ -71,12 +71,12 @@ def _clipping(result: Result) -> Any:
   for name in result["clipping"]:
     table.add_column(name, justify="right")
   for name, found in result["causes"].items():
-    mean, error = _plots.mean_and_error(found["test_accuracy"][..., -1], 1)
+    mean, error = _plots.of_finite(found["test_accuracy"][..., -1].T)
     finite = found["finite"][..., -1].mean(-1)
     table.add_row(
       name,
       *(
-        f"{m:.1%} ± {2 * e:.1%}" + ("" if f == 1 else f" ({1 - f:.0%} NaN)")
+        _plots.percent(m, e) + ("" if f in (0, 1) else f" ({1 - f:.0%} NaN)")
         for m, e, f in zip(mean, error, finite, strict=True)
       ),
     )
@@ -193,14 +193,17 @@ def _draw_clipping(axis: Any, result: Result) -> None:
   count = len(result["clipping"])
   for index, (kind, color) in enumerate(_plots.colored(result["clipping"])):
     found = [result["causes"][name]["test_accuracy"] for name in names]
-    mean, error = _plots.mean_and_error(
-      np.stack([values[index, :, -1] for values in found]), 1
+    mean, error = _plots.of_finite(
+      np.stack([values[index, :, -1] for values in found], 1)
     )
+    x = places + (index - (count - 1) / 2) * 0.8 / count
     axis.bar(
-      places + (index - (count - 1) / 2) * 0.8 / count, mean, 0.75 / count,
-      yerr=2 * error, color=color, label=kind,
+      x, mean, 0.75 / count, yerr=error, color=color, label=kind,
       error_kw={"elinewidth": 1},
     )  # fmt: skip
+    lost = x[np.isnan(mean)]
+    axis.plot(lost, np.full(len(lost), 0.03), "x", color=color, markersize=5)
+  axis.plot([], [], "x", color="gray", label="all diverged")
   axis.axhline(0.1, color="black", **_plots.THEORY, label="chance")
   axis.set_xticks(places, [n.replace(" ", "\n", 1) for n in names], fontsize=8)
   axis.set_ylim(0, 1.35)

@@ -136,7 +136,8 @@ def _course_table(result: Result) -> Any:
       for course in inits.values():
         loss, error = mean_and_error(course["loss"][:, -1])
         right = course["test_accuracy"][:, -1].mean()
-        cells.append(f"{loss:.3f} ± {2 * error:.3f}, {right:.1%}")
+        told = "diverged" if np.isnan(right) else f"{right:.1%}"
+        cells.append(f"{loss:.3f} ± {2 * error:.3f}, {told}")
       table.add_row(f"{kind}, {depth} layers", *cells)
   return table
 

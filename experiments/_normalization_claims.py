@@ -146,7 +146,6 @@ def _accuracy_table(result: Result) -> Any:
       cells = []
       for kind in kinds:
         found = result["courses"][kind][str(depth)]["test_accuracy"]
-        mean, error = _plots.mean_and_error(found[i, :, -1])
-        cells.append(f"{mean:.1%} ± {2 * error:.1%}")
+        cells.append(_plots.percent(*_plots.of_finite(found[i, :, -1])))
       table.add_row(str(depth), f"{scale:g}", *cells)
   return table

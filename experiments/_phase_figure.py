@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import _plots
 from experiments._experiment import Result
 from experiments._phase_records import Diagram, Point, in_view
 
@@ -58,7 +59,7 @@ def _draw_line(axis: Any, result: Diagram) -> None:
   line = result.line
   inside = in_view(result.plane, line.sigma_w2, line.sigma_b2)
   for stable, style, label in (
-    (True, "-", "critical"),
+    (True, "--", "critical"),
     (False, ":", "critical, length unstable"),
   ):
     shown = inside & (line.stable == stable)
@@ -134,26 +135,28 @@ def _draw_points(axis: Any, result: Diagram, norm: Any) -> None:
 def _draw_comparison(axis: Any, result: Diagram) -> None:
   """Measured over theory, in the colours of the phases."""
   fitted = result.fitted
-  axis.set_title("point by point, ± 1 standard error")
+  axis.set_title("point by point, ± 2 standard errors")
   axis.set_xlabel(r"$\xi_c$ of theory (layers)")
   axis.set_ylabel(r"measured $\xi_c$ (layers)")
   if not fitted:
     axis.text(0.5, 0.5, "nothing measured", ha="center", va="center",
               transform=axis.transAxes)  # fmt: skip
     return
-  for phase, color in (("ordered", "C0"), ("chaotic", "C3")):
+  for phase, color in zip(
+    ("ordered", "chaotic"), _plots.COLORS[:2], strict=True
+  ):
     own = [point for point in fitted if point.phase == phase]
     if own:
       axis.errorbar(
         [point.xi_c for point in own],
         [point.measured_xi_c for point in own],
-        [point.error for point in own],
+        [2 * point.error for point in own],
         fmt="o", ms=4, color=color, capsize=2, lw=1, label=phase,
       )  # fmt: skip
   ends = [point.xi_c for point in fitted]
   ends += [point.measured_xi_c for point in fitted]
   span = np.array([min(ends) / 1.3, max(ends) * 1.3])
-  axis.plot(span, span, color="0.5", lw=0.8, zorder=0, label="equal")
+  axis.plot(span, span, color="black", zorder=0, label="equal", **_plots.THEORY)
   axis.set(xscale="log", yscale="log", xlim=span, ylim=span, aspect="equal")
   for side in (axis.xaxis, axis.yaxis):
     side.set_major_formatter("{x:g}")

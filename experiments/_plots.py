@@ -47,15 +47,17 @@ def grid(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
 def line_with_band(
   axis: Any, x: Any, values: Any, color: str, label: str | None = None
 ) -> None:
-  """Mean over the first axis (seeds), and two standard errors around it."""
-  values = np.asarray(values, np.float64)
-  mean = values.mean(0)
+  """Mean over the first axis (seeds), and two standard errors around it.
+
+  Those that are no number are left out; a gap where all are.
+  """
+  mean, error = of_finite(values)
+  if label and np.isnan(mean).any():
+    label += ", until it diverges"
   axis.plot(x, mean, color=color, label=label)
-  if len(values) > 1:
-    error = 2 * values.std(0, ddof=1) / np.sqrt(len(values))
-    axis.fill_between(
-      x, mean - error, mean + error, color=color, alpha=0.2, linewidth=0
-    )
+  axis.fill_between(
+    x, mean - error, mean + error, color=color, alpha=0.2, linewidth=0
+  )
 
 
 def mean_and_error(values: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -65,3 +67,23 @@ def mean_and_error(values: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
   if count < 2:
     return values.mean(axis), np.full_like(values.mean(axis), np.nan)
   return values.mean(axis), values.std(axis, ddof=1) / np.sqrt(count)
+
+
+def of_finite(values: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Mean over the networks of the first axis, and two standard errors.
+
+  NaN stands for a network that diverged, and is left out. The mean is NaN where
+  no network is left, the error where fewer than two are.
+  """
+  values = np.asarray(values, np.float64)
+  known = np.isfinite(values)
+  count = known.sum(0)
+  mean = np.where(known, values, 0).sum(0) / np.maximum(count, 1)
+  squares = np.where(known, (values - mean) ** 2, 0).sum(0)
+  error = 2 * np.sqrt(squares / np.maximum(count * (count - 1), 1))
+  return np.where(count > 0, mean, np.nan), np.where(count > 1, error, np.nan)
+
+
+def percent(mean: Any, error: Any) -> str:
+  """A share and two standard errors, or that no network has a finite one."""
+  return "diverged" if np.isnan(mean) else f"{mean:.1%} ± {error:.1%}"

@@ -11,21 +11,6 @@ STYLES = (("o", "-", 3.5), ("^", "--", 8), ("s", ":", 3.5))
 """Marker, line and size for each activation, for curves may coincide."""
 
 
-def of_finite(values: Any) -> tuple[np.ndarray, np.ndarray]:
-  """Mean over the networks of the first axis, and two standard errors.
-
-  NaN stands for a network that diverged, and is left out. The mean is NaN where
-  no network is left, the error where fewer than two are.
-  """
-  values = np.asarray(values, np.float64)
-  known = np.isfinite(values)
-  count = known.sum(0)
-  mean = np.where(known, values, 0).sum(0) / np.maximum(count, 1)
-  squares = np.where(known, (values - mean) ** 2, 0).sum(0)
-  error = 2 * np.sqrt(squares / np.maximum(count * (count - 1), 1))
-  return np.where(count > 0, mean, np.nan), np.where(count > 1, error, np.nan)
-
-
 def claims(result: Result) -> list[Claim]:
   """ELU's slope e^z leaves no unit dead; how many networks are born dead.
 
@@ -76,9 +61,9 @@ def _cell(found: dict[str, Any], bias: int, rate: int) -> str:
   lost = f"{int(diverged.sum())} of {len(diverged)} diverged"
   if diverged.all():
     return lost
-  back = of_finite(found["revived"][bias, rate])[0]
-  dead = of_finite(found["dead"][bias, rate, :, -1].mean(-1))[0]
-  right = of_finite(found["test_accuracy"][bias, rate, :, -1])[0]
+  back = _plots.of_finite(found["revived"][bias, rate])[0]
+  dead = _plots.of_finite(found["dead"][bias, rate, :, -1].mean(-1))[0]
+  right = _plots.of_finite(found["test_accuracy"][bias, rate, :, -1])[0]
   told = f"{back:.0%}" if np.isfinite(back) else "-"
   cell = f"{dead:.1%}, {told}, {right:.0%}"
   return f"{cell} ({lost})" if diverged.any() else cell
@@ -147,7 +132,7 @@ def _line(
   label: str,
 ) -> None:
   """Mean of finite networks, two standard errors around; else a gap."""
-  mean, error = of_finite(values)
+  mean, error = _plots.of_finite(values)
   marker, line, size = style
   axis.plot(
     x, mean, marker=marker, linestyle=line, markersize=size,
@@ -197,7 +182,7 @@ def _draw_revival(axis: Any, result: Result) -> None:
     if np.isfinite(found["revived"][i]).any()
   ]
   for place, (label, back, marker, color, i) in enumerate(kinds):
-    mean, error = of_finite(back)  # [rates]
+    mean, error = _plots.of_finite(back)  # [rates]
     axis.errorbar(
       rates + 0.5 * ((place + 0.5) / len(kinds) - 0.5), mean, error,
       fmt=marker, color=color, label=label, capsize=3,

@@ -136,10 +136,10 @@ def _digits_table(result: Result) -> Any:
     for kinds in result["digits"].values():
       row = best_rate(kinds[name]["loss"])
       final = kinds[name]["test_accuracy"][row, :, -1]
-      mean, error = _plots.mean_and_error(final)
-      cells.append(
-        f"{mean:.1%} ± {2 * error:.1%}, rate {result['config']['rates'][row]:g}"
-      )
+      told = _plots.percent(*_plots.of_finite(final))
+      if np.isfinite(final).any():
+        told += f", rate {result['config']['rates'][row]:g}"
+      cells.append(told)
     table.add_row(name, *cells)
   return table
 

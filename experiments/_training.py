@@ -29,9 +29,9 @@ class Course(NamedTuple):
   loss: jax.Array
   """[points]: mean cross-entropy of the training data, nats"""
   accuracy: jax.Array
-  """[points]: of the training data"""
+  """[points]: of the training data; NaN once the loss is no number"""
   test_accuracy: jax.Array
-  """[points]"""
+  """[points]: likewise"""
   probe: Any
   """what `probe(params)` gave, [points, ...]"""
 
@@ -117,10 +117,13 @@ def best_rate(loss: np.ndarray) -> int:
 def observe(apply: Apply, params: Any, data: Labelled) -> Course:
   """One point of a course."""
   logits = apply(params, data.inputs)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
-  return Course(
-    losses.mean(),
-    (logits.argmax(-1) == data.labels).mean(),
-    (apply(params, data.test_inputs).argmax(-1) == data.test_labels).mean(),
-    (),
-  )
+  loss = optax.softmax_cross_entropy_with_integer_labels(
+    logits, data.labels
+  ).mean()
+
+  def share_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    right = (logits.argmax(-1) == labels).mean()
+    return jnp.where(jnp.isfinite(loss), right, jnp.nan)
+
+  test = share_right(apply(params, data.test_inputs), data.test_labels)
+  return Course(loss, share_right(logits, data.labels), test, ())

@@ -141,15 +141,15 @@ def _draw_underflow(axis: Any, result: Result) -> None:
   """Root mean square gradient of sigmoid nets, until it is 0."""
   k = np.arange(result["depth"])
   kind = result["kinds"]["sigmoid"]
-  markers = ("o", "s", "^")
-  for (dtype, numbers), color, marker in zip(
+  markers = (("o", 8), ("s", 4), ("^", 4))  # two may be at the same place
+  for (dtype, numbers), color, (marker, size) in zip(
     result["underflow"].items(), _plots.COLORS, markers, strict=False
   ):
     found = numbers["kinds"]["sigmoid"]
     mean = np.where(np.isfinite(found["log2_size"]), found["log2_size"], np.nan)
     alive = np.isfinite(mean).all(0)
     axis.plot(
-      k[alive], mean.mean(0)[alive], marker, color=color, markersize=4,
+      k[alive], mean.mean(0)[alive], marker, color=color, markersize=size,
       fillstyle="none", markevery=2, label=dtype,
     )  # fmt: skip
     layer = found["predicted"]["by_trajectory"]
@@ -157,7 +157,7 @@ def _draw_underflow(axis: Any, result: Result) -> None:
       axis.axvline(layer, color=color, **_plots.THEORY)
       axis.plot(
         found["observed"], np.full(len(found["observed"]), 4), marker,
-        color=color, markersize=4,
+        color=color, markersize=size, fillstyle="none",
       )  # fmt: skip
   theory = kind["log2_size_theory"]
   shown = theory > -160
@@ -165,7 +165,7 @@ def _draw_underflow(axis: Any, result: Result) -> None:
   axis.plot(
     [], [], color="black", **_plots.THEORY, label="theory (vertical: 0)"
   )
-  axis.plot([], [], "o", color="gray", markersize=4, label="observed exact 0")
+  axis.plot([], [], "o", color="gray", fillstyle="none", label="above: exact 0")
   axis.set_ylim(-160, 12)
   axis.set_xlim(0, min(result["depth"], 80))
   axis.set_title("underflow of the gradient, sigmoid")

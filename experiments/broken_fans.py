@@ -90,13 +90,13 @@ def second_moments(
   """log₂ second moment of every operation's output: [seeds, operations]."""
   model = Heads(config.blocks, config.heads, config.width)
   shapes = jax.eval_shape(model.init, keys[0], inputs)
-  biases = jax.tree.map(_zeros, shapes)
+  blank = jax.tree.map(_zeros, shapes)
 
   def one(key: jax.Array) -> jax.Array:
     if way == "he_normal":
       params = model.init(key, inputs)
     else:
-      params = initjax.auto_init(key, model.apply, biases, inputs)
+      params = initjax.auto_init(key, model.apply, blank, inputs)
     if way == "calibrate":
       params, _ = initjax.calibrate(model.apply, params, inputs)
     report = initjax.measure(model.apply, params, inputs)

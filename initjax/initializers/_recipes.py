@@ -26,6 +26,15 @@ def torch_linear_kernel(
   the "standard" initialization that Glorot and Bengio showed to fail with
   depth (each linear layer keeps a third of the second moment).
 
+  Args:
+    in_axis: input axis or axes.
+    out_axis: output axis or axes.
+    batch_axis: axes of independent kernels.
+    dtype: the default dtype.
+
+  Raises:
+    ValueError: as `variance_scaling`.
+
   >>> torch_linear_kernel()(jax.random.key(0), (256, 512)).shape
   (256, 512)
 

@@ -87,6 +87,15 @@ def lecun_normal(
 
   Kernels are `[*window, in, out]` by default; see `variance_scaling`.
 
+  Args:
+    in_axis: input axis or axes.
+    out_axis: output axis or axes.
+    batch_axis: axes of independent kernels.
+    dtype: the default dtype.
+
+  Raises:
+    ValueError: as `variance_scaling`.
+
   >>> lecun_normal()(jax.random.key(0), (256, 512)).shape
   (256, 512)
 
@@ -106,6 +115,15 @@ def lecun_uniform(
   """Var W = 1/fan_in, uniform: U(±√(3/fan_in)).
 
   Kernels are `[*window, in, out]` by default; see `variance_scaling`.
+
+  Args:
+    in_axis: input axis or axes.
+    out_axis: output axis or axes.
+    batch_axis: axes of independent kernels.
+    dtype: the default dtype.
+
+  Raises:
+    ValueError: as `variance_scaling`.
 
   >>> lecun_uniform()(jax.random.key(0), (256, 512)).shape
   (256, 512)

@@ -11,8 +11,8 @@ import rich.console
 
 from experiments import (
   _launch,
+  _plots,
   _rectifiers_born,
-  _rectifiers_views,
   rectifiers,
 )
 from experiments._job import Job
@@ -110,7 +110,7 @@ def test_errors_are_two_standard_errors_of_those_left():
   """(1 - 0)/2 · 2 for two networks, none for one; by hand."""
   nan = math.nan
   values = [[0.0, nan, nan], [1.0, 0.3, nan], [nan, nan, nan]]
-  mean, error = _rectifiers_views.of_finite(values)
+  mean, error = _plots.of_finite(values)
   np.testing.assert_allclose(mean, [0.5, 0.3, nan])
   np.testing.assert_allclose(error, [1.0, nan, nan])
 
