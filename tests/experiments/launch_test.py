@@ -2,11 +2,16 @@
 
 import json
 import os
+import types
 
+import numpy as np
 import processes
 import pytest
+import small_experiment
+from absl import app
 
-from experiments import _flags, rectifiers
+from experiments import _checkpoints, _flags, _launch, rectifiers
+from experiments._job import Job
 
 
 @pytest.mark.parametrize(
@@ -24,6 +29,7 @@ from experiments import _flags, rectifiers
     (["--distributed"], "does not find the other processes by itself here"),
     (["--output_dir=/dev/null/x"], "output_dir '/dev/null/x' is no directory"),
     (["--checkpoint_dir=/dev/null"], "checkpoint_dir '/dev/null' is no"),
+    (["--output_dir="], "output_dir must not be empty"),
   ],
 )
 def test_what_is_wrong_is_said_in_a_line(tmp_path, flags, message):
@@ -45,7 +51,10 @@ def test_the_default_directory_is_here(tmp_path):
 def test_a_trace_and_another_directory_of_checkpoints(tmp_path):
   kept = tmp_path / "kept"
   flags = f"--output_dir={tmp_path}", f"--checkpoint_dir={kept}"
-  processes.finish(processes.start(*flags, "--profile", "--items=1"))
+  away = {"TMPDIR": str(tmp_path / "away")}
+  os.mkdir(away["TMPDIR"])
+  processes.finish(processes.start(*flags, "--profile", "--items=1", **away))
+  os.rmdir(away["TMPDIR"])  # nothing is left in it
   assert not kept.exists()
   (directory,) = tmp_path.iterdir()
   names = sorted(os.listdir(directory))
@@ -54,6 +63,37 @@ def test_a_trace_and_another_directory_of_checkpoints(tmp_path):
   content = json.loads((directory / "small.json").read_text())
   assert content["config"]["items"] == 1
   assert len(content["devices"]) == 8
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_half_of_a_result(
+  tmp_path, monkeypatch
+):
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(_launch._results, "write_figure", full)
+  config = small_experiment.Config(items=3)
+  result = small_experiment.run(config, Job())
+  given = small_experiment.EXPERIMENT, config, result
+  with pytest.raises(OSError, match="No space left"):
+    _launch.save(*given, str(tmp_path))
+  assert not list(tmp_path.iterdir())
+  flags = types.SimpleNamespace(
+    FLAGS=types.SimpleNamespace(output_dir=str(tmp_path))
+  )
+  monkeypatch.setattr(_launch, "flags", flags)
+  with pytest.raises(app.UsageError, match="kept in /kept: make room"):
+    _launch._saved(*given, "/kept")
+
+
+def test_an_item_that_cannot_be_kept_is_told_in_a_line(tmp_path):
+  class Full:
+    def save(self, number, args, force):
+      raise ValueError("RESOURCE_EXHAUSTED: no space\nand more")
+
+  kept = _checkpoints.Kept(tmp_path, Full(), iter([0]), iter([0]), None)
+  with pytest.raises(app.UsageError, match=r"item 0 \(relu\) cannot be kept"):
+    _checkpoints.save(kept, 0, "relu", [np.ones(2)])
 
 
 def test_a_list_that_is_no_list_of_numbers_names_its_flag():
