@@ -127,7 +127,12 @@ def _draw_accuracy(axis: Any, result: Result) -> None:
   for kind in config["kinds"]:
     found = result["courses"][kind][str(depth)]["test_accuracy"][..., -1]
     _plots.line_with_band(
-      axis, config["scales"], found.T, COLORS[kind], NAMES[kind]
+      axis,
+      config["scales"],
+      found.T,
+      COLORS[kind],
+      NAMES[kind],
+      _plots.DIVERGED,
     )
   axis.set_xscale("log")
   axis.set_ylim(0, 1)
@@ -142,7 +147,9 @@ def _draw_courses(axis: Any, result: Result, depth: int) -> None:
     found = result["courses"][kind][str(depth)]["test_accuracy"]
     row = config["scales"].index(1.0) if len(found) > 1 else 0
     steps = np.linspace(0, config["steps"], found.shape[-1])
-    _plots.line_with_band(axis, steps, found[row], COLORS[kind], NAMES[kind])
+    _plots.line_with_band(
+      axis, steps, found[row], COLORS[kind], NAMES[kind], _plots.DIVERGED
+    )
   axis.set_ylim(0, 1)
   axis.set_xlabel("updates")
   axis.set_ylabel("test accuracy")

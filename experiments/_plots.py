@@ -13,6 +13,8 @@ COLORS = (
 )  # fmt: skip
 """Okabe and Ito 2008"""
 LOG10_2 = float(np.log10(2))
+DIVERGED = ", until it diverges"
+"""Of a line of accuracies with a gap."""
 THEORY = {"linestyle": "--", "linewidth": 1.2, "alpha": 0.9}
 """Of a line that was computed, not measured."""
 
@@ -45,15 +47,21 @@ def grid(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
 
 
 def line_with_band(
-  axis: Any, x: Any, values: Any, color: str, label: str | None = None
+  axis: Any,
+  x: Any,
+  values: Any,
+  color: str,
+  label: str | None = None,
+  gap: str = "",
 ) -> None:
   """Mean over the first axis (seeds), and two standard errors around it.
 
-  Those that are no number are left out; a gap where all are.
+  Those that are no number are left out; a gap where all are, and then `gap` is
+  put after the label.
   """
   mean, error = of_finite(values)
   if label and np.isnan(mean).any():
-    label += ", until it diverges"
+    label += gap
   axis.plot(x, mean, color=color, label=label)
   axis.fill_between(
     x, mean - error, mean + error, color=color, alpha=0.2, linewidth=0
@@ -86,4 +94,6 @@ def of_finite(values: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def percent(mean: Any, error: Any) -> str:
   """A share and two standard errors, or that no network has a finite one."""
-  return "diverged" if np.isnan(mean) else f"{mean:.1%} ± {error:.1%}"
+  if np.isnan(mean):
+    return "diverged"
+  return f"{mean:.1%}" + ("" if np.isnan(error) else f" ± {error:.1%}")

@@ -8,8 +8,12 @@ from experiments import _plots
 from experiments._experiment import Result
 from experiments._training import best_rate
 
-FLOAT32_LEAST = 2 * float(np.log10(np.finfo(np.float32).tiny))
-"""log₁₀ of the square of the least normal float32; CPUs flush what is less"""
+_FLOAT32 = np.finfo(np.float32)
+BOUNDS = {
+  "least normal float32": 2 * float(np.log10(_FLOAT32.tiny)),
+  "greatest float32": 2 * float(np.log10(_FLOAT32.max)),
+}
+"""log₁₀ of their squares; CPUs flush what is less, and more is infinite"""
 
 
 def figure(result: Result) -> Any:
@@ -37,7 +41,7 @@ def _draw_signal(axis: Any, result: Result) -> None:
   axis.set_xlabel("block l")
   axis.set_ylabel("log₁₀ second moment of the stream")
   axis.set_title("signal of random networks")
-  axis.legend()
+  axis.legend(fontsize="small", loc="lower left")
 
 
 def _draw_gradient(axis: Any, result: Result) -> None:
@@ -53,8 +57,11 @@ def _draw_gradient(axis: Any, result: Result) -> None:
     axis.plot(depths, law, color="black", **_plots.THEORY)
     if name.startswith("plain"):
       axis.plot(depths, law + drift, color=color, **_plots.THEORY)
-  axis.axhline(FLOAT32_LEAST, color="gray", linestyle=":")
-  axis.text(depths[0], FLOAT32_LEAST, "least normal float32", va="bottom")
+  for (name, bound), place in zip(
+    BOUNDS.items(), ("bottom", "top"), strict=True
+  ):
+    axis.axhline(bound, color="gray", linestyle=":")
+    axis.text(depths[-1], bound, name, va=place, ha="right", fontsize="small")
   axis.set_xscale("log")
   axis.set_yscale("symlog", linthresh=1)
   axis.set_xlabel("depth (layers)")
@@ -62,7 +69,7 @@ def _draw_gradient(axis: Any, result: Result) -> None:
   axis.set_title("gradient of the first layer")
   axis.plot([], [], color="black", label="theory", **_plots.THEORY)
   axis.plot([], [], color="gray", label="theory at this width", **_plots.THEORY)
-  axis.legend(*_last_two(axis), fontsize="small")
+  axis.legend(*_last_two(axis), fontsize="small", loc="center right")
 
 
 def _last_two(axis: Any) -> tuple[list[Any], list[str]]:
@@ -76,7 +83,7 @@ def _draw_digits(axis: Any, result: Result, blocks: str) -> None:
     row = best_rate(found["loss"])
     values = found["test_accuracy"][row]
     steps = np.linspace(0, result["config"]["steps"], values.shape[-1])
-    _plots.line_with_band(axis, steps, values, color, name)
+    _plots.line_with_band(axis, steps, values, color, name, _plots.DIVERGED)
   axis.set_ylim(0, 1)
   axis.set_xlabel("updates")
   axis.set_ylabel("test accuracy")

@@ -214,3 +214,9 @@ def test_all_is_written_and_drawn(found, tmp_path, capsys):
 def test_a_wrong_config_says_what_is_wanted(wrong, message):
   with pytest.raises(ValueError, match=message):
     rectifiers.Config(**wrong)
+
+
+def test_a_share_says_when_there_is_none():
+  assert _plots.percent(0.5, 0.012) == "50.0% ± 1.2%"
+  assert _plots.percent(0.5, np.nan) == "50.0%"  # of one network alone
+  assert _plots.percent(np.nan, np.nan) == "diverged"
