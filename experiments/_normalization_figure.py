@@ -135,10 +135,12 @@ def _draw_accuracy(axis: Any, result: Result) -> None:
       _plots.DIVERGED,
     )
   axis.set_xscale("log")
-  axis.set_ylim(0, 1)
+  axis.set_ylim(0, 1.3)  # room for the legend
+  axis.set_yticks(np.linspace(0, 1, 6))
   axis.set_xlabel("σ_w over He's")
   axis.set_ylabel("test accuracy, trained")
   axis.set_title(f"{depth} layers, after {config['steps']} updates")
+  axis.legend(fontsize=7, loc="upper right")
 
 
 def _draw_courses(axis: Any, result: Result, depth: int) -> None:

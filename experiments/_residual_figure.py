@@ -41,6 +41,7 @@ def _draw_signal(axis: Any, result: Result) -> None:
   axis.set_xlabel("block l")
   axis.set_ylabel("log₁₀ second moment of the stream")
   axis.set_title("signal of random networks")
+  axis.set_ylim(bottom=2 * axis.get_ylim()[0])  # room for the legend
   axis.legend(fontsize="small", loc="lower left")
 
 
@@ -61,7 +62,7 @@ def _draw_gradient(axis: Any, result: Result) -> None:
     BOUNDS.items(), ("bottom", "top"), strict=True
   ):
     axis.axhline(bound, color="gray", linestyle=":")
-    axis.text(depths[-1], bound, name, va=place, ha="right", fontsize="small")
+    axis.text(depths[0], bound, name, va=place, fontsize="small")
   axis.set_xscale("log")
   axis.set_yscale("symlog", linthresh=1)
   axis.set_xlabel("depth (layers)")
@@ -69,7 +70,8 @@ def _draw_gradient(axis: Any, result: Result) -> None:
   axis.set_title("gradient of the first layer")
   axis.plot([], [], color="black", label="theory", **_plots.THEORY)
   axis.plot([], [], color="gray", label="theory at this width", **_plots.THEORY)
-  axis.legend(*_last_two(axis), fontsize="small", loc="center right")
+  where = {"loc": "center right", "bbox_to_anchor": (1, 0.6)}
+  axis.legend(*_last_two(axis), fontsize="small", **where)
 
 
 def _last_two(axis: Any) -> tuple[list[Any], list[str]]:

@@ -12,10 +12,10 @@ on 2 CPU cores. Expect: the signal grows by 2^(1.01 ± 0.01) per plain block, to
 50.3 ± 1.4 after 50 pre-norm blocks (theory: 2 and 51). At 1000 layers the
 squared gradient of the first is 2^9 times the last's if pre-norm, 2^-57 in a
 plain He network (theory at width 64: 2^-58), exactly zero with Xavier from 300
-layers, and overflows in plain residual ones. At 64 blocks plain and He-residual
-networks learn nothing (10 %); pre-norm, zero branches, Fixup, SkipInit and
-ReZero reach 94 to 96 %. The identity is learnt to 0.6 % by 16 residual blocks,
-to 69 % by plain ones.
+layers, and overflows in plain residual ones. At 64 blocks plain networks learn
+nothing (about 10 %) and He-residual ones diverge; pre-norm, zero branches,
+Fixup, SkipInit and ReZero reach 94 to 97 %. The identity is learnt to 0.6 % by
+16 residual blocks, to 69 % by plain ones.
 
 Reference: He et al. 2016; De and Smith 2020 (SkipInit); Zhang et al. 2019
 (Fixup); Bachlechner et al. 2021 (ReZero).
