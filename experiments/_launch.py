@@ -127,7 +127,7 @@ def _run(experiment: Experiment, config: Any) -> Result:
   """Runs, and shows and saves the result if this is process 0."""
   import rich.console
 
-  data = _datasets.fingerprint(getattr(config, "dataset", "digits"))
+  data = _datasets.fingerprint(getattr(config, "dataset", "synthetic"))
   run = _checkpoints.identity(experiment.name, dataclasses.asdict(config), data)
   directory = epath.Path(_flags.checkpoint_dir()) / run
   first = jax.process_index() == 0
