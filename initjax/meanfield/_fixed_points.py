@@ -77,7 +77,7 @@ def fixed_point(
       and is the answer where every q is one (`degenerate`).
 
   Raises:
-    ValueError: if q grows without bound (V(q) > q for all q >= start), for
+    ValueError: if q grows without bound (V(q) > q up to 1e12·start), for
       arguments out of range, or as `initjax.gains.moments`.
 
   >>> import jax
@@ -117,8 +117,9 @@ def _reached(
       raise ValueError(
         f"{name_of(activation)} has no fixed point at these variances: the "
         f"length map V(q) exceeds q for every q from {start:g} to "
-        f"{_LARGEST * start:g}, so the signal grows beyond. Lower sigma_w2 or "
-        "sigma_b2, or pass a smaller `start`, below an unstable fixed point."
+        f"{_LARGEST * start:g}, so the signal grows without bound, or beyond "
+        "that. Lower sigma_w2 or sigma_b2, or pass a smaller `start`, below an "
+        "unstable fixed point."
       )
     return root, False
   value, slope = curve(np.array([_NEAR_ZERO]))
