@@ -74,7 +74,8 @@ def _breaking(result: Result) -> Any:
     cells = []
     for values in (result["predicted"][index], result["observed"][index]):
       mean, error = _plots.mean_and_error(values)
-      cells.append(f"{mean:.1f} ± {2 * error:.1f}")
+      broken = np.isfinite(mean)
+      cells.append(f"{mean:.1f} ± {2 * error:.1f}" if broken else "not all do")
     final = result["noisy"]["accuracy"][index, :, -1].mean()
     table.add_row(f"{noise:g}", *cells, f"{final:.1%}")
   cells = []

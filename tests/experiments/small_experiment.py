@@ -91,8 +91,9 @@ def run(config, job):
 
   nothing = job.map(lambda item: (np.zeros((0, 3)), {}), range(1))
   short = job.part("short") if "PART" in os.environ else job
-  found = job.map(at, range(config.items - 2))
-  found += short.map(at, range(config.items - 2, config.items))
+  first = max(config.items - 2, 0)
+  found = job.map(at, range(first))
+  found += short.map(at, range(first, config.items))
   return {"nothing": nothing, "ends": [walk.end for walk in found],
           "courses": [walk.course for walk in found]}  # fmt: skip
 

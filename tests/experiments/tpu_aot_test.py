@@ -44,9 +44,9 @@ def test_all_programs_compile_for_both_slices(tmp_path):
     itertools.product(reproduce.NAMES, tpu_compile.TOPOLOGIES)
   )
   for one in compiled:
+    assert one["flops"] > 0, one
     assert one["arguments"] > 0, one
     assert one["outputs"] > 0, one
-  assert sum(one["flops"] > 0 for one in compiled) > len(compiled) / 2
 
 
 def shape_of(leaf):
