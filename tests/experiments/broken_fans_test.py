@@ -1,15 +1,8 @@
 """Broken fans: what each layer's wrong fan costs, and that both cures work."""
 
 import numpy as np
-import pytest
 
-from experiments._job import Job
-from experiments.broken_fans import EXPERIMENT, run
-
-
-@pytest.fixture(scope="module")
-def result():
-  return run(EXPERIMENT.at_scale("smoke"), Job())
+from experiments.broken_fans import EXPERIMENT
 
 
 def chance(result):
@@ -40,7 +33,7 @@ def test_calibrated_it_is_one_to_rounding(result):
   )
 
 
-def test_it_is_shown(result, tmp_path):
+def test_every_way_is_shown(result):
   (table,) = EXPERIMENT.tables(result)
   assert table.row_count == 3
-  EXPERIMENT.figure(result).savefig(tmp_path / "figure.png")
+  EXPERIMENT.figure(result).canvas.draw()

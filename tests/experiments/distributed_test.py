@@ -10,6 +10,8 @@ import signal
 import processes
 import pytest
 
+pytestmark = pytest.mark.slow  # several processes
+
 
 def start_two(directory, **environment):
   """Both processes of a run."""

@@ -1,32 +1,22 @@
 """Kaiming: halves, products of fans, training, what is written."""
 
 import functools
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rich.console
 
-from experiments import _kaiming_networks, _kaiming_views, _launch, kaiming
-from experiments._job import Job
+from experiments import _kaiming_networks, _kaiming_views, kaiming
 from experiments.kaiming import EXPERIMENT
 from initjax import meanfield
 
 
-@pytest.fixture(scope="module")
-def found():
-  config = EXPERIMENT.at_scale("smoke")
-  return config, kaiming.run(config, Job())
-
-
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_a_layer_keeps_what_the_slope_says(found, direction):
+def test_a_layer_keeps_what_the_slope_says(config, result, direction):
   """(1 + a²)/2, exactly in expectation forward; its part κ/n is the variance
   of one ratio. Backward signs and gradients depend, to order 1/n."""
-  config, result = found
   mean, _ = _kaiming_views.kept(result, direction)
   count = config.networks * (config.layers - 1)
   for a, ours in zip(config.slopes, mean, strict=True):
@@ -39,10 +29,9 @@ def test_a_layer_keeps_what_the_slope_says(found, direction):
 
 @pytest.mark.parametrize("mode", kaiming.MODES)
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_products_of_fans(found, mode, direction):
+def test_products_of_fans(config, result, mode, direction):
   """Exact in expectation; E[q²] grows by 1 + 5/n a layer for one input, and
   less for several. Five standard errors."""
-  config, result = found
   widths = np.array(result["widths"], float)
   order = slice(None) if direction == "forward" else slice(None, None, -1)
   spread = np.cumprod(1 + 5 / widths[order])[order] - 1
@@ -60,8 +49,7 @@ def test_average_fans_lose_by_layer_where_each_fan_loses_once():
   assert laws["fan_avg"]["forward"][14] == pytest.approx(per_pair**7)
 
 
-def test_he_converges_and_xavier_stalls_at_chance(found):
-  _, result = found
+def test_he_converges_and_xavier_stalls_at_chance(config, result):
   inits = result["courses"]["mlp"]["30"]
   last = {name: course["loss"][:, -1] for name, course in inits.items()}
   # whatever a stalled network says of all images alike costs their entropy
@@ -110,17 +98,11 @@ def test_a_convolutional_network_has_logits_for_each_image():
   assert logits.shape == (3, 10)
 
 
-def test_all_is_written_and_drawn(found, tmp_path, capsys):
-  config, result = found
-  for table in EXPERIMENT.tables(result):
-    rich.console.Console(width=120).print(table)
-  assert "2/n_in" in capsys.readouterr().out
-  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
-  content = json.loads((directory / "kaiming.json").read_text())
-  sources = " ".join(claim["source"] for claim in content["claims"])
+def test_claims_name_their_equations_and_all_is_drawn(result):
+  sources = " ".join(claim.source for claim in EXPERIMENT.claims(result))
   assert "Eq. 10" in sources
   assert "Eq. 14" in sources
-  assert (directory / "kaiming.png").read_bytes().startswith(b"\x89PNG")
+  EXPERIMENT.figure(result).canvas.draw()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from experiments._job import Job
 
 
 @pytest.mark.parametrize(
-  ("flags", "message"),
+  ("given", "message"),
   [
     (["--items=0"], "items must be at least 1; got 0"),
     (["--items=many"], "flag --items=many"),
@@ -26,28 +26,44 @@ from experiments._job import Job
     (["more"], "unexpected arguments: ['more']"),
     (["--process_id=1"], "need --distributed"),
     (["--distributed", "--process_id=1"], "must be given together"),
-    (["--distributed"], "does not find the other processes by itself here"),
     (["--output_dir=/dev/null/x"], "output_dir '/dev/null/x' is no directory"),
     (["--checkpoint_dir=/dev/null"], "checkpoint_dir '/dev/null' is no"),
     (["--output_dir="], "output_dir must not be empty"),
   ],
 )
-def test_what_is_wrong_is_said_in_a_line(tmp_path, flags, message):
-  process = processes.start(f"--output_dir={tmp_path}", *flags)
+def test_what_is_wrong_is_said_in_a_line(refused, tmp_path, given, message):
+  flags = f"--output_dir={tmp_path}", *given
+  said = refused(small_experiment.EXPERIMENT, *flags)
+  assert message in said
+  assert len(said.splitlines()) == 1
+  assert not list(tmp_path.glob("small*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--items=0", "small: items must be at least 1; got 0"),
+    ("--distributed", "does not find the other processes by itself here"),
+  ],
+)
+def test_a_process_ends_with_that_line(tmp_path, flag, message):
+  process = processes.start(f"--output_dir={tmp_path}", flag)
   output, errors = processes.finish(process, 1)
-  assert message in errors
-  if not message.startswith("flag "):  # absl's own are three lines
-    assert len(errors.splitlines()) == 1
+  (line,) = errors.splitlines()
+  assert message in line
   assert not output
   assert not list(tmp_path.glob("small*"))
 
 
+@pytest.mark.slow
 def test_the_default_directory_is_here(tmp_path):
   processes.finish(processes.start("--items=1", directory=tmp_path))
   (found,) = (tmp_path / "results").iterdir()
   assert found.name.startswith("small")
 
 
+@pytest.mark.slow
 def test_a_trace_and_another_directory_of_checkpoints(tmp_path):
   kept = tmp_path / "kept"
   flags = f"--output_dir={tmp_path}", f"--checkpoint_dir={kept}"

@@ -1,6 +1,5 @@
 """Normalized networks: laws of scale and of gradients, and a small run."""
 
-import json
 import math
 
 import jax
@@ -8,18 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _networks, _results, normalization
+from experiments import _networks, normalization
 from experiments import _normalization_networks as networks
 from experiments import _normalization_theory as theory
-from experiments._job import Job
 
-SMOKE = normalization.EXPERIMENT.at_scale("smoke")
+EXPERIMENT = normalization.EXPERIMENT
 KINDS = networks.KINDS
-
-
-@pytest.fixture(scope="module")
-def result():
-  return normalization.run(SMOKE, Job())
 
 
 def test_all_that_was_measured_agrees(result):
@@ -37,9 +30,9 @@ def test_nothing_is_claimed_of_batches_near_the_width(result):
   assert not any("growth per layer" in claim.quantity for claim in claims)
 
 
-def test_normalized_signals_do_not_know_the_scale(result):
+def test_normalized_signals_do_not_know_the_scale(config, result):
   """Over three decades; without normalization each gives two per layer."""
-  scales = list(SMOKE.scales)
+  scales = list(config.scales)
   first, last = scales.index(0.1), scales.index(100.0)
   for kind in ("batch", "layer"):
     forward = result["scales"][kind]["forward"]
@@ -47,13 +40,13 @@ def test_normalized_signals_do_not_know_the_scale(result):
   forward = result["scales"]["none"]["forward"]
   growth = (forward[last] - forward[first]) / math.log2(10)
   # rounding: one part in 10^7 for each of six layers
-  np.testing.assert_allclose(growth, 3 * 2 * SMOKE.depths[0], rtol=1e-5)
+  np.testing.assert_allclose(growth, 3 * 2 * config.depths[0], rtol=1e-5)
 
 
-def test_epsilon_matters_where_theory_says(result):
+def test_epsilon_matters_where_theory_says(config, result):
   """At a hundredth of He's scale ε takes a tenth of the signal. Networks vary
   by 0.1 in log₂, but the same ones at other scales by the same."""
-  first, he = 0, SMOKE.scales.index(1.0)
+  first, he = 0, config.scales.index(1.0)
   for kind in ("batch", "layer"):
     forward = result["scales"][kind]["forward"]
     law = result["theory"]["forward"][kind]
@@ -69,15 +62,12 @@ def test_small_weights_learn_only_with_normalization(result):
   assert found["none"] < 0.3 < 0.5 < min(found["batch"], found["layer"])
 
 
-def test_it_is_written_and_drawn(result, tmp_path):
-  _results.write_json(tmp_path / "x.json", result)
-  content = json.loads((tmp_path / "x.json").read_text())
-  shape = (len(SMOKE.scales), SMOKE.seeds, 21)
-  assert np.shape(content["courses"]["batch"]["6"]["loss"]) == shape
-  normalization.figure(result).savefig(tmp_path / "x.png")
-  assert [table.row_count for table in normalization.tables(result)] == [
-    4, 3, 4
-  ]  # fmt: skip
+def test_all_is_shown(config, result):
+  shape = (len(config.scales), config.seeds, 21)
+  assert np.shape(result["courses"]["batch"]["6"]["loss"]) == shape
+  rows = [table.row_count for table in normalization.tables(result)]
+  assert rows == [4, 3, 4]
+  normalization.figure(result).canvas.draw()
 
 
 def unrolled(kind, params, x, epsilon):

@@ -214,44 +214,26 @@ def test_a_wrong_config_says_what_is_wanted(wrong, message):
     phase_diagram.Config(**wrong)
 
 
-def run_script(tmp_path, capsys, monkeypatch, **changed):
-  monkeypatch.setenv("COLUMNS", "80")
-  config = dataclasses.replace(TINY, **changed)
-  result = phase_diagram.run(config, Job())
-  for table in EXPERIMENT.tables(result):
-    rich.console.Console(highlight=False).print(table)
-  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
-  content = json.loads((directory / "phase_diagram.json").read_text())
-  figure = (directory / "phase_diagram.png").read_bytes()
-  assert figure.startswith(b"\x89PNG")
-  printed = capsys.readouterr().out
-  assert "…" not in printed  # nothing is cut off at 80 columns
-  return content, printed
-
-
-def test_the_script_writes_both_files_and_a_table(
-  tmp_path, capsys, monkeypatch
-):
-  content, printed = run_script(tmp_path, capsys, monkeypatch)
-  assert np.shape(content["result"]["theory"]["xi_c"]) == (6, 6)
-  assert len(content["result"]["points"]) == 2
-  assert np.shape(content["result"]["points"][0]["deviation"]) == (12, 2)
-  assert content["config"]["activation"] == "tanh"
-  assert "ordered" in printed
-
-
 def test_relu_is_shown_with_points_that_have_no_fixed_point(
   tmp_path, capsys, monkeypatch
 ):
-  content, printed = run_script(
-    tmp_path, capsys, monkeypatch, activation="relu"
-  )
-  ordered, none = content["result"]["points"]
+  monkeypatch.setenv("COLUMNS", "80")
+  config = dataclasses.replace(TINY, activation="relu")
+  result = phase_diagram.run(config, Job())
+  for table in EXPERIMENT.tables(result):
+    rich.console.Console(highlight=False).print(table)
+  printed = capsys.readouterr().out
+  assert "…" not in printed  # nothing is cut off at 80 columns
+  assert "no fixed point" in printed
+  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
+  content = json.loads((directory / "phase_diagram.json").read_text())["result"]
+  ordered, none = content["points"]
   assert (ordered["phase"], none["phase"]) == ("ordered", "none")
+  assert np.shape(ordered["deviation"]) == (12, 2)
   assert none["note"] == "no fixed point"
   assert none["deviation"] is None
-  assert content["result"]["theory"]["q"][1][-1] == "nan"
-  assert "no fixed point" in printed
+  assert np.shape(content["theory"]["xi_c"]) == (6, 6)
+  assert content["theory"]["q"][1][-1] == "nan"
 
 
 def test_where_all_signal_dies_nothing_is_measured():

@@ -19,8 +19,9 @@ def start(*arguments, devices=8, directory=None, **environment):
     env={
       **os.environ,
       "PYTHONPATH": str(ROOT),
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": f"{DEVICES}{devices}",
+      "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(
+        f"{DEVICES}8", f"{DEVICES}{devices}"
+      ),
       **environment,
     },
     cwd=directory,

@@ -22,6 +22,7 @@ def whole(tmp_path_factory):
   return processes.content(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("number", "status"),
   [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
@@ -44,6 +45,7 @@ def test_a_run_goes_on_after_the_last_item(tmp_path, whole, number, status):
   assert not (tmp_path / ".checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_computing_stops_with_its_status(tmp_path):
   """Not with that of threads which lose their interpreter."""
   process = processes.start(f"--output_dir={tmp_path}", HOLD="1", BUSY="1")
@@ -53,6 +55,7 @@ def test_a_run_that_is_computing_stops_with_its_status(tmp_path):
   assert errors.strip().splitlines()[-1].startswith("stopped; to go on: ")
 
 
+@pytest.mark.slow
 def test_what_nobody_heard_stops_the_run_after_the_item(tmp_path, whole):
   flag = f"--output_dir={tmp_path}"
   process = processes.start(flag, HOLD="3", DEAF="1")
@@ -64,6 +67,7 @@ def test_what_nobody_heard_stops_the_run_after_the_item(tmp_path, whole):
   assert processes.content(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_at_once_is_refused(tmp_path):
   flag = f"--output_dir={tmp_path}"
   process = processes.start(flag, HOLD="0")
@@ -234,6 +238,7 @@ def test_a_terminal_shows_bars():
   assert tasks == [("small", 2), ("small", 1)]
 
 
+@pytest.mark.slow
 def test_help_shows_the_flags():
   done = subprocess.run(
     [processes.sys.executable, "-m", "experiments.rectifiers", "--help"],

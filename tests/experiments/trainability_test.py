@@ -1,20 +1,13 @@
 """Which depths train: the fit, the networks, and a small run."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 
-from experiments import _results, _trainability_fit, trainability
-from experiments._job import Job
+from experiments import _trainability_fit, trainability
 
-SMOKE = trainability.EXPERIMENT.at_scale("smoke")
-
-
-@pytest.fixture(scope="module")
-def result():
-  return trainability.run(SMOKE, Job())
+EXPERIMENT = trainability.EXPERIMENT
+SMOKE = EXPERIMENT.at_scale("smoke")
 
 
 def test_what_theory_forbids_does_not_train(result):
@@ -37,14 +30,11 @@ def test_the_depth_scale_is_that_of_theory(result):
   np.testing.assert_allclose(result["xi_c"][0], -1 / np.log(chi_1), rtol=1e-6)
 
 
-def test_it_is_written_and_drawn(result, tmp_path):
-  _results.write_json(tmp_path / "x.json", result)
-  content = json.loads((tmp_path / "x.json").read_text())
-  assert np.shape(content["accuracy"]) == (2, 2, 2)
-  trainability.figure(result).savefig(tmp_path / "x.png")
+def test_all_is_shown(result):
   (table,) = trainability.tables(result)
   assert table.row_count == 2
   assert trainability.claims(result) == []  # two points make no line
+  trainability.figure(result).canvas.draw()
 
 
 def test_kernels_have_the_variance_that_was_asked_for():

@@ -1,32 +1,22 @@
 """Xavier: the law of pyramids, theory of squashing, what is written."""
 
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rich.console
 
-from experiments import _fan_networks, _launch, _xavier_claims, xavier
-from experiments._job import Job
+from experiments import _fan_networks, _xavier_claims, xavier
 from experiments.xavier import EXPERIMENT
-
-
-@pytest.fixture(scope="module")
-def found():
-  config = EXPERIMENT.at_scale("smoke")
-  return config, xavier.run(config, Job())
 
 
 @pytest.mark.parametrize("shape", xavier.SHAPES)
 @pytest.mark.parametrize("mode", _fan_networks.MODES)
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_pyramids_obey_the_law_of_fans(found, shape, mode, direction):
+def test_pyramids_obey_the_law_of_fans(config, result, shape, mode, direction):
   """q is exact in expectation; a Gaussian layer of n units multiplies E[q²] by
   1 + 2/n for one input, and by less for several. Five standard errors."""
-  config, result = found
   widths = np.array(result["widths"][shape], float)
   seen = result["pyramids"][shape][mode]["normal"][direction].mean(0)
   law = result["theory"]["pyramids"][shape][mode][direction]
@@ -101,13 +91,12 @@ def test_correlation_is_the_mean_over_pairs():
 @pytest.mark.parametrize("activation", xavier.ACTIVATIONS)
 @pytest.mark.parametrize("init", xavier.INITS)
 def test_gradients_of_squashing_networks_keep_to_theory(
-  found, activation, init
+  config, result, activation, init
 ):
   """Four standard errors, and the drift: those of one input bound a batch's.
 
   Both are of first order in depth/n; the second is their square or so.
   """
-  config, result = found
   law = result["theory"]["squashed"][activation][init]
   seen = result["squashed"][activation][init]
   for ours, name in (
@@ -119,9 +108,8 @@ def test_gradients_of_squashing_networks_keep_to_theory(
     assert (abs(ours.mean(0)) < error + 1e-5).all()
 
 
-def test_a_sigmoid_makes_images_alike_and_loses_gradients(found):
+def test_a_sigmoid_makes_images_alike_and_loses_gradients(config, result):
   """Without its mean images stay apart; with slope 1 gradients stay as well."""
-  _, result = found
   kinds = ("sigmoid", "sigmoid - ½", "4·(sigmoid - ½)")
   seen = [result["squashed"][name]["normalized"] for name in kinds]
   alike = [float(one["correlation"][:, -1].mean()) for one in seen]
@@ -131,8 +119,7 @@ def test_a_sigmoid_makes_images_alike_and_loses_gradients(found):
   assert kept[2] > -3 > -12 > max(kept[:2])
 
 
-def test_histograms_count_every_value(found):
-  _, result = found
+def test_histograms_count_every_value(config, result):
   for inits in result["squashed"].values():
     for seen in inits.values():
       for name in ("values", "sizes"):
@@ -148,15 +135,9 @@ def test_the_law_of_spread_is_that_of_chi_squared():
   assert law == pytest.approx(logs.std(), rel=5 / math.sqrt(2 * 40000))
 
 
-def test_all_is_written_and_drawn(found, tmp_path, capsys):
-  config, result = found
-  for table in EXPERIMENT.tables(result):
-    rich.console.Console(width=120).print(table)
-  assert "fan_geo_avg" in capsys.readouterr().out
-  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
-  content = json.loads((directory / "xavier.json").read_text())
-  assert len(content["claims"]) == len(EXPERIMENT.claims(result)) >= 15
-  assert (directory / "xavier.png").read_bytes().startswith(b"\x89PNG")
+def test_there_are_claims_and_all_is_drawn(result):
+  assert len(EXPERIMENT.claims(result)) >= 15
+  EXPERIMENT.figure(result).canvas.draw()
 
 
 def test_a_pyramid_must_have_a_top():

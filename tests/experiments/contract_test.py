@@ -1,0 +1,139 @@
+"""What every experiment does: it runs, shows, writes, and exports.
+
+Each at the smallest size at which all of its parts still run: as few programs
+as can be, for compiling them is what takes time. What it measures is tested,
+with whole runs, in a file of its own.
+"""
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+
+import jax
+import jax.export
+import pytest
+import rich.console
+
+import experiments
+from experiments import _experiment, _flags, _launch
+from experiments._job import Job
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+SMALLEST = {
+  "broken_fans": {},
+  "exploding": {
+    "variances": (2.0,), "depth": 4, "width": 8, "factors": (0.5, 3.0),
+    "descent_steps": 20, "lanczos_steps": 3, "deep": 4, "steps": 20,
+  },
+  "kaiming": {
+    "slopes": (0.0,), "layers": 3, "networks": 2, "seeds": 2, "depths": (4,),
+    "width": 8, "steps": 10,
+  },
+  "normalization": {
+    "scales": (0.1, 1.0), "kinds": ("batch", "none"), "batches": (8,),
+    "gradient_depth": 24, "gradient_width": 16, "draws": 2, "depths": (3,),
+    "width": 8, "steps": 20,
+  },
+  "phase_diagram": {
+    "resolution": 4, "points": (1, 1), "depth": 10, "width": 16, "seeds": 2,
+    "pairs": 2, "dataset": "synthetic",
+  },
+  "rectifiers": {
+    "activations": ("relu",), "biases": (0.0,), "steps": 20, "thin": (2,),
+    "thin_depth": 2, "thin_networks": 4, "width": 8,
+  },
+  "residual": {
+    "forward_blocks": 2, "forward_width": 8, "draws": 2,
+    "gradient_depths": (2,), "gradient_width": 8, "blocks": (2,),
+    "identity_blocks": (2,), "steps": 20, "width": 8,
+  },
+  "signal_propagation": {
+    "activations": ("relu",), "depth": 4, "width": 8, "seeds": 2,
+    "dataset": "synthetic",
+  },
+  "symmetry": {
+    "constants": (1.0,), "noises": (1e-2, 1e-4), "steps": 10, "images": 16,
+  },
+  "trainability": {"depths": (3, 4), "steps": 2, "batch": 8, "width": 8},
+  "vanishing": {
+    "depth": 12, "width": 8, "seeds": 2, "inputs": 4, "variances": (1.0,),
+    "train_depth": 3, "steps": 20,
+  },
+  "xavier": {
+    "wide": 8, "narrow": 4, "layers": 2, "pyramids": 2, "depth": 3, "width": 8,
+    "seeds": 2, "batch": 8,
+  },
+}  # fmt: skip
+OTHERS = {  # whose own tests run them: they run others', or measure the library
+  "reproduce", "tpu_compile", "measuring_cost", "init_cost", "one_pass",
+  "false_alarms",
+}  # fmt: skip
+SHOWN = {"kaiming": "2/n_in", "xavier": "fan_geo_avg", "rectifiers": "relu"}
+MODULES = [
+  module.name
+  for module in pkgutil.iter_modules(experiments.__path__)
+  if not module.name.startswith("_")
+]
+
+
+def named(name):
+  return importlib.import_module(f"experiments.{name}").EXPERIMENT
+
+
+def smallest(name):
+  return named(name).at_scale("smoke", **SMALLEST[name])
+
+
+def test_every_experiment_is_here():
+  assert {*SMALLEST, *OTHERS} == set(MODULES)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_run_is_shown_and_written(name, tmp_path):
+  """Tables, numbers, claims and figure."""
+  experiment, config = named(name), smallest(name)
+  result = experiment.run(config, Job())
+  console = rich.console.Console(width=120)
+  with console.capture() as shown:
+    for table in experiment.tables(result):
+      assert table.row_count
+      console.print(table)
+  assert SHOWN.get(name, "") in shown.get()
+  directory = _launch.save(experiment, config, result, str(tmp_path))
+  content = json.loads((directory / f"{name}.json").read_text())
+  written = json.loads(json.dumps(dataclasses.asdict(config)))
+  assert content["config"] == written
+  assert set(content["result"]) == {key for key in result if key[0] != "_"}
+  claims = experiment.claims(result)
+  assert len(content["claims"]) == len(claims)
+  for claim in claims:
+    assert claim.error >= 0
+    assert claim.source
+  files = {path.name for path in directory.iterdir()}
+  figure = {f"{name}.png"} if experiment.figure else set()
+  assert files == {f"{name}.json"} | figure
+  for drawn in figure:
+    assert (directory / drawn).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_every_program_exports(name):
+  """For CPU, GPU and TPU, though none is here: traced and lowered only."""
+  programs = named(name).programs(smallest(name))
+  assert programs
+  for label, program in programs.items():
+    arguments = [
+      jax.tree.map(lambda x: x, argument) for argument in program.arguments
+    ]
+    exported = jax.export.export(program.function, platforms=PLATFORMS)(
+      *arguments, **program.keywords
+    )
+    assert exported.platforms == PLATFORMS, label
+    assert "callback" not in exported.mlir_module(), label
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_scale_is_accepted(name):
+  for scale in _experiment.SCALES:
+    _flags._check_data(named(name).at_scale(scale))
