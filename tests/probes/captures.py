@@ -60,11 +60,12 @@ def assert_report(report: Any, captured: Captured) -> None:
   """Every row was captured, and everything captured is a row, both ways."""
   ops = report.graph.ops
   assert not report.graph.opaque
+  forward, backward = jax.device_get(statistics(report))
   for rows, by_hand in (
-    (report.forward, captured.outputs),
-    (report.backward, captured.gradients),
+    (forward, captured.outputs),
+    (backward, captured.gradients),
   ):
-    left = {path: list(arrays) for path, arrays in by_hand.items()}
+    left = {path: [*map(np.asarray, many)] for path, many in by_hand.items()}
     for op, row in zip(ops, rows, strict=True):
       array = left[op.path].pop(0)
       assert row.mean.shape == op.repeats
@@ -73,6 +74,11 @@ def assert_report(report: Any, captured: Captured) -> None:
         one = jax.tree.map(lambda leaf, at=at: leaf[at], row)
         assert_row(one, array[at], ulps=rounding(ops))
     assert not any(left.values()), left
+
+
+def statistics(report: Any) -> Any:
+  """Rows of a report, forward and backward."""
+  return report.forward, report.backward
 
 
 def rounding(ops: Any) -> float:
@@ -86,9 +92,10 @@ def rounding(ops: Any) -> float:
   return 4 * float(np.sqrt(sum(terms)))
 
 
-def normal(*shape: int) -> jax.Array:
-  """N(0, 1) numbers; nothing is compiled."""
-  return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+def normal(*shape: int, variance: Any = 1.0, seed: int = 1) -> np.ndarray:
+  """N(0, variance) numbers by NumPy."""
+  numbers = np.random.default_rng(seed).normal(size=shape)
+  return np.float32(numbers * np.sqrt(variance))
 
 
 def filled(shapes: Any) -> Any:
@@ -99,15 +106,15 @@ def filled(shapes: Any) -> Any:
   """
   numbers = np.random.default_rng(0)
 
-  def fill(leaf: Any) -> jax.Array:
+  def fill(leaf: Any) -> Any:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return jax.random.key(0)
     if jnp.issubdtype(leaf.dtype, jnp.integer):
-      return jnp.zeros(leaf.shape, leaf.dtype)
+      return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
     x = numbers.standard_normal(leaf.shape)
     fan_in = leaf.size / leaf.shape[-1]
     x = x / np.sqrt(fan_in) if leaf.ndim > 1 else 1 + 0.2 * x
-    return jnp.asarray(x, leaf.dtype)
+    return jax.device_put(x.astype(leaf.dtype))
 
   return jax.tree.map(fill, shapes)
 

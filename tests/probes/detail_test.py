@@ -1,16 +1,18 @@
 """What `detail=True` and `return_gradients=True` add, against NumPy by hand."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from captures import EPSILON, normal, statistics
 
 from initjax.probes import measure
 
-X = jax.random.normal(jax.random.key(1), (6, 8))
-KERNELS = jax.random.normal(jax.random.key(0), (5, 8, 8)) / np.sqrt(8)
-EPSILON = float(np.finfo(np.float32).eps)
+X = normal(6, 8)
+KERNELS = normal(5, 8, 8, variance=1 / 8, seed=2)
 
 
 def cosine(z):
@@ -21,8 +23,12 @@ def cosine(z):
   return float((units @ units.T)[pairs].mean())
 
 
-def records(*arguments, **options):
-  return measure(*arguments, detail=True, **options).to_records()
+def report_of(fn, *arguments, **options):
+  return jax.jit(functools.partial(measure, fn, **options))(*arguments)
+
+
+def records(*arguments):
+  return report_of(*arguments, detail=True).to_records()
 
 
 def relu_net(params, x):
@@ -31,7 +37,7 @@ def relu_net(params, x):
 
 PARAMS = {
   "in": KERNELS[0],
-  "bias": jnp.array([0, 0, 0, -50, 0, -50, 0, 0.0]),
+  "bias": np.float32([0, 0, 0, -50, 0, -50, 0, 0]),
   "out": KERNELS[1],
 }
 
@@ -54,26 +60,25 @@ def test_units_and_samples_are_those_of_the_operation(transposed):
 
 
 def test_channels_are_units_and_images_are_samples():
-  draw = np.random.default_rng(0).normal
-  images = jnp.asarray(draw(size=(4, 5, 5, 3)), jnp.float32)
-  kernel = jnp.asarray(draw(size=(3, 3, 3, 7)), jnp.float32)
+  images, kernel = normal(4, 5, 5, 3), normal(3, 3, 3, 7, seed=2)
+
+  @jax.jit
+  def conv(x, kernel):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=dimensions
+    )
 
   def model(params, x):
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    conv = lambda x, w: jax.lax.conv_general_dilated(
-      x, w, (1, 1), "SAME", dimension_numbers=dimensions
-    )
     return conv(jax.nn.relu(conv(x, params[0]) + params[1]), params[2])
 
-  bias = jnp.full(7, 0.0).at[2].set(-1e3)
-  params = [kernel, bias, jnp.ones((1, 1, 7, 2))]
+  bias = np.float32([0, 0, -1e3, 0, 0, 0, 0])
+  params = [kernel, bias, np.ones((1, 1, 7, 2), np.float32)]
   first, second = records(model, params, images)
   assert (second["dead_units"], second["units"], second["samples"]) == (1, 7, 4)
-  output = jax.lax.conv_general_dilated(
-    images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
+  output = np.reshape(conv(images, kernel), (4, -1))
   np.testing.assert_allclose(
-    first["correlation"], cosine(output.reshape(4, -1)), atol=50 * EPSILON
+    first["correlation"], cosine(output), atol=50 * EPSILON
   )
 
 
@@ -83,18 +88,15 @@ def pre_activation(kernels, x):
   return jax.lax.scan(layer, x @ kernels[0], kernels[1:])[0]
 
 
-def post_activation(kernels, x):
+def post_activation(kernels, x, reverse=False):
   """The carry is what the activation gives."""
   layer = lambda h, w: (jnp.tanh(h @ w), None)
-  return jax.lax.scan(layer, jnp.tanh(x @ kernels[0]), kernels[1:])[0]
-
-
-def backwards(kernels, x):
-  """The same, from the last kernel to the first."""
-  layer = lambda h, w: (jnp.tanh(h @ w), None)
-  rest = kernels[1:][::-1]
+  rest = kernels[1:][:: -1 if reverse else 1]
   h = jnp.tanh(x @ kernels[0])
-  return jax.lax.scan(layer, h, rest, reverse=True)[0]
+  return jax.lax.scan(layer, h, rest, reverse=reverse)[0]
+
+
+backwards = functools.partial(post_activation, reverse=True)
 
 
 def unrolled(kernels, x):
@@ -103,15 +105,16 @@ def unrolled(kernels, x):
   return x @ kernels[-1]
 
 
-@pytest.mark.parametrize(
-  "model", [pre_activation, post_activation, backwards, unrolled]
-)
+MODELS = [pre_activation, post_activation, backwards, unrolled]
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_saturation_is_that_of_the_activation_before(model):
   """E|φ'| where φ was applied, whichever repeat of a scan that was."""
   expected, z = [], X @ KERNELS[0]
   for kernel in KERNELS[1:]:
-    expected.append(float(jnp.mean(1 - jnp.tanh(z) ** 2)))
-    z = jnp.tanh(z) @ kernel
+    expected.append(np.mean(1 - np.tanh(z) ** 2))
+    z = np.tanh(z) @ kernel
   params = list(KERNELS) if model is unrolled else KERNELS
   found = [row["saturation"] for row in records(model, params, X)]
   assert np.isnan(found[0])
@@ -120,23 +123,19 @@ def test_saturation_is_that_of_the_activation_before(model):
 
 def test_norms_are_those_of_the_gradients():
   loss = lambda params, x: jnp.sum(relu_net(params, x) ** 2)
-  report = jax.jit(lambda p, x: measure(loss, p, x, detail=True))(PARAMS, X)
-  for name, gradient in jax.grad(loss)(PARAMS, X).items():
+  found = report_of(loss, PARAMS, X, detail=True).gradient_norms
+  for name, gradient in jax.jit(jax.grad(loss))(PARAMS, X).items():
+    expected = np.linalg.norm(np.asarray(gradient))
     np.testing.assert_allclose(
-      report.gradient_norms[f"['{name}']"],
-      np.linalg.norm(gradient),
-      rtol=50 * EPSILON,
+      found[f"['{name}']"], expected, rtol=50 * EPSILON
     )
 
 
 def test_a_norm_does_not_underflow_before_the_gradient_does():
-  report = measure(
-    lambda p, x: 1e-25 * jnp.sum(x @ p), KERNELS[0], X, detail=True
-  )
-  expected = np.linalg.norm(np.outer(np.asarray(X).sum(0), np.ones(8)))
-  np.testing.assert_allclose(
-    report.gradient_norms[""], 1e-25 * expected, rtol=50 * EPSILON
-  )
+  loss = lambda p, x: 1e-25 * jnp.sum(x @ p)
+  found = report_of(loss, KERNELS[0], X, detail=True).gradient_norms[""]
+  expected = 1e-25 * np.linalg.norm(np.outer(X.sum(0), np.ones(8)))
+  np.testing.assert_allclose(found, expected, rtol=50 * EPSILON)
 
 
 def test_a_training_step_watches_itself():
@@ -146,28 +145,37 @@ def test_a_training_step_watches_itself():
     outputs = relu_net(params, x)
     return jnp.mean(outputs**2), {"outputs": outputs}
 
-  found = measure(loss, PARAMS, X, has_aux=True, return_gradients=True)
-  value_and_grad = jax.value_and_grad(loss, has_aux=True)
-  expected = value_and_grad(PARAMS, X)
+  run = functools.partial(measure, loss, has_aux=True)
+  found, expected, alone = jax.jit(
+    lambda *a: (
+      run(*a, return_gradients=True),
+      jax.value_and_grad(loss, has_aux=True)(*a),
+      run(*a),
+    )
+  )(PARAMS, X)
   chex.assert_trees_all_close(
-    (found.outputs, found.gradients), expected, rtol=20 * EPSILON, atol=EPSILON
+    jax.device_get((found.outputs, found.gradients)),
+    jax.device_get(expected),
+    rtol=20 * EPSILON,
+    atol=EPSILON,
   )
-  alone = measure(loss, PARAMS, X, has_aux=True)
-  chex.assert_trees_all_equal(found.report.forward, alone.forward)
-  chex.assert_trees_all_equal(found.report.backward, alone.backward)
+  chex.assert_trees_all_equal(found.report, alone)
 
 
 def test_integers_and_keys_among_the_parameters_have_no_gradient():
-  params = {"w": KERNELS[0], "step": jnp.array(3), "key": jax.random.key(0)}
-  report = measure(lambda p, x: x @ p["w"], params, X, detail=True)
-  assert list(report.gradient_norms) == ["['w']"]
+  params = {"w": KERNELS[0], "step": np.array(3), "key": jax.random.key(0)}
+  run = functools.partial(measure, lambda p, x: x @ p["w"], detail=True)
+  assert list(jax.eval_shape(run, params, X).gradient_norms) == ["['w']"]
 
 
 def test_one_sample_has_no_correlation_and_zeros_have_no_direction():
-  (row,) = records(lambda p, x: x @ p, KERNELS[0], X[:1])
+  model = lambda p, x: x @ p
+  (row,) = records(model, KERNELS[0], X[:1])
   assert np.isnan(row["correlation"])
-  (row,) = records(lambda p, x: x @ p, KERNELS[0], X.at[2].set(0))
-  alive = np.delete(np.asarray(X @ KERNELS[0]), 2, axis=0)
+  x = X.copy()
+  x[2] = 0
+  (row,) = records(model, KERNELS[0], x)
+  alive = np.delete(X @ KERNELS[0], 2, axis=0)
   np.testing.assert_allclose(
     row["correlation"], cosine(alive), atol=20 * EPSILON
   )
@@ -184,15 +192,15 @@ def test_an_integer_product_is_measured_forward_alone():
     )
     return quantised.astype(jnp.float32) @ params["w"]
 
-  params = {"q": jnp.ones((8, 8), jnp.int8), "w": KERNELS[0]}
-  report = measure(model, params, X)
-  assert (report.forward[0].size, report.backward[0].size) == (48, 0)
+  params = {"q": np.ones((8, 8), np.int8), "w": KERNELS[0]}
+  forward, backward = statistics(report_of(model, params, X))
+  assert (forward[0].size, backward[0].size) == (48, 0)
 
 
 def test_draws_become_one_record_with_their_spread():
-  many = jax.vmap(lambda w: measure(lambda p, x: x @ p, w, X))(KERNELS)
-  (row,) = many.to_records()
-  each = [np.log2(np.mean(np.asarray(X @ w) ** 2)) for w in KERNELS]
+  run = lambda w: measure(lambda p, x: x @ p, w, X)
+  (row,) = jax.jit(jax.vmap(run))(KERNELS).to_records()
+  each = [np.log2(np.mean((X @ w) ** 2)) for w in KERNELS]
   assert row["draws"] == 5
   np.testing.assert_allclose(
     row["forward_log2_second_moment"], np.mean(each), rtol=1e-5

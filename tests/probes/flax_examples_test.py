@@ -26,9 +26,12 @@ from initjax.probes import diagnose, measure
 from initjax.tracing import functional, signal_graph
 
 FOLDER = os.environ.get("FLAX_EXAMPLES")
-pytestmark = pytest.mark.skipif(
-  FOLDER is None, reason="FLAX_EXAMPLES names no folder of Flax's examples"
-)
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    FOLDER is None, reason="FLAX_EXAMPLES names no folder of Flax's examples"
+  ),
+]
 PEERS = (  # of data pipelines and annotations, which no model needs
   "tensorflow",
   "tensorflow_datasets",

@@ -16,6 +16,8 @@ from captures import assert_report, captures, filled, normal, quick_jit
 from initjax.probes import measure
 from initjax.tracing import functional
 
+pytestmark = pytest.mark.slow
+
 
 def package(name):
   """A package, or the reason why there is none."""

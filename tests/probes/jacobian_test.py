@@ -5,12 +5,14 @@ and so is a node of Lanczos; the multiple taken here is 10.
 """
 
 import math
+import types
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from captures import filled
 
 from initjax.probes import JacobianSpectrum, jacobian_spectrum
 from initjax.probes._lanczos import quadrature
@@ -18,26 +20,51 @@ from initjax.stacks import mlp
 
 METHODS = pytest.mark.parametrize("method", ["exact", "lanczos"])
 RNG = np.random.default_rng(0)
+KEY = jax.random.key(0)
+
+
+NUMBERS = (
+  "mean", "mean_standard_error", "relative_variance",
+  "relative_variance_standard_error", "largest", "condition",
+  "squared_singular_values",
+)  # fmt: skip
+
+
+def draw(*shape):
+  return np.float32(RNG.standard_normal(shape))
 
 
 def rounding(size, dtype=jnp.float32):
   return 10 * math.sqrt(size) * float(jnp.finfo(dtype).eps)
 
 
-def assert_spectrum(found, singular_values):
-  """The exact spectrum `found` is that of the singular values."""
-  squares = np.sort(np.float64(singular_values) ** 2)[::-1]
+def numbers(spectrum):
+  """All that a spectrum says; inside of jit, for one program."""
+  return spectrum._asdict() | {n: getattr(spectrum, n) for n in NUMBERS}
+
+
+def spectrum_of(fn, params, x, **options):
+  @jax.jit
+  def run(params, x):
+    return numbers(jacobian_spectrum(fn, params, x, **options))
+
+  return types.SimpleNamespace(**jax.device_get(run(params, x)))
+
+
+def squared_svd(matrix):
+  return np.linalg.svd(np.float64(matrix), compute_uv=False) ** 2
+
+
+def assert_spectrum(found, squares):
+  """The exact spectrum `found` is that of the squared singular values."""
+  squares = np.sort(np.float64(squares))[::-1]
   relative = squares / squares.mean()
   tolerance = rounding(squares.size, found.nodes.dtype) * relative[0]
   np.testing.assert_allclose(found.nodes[0], relative, atol=tolerance)
   np.testing.assert_allclose(found.weights, 1 / squares.size, rtol=1e-6)
-  variance = relative.var()
-  np.testing.assert_allclose(
-    [found.mean, found.largest, found.relative_variance],
-    [squares.mean(), squares[0], variance],
-    rtol=tolerance,
-    atol=tolerance,
-  )
+  actual = [found.mean, found.largest, found.relative_variance]
+  exact = [squares.mean(), squares[0], relative.var()]
+  np.testing.assert_allclose(actual, exact, rtol=tolerance, atol=tolerance)
   assert found.mean_standard_error == 0
   assert found.relative_variance_standard_error == 0
 
@@ -49,32 +76,30 @@ def tanh_layer(kernel, x):
 @pytest.mark.parametrize(
   ("shape", "dtype"),
   [
-    ((30, 20), jnp.float32),
-    ((20, 30), jnp.float32),
-    ((7, 1), jnp.float32),
-    ((70, 70), jnp.float64),
+    ((30, 20), np.float32), ((20, 30), np.float32),
+    ((7, 1), np.float32), ((70, 70), np.float64),
   ],
-)
+)  # fmt: skip
 def test_exact_is_the_svd_of_diagonal_times_kernel(shape, dtype):
   kernel, x = RNG.standard_normal(shape), RNG.standard_normal(shape[1])
   kernel /= math.sqrt(shape[1])
   by_hand = (1 - np.tanh(kernel @ x) ** 2)[:, None] * kernel
-  with jax.enable_x64(dtype == jnp.float64):
-    arguments = jnp.asarray(kernel, dtype), jnp.asarray(x, dtype)
-    found = jacobian_spectrum(tanh_layer, *arguments)
-    assert found.nodes.dtype == dtype
-    assert_spectrum(found, np.linalg.svd(by_hand, compute_uv=False))
+  with jax.enable_x64(dtype == np.float64):
+    found = spectrum_of(tanh_layer, kernel.astype(dtype), x.astype(dtype))
+  assert found.nodes.dtype == dtype
+  assert_spectrum(found, squared_svd(by_hand))
 
 
 def test_a_diagonal_by_its_closed_forms():
   """σ = 1…9, so σ² has mean 95/3 and E σ⁴ = 15333/9; the condition is 9."""
-  found = jacobian_spectrum(jnp.multiply, jnp.arange(1.0, 10.0), jnp.ones(9))
-  assert_spectrum(found, np.arange(1, 10))
+  diagonal = np.arange(1, 10, dtype=np.float32)
+  found = spectrum_of(jnp.multiply, diagonal, np.ones_like(diagonal))
+  assert_spectrum(found, diagonal**2)
   np.testing.assert_allclose(found.mean, 95 / 3, rtol=1e-5)
   variance = (15333 / 9) / (95 / 3) ** 2 - 1
   np.testing.assert_allclose(found.relative_variance, variance, rtol=1e-5)
   np.testing.assert_allclose(found.condition, 9, rtol=1e-4)
-  squares = np.arange(9, 0, -1)[None] ** 2
+  squares = diagonal[None, ::-1] ** 2
   np.testing.assert_allclose(found.squared_singular_values, squares, rtol=1e-5)
 
 
@@ -84,13 +109,17 @@ def test_one_gaussian_kernel_has_the_quarter_circle_law():
   Eigenvalues are rigid: F_n differs from F by O(log n/n), here 5/n at most.
   """
   n = 300
-  kernel = RNG.standard_normal((n, n)) / math.sqrt(n)
-  found = jacobian_spectrum(
-    lambda p, x: p @ x, jnp.asarray(kernel), jnp.ones(n)
-  )
+  kernel, ones = draw(n, n) / np.float32(math.sqrt(n)), np.ones(n, np.float32)
+  found = spectrum_of(jnp.matmul, kernel, ones)
   s = np.sqrt(np.clip(np.float64(found.squared_singular_values[0]), 0, 4))[::-1]
   law = (s * np.sqrt(4 - s**2) / 2 + 2 * np.arcsin(s / 2)) / math.pi
   assert abs(law - (np.arange(n) + 0.5) / n).max() < 5 / n
+
+
+def applied(eigenvalues, start, steps):
+  """Nodes and weights of a diagonal matrix."""
+  run = jax.jit(lambda d, v: quadrature(lambda u: d * u, v, steps))
+  return jax.device_get(run(eigenvalues, start))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6])
@@ -98,8 +127,7 @@ def test_lanczos_has_twice_as_many_moments_as_steps(steps):
   eigenvalues = np.linspace(0.1, 1, 25)
   start = RNG.standard_normal(25)
   with jax.enable_x64(True):
-    found = quadrature(lambda v: eigenvalues * v, start, steps)
-    nodes, weights = map(np.asarray, found)
+    nodes, weights = applied(eigenvalues, start, steps)
   density = start**2 / (start**2).sum()
   errors = [
     (weights * nodes**power).sum() / (density * eigenvalues**power).sum() - 1
@@ -113,7 +141,7 @@ def test_as_many_steps_as_eigenvalues_find_them_all():
   """Without reorthogonalization, copies of the largest displace the rest."""
   eigenvalues = np.float32(1.3 ** np.arange(0, -40, -1.0))
   start = np.ones(40, np.float32)
-  nodes, weights = quadrature(lambda v: eigenvalues * v, start, 40)
+  nodes, weights = applied(eigenvalues, start, 40)
   np.testing.assert_allclose(nodes, eigenvalues, atol=rounding(40))
   for power in range(8):
     found = (weights * nodes**power).sum()
@@ -124,15 +152,16 @@ def test_as_many_steps_as_eigenvalues_find_them_all():
 def test_lanczos_goes_on_where_nothing_is_left():
   """Three different eigenvalues, 0 among them; the rest has no weight."""
   eigenvalues = np.repeat(np.float32([4, 1, 0]), 10)
-  start = RNG.standard_normal(30).astype(np.float32)
-  nodes, weights = quadrature(lambda v: eigenvalues * v, start, 12)
+  start = draw(30)
+  nodes, weights = applied(eigenvalues, start, 12)
   density = start**2 / (start**2).sum()
   for value in (4, 1, 0):
     here = abs(nodes - value) < rounding(30) * 4
     exact = density[eigenvalues == value].sum()
     np.testing.assert_allclose(weights[here].sum(), exact, atol=rounding(30))
   np.testing.assert_allclose(weights.sum(), 1, rtol=rounding(30))
-  nodes, weights = quadrature(lambda v: 2 * v, jnp.eye(4)[0], 3)
+  start = np.eye(4, dtype=np.float32)[0]
+  nodes, weights = applied(np.full(4, 2, np.float32), start, 3)
   assert nodes.tolist() == [2, 2, 2]
   assert weights.sum() == 1
 
@@ -146,15 +175,16 @@ def test_the_standard_error_of_a_ratio_is_that_of_the_jackknife():
   without = lambda one: (one.sum() - one) / (rows - 1)
   left_out = without(second) / without(first) ** 2
   jackknife = math.sqrt((rows - 1) * left_out.var())
-  spectrum = JacobianSpectrum(
-    jnp.asarray(nodes), jnp.full(nodes.shape, 1 / 3), jnp.float32(0)
+  found = jax.jit(lambda *leaves: numbers(JacobianSpectrum(*leaves)))(
+    np.float32(nodes), np.full(nodes.shape, 1 / 3, np.float32), np.float32(0)
   )
-  found = spectrum.relative_variance_standard_error
-  np.testing.assert_allclose(found, jackknife, rtol=20 / rows)
+  np.testing.assert_allclose(
+    found["relative_variance_standard_error"], jackknife, rtol=20 / rows
+  )
   exact = second.mean() - 1
-  np.testing.assert_allclose(spectrum.relative_variance, exact, rtol=1e-5)
+  np.testing.assert_allclose(found["relative_variance"], exact, rtol=1e-5)
   error = first.std() / math.sqrt(rows - 1)
-  np.testing.assert_allclose(spectrum.mean_standard_error, error, rtol=1e-5)
+  np.testing.assert_allclose(found["mean_standard_error"], error, rtol=1e-5)
 
 
 def test_standard_errors_are_honest():
@@ -166,38 +196,26 @@ def test_standard_errors_are_honest():
   of t₁₅ minus 1. The ratio m₂/m₁² is biased by 1/(size·p), far less.
   """
   size, count, probes = 200, 200, 16
-  kernel = RNG.standard_normal((size + 100, size)) / math.sqrt(size)
-  exact = np.linalg.svd(kernel, compute_uv=False) ** 2
+  kernel = draw(size + 100, size) / np.float32(math.sqrt(size))
+  exact = squared_svd(kernel)
   mean, variance = exact.mean(), exact.var() / exact.mean() ** 2
+  options = {"method": "lanczos", "probes": probes, "steps": 4}
 
   @jax.jit
   def estimates(keys):
-    run = lambda key: jacobian_spectrum(
-      lambda p, x: p @ x,
-      jnp.asarray(kernel),
-      jnp.ones(size),
-      method="lanczos",
-      key=key,
-      probes=probes,
-      steps=4,
+    run = lambda key: numbers(
+      jacobian_spectrum(jnp.matmul, kernel, jnp.ones(size), key=key, **options)
     )
     return jax.vmap(run)(keys)
 
-  found = estimates(jax.random.split(jax.random.key(0), count))
-  for estimate, error, truth in (
-    (found.mean, found.mean_standard_error, mean),
-    (
-      found.relative_variance,
-      found.relative_variance_standard_error,
-      variance,
-    ),
-  ):
-    z = (np.asarray(estimate) - truth) / np.asarray(error)
+  found = jax.device_get(estimates(jax.random.split(jax.random.key(0), count)))
+  for name, truth in (("mean", mean), ("relative_variance", variance)):
+    z = (found[name] - truth) / found[f"{name}_standard_error"]
     assert abs(z.mean()) < 4 * math.sqrt(15 / 13 / count)
     assert abs(z.var() / (15 / 13) - 1) < 4 * math.sqrt(2.55 / count)
   law = math.sqrt(2 * variance / (size + 2) / probes) * mean
   # a standard deviation from 200 samples has the relative error 1/√400
-  np.testing.assert_allclose(found.mean.std(), law, rtol=4 / math.sqrt(400))
+  np.testing.assert_allclose(found["mean"].std(), law, rtol=4 / math.sqrt(400))
 
 
 def deep(kernels, x):
@@ -210,34 +228,34 @@ def test_a_hundred_orthogonal_layers_of_any_size(method):
 
   A layer rounds by √n·ε; log₂ of the mean also by ε of its own size, 264.
   """
-  init = jax.nn.initializers.orthogonal()
-  keys = jax.random.split(jax.random.key(0), 100)
-  kernels = jax.lax.map(lambda key: init(key, (16, 16)), keys)
-  run = jax.jit(
-    lambda kernels: jacobian_spectrum(
-      deep, kernels, jnp.ones(16), method=method, probes=4
-    )
-  )
+  kernels, _ = np.linalg.qr(RNG.standard_normal((100, 16, 16)))
+
+  @jax.jit
+  def run(kernels):
+    x = jnp.ones(16)
+    found = jacobian_spectrum(deep, kernels, x, method=method, probes=4)
+    return found.log2_mean, found.relative_variance, found.condition
+
   for factor in (0.4, 1.0, 2.0):
-    found = run(factor * kernels)
-    assert abs(found.log2_mean - 200 * math.log2(factor)) < 100 * rounding(16)
-    assert found.relative_variance < (100 * rounding(16)) ** 2
-    assert abs(found.condition - 1) < 100 * rounding(16)
+    log2_mean, variance, condition = run(np.float32(factor * kernels))
+    assert abs(log2_mean - 200 * math.log2(factor)) < 100 * rounding(16)
+    assert variance < (100 * rounding(16)) ** 2
+    assert abs(condition - 1) < 100 * rounding(16)
 
 
 @METHODS
 def test_within_a_function_a_product_may_leave_the_range(method):
   """(size²)·σ² is 1e-60 or 1e+60 where σ is that of the kernel."""
-  kernel = jnp.asarray(RNG.standard_normal((12, 8)), jnp.float32)
-  scaled = lambda params, x: (params[0] @ (x * params[1])) * params[1]
+  kernel = draw(12, 8)
+  scaled = lambda size, x: (kernel @ (x * size)) * size
   run = jax.jit(
     lambda size: jacobian_spectrum(
-      scaled, (kernel, size), jnp.ones(8), method=method, steps=8
+      scaled, size, jnp.ones(8), method=method, steps=8
     )
   )
-  exact = np.linalg.svd(np.float64(kernel), compute_uv=False) ** 2
+  exact = squared_svd(kernel)
   for size in (1e-15, 1.0, 1e15):
-    found = run(size)
+    found = jax.device_get(run(size))
     relative = found.nodes * 2 ** (found.log2_mean - 4 * math.log2(size))
     # log₂ of the mean, about 200, rounds by 200·ε
     tolerance = (rounding(12) + 200 * rounding(1)) * exact[0]
@@ -247,18 +265,13 @@ def test_within_a_function_a_product_may_leave_the_range(method):
 
 def test_a_stack_that_is_measured_by_its_own_backward_rule():
   """Its taps are custom_vjp functions, which have no forward mode."""
-  stack = mlp(
-    depth=3,
-    width=8,
-    activation=jnp.tanh,
-    kernel_init=jax.nn.initializers.lecun_normal(),
-  )
-  params = stack.init(jax.random.key(0), (1, 5))
-  x = jax.random.normal(jax.random.key(1), (5,))
+  init = jax.nn.initializers.lecun_normal()
+  stack = mlp(depth=3, width=8, activation=jnp.tanh, kernel_init=init)
+  shapes = jax.eval_shape(lambda key: stack.init(key, (1, 5)), KEY)
+  params, x = filled(shapes), draw(5)
   fn = lambda params, x: stack.apply(params, x[None])[0]
-  dense = jax.jacrev(fn, 1)(params, x)
-  squares = np.linalg.svd(np.float64(dense), compute_uv=False) ** 2
-  found = jacobian_spectrum(fn, params, x, method="lanczos", probes=4)
+  squares = squared_svd(jax.jit(jax.jacrev(fn, 1))(params, x))
+  found = spectrum_of(fn, params, x, method="lanczos", probes=4)
   # in as many steps as there are singular values, every probe finds them all
   np.testing.assert_allclose(
     found.squared_singular_values,
@@ -276,38 +289,37 @@ class Convolutions(nn.Module):
 
 def test_a_convolutional_linen_model_with_several_outputs():
   """Integers beside the output have no derivative and do not count."""
-  model = Convolutions()
-  x = jax.random.normal(jax.random.key(0), (6, 6, 3))
-  variables = model.init(jax.random.key(1), x[None])
+  model, x = Convolutions(), draw(6, 6, 3)
+  variables = filled(jax.eval_shape(model.init, KEY, x[None]))
   fn = lambda variables, x: model.apply(variables, x[None])
-  dense = jax.jacrev(lambda x: fn(variables, x)["map"].ravel())(x)
-  exact = np.linalg.svd(np.float64(dense.reshape(18, 108)), compute_uv=False)
-  assert_spectrum(jacobian_spectrum(fn, variables, x), exact)
+  dense = jax.jit(jax.jacrev(lambda x: fn(variables, x)["map"].ravel()))(x)
+  exact = squared_svd(np.reshape(dense, (18, 108)))
+  assert_spectrum(spectrum_of(fn, variables, x), exact)
 
 
 def test_without_a_method_large_jacobians_are_applied_only():
-  d = jnp.linspace(1, 2, 1025)
-  assert jacobian_spectrum(jnp.multiply, d[1:], d[1:]).nodes.shape == (1, 1024)
-  found = jacobian_spectrum(jnp.multiply, d, d, steps=5)
+  d = np.linspace(1, 2, 1025, dtype=np.float32)
+  largest = jax.eval_shape(
+    lambda d: jacobian_spectrum(jnp.multiply, d, d), d[1:]
+  )
+  assert largest.nodes.shape == (1, 1024)
+  found = spectrum_of(jnp.multiply, d, d, steps=5)
   assert found.nodes.shape == (16, 5)
-  error = float(found.mean_standard_error)
-  assert abs(float(found.mean) - float((d**2).mean())) < 5 * error
-  assert 3.5 < float(found.largest) <= 4 * (1 + rounding(1025))
+  assert abs(found.mean - (d**2).mean()) < 5 * found.mean_standard_error
+  assert 3.5 < found.largest <= 4 * (1 + rounding(1025))
 
 
 @METHODS
 def test_inside_jit_and_vmap_as_outside(method):
-  kernels = jnp.asarray(RNG.standard_normal((3, 6, 4)), jnp.float32)
+  kernels = draw(3, 6, 4)
   run = lambda kernel: jacobian_spectrum(
     tanh_layer, kernel, jnp.ones(4), method=method, probes=3
   )
-  together = jax.jit(jax.vmap(run))(kernels)
-  assert together.relative_variance.shape == (3,)
-  alone = run(kernels[1])
+  together = jax.jit(lambda k: numbers(jax.vmap(run)(k)))(kernels)
+  assert together["relative_variance"].shape == (3,)
+  alone = jax.jit(numbers)(run(kernels[1]))
   for name in ("mean", "relative_variance", "largest"):
-    np.testing.assert_allclose(
-      getattr(together, name)[1], getattr(alone, name), rtol=1e-4
-    )
+    np.testing.assert_allclose(together[name][1], alone[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -315,64 +327,50 @@ def test_inside_jit_and_vmap_as_outside(method):
 )
 def test_strict_promotion_and_narrow_types(method, dtype):
   """A narrow model's J·v rounds by ε of its type."""
-  kernel = jnp.asarray(RNG.standard_normal((6, 4)), dtype)
-  exact = np.linalg.svd(np.float64(kernel), compute_uv=False) ** 2
+  kernel, ones = draw(6, 4).astype(dtype), np.ones(4, dtype)
+  exact = squared_svd(kernel)
+  narrow = lambda p, x: (p @ x).astype(dtype)
   with (
     jax.numpy_dtype_promotion("strict"),
     jax.numpy_rank_promotion("raise"),
   ):
-    found = jacobian_spectrum(
-      lambda p, x: (p @ x).astype(dtype),
-      kernel,
-      jnp.ones(4, dtype),
-      method=method,
-    )
-    values = found.squared_singular_values
-    numbers = (
-      found.relative_variance_standard_error,
-      found.mean_standard_error,
-    )
-  assert all(number.shape == () for number in numbers)
+    found = spectrum_of(narrow, kernel, ones, method=method)
+  assert found.relative_variance_standard_error.shape == ()
+  assert found.mean_standard_error.shape == ()
+  values = found.squared_singular_values
   tolerance = rounding(6, dtype) * exact[0]
   squares = np.broadcast_to(exact, values.shape)
   np.testing.assert_allclose(values, squares, atol=tolerance)
 
 
 def test_a_jacobian_of_zero_has_no_relative_variance():
-  found = jacobian_spectrum(lambda p, x: 0 * x + p, 1.0, jnp.ones(4))
+  found = spectrum_of(lambda p, x: 0 * x + p, 1.0, np.ones(4, np.float32))
   assert found.mean == 0
   assert found.largest == 0
   assert found.log2_mean == -math.inf
   assert math.isnan(found.relative_variance)
 
 
+ONES = np.ones(3, np.float32)
+
+
 @pytest.mark.parametrize(
   ("fn", "x", "options", "message"),
   [
-    (jnp.multiply, jnp.arange(3), {}, r"x must hold real .* got int32\[3\]"),
-    (jnp.multiply, jnp.ones(3) * 1j, {}, r"got complex64\[3\]"),
-    (jnp.multiply, jnp.ones((0, 3)), {}, r"got float32\[0, 3\]"),
+    (jnp.multiply, np.arange(3), {}, r"x must hold real .* got int32\[3\]"),
+    (jnp.multiply, ONES * 1j, {}, r"got complex64\[3\]"),
+    (jnp.multiply, ONES[:0, None] * ONES, {}, r"got float32\[0, 3\]"),
     (jnp.multiply, [1.0, 2.0], {}, "x must be one array; got list. Close over"),
-    (lambda p, x: x.argmax(), jnp.ones(3), {}, r"fn must return .* \['int32"),
-    (lambda p, x: x * 1j, jnp.ones(3), {}, r"\['complex64\[3\]'\]"),
-    (lambda p, x: {}, jnp.ones(3), {}, r"got \[\]\. Return the logits"),
-    (
-      lambda p, x: x / 0,
-      jnp.ones(3),
-      {},
-      "holds NaN or infinities.*diagnose",
-    ),
-    (lambda p, x: x / 0, jnp.ones(3), {"method": "lanczos"}, "holds NaN"),
-    (jnp.multiply, jnp.ones(3), {"method": "svd"}, "one of 'exact', 'lanczos'"),
-    (
-      jnp.multiply,
-      jnp.ones(3),
-      {"probes": 1},
-      "probes must be an integer >= 2",
-    ),
-    (jnp.multiply, jnp.ones(3), {"steps": 0}, "steps must be an integer >= 1"),
+    (lambda p, x: x.argmax(), ONES, {}, r"fn must return .* \['int32"),
+    (lambda p, x: x * 1j, ONES, {}, r"\['complex64\[3\]'\]"),
+    (lambda p, x: {}, ONES, {}, r"got \[\]\. Return the logits"),
+    (lambda p, x: x / 0, ONES, {}, "holds NaN or infinities.*diagnose"),
+    (lambda p, x: x / 0, ONES, {"method": "lanczos"}, "holds NaN"),
+    (jnp.multiply, ONES, {"method": "svd"}, "one of 'exact', 'lanczos'"),
+    (jnp.multiply, ONES, {"probes": 1}, "probes must be an integer >= 2"),
+    (jnp.multiply, ONES, {"steps": 0}, "steps must be an integer >= 1"),
   ],
-)
+)  # fmt: skip
 def test_errors_say_what_was_wanted(fn, x, options, message):
   with pytest.raises(ValueError, match=message):
     jacobian_spectrum(fn, 1.0, x, **options)
@@ -380,4 +378,4 @@ def test_errors_say_what_was_wanted(fn, x, options, message):
 
 def test_fn_must_be_callable():
   with pytest.raises(TypeError, match="fn must be a function of parameters"):
-    jacobian_spectrum("model", 1.0, jnp.ones(3))
+    jacobian_spectrum("model", 1.0, ONES)

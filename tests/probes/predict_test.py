@@ -5,7 +5,7 @@ Kernels of closed forms hold ±σ in equal numbers: their mean square is exactly
 and the tables of moments (1e-9 in log₂): 1e-5 is allowed for.
 """
 
-import itertools
+import functools
 import math
 
 import flax.linen as nn
@@ -13,21 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from captures import normal
+from sick import drawn
 
-from initjax import initializers, measure, signal_graph
+from initjax import measure, signal_graph
 from initjax.gains import moments
 from initjax.meanfield import Layer, trajectory
 from initjax.probes import predict
 
 N = 64
-X = jax.random.normal(jax.random.key(1), (8, N))
+X = normal(8, N)
 relu, standardize = jax.nn.relu, jax.nn.standardize
 
 
 def signs(shape, variance, seed=0):
   values = np.where(np.arange(math.prod(shape)) % 2, 1, -1)
   shuffled = np.random.default_rng(seed).permutation(values)
-  return jnp.asarray(shuffled.reshape(shape) * np.sqrt(variance), jnp.float32)
+  return np.float32(shuffled.reshape(shape) * np.sqrt(variance))
 
 
 def square(sigma_w2, seed=0):
@@ -49,11 +51,23 @@ def check(found, forward, backward):
   np.testing.assert_allclose(found.backward, backward, atol=1e-5)
 
 
-def chain(kernels, x):
-  h = x @ kernels[0]
-  for kernel in kernels[1:]:
-    h = relu(h) @ kernel
-  return h
+def through(block):
+  """A first kernel, then h ← block(h, kernel) with each of the others."""
+
+  def model(kernels, x):
+    h = x @ kernels[0]
+    for kernel in kernels[1:]:
+      h = block(h, kernel)
+    return h
+
+  return model
+
+
+chain = through(lambda h, w: relu(h) @ w)
+
+
+def residual(scale=1.0):
+  return through(lambda h, w: h + scale * (relu(h) @ w))
 
 
 def test_he_keeps_both_and_xavier_halves_both():
@@ -69,44 +83,28 @@ def test_the_second_moment_of_inputs_is_passed_on():
 
 def test_pyramids_share_out_the_gradient():
   """An element of width n feeds n' of the next, with Var W = 2/n."""
-  widths = (N, 128, 32, 16)
-  kernels = [
-    signs((a, b), (1 if i == 0 else 2) / a, i)
-    for i, (a, b) in enumerate(itertools.pairwise(widths))
-  ]
+  first, second, third = (N, 128), (128, 32), (32, 16)
+  kernels = [signs(first, 1 / N), signs(second, 2 / 128), signs(third, 2 / 32)]
   check(predicted(chain, kernels), [0, 0, 0], np.log2([16 / 128, 16 / 32, 1]))
 
 
-def plain(kernels, x, branch=lambda h: relu(h), scale=1.0):
-  h = x @ kernels[0]
-  for kernel in kernels[1:]:
-    h = h + scale * (branch(h) @ kernel)
-  return h
-
-
 def test_plain_residual_blocks_double():
-  """The output's gradient comes back through both, but to the last branch."""
-  found = predicted(plain, stack(4, 2.0))
-  check(found, [0, 0, 1, 2, 3], [4, 3, 2, 1, 0])
+  """The output's gradient comes back through both, but to the last branch.
 
-
-def test_an_activation_behind_the_last_sum_changes_no_ratio():
-  found = predicted(lambda p, x: jnp.tanh(plain(p, x)), stack(4, 2.0))
-  check(found, [0, 0, 1, 2, 3], [4, 3, 2, 1, 0])
+  An activation behind the last sum changes no ratio.
+  """
+  plain = residual()
+  for fn in (plain, lambda p, x: jnp.tanh(plain(p, x))):
+    check(predicted(fn, stack(4, 2.0)), [0, 0, 1, 2, 3], [4, 3, 2, 1, 0])
 
 
 def test_scaled_branches_grow_by_one_and_the_square_of_their_scale():
   """q_{l+1} = (1 + α²)·q_l; a branch gets α² of the gradient behind it."""
   alpha, depth = 0.5, 6
-  fn = lambda p, x: plain(p, x, scale=alpha)
-  step = math.log2(1 + alpha**2)
-  branch = step * np.arange(depth)[::-1]
-  stem = step * depth - 2 * math.log2(alpha)
-  check(
-    predicted(fn, stack(depth, 2.0)),
-    [0, *(step * np.arange(depth))],
-    [stem, *branch],
-  )
+  up = math.log2(1 + alpha**2) * np.arange(depth + 1)
+  found = predicted(residual(alpha), stack(depth, 2.0))
+  stem = up[-1] - 2 * math.log2(alpha)
+  check(found, [0, *up[:-1]], [stem, *up[-2::-1]])
 
 
 def test_pre_norm_grows_linearly():
@@ -116,7 +114,7 @@ def test_pre_norm_grows_linearly():
   linear readout with σ_w² = 1.
   """
   depth = 5
-  fn = lambda p, x: plain(p, x, branch=lambda h: relu(standardize(h)))
+  fn = through(lambda h, w: h + relu(standardize(h)) @ w)
   found = predicted(fn, stack(depth, 2.0))
   gains = np.log2([1 + 1 / (at + 1) for at in range(depth)])
   stream = np.append(np.cumsum(gains[::-1])[::-1], 0.0)
@@ -130,12 +128,7 @@ def test_pre_norm_grows_linearly():
 
 
 def test_batch_norm_explodes_by_pi_over_pi_minus_one():
-  def fn(kernels, x):
-    h = x @ kernels[0]
-    for kernel in kernels[1:]:
-      h = relu(standardize(h, axis=0)) @ kernel
-    return h
-
+  fn = through(lambda h, w: relu(standardize(h, axis=0)) @ w)
   found = predicted(fn, stack(5, 2.0))
   step = math.log2(math.pi / (math.pi - 1))
   check(found, np.zeros(6), [4 * step, *(step * np.arange(5.0)[::-1])])
@@ -153,7 +146,7 @@ def test_embeddings_and_biases():
     "bias": signs((N,), 0.5, 2),
     "out": square(2.0, 3),
   }
-  found = predicted(fn, params, jnp.zeros((4,), int))
+  found = predicted(fn, params, np.zeros(4, int))
   check(found, [-2, -1, 0], [1, 0, 0])  # (1/2 + 1/2)·2/2
 
 
@@ -174,19 +167,16 @@ def in_both_forms(block, depth=5):
     return jax.lax.scan(layer, x @ p["first"], p["layers"])[0]
 
   def unrolled(p, x):
-    h = x @ p["first"]
-    for layer in zip(*p["layers"], strict=True):
-      h = block(h, *layer)
-    return h
+    return through(lambda h, layer: block(h, *layer))(
+      [p["first"], *zip(*p["layers"], strict=True)], x
+    )
 
+  first = square(1.0)
   kernels = [square(1.5, i) for i in range(depth)]
   biases = [signs((N,), 0.1, i) for i in range(depth)]
-  params = {"first": square(1.0), "layers": (kernels, biases)}
-  stacked = (jnp.stack(kernels), jnp.stack(biases))
-  return (
-    predicted(scanned, {**params, "layers": stacked}),
-    predicted(unrolled, params),
-  )
+  stacked = {"first": first, "layers": (np.stack(kernels), np.stack(biases))}
+  listed = {"first": first, "layers": (kernels, biases)}
+  return predicted(scanned, stacked), predicted(unrolled, listed)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -226,7 +216,7 @@ def test_convolutions_by_their_true_fans():
     h = relu(convolve(x, p[0], 1))
     return convolve(relu(convolve(h, p[1], 2)), p[2], 2)
 
-  found = predicted(fn, kernels, jnp.ones((2, 16, 16, 3)))
+  found = predicted(fn, kernels, np.ones((2, 16, 16, 3), np.float32))
   ratios = np.array([16 / 8 / 4, 4 / 16 / 4])
   backward = np.log2([ratios[0] * ratios[1], ratios[1], 1.0])
   check(found, np.zeros(3), backward)
@@ -299,9 +289,8 @@ class Block(nn.Module):
 
 def test_a_transformer_block_is_known_but_for_its_attention():
   """What a norm over the unknown feeds is known: its input has size 1."""
-  x = jnp.ones((2, 5, N))
-  model = Block()
-  variables = model.init(jax.random.key(0), x)
+  model, x = Block(), np.ones((2, 5, N), np.float32)
+  variables = drawn(jax.eval_shape(model.init, jax.random.key(0), x))
   graph = signal_graph(model.apply, variables, x)
   found = predict(graph, variables)
   rows = {
@@ -311,12 +300,9 @@ def test_a_transformer_block_is_known_but_for_its_attention():
   names = ("embed", "query", "key", "value", "up", "down")
   known = {name: bool(np.isfinite(rows[name])) for name in (*names, "out")}
   assert known == dict.fromkeys(names, True) | {"out": False}
-  kernel = variables["params"]["down"]["kernel"]
-  up = variables["params"]["up"]["kernel"]
-  size = N * float(jnp.mean(up**2))
-  second = 2 * N * float(jnp.mean(kernel**2)) * float(
-    moments(nn.gelu, size).second_moment
-  )  # fmt: skip
+  up, down = (variables["params"][name]["kernel"] for name in ("up", "down"))
+  squares = float(moments(nn.gelu, N * np.mean(up**2)).second_moment)
+  second = 2 * N * np.mean(down**2) * squares
   np.testing.assert_allclose(rows["down"], math.log2(second), atol=1e-5)
   assert np.isnan(found.backward[:-3]).all()  # all before the attention's sum
 
@@ -331,18 +317,19 @@ def test_predictions_are_met_on_average():
   in 5·depth/n = 0.5: of the drift a quarter of itself may be missing.
   """
   depth, draws, scale = 6, 64, 0.7
-  fn = lambda p, x: plain(p, x, scale=scale)
-  x = jnp.ones((1, N))
-  sizes = jnp.sqrt(jnp.array([1.0] + depth * [2.0]) / N)
+  fn, x = residual(scale), np.ones((1, N), np.float32)
 
-  def bits(key):
-    kernels = sizes[:, None, None] * jax.random.normal(key, (depth + 1, N, N))
-    report = measure(fn, list(kernels), x, key=key)
+  def bits(draw):
+    kernels, cotangent = draw
+    report = measure(fn, list(kernels), x, cotangent=cotangent)
     both = report.forward, report.backward
     return [[row.log2_second_moment for row in rows] for rows in both]
 
-  keys = jax.random.split(jax.random.key(3), draws)
-  measured = np.array(jax.jit(lambda k: jax.lax.map(bits, k))(keys))
+  variances = np.array([1.0] + depth * [2.0])[:, None, None] / N
+  kernels = normal(draws, depth + 1, N, N, variance=variances)
+  cotangents = normal(draws, 1, N, seed=2)
+  run = jax.jit(lambda draw: jax.lax.map(bits, draw))
+  measured = np.array(run((kernels, cotangents)))
   forward, backward = measured.mean(axis=-1)
   found = predicted(fn, stack(depth, 2.0), x)
   block = Layer(relu, 2.0, width=N, skip=1.0, branch=scale)
@@ -369,10 +356,9 @@ def test_predictions_of_normalized_stacks_are_met(norm):
     layer = lambda h, w: (relu(standardize(h, axis=axis)) @ w, None)
     return jax.lax.scan(layer, x, kernels)[0]
 
-  he = initializers.he_normal(batch_axis=0)
-  kernels = he(jax.random.key(0), (depth, width, width))
-  x = jax.random.normal(jax.random.key(1), (128, width))
-  rows = measure(fn, kernels, x).to_records()
+  kernels = normal(depth, width, width, variance=2 / width)
+  x = normal(128, width, seed=2)
+  rows = jax.jit(functools.partial(measure, fn))(kernels, x).to_records()
   found = predicted(fn, kernels, x)
   for direction in ("forward", "backward"):
     bits = [row[f"{direction}_log2_second_moment"] for row in rows]

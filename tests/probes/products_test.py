@@ -17,7 +17,16 @@ from initjax import measure, signal_graph
 from initjax.probes import predict
 
 N, DRAWS = 64, 256
-X = jax.nn.standardize(jax.random.normal(jax.random.key(1), (4, N)), epsilon=0)
+X = np.random.default_rng(1).normal(size=(4, N))
+X -= X.mean(1, keepdims=True)
+X = np.float32(X / X.std(1, keepdims=True))
+SIGNS = np.where(np.indices((4 * N, 4 * N)).sum(0) % 2, 1, -1)
+
+
+def signs(*shape, variance):
+  """A kernel of that mean square, with no chance in it."""
+  here = SIGNS[: shape[0], : shape[1]]
+  return np.float32(here * math.sqrt(variance / shape[0]))
 
 
 def swiglu(p, x):
@@ -73,27 +82,22 @@ MODELS = {
 
 @pytest.mark.parametrize("fn", MODELS)
 def test_mean_squares_of_signal_and_gradient_are_met(fn):
-  shapes = MODELS[fn]
+  shapes, rng = MODELS[fn], np.random.default_rng(2)
 
-  def squares(key):
-    keys = jax.random.split(key, len(shapes))
-    kernels = [
-      jax.random.normal(key, shape) * math.sqrt(1.7 / shape[0])
-      for key, shape in zip(keys, shapes, strict=True)
-    ]
-    report = measure(fn, kernels, X, key=key)
+  def squares(draw):
+    kernels, cotangent = draw
+    report = measure(fn, kernels, X, cotangent=cotangent)
     both = report.forward, report.backward
     bits = [[row.log2_second_moment for row in rows] for rows in both]
     return jnp.exp2(jnp.array(bits))
 
-  keys = jax.random.split(jax.random.key(2), DRAWS)
-  measured = np.array(jax.jit(functools.partial(jax.lax.map, squares))(keys))
-  signs = [
-    jnp.asarray(np.where(np.indices(shape).sum(0) % 2, 1, -1), jnp.float32)
-    * math.sqrt(1.7 / shape[0])
-    for shape in shapes
-  ]  # of the same mean square, with no chance in it
-  found = predict(signal_graph(fn, signs, X), signs)
+  scaled = lambda m, n: rng.normal(size=(DRAWS, m, n)) * math.sqrt(1.7 / m)
+  kernels = [np.float32(scaled(*shape)) for shape in shapes]
+  cotangents = np.float32(rng.normal(size=(DRAWS, 4, N)))
+  run = jax.jit(functools.partial(jax.lax.map, squares))
+  measured = np.array(run((kernels, cotangents)))
+  certain = [signs(*shape, variance=1.7) for shape in shapes]
+  found = predict(signal_graph(fn, certain, X), certain)
   measured[:, 1] /= measured[:, 1, -1:].mean(0)
   errors = measured.std(0) / math.sqrt(DRAWS)
   theory = np.exp2(np.array(found))
@@ -110,11 +114,8 @@ def test_means_add_up_along_a_stream_of_rectified_branches():
     block = lambda h, w: (h + jax.nn.relu(h @ w), None)
     return jax.lax.scan(block, x @ p[0], p[1])[0] @ p[2]
 
-  kernels = [jnp.ones((N, N)), jnp.ones((6, N, N)), jnp.ones((N, N))]
-  signs = np.where(np.indices((N, N)).sum(0) % 2, 1, -1)
-  kernels = [
-    jnp.asarray(k * signs / math.sqrt(N), jnp.float32) for k in kernels
-  ]
+  kernel = signs(N, N, variance=1)
+  kernels = [kernel, np.stack([kernel] * 6), kernel]
   found = predict(signal_graph(fn, kernels, X), kernels).forward
   q, mean, sizes = 1.0, 0.0, []
   for _ in range(6):
@@ -147,9 +148,9 @@ def quotient(p, x):
 
 @pytest.mark.parametrize("fn", [itself, activated, highway, quotient])
 def test_what_is_not_independent_or_gaussian_is_unknown(fn):
-  kernels = [jnp.ones((N, N)) * np.where(np.indices((N, N)).sum(0) % 2, 1, -1)]
-  graph = signal_graph(fn, kernels * 3, X)
-  assert np.isnan(predict(graph, kernels * 3).forward[-1])
+  kernels = [signs(N, N, variance=N)] * 3
+  graph = signal_graph(fn, kernels, X)
+  assert np.isnan(predict(graph, kernels).forward[-1])
 
 
 def test_a_graph_of_many_shared_nodes_is_read_once():
@@ -161,5 +162,5 @@ def test_a_graph_of_many_shared_nodes_is_read_once():
       h = jnp.tanh(h) * h[:, ::-1]
     return h @ p[1]
 
-  graph = signal_graph(fn, [jnp.ones((N, N))] * 2, X)
+  graph = signal_graph(fn, [jax.ShapeDtypeStruct((N, N), X.dtype)] * 2, X)
   assert graph.ops[-1].feed.stream is None

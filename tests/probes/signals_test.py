@@ -3,10 +3,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from captures import normal
 from sick import (
   KEY,
   X,
+  drawn,
   kernels,
   kinds,
   stack,
@@ -15,7 +18,6 @@ from sick import (
   verdict,
 )
 
-from initjax import initializers
 from initjax.probes import diagnose
 
 
@@ -29,12 +31,12 @@ def test_dead_units_are_more_than_chance_explains():
 
 def test_half_of_the_units_are_off_where_samples_are_alike():
   """One sample, or many that are alike: no verdict."""
-  for x in (X[:1], X[:1] + 1e-4 * X):
+  for x in (X[:1], X[:1] + np.float32(1e-4) * X):
     assert not diagnose(two_layers, two_layer_params(), x).verdicts
 
 
 def test_a_rectified_recurrence_has_no_dead_units_at_the_start():
-  params = two_layer_params() | {"out": jnp.eye(64)}
+  params = two_layer_params(out=np.eye(64, dtype=np.float32))
 
   def model(params, xs):
     def step(h, x):
@@ -43,16 +45,14 @@ def test_a_rectified_recurrence_has_no_dead_units_at_the_start():
 
     return jax.lax.scan(step, jnp.zeros((8, 64)), xs)[1]
 
-  report = diagnose(model, params, jax.random.normal(KEY, (12, 8, 64)))
+  report = diagnose(model, params, normal(12, 8, 64))
   assert "dead units" not in kinds(report)
 
 
 def test_samples_that_become_one_are_reported():
-  params = kernels(initializers.normal(0.05), 20)
-  model = lambda p, x: jax.lax.scan(
-    lambda h, w: (jnp.tanh(h @ w + 1.0), None), x, p
-  )[0]
-  assert "rank collapse" in kinds(diagnose(model, params, X))
+  model = stack(lambda z: jnp.tanh(z + 1.0))
+  report = diagnose(model, kernels(0.16, 20), X)
+  assert "rank collapse" in kinds(report)
 
 
 def test_sentences_that_end_alike_are_no_collapse():
@@ -63,45 +63,33 @@ def test_sentences_that_end_alike_are_no_collapse():
 
     return jax.lax.scan(step, X, xs)[1]
 
-  sentences = jax.random.normal(KEY, (5, *X.shape)).at[-1].set(1.0)
+  sentences = normal(5, *X.shape, seed=4)
+  sentences[-1] = 1
   assert not diagnose(model, two_layer_params(), sentences).verdicts
 
 
 def test_single_numbers_have_no_direction():
   """A value head of one unit: the same sign on all samples is no collapse."""
-  params = two_layer_params() | {"out": jnp.ones((64, 1)) / 64}
+  params = two_layer_params(out=np.full((64, 1), 1 / 64, np.float32))
   report = diagnose(two_layers, params, X)
-  assert jnp.isnan(report.to_records()[-1]["correlation"])
+  assert np.isnan(report.to_records()[-1]["correlation"])
   assert "rank collapse" not in kinds(report)
 
 
 def test_a_branch_that_starts_at_zero_is_no_error():
-  def residual(params, x):
-    hidden = jax.nn.relu(x @ params["in"] + params["bias"])
-    return x + hidden @ params["out"]
-
-  params = two_layer_params() | {"out": jnp.zeros((64, 64))}
-  report = diagnose(residual, params, X)
+  params = two_layer_params(out=np.zeros((64, 64), np.float32))
+  report = diagnose(lambda p, x: x + two_layers(p, x), params, X)
   assert set(kinds(report).values()) <= {"note"}
 
 
-class Recurrent(nn.Module):
-  """A network over time: its state starts at zero."""
-
-  cell: str
-
-  @nn.compact
-  def __call__(self, x):
-    return nn.RNN(getattr(nn, self.cell)(32))(x)
-
-
-@pytest.mark.parametrize("cell", ["OptimizedLSTMCell", "GRUCell"])
+@pytest.mark.parametrize("cell", [nn.OptimizedLSTMCell, nn.GRUCell])
 def test_a_state_that_starts_at_zero_is_no_error(cell):
-  x = jax.random.normal(KEY, (4, 12, 16))
-  model = Recurrent(cell)
-  assert (
-    "error" not in kinds(diagnose(model.apply, model.init(KEY, x), x)).values()
-  )
+  model, x = nn.RNN(cell(32)), normal(4, 12, 16)
+  variables = drawn(jax.eval_shape(model.init, KEY, x))
+  assert "error" not in kinds(diagnose(model.apply, variables, x)).values()
+
+
+SMALL = np.full(X.shape, 2.0**-14, np.float32)  # of normal numbers of float16
 
 
 def in_half(params, x):
@@ -110,31 +98,29 @@ def in_half(params, x):
 
 
 def test_overflow_names_the_operation_and_the_dtype():
-  report = diagnose(in_half, kernels(initializers.normal(3.0), 8), X)
+  report = diagnose(in_half, kernels(576.0, 40), X, cotangent=SMALL)
   found = verdict(report, "non-finite signal")
   assert "repeat 3" in found.message
   assert "float16 holds up to 6.55e+04" in found.message
   assert "bfloat16" in found.cure
 
 
+def test_overflow_in_the_first_operation_is_found():
+  """Inputs and parameters are finite, and nothing else is."""
+  params = kernels(2.0, 40)
+  params[0] *= 1e4
+  report = diagnose(in_half, params, 100 * X, cotangent=SMALL)
+  assert "repeat 0" in verdict(report, "non-finite signal").message
+
+
 def test_underflow_names_the_operation_and_the_dtype():
-  params = kernels(initializers.xavier_normal(), 40)
-  report = diagnose(in_half, params, X, cotangent=jnp.full((32, 64), 2.0**-14))
+  report = diagnose(in_half, kernels(1.0, 40), X, cotangent=SMALL)
   found = verdict(report, "gradient underflows to zero")
   assert "float16 holds nothing below 2^-24" in found.message
   assert "bfloat16" in found.cure
 
 
-def test_overflow_in_the_first_operation_is_found():
-  """Inputs and parameters are finite, and nothing else is."""
-  params = kernels(initializers.he_normal(), 4).at[0].multiply(1e4)
-  report = diagnose(in_half, params, 100 * X)
-  found = verdict(report, "non-finite signal")
-  assert "repeat 0" in found.message
-
-
 def test_a_model_without_gradient_is_found():
-  params = kernels(initializers.he_normal(), 4)
   model = lambda p, x: jax.lax.stop_gradient(stack(jax.nn.relu)(p, x))
-  report = diagnose(model, params, X)
+  report = diagnose(model, kernels(2.0, 4), X)
   assert len(verdict(report, "gradient is cut off").rows) == 4

@@ -3,14 +3,15 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 from initjax.tracing import signal_graph
 from initjax.tracing._graph import Term
 
-X = jnp.ones((4, 8))
-W = jnp.ones((8, 8))
+X = np.ones((4, 8), np.float32)
+W = np.ones((8, 8), np.float32)
 
 
 def last_stream(fn, params):
@@ -41,7 +42,7 @@ def test_a_branch_has_its_factor(name):
     h = x @ p["a"]
     return jnp.tanh(h + scaled(jnp.tanh(h) @ p["b"], p)) @ p["c"]
 
-  params = {"a": W, "b": W, "c": W, "scale": jnp.ones(8)}
+  params = {"a": W, "b": W, "c": W, "scale": X[0]}
   stream, sites = last_stream(fn, params)
   first = Term("output", sites[0])
   branch = Term("output", sites[1], factor=factor, scales=scales)
@@ -74,7 +75,7 @@ def test_a_residual_scan_names_its_own_stream():
     block = lambda h, kernel: (h + jnp.tanh(h) @ kernel, None)
     return jnp.tanh(jax.lax.scan(block, x @ p[0], p[1])[0]) @ p[2]
 
-  first, block, readout = signal_graph(fn, [W, jnp.stack([W] * 3), W], X).ops
+  first, block, readout = signal_graph(fn, [W, np.stack([W] * 3), W], X).ops
   assert block.feed.stream == (Term("output", first.place.site),)
   carried = (
     Term("output", first.place.site),
@@ -114,7 +115,8 @@ def test_normalizations_are_terms(name):
     return jnp.tanh(normalize(p, x @ p["a"])) @ p["b"]
 
   linen = isinstance(norm, nn.Module)
-  variables = norm.init(jax.random.key(0), X) if linen else {}
+  init = lambda: norm.init(jax.random.key(0), X)
+  variables = jax.eval_shape(init) if linen else {}
   stream, sites = last_stream(fn, {"a": W, "b": W, "norm": variables})
   term = stream[0]
   assert (term.kind, term.over) == ("normalized", over)
@@ -190,7 +192,7 @@ def test_a_residual_loop_is_the_stream_of_its_repeat_before(first):
     block = lambda h, kernel: (h + jnp.tanh(h) @ kernel, None)
     return jax.lax.scan(block, x @ p[0] if first else x, p[1])[0]
 
-  op = signal_graph(fn, [W, jnp.stack([W] * 5)], X).ops[-1]
+  op = signal_graph(fn, [W, np.stack([W] * 5)], X).ops[-1]
   kinds = [(term.kind, term.site) for term in op.later_feed.stream]
   assert kinds == [("stream", op.place.site), ("output", op.place.site)]
 

@@ -5,12 +5,13 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from initjax.tracing import functional, signal_graph
 
-X = jnp.ones((3, 8))
-W = jnp.ones((8, 8))
+X = np.ones((3, 8), np.float32)
+W = np.ones((8, 8), np.float32)
 
 
 def only(fn, params, *inputs):
