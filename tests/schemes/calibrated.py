@@ -1,5 +1,7 @@
 """What every test of `calibrate` checks: that `measure` finds the target."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,33 +23,47 @@ def tolerance(fan_in, depth=1, dtype=jnp.float32):
   return 2 * depth * (fan_in + 8) * unit
 
 
-def statistics_of(fn, params, *inputs, statistic="second_moment"):
-  """Of each operation and repeat, in the order of execution."""
-  report = jax.jit(lambda p, i: initjax.measure(fn, p, *i))(params, inputs)
-  rows = report.forward
+@functools.partial(
+  jax.jit, static_argnums=0, static_argnames=("statistic", "shared")
+)
+def _program(fn, params, *inputs, **options):
+  after, info = calibrate(fn, params, *inputs, **options)
+  report = initjax.measure(fn, after, *inputs)
+  return after, info, report.forward
+
+
+def run(fn, params, *inputs, target=1.0, **options):
+  """Parameters, info, and the statistics that `measure` finds with these.
+
+  One program for each `fn`, as arrays; statistics of each operation and repeat
+  stand in the order of execution.
+  """
+  made = _program(fn, params, *inputs, target=target, **options)
+  after, info, rows = jax.device_get(made)
   found = []
-  for index, repeat in report.graph.rows():
+  for index, repeat in info.graph.rows():
     moment = 2.0 ** float(rows[index].log2_second_moment[repeat])
     mean = float(rows[index].mean[repeat])
-    found.append(moment if statistic == "second_moment" else moment - mean**2)
-  return np.array(found)
+    centered = options.get("statistic") == "variance"
+    found.append(moment - mean**2 if centered else moment)
+  return after, info, np.array(found)
 
 
 def check(fn, params, *inputs, rtol, skipped=(), target=1.0, **options):
-  """Calibrates, measures, and returns (params, info).
+  """Runs, compares with the target, and returns (params, info).
 
   Args:
     skipped: the (path, repeat) that may have another statistic: these and no
       others have to be listed.
   """
-  after, info = jax.jit(
-    lambda p, i: calibrate(fn, p, *i, target=target, **options)
-  )(params, inputs)
+  after, info, found = run(fn, params, *inputs, target=target, **options)
   listed = [(path, repeat) for path, repeat, _ in info.skipped]
   assert listed == list(skipped), info.skipped
-  statistic = options.get("statistic", "second_moment")
-  found = statistics_of(fn, after, *inputs, statistic=statistic)
   calibrated = [op.reason == "calibrated" for op in info.operations]
   np.testing.assert_allclose(found[calibrated], target, rtol=rtol)
   assert jax.tree.structure(after) == jax.tree.structure(params)
   return after, info
+
+
+def reasons(info):
+  return [op.reason.split(":")[0] for op in info.operations]

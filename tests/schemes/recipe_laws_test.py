@@ -6,26 +6,27 @@ Depth is the leading axis of every kernel in a branch: one scan.
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn_by_numpy import filled, normal
 
 import initjax
 from initjax import schemes
 
 WIDTH, BATCH, SHALLOW, DEEP = 64, 8, 8, 128
-HE = initjax.initializers.he_normal(batch_axis=0)
-XAVIER = initjax.initializers.xavier_uniform(batch_axis=0)
-X = jax.random.normal(jax.random.key(7), (BATCH, WIDTH))
+X = normal(7, BATCH, WIDTH)
+HEAD = normal(1, WIDTH, 1, scale=1 / 8)
 
 
-def drawn(depth, names, init=HE):
-  keys = jax.random.split(jax.random.key(0), len(names))
+def drawn(depth, names, variance=2.0):
+  """He's kernels, or of another variance × fan_in."""
+  scale = math.sqrt(variance / WIDTH)
   shape = (depth, WIDTH, WIDTH)
-  kernels = {n: init(k, shape) for n, k in zip(names, keys, strict=True)}
-  head = jax.random.normal(jax.random.key(1), (WIDTH, 1)) / 8
-  return {"branch": kernels, "head": head}
+  kernels = {name: normal(ord(name), *shape, scale=scale) for name in names}
+  return {"branch": kernels, "head": HEAD}
 
 
 def branch(kernels, x):
@@ -36,8 +37,9 @@ def branch(kernels, x):
   return x
 
 
+@jax.jit
 def residual(params, x, multiplier=1.0, divisor=1.0):
-  """x + multiplier·F(x/divisor), for each layer, and the stream of each."""
+  """x + multiplier·F(x/divisor), for each layer, and the size of each F."""
   kernels = [params["branch"][name] for name in sorted(params["branch"])]
   depth = len(kernels[0])
   rows = [jnp.broadcast_to(m, depth) for m in (multiplier, divisor)]
@@ -51,13 +53,21 @@ def residual(params, x, multiplier=1.0, divisor=1.0):
   return x, added
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def update(fn, params, x, rate):
-  """‖Δf‖/η after one step of SGD on Σ½(f - 1)²/batch."""
-  loss = lambda p: 0.5 * jnp.mean((fn(p, x) - 1) ** 2)
-  grads = jax.grad(loss)(params)
-  after = jax.tree.map(lambda p, g: p - rate * g, params, grads)
-  return jnp.linalg.norm(fn(after, x) - fn(params, x)) / rate
+def size(stream):
+  return np.mean(np.asarray(stream, np.float64) ** 2)
+
+
+@jax.jit
+def update(kernels, rate=1e-5):
+  """‖Δf‖/η after one step of SGD on Σ½(f - 1)²/batch.
+
+  The branches alone move: a head adds the same at any depth.
+  """
+  fn = lambda kernels: residual({"branch": kernels}, X)[0] @ HEAD
+  loss = lambda kernels: 0.5 * jnp.mean((fn(kernels) - 1) ** 2)
+  grads = jax.grad(loss)(kernels)
+  after = jax.tree.map(lambda p, g: p - rate * g, kernels, grads)
+  return jnp.linalg.norm(fn(after) - fn(kernels)) / rate
 
 
 @pytest.mark.parametrize("names", ["ab", "abc"])
@@ -67,54 +77,44 @@ def test_fixup_updates_do_not_grow_with_depth(names):
   a layer, its mean over 8 layers by 0.17: 4 deviations make 0.7 in log.
   Without the factor the sum is L times the mean: log 16 = 2.8.
   """
-  ratios = []
-  for with_factor in (True, False):
-    deltas = []
-    for depth in (SHALLOW, DEEP):
-      params = drawn(depth, names)
-      made = schemes.fixup(
-        params,
-        num_branches=depth,
-        layers_per_branch=len(names),
-        branch="branch/*",
-        last=f"branch/{names[-1]}",
-        classifier="head",
-      ).params
-      assert not made["head"].any()
-      np.testing.assert_array_equal(residual(made, X)[0], X)
-      kernels = dict(made["branch"] if with_factor else params["branch"])
-      kernels[names[-1]] = made["branch"][names[-1]]
-      deltas.append(float(update(_with_head, kernels, X, 1e-5)))
-    ratios.append(math.log(deltas[1] / deltas[0]))
-  assert abs(ratios[0]) < 0.7
-  assert ratios[1] > math.log(DEEP / SHALLOW) - 0.7
-
-
-def _with_head(kernels, x):
-  """The branches alone move: a head adds the same at any depth."""
-  head = jax.random.normal(jax.random.key(1), (WIDTH, 1)) / 8
-  return residual({"branch": kernels}, x)[0] @ head
+  deltas = []
+  for depth in (SHALLOW, DEEP):
+    params = drawn(depth, names)
+    made = schemes.fixup(
+      params, num_branches=depth, layers_per_branch=len(names),
+      branch="branch/*", last=f"branch/{names[-1]}", classifier="head",
+    ).params  # fmt: skip
+    assert not np.any(made["head"])
+    np.testing.assert_array_equal(residual(made, X)[0], X)
+    without = params["branch"] | {names[-1]: made["branch"][names[-1]]}
+    deltas.append([float(update(made["branch"])), float(update(without))])
+  with_factor, without_factor = np.log(deltas[1]) - np.log(deltas[0])
+  assert abs(with_factor) < 0.7
+  assert without_factor > math.log(DEEP / SHALLOW) - 0.7
 
 
 def test_standard_residual_networks_explode():
   """He in both layers doubles the stream a layer: 2^128 = 3e38."""
   params = drawn(DEEP, "ab")
-  assert not jnp.mean(residual(params, X)[0] ** 2) < 1e30
+  stream, _ = residual(params, X)
+  assert not size(stream) < 1e30
 
 
-@pytest.mark.parametrize("recipe", [schemes.skip_init, schemes.re_zero])
-def test_zero_gates_are_the_identity(recipe):
-  made = recipe(drawn(DEEP, "ab"), num_branches=DEEP)
-  alpha = made.multipliers["alpha"]
-  np.testing.assert_array_equal(residual(made.params, X, alpha)[0], X)
-  assert not np.allclose(residual(made.params, X, alpha + 0.1)[0], X)
-  gate = jax.grad(lambda a: residual(made.params, X, a)[0].sum())(alpha)
-  assert jnp.all(gate != 0)  # every branch starts to learn at once
+def test_zero_gates_are_the_identity():
+  def end(alpha, params):
+    return residual(params, X, alpha)[0].sum()
+
+  for recipe in (schemes.skip_init, schemes.re_zero):
+    made = recipe(drawn(DEEP, "ab"), num_branches=DEEP)
+    alpha = np.asarray(made.multipliers["alpha"])
+    np.testing.assert_array_equal(residual(made.params, X, alpha)[0], X)
+    moved, _ = residual(made.params, X, alpha + np.float32(0.1))
+    assert not np.allclose(moved, X)
+    gate = jax.jit(jax.grad(end))(alpha, made.params)
+    assert np.all(gate)  # every branch starts to learn at once
 
 
 def test_zero_last_scale_is_the_identity():
-  import flax.linen as nn
-
   class Block(nn.Module):
     @nn.compact
     def __call__(self, x, _):
@@ -128,11 +128,11 @@ def test_zero_last_scale_is_the_identity():
     length=DEEP,
   )()
   x = X[:, :16]
-  variables = stack.init(jax.random.key(0), x, None)
+  variables = filled(stack.init, x, None)
   made = schemes.zero_last_scale(variables, last_scale="*LayerNorm_1/scale")
   forward = jax.jit(lambda variables: stack.apply(variables, x, None)[0])
   np.testing.assert_array_equal(forward(made.params), x)
-  assert jnp.mean(forward(variables) ** 2) > DEEP / 4
+  assert size(forward(variables)) > DEEP / 4
 
 
 def test_zer_o_is_the_identity():
@@ -141,7 +141,8 @@ def test_zer_o_is_the_identity():
     schemes.zer_o, params, kernels="branch/*", stacked=True
   )
   np.testing.assert_array_equal(residual(zer_o(last="*/b").params, X)[0], X)
-  assert not jnp.mean(residual(zer_o().params, X)[0] ** 2) < 1e6
+  stream, _ = residual(zer_o().params, X)
+  assert not size(stream) < 1e6
 
 
 def test_nf_net_branches_have_unit_variance():
@@ -153,22 +154,18 @@ def test_nf_net_branches_have_unit_variance():
   """
   alpha = 0.2
   made = schemes.nf_net(drawn(DEEP, "ab"), num_branches=DEEP, alpha=alpha)
-  kernels = made.params["branch"]
+  kernels, beta = made.params["branch"], made.multipliers["beta"]
   gain = initjax.gain(jax.nn.relu, direction="centered")
   standard = functools.partial(schemes.standardized_kernel, in_axis=1)
-  nf = {"a": standard(kernels["a"]), "b": standard(kernels["b"], gain=gain)}
-  lecun = kernels["a"] / math.sqrt(2)
-  raw = {"a": lecun, "b": kernels["b"] / math.sqrt(2) * gain}
-  beta = made.multipliers["beta"]
-  x = jax.random.normal(jax.random.key(3), (64, WIDTH))
-  forward = jax.jit(
-    lambda kernels: residual({"branch": kernels}, x, alpha, beta)
-  )
-  stream, added = forward(nf)
-  assert abs(jnp.mean(added) - 1) < 0.1
-  assert abs(jnp.mean(stream**2) / (1 + DEEP * alpha**2) - 1) < 0.2
-  _, added = forward(raw)
-  assert jnp.mean(added) > 1.4  # and more, as β falls behind
+  nf = jax.jit(lambda a, b: {"a": standard(a), "b": standard(b, gain=gain)})
+  lecun = np.float32(math.sqrt(1 / 2))
+  raw = {"a": kernels["a"] * lecun, "b": kernels["b"] * lecun * gain}
+  x = normal(3, 64, WIDTH)
+  stream, added = residual({"branch": nf(**kernels)}, x, alpha, beta)
+  assert abs(np.mean(added) - 1) < 0.1
+  assert abs(size(stream) / (1 + DEEP * alpha**2) - 1) < 0.2
+  _, added = residual({"branch": raw}, x, alpha, beta)
+  assert np.mean(added) > 1.4  # and more, as β falls behind
 
 
 def test_gpt2_keeps_the_residual_stream():
@@ -186,7 +183,7 @@ def test_gpt2_keeps_the_residual_stream():
 
   forward = jax.jit(forward)
   for depth in (SHALLOW, DEEP):
-    params = drawn(depth, "ab", XAVIER)
+    params = drawn(depth, "ab", variance=1)
     made = schemes.gpt2(
       params, residual="branch/b", num_residual_branches=depth
     )

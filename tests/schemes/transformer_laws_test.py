@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+from drawn_by_numpy import normal
 
 import initjax
 from initjax import schemes
@@ -16,7 +18,9 @@ DEPTHS = (8, DEEP)
 NAMES = ("query", "key", "value", "out", "up", "down")
 SCALED = ["*value", "*out", "*up", "*down"]
 UNSCALED = ["*query", "*key"]
-IDS = jax.random.randint(jax.random.key(5), (4, TOKENS), 0, 64)
+KEY = jax.random.key(0)
+IDS = np.random.default_rng(5).integers(0, 64, (4, TOKENS))
+HEAD = normal(1, DIM, scale=DIM**-0.5)
 XAVIER = initjax.initializers.xavier_uniform(batch_axis=0)
 
 
@@ -66,9 +70,7 @@ def layer_update(fn, params, *options):
   """‖Δf‖/η in the limit of small η, for one step of SGD on the layers."""
 
   def outputs(layers):
-    out = fn({**params, "layers": layers}, *options)
-    head = jax.random.normal(jax.random.key(1), (DIM,)) / math.sqrt(DIM)
-    return out @ head
+    return fn({**params, "layers": layers}, *options) @ HEAD
 
   loss = lambda layers: 0.5 * jnp.mean((outputs(layers) - 1) ** 2)
   grads = jax.grad(loss)(params["layers"])
@@ -77,7 +79,7 @@ def layer_update(fn, params, *options):
 
 def t_fixup(depth, part):
   return schemes.t_fixup(
-    jax.random.key(0),
+    KEY,
     shapes(depth),
     **{f"{part}_layers": depth, f"{part}_scaled": SCALED},
     unscaled=UNSCALED,
@@ -86,9 +88,11 @@ def t_fixup(depth, part):
   ).params
 
 
-def unscaled(params):
-  """The same with Xavier everywhere."""
-  return schemes.rules([("layers/*", XAVIER)]).apply(jax.random.key(0), params)
+def xavier(params):
+  """The same with Xavier everywhere, by NumPy."""
+  shape, scale = params["layers"]["query"].shape, DIM**-0.5
+  kernels = {n: normal(i, *shape, scale=scale) for i, n in enumerate(NAMES)}
+  return {**params, "layers": kernels}
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
@@ -98,32 +102,32 @@ def test_t_fixup_updates_do_not_grow_with_depth(part):
   matrices would leave 16, and Xavier alone explodes."""
   shallow, deep = (float(layer_update(bare, t_fixup(n, part))) for n in DEPTHS)
   assert abs(math.log(deep / shallow)) < math.log(2)
-  unbounded = layer_update(bare, unscaled(t_fixup(DEEP, part)))
+  unbounded = layer_update(bare, xavier(t_fixup(DEEP, part)))
   assert not unbounded < 1e6 * deep
+
+
+@functools.cache
+def deep_norm(depth):
+  made = schemes.deep_norm(
+    KEY,
+    shapes(depth) | {"embedding": jnp.asarray(normal(9, 64, DIM))},
+    encoder_layers=depth,
+    encoder_scaled=SCALED,
+    unscaled=UNSCALED,
+    kernel_init=XAVIER,
+  )
+  return made.params, made.multipliers["encoder_alpha"]
 
 
 def test_deep_norm_updates_do_not_grow_with_depth():
   """A layer adds Θ(β²/α²) = 1/(4N). Plain post-norm (α = β = 1) and β alone,
   without α, grow."""
-  deltas = []
-  for depth in DEPTHS:
-    made = schemes.deep_norm(
-      jax.random.key(0),
-      shapes(depth)
-      | {"embedding": jax.random.normal(jax.random.key(9), (64, DIM))},
-      encoder_layers=depth,
-      encoder_scaled=SCALED,
-      unscaled=UNSCALED,
-      kernel_init=XAVIER,
-    )
-    alpha = made.multipliers["encoder_alpha"]
-    plain = unscaled(made.params)
-    ways = [(made.params, alpha), (plain, 1.0), (made.params, 1.0)]
-    deltas.append([float(layer_update(post_norm, *way)) for way in ways])
-  (shallow, *_), (deep, plain, without_alpha) = deltas
+  update = lambda *way: float(layer_update(post_norm, *way))
+  shallow, deep = (update(*deep_norm(depth)) for depth in DEPTHS)
   assert abs(math.log(deep / shallow)) < math.log(1.5)
-  assert plain > 20 * deep
-  assert without_alpha > 8 * deep
+  params, _ = deep_norm(DEEP)
+  assert update(xavier(params), 1.0) > 20 * deep
+  assert update(params, 1.0) > 8 * deep
 
 
 @pytest.mark.parametrize(
@@ -147,19 +151,16 @@ def test_transformer_errors():
   with pytest.raises(ValueError, match="has layers"):
     schemes.deep_norm_constants()
   with pytest.raises(ValueError, match="contradict"):
-    schemes.t_fixup(
-      jax.random.key(0), shapes(1), encoder_layers=1, decoder_scaled=SCALED
-    )
+    schemes.t_fixup(KEY, shapes(1), encoder_layers=1, decoder_scaled=SCALED)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def mimetic(depth, heads):
   split = jax.ShapeDtypeStruct((depth, DIM, heads, DIM // heads), jnp.float32)
   out = jax.ShapeDtypeStruct((depth, heads, DIM // heads, DIM), jnp.float32)
   tree = {name: {"kernel": split} for name in ("query", "key", "value")}
   tree["out"] = {"kernel": out}
-  made = schemes.mimetic_attention(
-    jax.random.key(0), {"attention": tree}, num_heads=heads
-  )
+  made = schemes.mimetic_attention(KEY, {"attention": tree}, num_heads=heads)
   return {
     name: leaf["kernel"] for name, leaf in made.params["attention"].items()
   }
@@ -168,54 +169,51 @@ def mimetic(depth, heads):
 def test_mimetic_products_in_every_layer():
   """The diagonals of α₁Z + β₁I and α₂Z - β₂I have mean β ± α/D (whole rank,
   one head): 5 standard errors, and Frobenius norm² α²D + β²D for the noise."""
-  k = mimetic(DEEP, 1)
-  product = jnp.einsum("ldhk,lehk->lde", k["query"], k["key"])
-  values = jnp.einsum("ldhk,lhke->lde", k["value"], k["out"])
+  k = jax.device_get(mimetic(DEEP, 1))
+  product = np.einsum("ldhk,lehk->lde", k["query"], k["key"], optimize=True)
+  values = np.einsum("ldhk,lhke->lde", k["value"], k["out"], optimize=True)
   for matrix, alpha, beta in ((product, 0.7, 0.7), (values, 0.4, -0.4)):
-    means = jnp.trace(matrix, axis1=1, axis2=2) / DIM
-    assert jnp.all(jnp.abs(means - beta) < 5 * alpha / DIM)
-    noise = matrix - beta * jnp.eye(DIM)
+    means = np.trace(matrix, axis1=1, axis2=2) / DIM
+    assert np.all(abs(means - beta) < 5 * alpha / DIM)
+    noise = matrix - beta * np.eye(DIM)
     error = 5 * math.sqrt(2 / noise.size)
-    assert abs(jnp.mean(noise**2) * DIM / alpha**2 - 1) < error
+    assert abs(np.mean(noise**2) * DIM / alpha**2 - 1) < error
 
 
 def test_mimetic_maps_look_at_themselves_in_every_layer():
   """Tokens of independent entries see themselves by β₁√K: in all layers and
   heads. Xavier kernels see everyone alike: 1/tokens."""
   heads = 2
-  x = jax.random.normal(jax.random.key(2), (TOKENS, DIM))
+  x = normal(2, TOKENS, DIM)
 
-  def own(k):
-    q, key = (jnp.einsum("td,ldhk->lhtk", x, k[n]) for n in ("query", "key"))
-    logits = q @ key.mT / math.sqrt(DIM // heads)
-    maps = jax.nn.softmax(logits)
-    return jnp.diagonal(maps, axis1=-2, axis2=-1).mean(axis=-1)
+  def own(query, key):
+    q, k = (
+      np.einsum("td,ldhk->lhtk", x, w, optimize=True) for w in (query, key)
+    )
+    logits = q @ k.mT / math.sqrt(DIM // heads)
+    maps = scipy.special.softmax(logits, axis=-1)
+    return np.diagonal(maps, axis1=-2, axis2=-1).mean(axis=-1)
 
-  k = mimetic(DEEP, heads)
-  assert jnp.all(own(k) > 3 / TOKENS)
-  keys = jax.random.split(jax.random.key(3), 2)
-  init = initjax.initializers.xavier_uniform(
-    in_axis=1, out_axis=(2, 3), batch_axis=0
-  )
-  plain = {
-    n: init(s, k[n].shape) for n, s in zip(("query", "key"), keys, strict=True)
-  }
-  assert abs(own(plain).mean() - 1 / TOKENS) < 1 / TOKENS
+  k = jax.device_get(mimetic(DEEP, heads))
+  assert np.all(own(k["query"], k["key"]) > 3 / TOKENS)
+  shape, scale = k["query"].shape, DIM**-0.5
+  plain = own(*(normal(seed, *shape, scale=scale) for seed in range(2)))
+  assert abs(plain.mean() - 1 / TOKENS) < 1 / TOKENS
 
 
 def test_mimetic_heads_are_best_approximations():
   """Eckart-Young: with the same Z, K of D singular values, the largest."""
-  made = schemes.mimetic_kernels(jax.random.key(0), DIM, 4)
-  noise = jax.random.normal(jax.random.key(0), (5, DIM, DIM)) / math.sqrt(DIM)
-  wanted = np.asarray(0.7 * noise[1:] + 0.7 * jnp.eye(DIM), np.float64)
+  made = schemes.mimetic_kernels(KEY, DIM, 4)
+  noise = np.asarray(jax.random.normal(KEY, (5, DIM, DIM))) / math.sqrt(DIM)
+  wanted = 0.7 * noise[1:].astype(np.float64) + 0.7 * np.eye(DIM)
   u, s, v = np.linalg.svd(wanted)
   best = (u[:, :, :8] * s[:, None, :8]) @ v[:, :8]
-  got = jnp.einsum("dhk,ehk->hde", made.query, made.key)
+  got = np.einsum("dhk,ehk->hde", *map(np.asarray, (made.query, made.key)))
   np.testing.assert_allclose(got, best, atol=1e-4)  # √D·eps·σ/gap of σ's
 
 
 def test_mimetic_refuses_other_shapes():
-  kernel = {"kernel": jnp.zeros((6, 4))}
+  kernel = {"kernel": np.zeros((6, 4), np.float32)}
   params = dict.fromkeys(("query", "key", "value", "out"), kernel)
   with pytest.raises(ValueError, match=r"needs\s+\[D, H, K\]"):
-    schemes.mimetic_attention(jax.random.key(0), params, num_heads=2)
+    schemes.mimetic_attention(KEY, params, num_heads=2)
