@@ -1,5 +1,6 @@
 """Inputs that are easy to get wrong: each of these once was."""
 
+import functools
 import math
 
 import jax
@@ -77,53 +78,51 @@ def test_an_empty_signal_has_statistics():
 
 @pytest.mark.parametrize("network", [stacks.mlp, stacks.conv, stacks.residual])
 def test_stacks_obey_strict_promotion(network):
-  stack = network(
-    depth=3, width=4, activation=jnp.tanh, kernel_init=initializers.he_normal()
-  )
+  init = initializers.he_normal()
+  stack = network(depth=3, width=4, activation=jnp.tanh, kernel_init=init)
   shape = (2, 4, 4, 3) if network is stacks.conv else (2, 3)
-  with (
-    jax.numpy_rank_promotion("raise"),
-    jax.numpy_dtype_promotion("strict"),
-  ):
-    params = stack.init(KEY, shape)
-    stacks.propagate(stack, params, jnp.ones(shape), jnp.ones((*shape[:-1], 4)))
+  ones = [np.ones((*shape[:-1], n), np.float32) for n in (3, 4)]
+  run = lambda key: stacks.propagate(stack, stack.init(key, shape), *ones)
+  with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+    jax.eval_shape(run, KEY)
 
 
 def test_numpy_integers_are_integers():
-  initializers.torch_linear_bias(np.prod((2, 2)))(KEY, (3,))
-  init = initializers.lecun_normal(in_axis=np.int64(0), out_axis=(np.int64(1),))
-  assert init(KEY, (np.int64(2), 3)).shape == (2, 3)
-  assert initializers.zeros(KEY, [np.int32(2)]).shape == (2,)
+  axes = {"in_axis": np.int64(0), "out_axis": (np.int64(1),)}
+  for init, shape in (
+    (initializers.torch_linear_bias(np.prod((2, 2))), (3,)),
+    (initializers.lecun_normal(**axes), (np.int64(2), 3)),
+    (initializers.zeros, [np.int32(2)]),
+  ):
+    found = jax.eval_shape(lambda i=init, s=shape: i(KEY, s))
+    assert found.shape == tuple(shape)
 
 
-@pytest.mark.parametrize(
-  ("build", "message"),
-  [
-    (lambda: initializers.orthogonal(batch_axis=-1), "overlap"),
-    (lambda: initializers.delta_orthogonal(batch_axis=-1), "overlap"),
-    (lambda: initializers.orthogonal(column_axis="a"), "column_axis must be"),
-    (
-      lambda: initializers.variance_scaling("2", "fan_in", "normal"),
-      "scale must be a number",
-    ),
-    (
-      lambda: initializers.kaiming_normal(negative_slope="0.1"),
-      "negative_slope must be a number",
-    ),
-    (lambda: initializers.lecun_normal(in_axis=None), "in_axis must be"),
-    (lambda: initializers.lecun_normal(in_axis=0.5), "in_axis must be"),
-    (lambda: initializers.lecun_normal(in_axis=True), "in_axis must be"),
-    (
-      lambda: initializers.truncated_normal(
-        1.0, lower=9.0, upper=10.0, absolute=True
-      ),
-      "cannot resolve the tail",
-    ),
-  ],
+kaiming = initializers.kaiming_normal
+scaling = functools.partial(
+  initializers.variance_scaling, mode="fan_in", distribution="normal"
 )
-def test_wrong_arguments_are_refused_when_built(build, message):
+REFUSED = [
+  (initializers.orthogonal, {"batch_axis": -1}, "overlap"),
+  (initializers.delta_orthogonal, {"batch_axis": -1}, "overlap"),
+  (initializers.orthogonal, {"column_axis": "a"}, "column_axis must be"),
+  (scaling, {"scale": "2"}, "scale must be a number"),
+  (kaiming, {"negative_slope": "0.1"}, "negative_slope must be a number"),
+  (initializers.lecun_normal, {"in_axis": None}, "in_axis must be"),
+  (initializers.lecun_normal, {"in_axis": 0.5}, "in_axis must be"),
+  (initializers.lecun_normal, {"in_axis": True}, "in_axis must be"),
+]
+
+
+@pytest.mark.parametrize(("build", "arguments", "message"), REFUSED)
+def test_wrong_arguments_are_refused_when_built(build, arguments, message):
   with pytest.raises(ValueError, match=message):
-    build()
+    build(**arguments)
+
+
+def test_a_tail_beyond_float_is_refused_when_built():
+  with pytest.raises(ValueError, match="cannot resolve the tail"):
+    initializers.truncated_normal(1.0, lower=9.0, upper=10.0, absolute=True)
 
 
 def test_negative_sizes_are_refused():

@@ -53,7 +53,12 @@ def in_cond(knots):
 
 
 def in_loop(knots):
+  knots = jnp.asarray(knots)
   return lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y * knots[i] + 1, x)
+
+
+def with_noise(key):
+  return lambda x: x * jax.random.uniform(key)
 
 
 @pytest.mark.parametrize(
@@ -132,23 +137,20 @@ def test_the_same_function_written_twice_is_computed_once(make):
   assert (after.hits, after.misses) == (before.hits + 1, before.misses)
 
 
-@pytest.mark.parametrize(
-  ("make", "one", "other"),
-  [
-    (lambda c: lambda x: c[0] * jnp.tanh(x), np.ones(2), np.full(2, 2.0)),
-    (lambda c: lambda x: c * jnp.tanh(x), 0.1, np.nextafter(0.1, 1)),
-    (interpolate, np.arange(-3.0, 4.0), np.arange(-3.0, 4.0) * 2),
-    (in_cond, np.arange(-3.0, 4.0), np.arange(-3.0, 4.0) * 2),
-    (in_loop, jnp.arange(1.0, 4.0), jnp.arange(2.0, 5.0)),
-    (custom_jvp, 1.0, 2.0),
-    (custom_vjp, 1.0, 2.0),
-    (
-      lambda key: lambda x: x * jax.random.uniform(key),
-      jax.random.key(0),
-      jax.random.key(1),
-    ),
-  ],
-)
+KNOTS, FACTORS = np.arange(-3.0, 4.0), np.arange(1.0, 4.0)
+DIFFERENT = [
+  (lambda c: lambda x: c[0] * jnp.tanh(x), np.ones(2), np.full(2, 2.0)),
+  (lambda c: lambda x: c * jnp.tanh(x), 0.1, np.nextafter(0.1, 1)),
+  (interpolate, KNOTS, KNOTS * 2),
+  (in_cond, KNOTS, KNOTS * 2),
+  (in_loop, FACTORS, FACTORS + 1),
+  (custom_jvp, 1.0, 2.0),
+  (custom_vjp, 1.0, 2.0),
+  (with_noise, *jax.random.split(jax.random.key(0))),
+]
+
+
+@pytest.mark.parametrize(("make", "one", "other"), DIFFERENT)
 def test_different_constants_are_different_functions(make, one, other):
   cached_moments.cache_clear()
   first = moments(make(one))
@@ -166,51 +168,38 @@ def test_a_returned_array_is_not_the_cache():
 
 @pytest.mark.parametrize("activation", ["relu", None, 1.0])
 def test_what_cannot_be_called(activation):
-  with pytest.raises(
-    TypeError, match=r"must be a JAX function such as jax\.nn"
-  ):
+  message = r"must be a JAX function such as jax\.nn"
+  with pytest.raises(TypeError, match=message):
     moments(activation)
 
 
-@pytest.mark.parametrize(
-  "activation",
-  [
-    jax.nn.softmax,
-    jax.nn.glu,
-    jax.nn.standardize,
-    jnp.cumsum,
-    jnp.sort,
-    jnp.sum,
-    lambda x: x[::-1],
-    lambda x: jnp.roll(x, 1),
-    lambda x: x / jnp.sqrt(1e3 + jnp.mean(x**2)),
-    lambda x: (x, x),
-    lambda x: None,
-    lambda x: 1.0,
-  ],
-)
+NOT_ELEMENTWISE = [
+  jax.nn.softmax, jax.nn.glu, jax.nn.standardize, jnp.cumsum, jnp.sort, jnp.sum,
+  lambda x: x[::-1], lambda x: jnp.roll(x, 1), lambda x: (x, x),
+  lambda x: None, lambda x: 1.0, lambda x: x / jnp.sqrt(1e3 + jnp.mean(x**2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", NOT_ELEMENTWISE)
 def test_what_is_not_elementwise(activation):
   with pytest.raises(ValueError, match="is not elementwise"):
     moments(activation)
 
 
-@pytest.mark.parametrize(
-  ("activation", "message"),
-  [
-    (lambda x: x * 1j, "complex numbers"),
-    (jnp.log, r"activation log or its slope is NaN at x = -"),
-    (jnp.sqrt, r"NaN at x = -"),
-    (lambda x: jnp.exp(x**2), r"E\[φ\] at variance 1 diverges"),
-    (
-      lambda x: jnp.exp(x**2 / 4),
-      r"E\[φ²\] at variance 1 diverges or overflows",
-    ),
-    (lambda x: 1 / x, r"E\[φ\] at variance 1 diverges \(at a pole"),
-    (lambda x: jnp.sqrt(abs(x)), r"E\[φ'²\] .* \(at a pole, or at a slope"),
-    (lambda x: jnp.sin(1e7 * x), "oscillates too fast"),
-    (lambda x: jax.nn.silu(x.astype(jnp.float32)), "less than float64"),
-  ],
-)
+NO_MOMENTS = [
+  (lambda x: x * 1j, "complex numbers"),
+  (jnp.log, r"activation log or its slope is NaN at x = -"),
+  (jnp.sqrt, r"NaN at x = -"),
+  (lambda x: jnp.exp(x**2), r"E\[φ\] at variance 1 diverges"),
+  (lambda x: jnp.exp(x**2 / 4), r"E\[φ²\] at variance 1 diverges or overflows"),
+  (lambda x: 1 / x, r"E\[φ\] at variance 1 diverges \(at a pole"),
+  (lambda x: jnp.sqrt(abs(x)), r"E\[φ'²\] .* \(at a pole, or at a slope"),
+  (lambda x: jnp.sin(1e7 * x), "oscillates too fast"),
+  (lambda x: jax.nn.silu(x.astype(jnp.float32)), "less than float64"),
+]
+
+
+@pytest.mark.parametrize(("activation", "message"), NO_MOMENTS)
 def test_what_has_no_moments(activation, message):
   with pytest.raises(ValueError, match=message):
     moments(activation)
@@ -224,7 +213,6 @@ def test_what_has_no_limit_at_variance_zero(activation):
 
 @pytest.mark.parametrize("variance", [-1.0, math.nan, math.inf, [1.0, -1e-9]])
 def test_what_is_no_variance(variance):
-  with pytest.raises(
-    ValueError, match=r"must be finite and >= 0; got .* is σ²"
-  ):
+  message = r"must be finite and >= 0; got .* is σ²"
+  with pytest.raises(ValueError, match=message):
     moments(jnp.tanh, variance)

@@ -13,6 +13,8 @@ from jax.sharding import AxisType, PartitionSpec
 from initjax.gains import gain, moments
 from initjax.gains._moments import cached_moments
 
+ONES = np.ones(8, np.float32)
+
 
 def compute():
   """Numbers of a smooth, a kinked, a custom, a jumping, a mixing function."""
@@ -58,22 +60,22 @@ def sharded(body, wrap):
   run = jax.shard_map(
     body, mesh=mesh(AxisType.Auto), in_specs=spec, out_specs=spec
   )
-  return wrap(run)(jnp.ones(8))
+  return wrap(run)(ONES)
 
 
 TRANSFORMS = {
-  "eager": lambda body: body(jnp.ones(8)),
-  "jit": lambda body: jax.jit(body)(jnp.ones(8)),
-  "jit of jit": lambda body: jax.jit(jax.jit(body))(jnp.ones(8)),
-  "vmap": lambda body: jax.vmap(body)(jnp.ones(8)),
+  "eager": lambda body: body(ONES),
+  "jit": lambda body: jax.jit(body)(ONES),
+  "jit of jit": lambda body: jax.jit(jax.jit(body))(ONES),
+  "vmap": lambda body: jax.vmap(body)(ONES),
   "grad": lambda body: jax.grad(body)(1.0),
   "jvp": lambda body: jax.jvp(body, (1.0,), (1.0,)),
   "remat": lambda body: jax.grad(jax.checkpoint(body))(1.0),
   "scan": lambda body: jax.lax.scan(
-    lambda c, x: (body(c), x), jnp.ones(()), jnp.ones(3)
+    lambda c, x: (body(c), x), np.float32(1), ONES[:3]
   ),
   "while": lambda body: jax.lax.while_loop(lambda x: x > 0.5, body, 1.0),
-  "eval_shape": lambda body: jax.eval_shape(body, jnp.ones(8)),
+  "eval_shape": lambda body: jax.eval_shape(body, ONES),
   "shard_map": lambda body: sharded(body, lambda run: run),
   "jit of shard_map": lambda body: sharded(body, jax.jit),
 }
@@ -106,27 +108,27 @@ def test_numbers_are_equal_under_every_setting(name, expected):
 
 def test_under_an_explicit_mesh_with_a_sharded_argument(expected):
   with jax.set_mesh(mesh(AxisType.Explicit)):
-    x = jax.device_put(jnp.ones(8), PartitionSpec("x"))
+    x = jax.device_put(ONES, PartitionSpec("x"))
     assert traced_by(lambda body: jax.jit(body)(x))() == expected
     assert traced_by(lambda body: body(x))() == expected
 
 
-@pytest.mark.parametrize(
-  ("option", "value"),
-  [
-    ("jax_enable_x64", True),
-    ("jax_debug_nans", True),
-    ("jax_disable_jit", True),
-    ("jax_numpy_dtype_promotion", "strict"),
-    ("jax_numpy_rank_promotion", "raise"),
-  ],
-)
-def test_numbers_are_equal_under_global_options(option, value, expected):
+OPTIONS = {
+  "jax_enable_x64": True,
+  "jax_debug_nans": True,
+  "jax_disable_jit": True,
+  "jax_numpy_dtype_promotion": "strict",
+  "jax_numpy_rank_promotion": "raise",
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_numbers_are_equal_under_global_options(option, expected):
   """Options set for all threads, not only for this one."""
   before = getattr(jax.config, option)
   with contextlib.ExitStack() as stack:
     stack.callback(jax.config.update, option, before)
-    jax.config.update(option, value)
+    jax.config.update(option, OPTIONS[option])
     np.testing.assert_allclose(  # without jit, XLA fuses (rounds) differently
       compute(), expected, rtol=1e-12 if option == "jax_disable_jit" else 0
     )
@@ -145,29 +147,26 @@ def test_an_array_of_jax_is_a_variance():
   )
 
 
-@pytest.mark.parametrize(
-  "use",
-  [
+def test_a_traced_variance_is_refused():
+  for use in (
     lambda v: gain(jnp.tanh, variance=v),
     lambda v: moments(jnp.tanh, v),
     lambda v: moments(jnp.tanh, [1.0, v]),
-  ],
-)
-def test_a_traced_variance_is_refused(use):
-  with pytest.raises(TypeError, match="variance must be a number known when"):
-    jax.jit(use)(1.0)
+  ):
+    with pytest.raises(TypeError, match="variance must be a number known when"):
+      jax.jit(use)(1.0)
 
 
-@pytest.mark.parametrize(
-  "transform",
-  [
-    lambda f: jax.jit(f)(1.0),
-    lambda f: jax.grad(f)(1.0),
-    lambda f: jax.vmap(f)(jnp.ones(2)),
-    lambda f: jax.lax.scan(lambda c, x: (c, f(x)), 0.0, jnp.ones(2)),
-    lambda f: jax.jit(lambda x: f(jax.jit(lambda y: 2 * y)(x)))(1.0),
-  ],
-)
+TRACERS = [
+  lambda f: jax.jit(f)(1.0),
+  lambda f: jax.grad(f)(1.0),
+  lambda f: jax.vmap(f)(np.ones(2)),
+  lambda f: jax.lax.scan(lambda c, x: (c, f(x)), 0.0, np.ones(2)),
+  lambda f: jax.jit(lambda x: f(jax.jit(lambda y: 2 * y)(x)))(1.0),
+]
+
+
+@pytest.mark.parametrize("transform", TRACERS)
 @pytest.mark.parametrize(
   "close_over",
   [

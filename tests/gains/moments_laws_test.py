@@ -20,9 +20,14 @@ RELATIVE, ABSOLUTE = 1e-12, 1e-14
 some = hypothesis.settings(
   max_examples=15, deadline=None, derandomize=True, database=None
 )
+more = hypothesis.settings(some, max_examples=20)  # that sample activations
 variances = st.floats(-8, 8).map(lambda exponent: 10.0**exponent)
 slopes = st.floats(-3, 3)
 places = st.floats(-6, 6)  # of a kink, in standard deviations
+
+
+def unit_step(x):
+  return jnp.where(x > 0.4, 1.0, 0.0)
 
 
 def assert_close(actual, desired, size=0.0, times=1):
@@ -98,7 +103,6 @@ def test_jumps_that_cancel_are_jumps(place, v, odd):
   assert moments(activation, v).derivative_second_moment == math.inf
 
 
-@pytest.mark.parametrize("v", [1e-8, 1.0, 1e4])
 @pytest.mark.parametrize(
   "activation",
   [
@@ -110,16 +114,18 @@ def test_jumps_that_cancel_are_jumps(place, v, odd):
     lambda x: abs(x) ** 1.75,
   ],
 )
-def test_no_jump_is_seen_where_there_is_none(activation, v):
-  assert math.isfinite(moments(activation, v).derivative_second_moment)
+def test_no_jump_is_seen_where_there_is_none(activation):
+  v = np.array([1e-8, 1.0, 1e4])
+  assert np.isfinite(moments(activation, v).derivative_second_moment).all()
 
 
-@pytest.mark.parametrize(
-  "activation",
-  [jnp.tanh, jax.nn.silu, jax.nn.elu, lambda x: abs(x - 0.3)],
+@more
+@hypothesis.given(
+  activation=st.sampled_from(
+    [jnp.tanh, jax.nn.silu, jax.nn.elu, lambda x: abs(x - 0.3)]
+  ),
+  scale=st.floats(-5, 5).filter(lambda a: abs(a) > 0.01),
 )
-@some
-@hypothesis.given(scale=st.floats(-5, 5).filter(lambda a: abs(a) > 0.01))
 def test_scale_law(activation, scale):
   """φ(a·x) at variance v is φ(x) at a²v, and the chain rule gives its slope."""
   v = 0.7
@@ -133,12 +139,11 @@ def test_scale_law(activation, scale):
     assert_close(got, factor * want, abs(factor) * size, times=2)
 
 
-@pytest.mark.parametrize(
-  "activation",
-  [jnp.tanh, jax.nn.gelu, jax.nn.relu, lambda x: jnp.where(x > 0.4, 1.0, 0.0)],
+@more
+@hypothesis.given(
+  activation=st.sampled_from([jnp.tanh, jax.nn.gelu, jax.nn.relu, unit_step]),
+  v=st.floats(-2, 8).map(lambda exponent: 10.0**exponent),
 )
-@some
-@hypothesis.given(v=st.floats(-2, 8).map(lambda exponent: 10.0**exponent))
 def test_stein_identity(activation, v):
   """E[xφ(x)] = v·E[φ'(x)], jumps included (Stein 1981, Lemma 1)."""
   m = moments(activation, v)
@@ -146,13 +151,17 @@ def test_stein_identity(activation, v):
   assert_close(product.mean, v * m.derivative_mean, times=2)
 
 
-@pytest.mark.parametrize(
-  "activation", [jnp.tanh, jax.nn.gelu, jax.nn.relu, jnp.sin, jax.nn.selu]
+@more
+@hypothesis.given(
+  activation=st.sampled_from(
+    [jnp.tanh, jax.nn.gelu, jax.nn.relu, jnp.sin, jax.nn.selu]
+  ),
+  v=variances,
 )
-@some
-@hypothesis.given(v=variances)
 def test_hermite_and_poincare_bound_the_variance(activation, v):
   """v·E[φ']² <= Var φ <= v·E[φ'²]: the first Hermite term, and Poincaré."""
+  if activation is jnp.sin:  # above, it swings faster than can be resolved
+    v = min(v, 1e5)
   m = moments(activation, v)
   variance = m.second_moment - m.mean**2
   slack = 4 * RELATIVE * m.second_moment  # rounding of both sides

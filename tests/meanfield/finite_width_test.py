@@ -89,22 +89,16 @@ def test_small_nets_obey_the_law(weights):
   """Width 6, where the approximation is far off; 4 standard errors."""
   depth, width, draws = 10, 6, 2000
 
-  def kernel(key):
-    matrix = jax.random.normal(key, (width, width))
-    if weights == "gaussian":
-      return matrix * math.sqrt(2 / width)
-    q, r = jnp.linalg.qr(matrix)
-    return math.sqrt(2) * q * jnp.sign(jnp.diag(r))
-
-  def net(key):
-    def layer(x, key):
-      return jax.nn.relu(kernel(key) @ x), None
-
-    x, _ = jax.lax.scan(layer, jnp.eye(width)[0], jax.random.split(key, depth))
-    return jnp.sum(x**2)
-
-  keys = jax.random.split(jax.random.key(0), draws)
-  sizes = np.asarray(jax.jit(lambda keys: jax.lax.map(net, keys))(keys))
+  kernels = np.random.default_rng(0).normal(size=(depth, draws, width, width))
+  if weights == "orthogonal":
+    q, r = np.linalg.qr(kernels)
+    kernels = q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+  else:
+    kernels /= math.sqrt(width)
+  x = np.tile(np.eye(width)[0], (draws, 1))
+  for kernel in kernels:
+    x = math.sqrt(2) * np.maximum(np.einsum("dij,dj->di", kernel, x), 0)
+  sizes = np.sum(x**2, axis=1)
   alive = sizes > 0
   law = relu_log_norm(depth, width, weights)
   rate_error = math.sqrt(law.survival * (1 - law.survival) / draws)
@@ -177,12 +171,10 @@ def test_one_layer_fluctuates_by_kappa_over_n(activation):
     return a, c * a + 0.8 * b
 
   z, u = pair(), pair()
-  slope = jax.jit(jax.vmap(jax.vmap(jax.grad(activation))))
-  forward = [np.mean(np.asarray(activation(x)) ** 2, axis=1) for x in z]
-  backward = [
-    np.mean(np.asarray(slope(x)) ** 2 * y**2, axis=1)
-    for x, y in zip(z, u, strict=True)
-  ]
+  both = jax.jit(lambda x: jax.jvp(activation, (x,), (jnp.ones_like(x),)))
+  values, slopes = map(np.asarray, both(np.float32(z)))
+  forward = np.mean(values**2, axis=2)
+  backward = np.mean((slopes * u) ** 2, axis=2)
   for direction, found in (("forward", forward), ("backward", backward)):
     deviations = [x / x.mean() - 1 for x in found]
     for other, correlation in ((0, 1.0), (1, c)):

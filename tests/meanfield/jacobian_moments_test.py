@@ -131,7 +131,8 @@ def spectra(activation, kernels, biases, x):
     return jax.lax.scan(layer, x, params)[0]
 
   def one(params):
-    return jacobian_spectrum(network, params, x, method="exact")
+    found = jacobian_spectrum(network, params, x, method="exact")
+    return found.mean, found.relative_variance
 
   return jax.lax.map(one, (kernels, biases))
 
@@ -144,8 +145,7 @@ def draw(weights, draws, depth, n, sigma_w2, sigma_b2=0.0):
     q, r = np.linalg.qr(kernels)
     kernels = q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
   biases = math.sqrt(sigma_b2) * rng.standard_normal((draws, depth, n))
-  kernels *= math.sqrt(sigma_w2)
-  return jnp.asarray(kernels, jnp.float32), jnp.asarray(biases, jnp.float32)
+  return np.float32(math.sqrt(sigma_w2) * kernels), np.float32(biases)
 
 
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
@@ -155,15 +155,16 @@ def draw(weights, draws, depth, n, sigma_w2, sigma_b2=0.0):
 def test_networks_have_the_moments_of_their_width(activation, mu, weights):
   n, depth, draws = 32, 6, 300
   params = draw(weights, draws, depth, n, 1 / mu)
-  found = spectra(activation, *params, jnp.ones(n))
+  found = spectra(activation, *params, np.ones(n, np.float32))
+  mean, relative_variance = map(np.asarray, found)
   t2, s = finite_width(n, depth, 1 / mu, mu, mu, weights)
-  squares = found.mean**2
-  seconds = squares * (1 + found.relative_variance)
+  squares = mean**2
+  seconds = squares * (1 + relative_variance)
   # Five standard errors of the draws; those of orthogonal linear networks do
   # not differ, but each of 2·depth products rounds, by about √n·ε = 7e-7.
-  for sample, exact in ((found.mean, 1.0), (squares, t2), (seconds, s)):
-    error = float(sample.std()) / math.sqrt(draws)
-    assert abs(float(sample.mean()) - exact) < 5 * error + 2e-5
+  for sample, exact in ((mean, 1.0), (squares, t2), (seconds, s)):
+    error = sample.std() / math.sqrt(draws)
+    assert abs(sample.mean() - exact) < 5 * error + 2e-5
 
 
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
@@ -172,18 +173,18 @@ def test_tanh_at_a_critical_point(weights):
   m = moments(jnp.tanh, q)
   sigma_w2 = 1 / m.derivative_second_moment
   sigma_b2 = q - sigma_w2 * m.second_moment
-  x = jnp.full(n, math.sqrt(m.second_moment))  # so that q is that of layer 1
+  x = np.full(
+    n, math.sqrt(m.second_moment), np.float32
+  )  # so that q is that of layer 1
   params = draw(weights, draws, depth, n, sigma_w2, sigma_b2)
-  found = spectra(jnp.tanh, *params, x)
+  found = map(np.asarray, spectra(jnp.tanh, *params, x))
   theory = jacobian_moments(jnp.tanh, depth, sigma_w2, q, weights=weights)
-  for sample, exact in (
-    (found.mean, theory.mean),
-    (found.relative_variance, theory.relative_variance),
-  ):
-    error = float(sample.std()) / math.sqrt(draws)
+  expected = theory.mean, theory.relative_variance
+  for sample, exact in zip(found, expected, strict=True):
+    error = sample.std() / math.sqrt(draws)
     # Besides five standard errors, corrections of relative size depth/n.
     allowed = 5 * error + depth / n * exact
-    assert abs(float(sample.mean()) - exact) < allowed
+    assert abs(sample.mean() - exact) < allowed
 
 
 @pytest.mark.parametrize(

@@ -18,21 +18,28 @@ EPSILON = float(np.finfo(np.float32).eps)
 identity = lambda x: x
 
 
-def gaussian(scale):
-  return jax.nn.initializers.variance_scaling(scale, "fan_in", "normal")
+def network(build, width, depth=DEPTH, **options):
+  options = {"activation": identity} | options
+  return build(
+    depth=depth, width=width, kernel_init=jax.nn.initializers.zeros, **options
+  )
 
 
-def log2_second_moments(stack, features, seeds):
-  """[seeds, depth]: of a stack with new weights for every seed."""
-
-  @jax.jit
-  def run(key):
-    params = stack.init(key, (1, features))
-    _, found = stack.apply_with_statistics(params, jnp.ones((1, features)))
-    return found.log2_second_moment
-
-  keys = jax.random.split(jax.random.key(7), seeds)
-  return np.asarray(jax.lax.map(run, keys), np.float64)
+def log2_second_moments(stack, width, seeds, sigma_w2=1.0):
+  """[seeds, depth] of a stack whose kernels NumPy draws anew for every seed."""
+  x, rng = np.ones((1, width), np.float32), np.random.default_rng(7)
+  shapes = jax.eval_shape(lambda: stack.init(jax.random.key(0), x.shape))
+  params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+  std = np.float32(math.sqrt(sigma_w2 / width))
+  draw = lambda leaf: std * rng.standard_normal(leaf.shape, np.float32)
+  run = jax.jit(lambda params: stack.apply_with_statistics(params, x)[1])
+  found = []
+  for _ in range(seeds):
+    kernels = [draw(params.first_kernel), draw(params.kernels)]
+    found.append(
+      run(params._replace(first_kernel=kernels[0], kernels=kernels[1]))
+    )
+  return np.asarray([one.log2_second_moment for one in found], np.float64)
 
 
 def relu_law(width):
@@ -70,10 +77,8 @@ def test_a_he_relu_mlp_follows_the_binomial_chi_squared_law():
   normal: its sample variance has the standard deviation √(2/(N-1)), relatively.
   """
   width, seeds = 32, 500
-  stack = mlp(
-    depth=DEPTH, width=width, activation=jax.nn.relu, kernel_init=gaussian(2.0)
-  )
-  found = log2_second_moments(stack, width, seeds)
+  stack = network(mlp, width, activation=jax.nn.relu)
+  found = log2_second_moments(stack, width, seeds, sigma_w2=2.0)
   logs = (found[:, -1] - found[:, 0]) * math.log(2)
   mean, variance = (DEPTH - 1) * np.array(relu_law(width))
   assert abs(logs.mean() - mean) < 4 * math.sqrt(variance / seeds)
@@ -84,9 +89,7 @@ def test_a_he_relu_mlp_follows_the_binomial_chi_squared_law():
 def test_a_plain_residual_block_doubles_the_second_moment():
   """|z + W·z|²/|z|² = χ'²_n(n)/n, independent: mean 2, variance 6/n."""
   width, seeds = 16, 200
-  stack = residual(
-    depth=DEPTH, width=width, activation=identity, kernel_init=gaussian(1.0)
-  )
+  stack = network(residual, width)
   ratios = 2 ** np.diff(log2_second_moments(stack, width, seeds), axis=1)
   assert abs(ratios.mean() - 2) < 4 * math.sqrt(6 / width / ratios.size)
   # Fourth moments of a ratio are below 3·8² times its variance squared.
@@ -96,13 +99,7 @@ def test_a_plain_residual_block_doubles_the_second_moment():
 def test_branches_scaled_by_depth_multiply_it_by_e():
   """Each block by χ'²/n with mean 1 + s² and variance (4s² + 2s⁴)/n."""
   width, seeds = 16, 400
-  stack = residual(
-    depth=DEPTH,
-    width=width,
-    activation=identity,
-    kernel_init=gaussian(1.0),
-    branch_scale=1 / math.sqrt(DEPTH),
-  )
+  stack = network(residual, width, branch_scale=1 / math.sqrt(DEPTH))
   found = log2_second_moments(stack, width, seeds)
   growth = 2 ** (found[:, -1] - found[:, 0])
   mean, variance = 1 + 1 / DEPTH, (4 / DEPTH + 2 / DEPTH**2) / width
@@ -120,10 +117,8 @@ def test_a_residual_relu_network_doubles_in_expectation_given_its_input():
   A ratio has variance below 8/n: 6/n as above, and that of |φ(z)|²/|z|².
   """
   width, seeds = 64, 400
-  stack = residual(
-    depth=2, width=width, activation=jax.nn.relu, kernel_init=gaussian(2.0)
-  )
-  found = log2_second_moments(stack, width, seeds)
+  stack = network(residual, width, depth=2, activation=jax.nn.relu)
+  found = log2_second_moments(stack, width, seeds, sigma_w2=2.0)
   ratios = 2 ** (found[:, 1] - found[:, 0])
   assert abs(ratios.mean() - 2) < 4 * math.sqrt(8 / width / seeds)
 
@@ -138,12 +133,7 @@ def test_orthogonal_linear_layers_keep_the_norm(build):
   """
   width = 24
   with jax.enable_x64(True):
-    stack = build(
-      depth=DEPTH,
-      width=width,
-      activation=identity,
-      kernel_init=jax.nn.initializers.zeros,
-    )
+    stack = network(build, width)
     space = () if build is mlp else (2, 2)
     shape = (3, *space, width)
     shapes = jax.eval_shape(lambda: stack.init(jax.random.key(0), shape))
@@ -170,17 +160,19 @@ def test_orthogonal_linear_layers_keep_the_norm(build):
 
 def test_a_vanishing_signal_is_followed_below_the_smallest_square():
   """Half the identity quarters E[z²] in each of 100 layers: 2⁻²⁰⁰."""
-  with jax.enable_x64(False):
-    stack = mlp(
-      depth=DEPTH,
-      width=16,
-      activation=identity,
-      kernel_init=lambda key, shape, dtype: 0.5 * jnp.eye(*shape, dtype=dtype),
-    )
-    (found,) = log2_second_moments(stack, 16, seeds=1)
+  half = lambda key, shape, dtype: 0.5 * jnp.eye(*shape, dtype=dtype)
+  stack = mlp(depth=DEPTH, width=16, activation=identity, kernel_init=half)
+  x = np.ones((1, 16), np.float32)
+
+  @jax.jit
+  def run(key):
+    return stack.apply_with_statistics(stack.init(key, x.shape), x)[1]
+
   # Halves of ones are exact, and so are their logarithms up to rounding.
   np.testing.assert_allclose(
-    found, -2.0 * np.arange(1, DEPTH + 1), rtol=4 * EPSILON
+    run(jax.random.key(0)).log2_second_moment,
+    -2.0 * np.arange(1, DEPTH + 1),
+    rtol=4 * EPSILON,
   )
 
 
@@ -212,33 +204,18 @@ def test_layers_are_drawn_one_by_one():
   assert np.mean(biases / 2.0 == beside / 0.5) < 0.01  # other keys than kernels
 
 
-@pytest.mark.parametrize("window", [(3,), (2, 3), (1, 2, 3)])
-def test_shapes_of_convolutions(window):
-  stack = conv(
-    depth=4,
-    width=5,
-    activation=identity,
-    kernel_init=gaussian(1.0),
-    window=window,
+@pytest.mark.parametrize("window", [(), (3,), (2, 3), (1, 2, 3)])
+def test_shapes(window):
+  """First kernels fit the data; all have the dtype that was asked for."""
+  build = functools.partial(conv, window=window) if window else mlp
+  stack, dtype = network(build, 5, depth=4), jnp.dtype(jnp.bfloat16)
+  x = jax.ShapeDtypeStruct((2, *(4 for _ in window), 3), dtype)
+  params = jax.eval_shape(
+    lambda: stack.init(jax.random.key(0), x.shape, jnp.bfloat16)
   )
-  shape = (2, *(4 for _ in window), 3)
-  params = jax.eval_shape(lambda: stack.init(jax.random.key(0), shape))
   assert params.first_kernel.shape == (*window, 3, 5)
   assert params.kernels.shape == (3, *window, 5, 5)
-  outputs, found = jax.eval_shape(
-    stack.apply_with_statistics,
-    params,
-    jax.ShapeDtypeStruct(shape, jnp.float32),
-  )
-  assert outputs.shape == (*shape[:-1], 5)
+  assert {leaf.dtype for leaf in params} == {dtype}
+  outputs, found = jax.eval_shape(stack.apply_with_statistics, params, x)
+  assert outputs.shape == (*x.shape[:-1], 5)
   assert {leaf.shape for leaf in found} == {(4,)}
-
-
-def test_first_kernels_fit_the_data():
-  stack = mlp(depth=3, width=5, activation=identity, kernel_init=gaussian(1.0))
-  params = jax.eval_shape(
-    lambda: stack.init(jax.random.key(0), (2, 7), jnp.bfloat16)
-  )
-  assert params.first_kernel.shape == (7, 5)
-  assert params.kernels.shape == (2, 5, 5)
-  assert {leaf.dtype for leaf in params} == {jnp.dtype(jnp.bfloat16)}

@@ -34,6 +34,7 @@ def in_float64():
     yield
 
 
+@functools.cache
 def case(name, depth=DEPTH):
   """A stack, and numbers for it from numpy (jax takes seconds to compile)."""
   build, shape = NETWORKS[name]
@@ -45,6 +46,11 @@ def case(name, depth=DEPTH):
   params = jax.tree.map(lambda leaf: rng.normal(0, 0.4, leaf.shape), shapes)
   x = rng.normal(size=shape)
   return stack, params, x, rng.normal(size=(*shape[:-1], WIDTH))
+
+
+@functools.cache
+def jitted(name):
+  return jax.jit(functools.partial(propagate, case(name)[0]))
 
 
 def all_statistics(signals):
@@ -105,7 +111,7 @@ def forward_by_hand(name, params, x, module=np, perturbations=None):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_signals_equal_numpy_and_the_gradients(name):
   """Backward: the gradient with respect to zeros added to every layer."""
-  stack, params, x, cotangent = case(name)
+  _, params, x, cotangent = case(name)
   by_hand = forward_by_hand(name, params, x)
 
   def loss(perturbations):
@@ -114,7 +120,7 @@ def test_signals_equal_numpy_and_the_gradients(name):
 
   zeros = np.zeros((DEPTH, *cotangent.shape))
   gradients = jax.jit(jax.grad(loss))(zeros)
-  signals = jax.jit(functools.partial(propagate, stack))(params, x, cotangent)
+  signals = jitted(name)(params, x, cotangent)
   assert_close_signals(signals.outputs, by_hand[-1])
   assert_close(signals.forward, all_statistics(by_hand))
   assert_close(signals.backward, all_statistics(gradients))
@@ -123,19 +129,19 @@ def test_signals_equal_numpy_and_the_gradients(name):
 
 
 def test_apply_is_the_forward_half_of_propagate():
-  stack, params, x, cotangent = case("residual")
-  signals = propagate(stack, params, x, cotangent)
-  assert_close_signals(stack.apply(params, x), signals.outputs)
-  assert_close(
-    stack.apply_with_statistics(params, x), (signals.outputs, signals.forward)
-  )
+  stack, params, *sent = case("residual")
+  signals = jitted("residual")(params, *sent)
+  both = lambda *of: (stack.apply(*of), stack.apply_with_statistics(*of))
+  outputs, with_statistics = jax.jit(both)(params, sent[0])
+  assert_close_signals(outputs, signals.outputs)
+  assert_close(with_statistics, (signals.outputs, signals.forward))
 
 
 def test_propagate_eagerly_and_under_vmap():
   stack, params, x, cotangent = case("residual")
-  run = functools.partial(propagate, stack)
-  expected = run(params, x, cotangent)
-  both = jax.jit(jax.vmap(run, (None, 0, 0)))(
+  expected = jitted("residual")(params, x, cotangent)
+  assert_close(propagate(stack, params, x, cotangent), expected)
+  both = jax.jit(jax.vmap(functools.partial(propagate, stack), (None, 0, 0)))(
     params, np.stack([x, x]), np.stack([cotangent, 2 * cotangent])
   )
   assert_close(jax.tree.map(lambda leaf: leaf[0], both), expected)
@@ -146,18 +152,16 @@ def test_propagate_eagerly_and_under_vmap():
 
 
 def test_propagate_in_a_narrow_dtype_with_x64_on():
-  dtype = jnp.bfloat16
-  stack, *arguments = case("mlp")
-  run = jax.jit(functools.partial(propagate, stack))
-  signals = run(*jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), arguments))
-  assert signals.outputs.dtype == dtype
-  exact = run(*arguments)
+  _, *arguments = case("mlp")
+  narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), arguments)
+  signals, exact = jitted("mlp")(*narrow), jitted("mlp")(*arguments)
+  assert signals.outputs.dtype == jnp.bfloat16
   # Each of 4 layers rounds inputs, kernels, products and tanh: 4·4·ε, and
   # twice that for a second moment, over ln 2.
   np.testing.assert_allclose(
     signals.backward.log2_second_moment,
     exact.backward.log2_second_moment,
-    atol=2 * 16 * float(jnp.finfo(dtype).eps) / np.log(2),
+    atol=2 * 16 * float(jnp.finfo(jnp.bfloat16).eps) / np.log(2),
   )
 
 
@@ -180,13 +184,8 @@ def test_programs_do_not_grow_with_depth(name):
   def size(depth):
     stack, params, x, cotangent = case(name, depth)
     run = jax.make_jaxpr(functools.partial(propagate, stack))
-    init = jax.make_jaxpr(
-      lambda seed: stack.init(jax.random.key(seed), x.shape)
-    )
-    return (
-      equations(run(params, x, cotangent).jaxpr),
-      equations(init(0).jaxpr),
-    )
+    init = jax.make_jaxpr(lambda: stack.init(jax.random.key(0), x.shape))
+    return [equations(of.jaxpr) for of in (run(params, x, cotangent), init())]
 
   assert size(10) == size(100)
   assert size(10)[0] > 20
@@ -201,36 +200,24 @@ def test_every_position_of_a_convolution_is_equivalent(name):
     assert_close_signals(shifted, np.roll(apply(params, x), 1, axis))
 
 
-@pytest.mark.parametrize(
-  ("build", "message"),
-  [
-    (lambda: mlp(depth=1, width=3, **options), "depth must be .* >= 2; got 1"),
-    (lambda: mlp(depth=2.0, width=3, **options), "depth must be an integer"),
-    (lambda: residual(depth=1, width=3, **options), "depth must be"),
-    (lambda: conv(depth=0, width=3, **options), "depth must be"),
-    (lambda: mlp(depth=2, width=0, **options), "width must be .* >= 1; got 0"),
-    (lambda: conv(depth=2, width=True, **options), "width must be an integer"),
-    (
-      lambda: conv(depth=2, width=3, window=(), **options),
-      "window must have one to three",
-    ),
-    (
-      lambda: conv(depth=2, width=3, window=(3,) * 4, **options),
-      "window must have one to three",
-    ),
-    (
-      lambda: conv(depth=2, width=3, window=(3, 0), **options),
-      "every size of window must be an integer >= 1; got 0",
-    ),
-    (
-      lambda: residual(depth=2, width=3, branch_scale=np.nan, **options),
-      "branch_scale must be a finite number",
-    ),
-  ],
-)
-def test_errors_when_built(build, message):
+ERRORS = [
+  (mlp, {"depth": 1}, "depth must be .* >= 2; got 1"),
+  (mlp, {"depth": 2.0}, "depth must be an integer"),
+  (residual, {"depth": 1}, "depth must be"),
+  (conv, {"depth": 0}, "depth must be"),
+  (mlp, {"width": 0}, "width must be .* >= 1; got 0"),
+  (conv, {"width": True}, "width must be an integer"),
+  (conv, {"window": ()}, "window must have one to three"),
+  (conv, {"window": (3,) * 4}, "window must have one to three"),
+  (conv, {"window": (3, 0)}, "every size of window must be .* >= 1; got 0"),
+  (residual, {"branch_scale": np.nan}, "branch_scale must be a finite number"),
+]
+
+
+@pytest.mark.parametrize(("build", "change", "message"), ERRORS)
+def test_errors_when_built(build, change, message):
   with pytest.raises(ValueError, match=message):
-    build()
+    build(**{"depth": 2, "width": 3, **options, **change})
 
 
 def test_a_window_larger_than_the_data_is_refused():
