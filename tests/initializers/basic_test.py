@@ -2,7 +2,6 @@
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,14 +55,14 @@ def test_documented_standard_deviation_at_two_sigma():
   assert math.isclose(stats.truncnorm(-2, 2).std(), 0.8796, abs_tol=5e-5)
 
 
-@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, "one", None])
 @pytest.mark.parametrize(
   ("name", "argument"),
   [("uniform", "scale"), ("normal", "stddev"), ("truncated_normal", "stddev")],
 )
-def test_bad_scales_raise_when_built(name, argument, bad):
-  with pytest.raises(ValueError, match=f"{argument} must be a"):
-    getattr(init, name)(bad)
+def test_bad_scales_raise_when_built(name, argument):
+  for bad in (-1.0, math.nan, math.inf, "one", None):
+    with pytest.raises(ValueError, match=f"{argument} must be a"):
+      getattr(init, name)(bad)
 
 
 def test_negative_scale_says_the_bound_and_the_value():
@@ -82,30 +81,6 @@ def test_truncated_normal_checks_its_bounds_when_built():
     init.truncated_normal(mean=math.nan)
 
 
-def rescaled(name):
-  """The initializer as a function of its traced scale."""
-  return {
-    "uniform": init.uniform,
-    "normal": init.normal,
-    "truncated": lambda s: init.truncated_normal(s, mean=s),
-    "absolute": lambda s: init.truncated_normal(s, absolute=True),
-  }[name]
-
-
-@pytest.mark.parametrize("name", ["uniform", "normal", "truncated", "absolute"])
-def test_traced_scale(name):
-  build = rescaled(name)
-  scales = jnp.array([0.1, 0.5, 3.0])
-  draw = jax.jit(jax.vmap(lambda scale: build(scale)(KEY, (4, 5))))
-  desired = jnp.stack([build(float(s))(KEY, (4, 5)) for s in scales])
-  # At most eight roundings are reordered by fusion, relative to the largest
-  # magnitude, which `absolute` bounds by 2 and the rest by 9 (3 + 3·2).
-  atol = 8 * float(jnp.finfo(jnp.float32).eps) * 9
-  chex.assert_trees_all_close(draw(scales), desired, rtol=0, atol=atol)
-
-
-def test_constants_ignore_the_key():
-  for build in (init.zeros, init.ones, init.constant(0.5)):
-    other = jax.random.key(1)
-    chex.assert_trees_all_equal(build(KEY, (3,)), build(other, (3,)))
-  assert np.all(np.asarray(init.constant(-2.5)(KEY, (3,))) == -2.5)
+def test_constants_hold_their_value():
+  found = np.asarray(init.constant(-2.5)(KEY, (3,)))
+  np.testing.assert_array_equal(found, [-2.5] * 3)

@@ -1,7 +1,8 @@
-"""What every test of a distribution asks."""
+"""What every test of a distribution asks, and draws for one program's price."""
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -26,3 +27,14 @@ def _assert_law(sample, law):
 @pytest.fixture
 def assert_law():
   return _assert_law
+
+
+def _drawn(key, *cases):
+  """A NumPy array of each (initializer, shape), all compiled at once."""
+  draw = lambda key: [build(key, shape) for build, shape in cases]
+  return [np.array(each) for each in jax.jit(draw)(key)]
+
+
+@pytest.fixture
+def drawn():
+  return _drawn

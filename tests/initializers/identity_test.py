@@ -14,25 +14,29 @@ KEY = jax.random.key(0)
 EPS = float(jnp.finfo(jnp.float32).eps)
 
 
-def same_convolution(x, kernel, groups=1):
-  """Stride 1 and SAME padding; x [batch, *window, channels]."""
-  letters = "DHW"[-(kernel.ndim - 2) :]
+def convolved(build, shape, groups=1):
+  """(x, y): y by stride 1 and SAME padding, both [2, *(5, ...), channels]."""
+  letters = "DHW"[-(len(shape) - 2) :]
   names = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (1,) * len(letters),
-    "SAME",
-    dimension_numbers=names,
-    feature_group_count=groups,
-  )
+  size = (2, *(5,) * len(letters), shape[-2] * groups)
+  x = np.random.default_rng(0).normal(size=size).astype(np.float32)
+
+  @jax.jit
+  def same_convolution(x):
+    return jax.lax.conv_general_dilated(
+      x, build(KEY, shape), (1,) * len(letters), "SAME",
+      dimension_numbers=names, feature_group_count=groups,
+    )  # fmt: skip
+
+  return x, np.asarray(same_convolution(x))
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (2, 5), (5, 2)])
-@pytest.mark.parametrize("scale", [1.0, -0.5])
-def test_eye(shape, scale):
-  kernel = init.eye(scale)(KEY, shape)
-  np.testing.assert_array_equal(kernel, scale * np.eye(*shape))
+def test_eye(drawn):
+  shapes = ((3, 3), (2, 5), (5, 2))
+  for scale in (1.0, -0.5):
+    kernels = drawn(KEY, *((init.eye(scale), shape) for shape in shapes))
+    for kernel, shape in zip(kernels, shapes, strict=True):
+      np.testing.assert_array_equal(kernel, scale * np.eye(*shape))
 
 
 @pytest.mark.parametrize(
@@ -40,18 +44,15 @@ def test_eye(shape, scale):
   [((4,), 1), ((3,), 2), ((2, 3), 2)],
 )
 def test_dirac_is_the_identity(window, groups):
-  kernel = init.dirac(groups)(KEY, (*window, 4 // groups, 4))
-  x = jax.random.normal(KEY, (2, *(5,) * len(window), 4))
+  x, y = convolved(init.dirac(groups), (*window, 4 // groups, 4), groups)
   # Products with 0 and 1 and sums with 0 are exact.
-  np.testing.assert_array_equal(same_convolution(x, kernel, groups), x)
+  np.testing.assert_array_equal(y, x)
 
 
 @pytest.mark.parametrize(("groups", "outs"), [(1, 6), (1, 2), (2, 6), (2, 2)])
 def test_dirac_passes_the_first_channels_of_each_group(groups, outs):
-  ins = 4
-  kernel = init.dirac(groups, scale=2.0)(KEY, (3, ins // groups, outs))
-  x = jax.random.normal(KEY, (2, 5, ins))
-  y = same_convolution(x, kernel, groups)
+  shape = (3, 4 // groups, outs)
+  x, y = convolved(init.dirac(groups, scale=2.0), shape, groups)
   x, y = (v.reshape(2, 5, groups, -1) for v in (x, y))
   passed = min(x.shape[-1], y.shape[-1])
   np.testing.assert_array_equal(y[..., :passed], 2 * x[..., :passed])
@@ -67,44 +68,31 @@ def algorithm_1(p, q):
   return c * np.eye(p, 2**m) @ linalg.hadamard(2**m) @ np.eye(2**m, q)
 
 
-@pytest.mark.parametrize(
-  ("outs", "ins"),
-  [(1, 1), (2, 1), (5, 4), (8, 3), (3, 5), (16, 16), (33, 7)],
-)
-def test_zero_hadamard_is_algorithm_1(outs, ins):
-  kernel = init.zero_hadamard()(KEY, (ins, outs))
-  # c is a power of √2: one rounding to float32.
-  np.testing.assert_allclose(kernel, algorithm_1(outs, ins).T, rtol=EPS)
+def test_zero_hadamard_is_algorithm_1(drawn):
+  sizes = [(1, 1), (2, 1), (5, 4), (8, 3), (3, 5), (16, 16), (33, 7)]
+  for scale in (1.0, 0.25):
+    build = init.zero_hadamard(scale)
+    kernels = drawn(KEY, *((build, (ins, outs)) for outs, ins in sizes))
+    for kernel, (outs, ins) in zip(kernels, sizes, strict=True):
+      # c is a power of √2: one rounding to float32; the scale has none.
+      wanted = scale * algorithm_1(outs, ins).T
+      np.testing.assert_allclose(kernel, wanted, rtol=EPS)
 
 
-def test_zero_hadamard_scales():
-  for shape in ((3, 8), (8, 3)):
-    plain, scaled = (init.zero_hadamard(s)(KEY, shape) for s in (1.0, 0.25))
-    np.testing.assert_array_equal(scaled, 0.25 * plain)
-
-
-def test_zero_hadamard_with_the_notebook_scale_is_an_isometry():
-  kernel = np.asarray(init.zero_hadamard(2**-0.5)(KEY, (4, 16)), np.float64)
-  # Sixteen equal terms with two roundings each.
-  np.testing.assert_allclose(kernel @ kernel.T, np.eye(4), atol=4 * EPS)
-
-
-@pytest.mark.parametrize("window", [(3,), (2, 3), (4, 1, 2)])
-@pytest.mark.parametrize("outs", [3, 5])
-def test_zero_hadamard_of_a_convolution_sits_at_the_centre(window, outs):
-  kernel = np.array(init.zero_hadamard()(KEY, (*window, 3, outs)))
-  centre = tuple((size - 1) // 2 for size in window)
-  np.testing.assert_allclose(kernel[centre], algorithm_1(outs, 3).T, rtol=EPS)
-  kernel[centre] = 0
-  assert not kernel.any()
-
-
-@pytest.mark.parametrize("name", ["eye", "zero_hadamard", "dirac"])
-def test_values_do_not_depend_on_the_key(name):
-  build, shape = getattr(init, name)(), (3, 2, 8)[name == "eye" :]
-  np.testing.assert_array_equal(
-    build(KEY, shape), build(jax.random.key(1), shape)
-  )
+def test_zero_hadamard_of_a_convolution_sits_at_the_centre(drawn):
+  build = init.zero_hadamard()
+  shapes = [
+    (*window, 3, outs)
+    for window in ((3,), (2, 3), (4, 1, 2))
+    for outs in (3, 5)
+  ]
+  kernels = drawn(KEY, *((build, shape) for shape in shapes))
+  for kernel, (*window, _, outs) in zip(kernels, shapes, strict=True):
+    centre = tuple((size - 1) // 2 for size in window)
+    wanted = algorithm_1(outs, 3).T
+    np.testing.assert_allclose(kernel[centre], wanted, rtol=EPS)
+    kernel[centre] = 0
+    assert not kernel.any()
 
 
 @pytest.mark.parametrize("name", ["eye", "zero_hadamard", "dirac"])

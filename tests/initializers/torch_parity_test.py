@@ -11,6 +11,7 @@ from initjax import initializers as init
 from initjax.initializers import _fans
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch")
+pytestmark = pytest.mark.slow  # a peer, of more weight than all the rest
 
 KEY = jax.random.key(4, impl="rbg")  # compiles faster than threefry
 OUT, IN = 300, 200

@@ -58,12 +58,9 @@ def test_nothing_is_written_over(tmp_path, write):
   assert names(tmp_path) == ["report"]
 
 
-def test_a_directory_is_not_written_over(tmp_path):
+def test_directories_are_not_written_over_and_missing_ones_named(tmp_path):
   with pytest.raises(FileExistsError, match="exists"):
     reports.write_text(tmp_path, "text")
-
-
-def test_a_missing_directory_is_named(tmp_path):
   path = tmp_path / "absent" / "report.txt"
   with pytest.raises(FileNotFoundError, match=r"no directory .*absent; create"):
     reports.write_text(path, "text")

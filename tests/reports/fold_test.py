@@ -34,26 +34,21 @@ def lines(pieces):
   return sum(1 if piece.folded else len(piece.rows) for piece in pieces)
 
 
+PINNED = st.sets(st.integers(0, 400), max_size=5)
+
+
+def likeness(row):
+  return re.sub(r"\d+", "#", row["path"])
+
+
 @settings(deadline=None)
-@given(models(), st.sets(st.integers(0, 400), max_size=5))
-def test_every_row_is_shown_or_folded_once_in_order(rows, pinned):
+@given(models(), PINNED, st.integers(3, 60))
+def test_every_row_is_shown_or_folded_once_in_order(rows, pinned, most):
   pieces = fold(rows, pinned)
   assert [row for piece in pieces for row in piece.rows] == [*range(len(rows))]
   assert all(piece.rows for piece in pieces)
-
-
-@settings(deadline=None)
-@given(models(), st.sets(st.integers(0, 400), max_size=5))
-def test_what_is_pinned_is_shown(rows, pinned):
-  hidden = {
-    row for piece in fold(rows, pinned) if piece.folded for row in piece.rows
-  }
+  hidden = {row for piece in pieces if piece.folded for row in piece.rows}
   assert not hidden & pinned
-
-
-@settings(deadline=None)
-@given(models(), st.integers(3, 60))
-def test_no_more_lines_than_asked_for(rows, most):
   if len(rows) > 12:  # fewer are not worth a fold
     assert lines(fold(rows, lines=most)) <= max(most, 12)
 
@@ -61,15 +56,12 @@ def test_no_more_lines_than_asked_for(rows, most):
 @settings(deadline=None)
 @given(models())
 def test_what_folds_is_like_a_row_shown_before_it(rows):
-  def likeness(row):
-    return re.sub(r"\d+", "#", rows[row]["path"])
-
   for piece in fold(rows):
     if piece.period:
       first, period = piece.rows.start, piece.period
       for row in piece.rows:
         shown = first - period + (row - first) % period
-        assert likeness(row) == likeness(shown)
+        assert likeness(rows[row]) == likeness(rows[shown])
 
 
 def folds(rows, pinned=()):

@@ -1,5 +1,6 @@
 """The page is whole, safe, and holds every row."""
 
+import functools
 import html.parser
 import re
 import sys
@@ -12,9 +13,14 @@ from initjax.reports import _words
 from initjax.reports._style import STYLE
 from initjax.typing import Verdict
 
-MODELS = [pytest.param(*model, id=n) for n, model in synthetic.MODELS.items()]
 VOID = {"meta", "col", "wbr", "br"}
 HOSTILE = "<script>alert(1)</script>"
+every_model = pytest.mark.parametrize("name", synthetic.MODELS)
+
+
+@functools.cache
+def page_of(name):
+  return reports.html(*synthetic.MODELS[name])
 
 
 class Page(html.parser.HTMLParser):
@@ -49,38 +55,36 @@ class Page(html.parser.HTMLParser):
     return sum(tag == wanted for tag, _ in self.tags)
 
 
-@pytest.mark.parametrize(("rows", "verdicts"), MODELS)
-def test_the_page_holds_every_row_once(rows, verdicts):
-  page = Page(reports.html(rows, verdicts))
+@every_model
+def test_the_page_holds_every_row_once(name):
+  rows, _ = synthetic.MODELS[name]
   names = _words.short_paths(row["path"] for row in rows)
-  cells = [re.sub("^[✗!·] ", "", cell) for cell in page.cells]
-  for path, name in names.items():
+  cells = [re.sub("^[✗!·] ", "", cell) for cell in Page(page_of(name)).cells]
+  for path, short in names.items():
     repeats = sum(row["path"] == path for row in rows)
-    assert cells.count(name) == repeats, path
+    assert cells.count(short) == repeats, path
 
 
-@pytest.mark.parametrize(("rows", "verdicts"), MODELS)
-def test_the_page_needs_nothing_else(rows, verdicts):
-  page = Page(reports.html(rows, verdicts))
+@every_model
+def test_the_page_needs_nothing_else(name):
+  page = Page(page_of(name))
   assert not {"script", "link", "img", "iframe"} & {t for t, _ in page.tags}
   for _, attributes in page.tags:
-    for name in ("src", "href", "xlink:href"):
-      assert attributes.get(name, "#").startswith("#")
+    for target in ("src", "href", "xlink:href"):
+      assert attributes.get(target, "#").startswith("#")
 
 
 def test_repeats_fold_away_and_verdicts_come_first():
-  rows, verdicts = synthetic.transformer()
-  page = reports.html(rows, verdicts)
+  page = page_of("transformer")
   assert Page(page).count("details") == 2
   places = [page.index(word) for word in ("<section", "<figure", "<table")]
   assert places == sorted(places)
 
 
 def test_cures_can_be_copied_as_they_are():
-  rows, verdicts = synthetic.transformer()
-  page = reports.html(rows, verdicts)
-  assert f"<pre>{verdicts[0].cure}</pre>" in page
-  assert "user-select: all" in page
+  _, verdicts = synthetic.MODELS["transformer"]
+  assert f"<pre>{verdicts[0].cure}</pre>" in page_of("transformer")
+  assert "user-select: all" in page_of("transformer")
 
 
 def test_whatever_others_wrote_is_escaped():
@@ -94,7 +98,7 @@ def test_whatever_others_wrote_is_escaped():
 
 
 def test_light_and_dark_follow_the_system():
-  page = reports.html(*synthetic.exploding_mlp())
+  page = page_of("exploding_mlp")
   assert "prefers-color-scheme: dark" in page
   assert 'name="viewport"' in page
   drawing = page[page.index("<svg") : page.rindex("</svg>")]
@@ -117,8 +121,8 @@ def test_no_rule_of_style_reaches_beyond_the_report():
 
 
 def test_the_same_report_is_the_same_page():
-  model = synthetic.transformer()
-  assert reports.html(*model) == reports.html(*model)
+  model = synthetic.MODELS["exploding_mlp"]
+  assert reports.html(*model) == page_of("exploding_mlp")
 
 
 def test_without_matplotlib_the_page_says_so(monkeypatch):
@@ -131,5 +135,5 @@ def test_without_matplotlib_the_page_says_so(monkeypatch):
 
 
 def test_a_healthy_model_is_told_so():
-  assert "healthy: nothing to report" in reports.html([synthetic.record()])
-  assert "no linear operation was found" in reports.html([])
+  assert "healthy: nothing to report" in page_of("one_row")
+  assert "no linear operation was found" in page_of("nothing")

@@ -12,11 +12,11 @@ from initjax.typing import Verdict
 MODELS = [pytest.param(*model, id=n) for n, model in synthetic.MODELS.items()]
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 160])
 @pytest.mark.parametrize(("rows", "verdicts"), MODELS)
-def test_no_line_is_wider_than_asked_for(rows, verdicts, width):
-  lines = reports.to_text(rows, verdicts, width=width).splitlines()
-  assert max(map(len, lines)) <= width
+def test_no_line_is_wider_than_asked_for(rows, verdicts):
+  for width in (60, 80, 100, 160):
+    lines = reports.to_text(rows, verdicts, width=width).splitlines()
+    assert max(map(len, lines)) <= width
 
 
 @pytest.mark.parametrize(("rows", "verdicts"), MODELS)

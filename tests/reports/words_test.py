@@ -57,26 +57,23 @@ def test_cropped_names_fit(name, width):
 @pytest.mark.parametrize(
   ("row", "words"),
   [
-    (synthetic.record(signal=-199.375), "-199.38"),
-    (synthetic.record(signal=-0.001), "0.00"),
-    (synthetic.record(signal=-math.inf), "0 (exact)"),
-    (synthetic.record(signal=None), "not run"),
-    (synthetic.record(signal=math.nan), "non-finite"),
+    ({"signal": -199.375}, "-199.38"),
+    ({"signal": -0.001}, "0.00"),
+    ({"signal": -math.inf}, "0 (exact)"),
+    ({"signal": None}, "not run"),
+    ({"signal": math.nan}, "non-finite"),
+    ({"signal": math.nan, "forward_nonfinite": 1024.0}, "25% non-finite"),
+    ({"signal": math.inf, "forward_nonfinite": 0.0}, "non-finite"),
     (
-      synthetic.record(signal=math.nan, forward_nonfinite=1024.0),
-      "25% non-finite",
-    ),
-    (synthetic.record(signal=math.inf, forward_nonfinite=0.0), "non-finite"),
-    (
-      synthetic.record(signal=-math.inf, forward_zeros=512.0, draws=8),
+      {"signal": -math.inf, "forward_zeros": 512.0, "draws": 8},
       "0 (some draws)",
     ),
-    (synthetic.record(forward_log2_second_moment_std=0.25), "0.00 ±0.25"),
-    (synthetic.record(forward_log2_second_moment_std=math.nan), "0.00"),
+    ({"forward_log2_second_moment_std": 0.25}, "0.00 ±0.25"),
+    ({"forward_log2_second_moment_std": math.nan}, "0.00"),
   ],
 )
 def test_size(row, words):
-  assert _words.size(row, "forward") == words
+  assert _words.size(synthetic.record(**row), "forward") == words
 
 
 @pytest.mark.parametrize(

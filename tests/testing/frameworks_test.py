@@ -1,19 +1,18 @@
 """Assertions on models of all kinds, and in absltest."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from absl.testing import absltest, parameterized
+from absl.testing import absltest
 from flax import nnx
 from small_models import (
   KEY,
   X,
-  deep,
-  he_by_numpy,
+  he_variables,
   kernels,
+  normal,
   two_layer_params,
   two_layers,
 )
@@ -27,7 +26,7 @@ class Convolutional(nn.Module):
   @nn.compact
   def __call__(self, x):
     for features in (8, 8, 16, 16):
-      x = nn.Conv(features, (3, 3), kernel_init=he_by_numpy)(nn.relu(x))
+      x = nn.Conv(features, (3, 3))(nn.relu(x))
     return x
 
 
@@ -36,11 +35,11 @@ class PreNorm(nn.Module):
 
   @nn.compact
   def __call__(self, tokens):
-    x = nn.Embed(20, 32, embedding_init=he_by_numpy)(tokens)
+    x = nn.Embed(20, 32)(tokens)
     for _ in range(3):
-      h = nn.Dense(64, kernel_init=he_by_numpy)(nn.LayerNorm()(x))
-      x = x + nn.Dense(32, kernel_init=he_by_numpy)(nn.gelu(h))
-    return nn.Dense(20, kernel_init=he_by_numpy)(nn.LayerNorm()(x))
+      h = nn.Dense(64)(nn.LayerNorm()(x))
+      x = x + nn.Dense(32)(nn.gelu(h))
+    return nn.Dense(20)(nn.LayerNorm()(x))
 
 
 class Half(nn.Module):
@@ -49,8 +48,7 @@ class Half(nn.Module):
   @nn.compact
   def __call__(self, x):
     for width in (64, 64, 64, 64, 64, 32):
-      x = nn.Dense(width, dtype=jnp.bfloat16, kernel_init=he_by_numpy)(x)
-      x = nn.relu(x)
+      x = nn.relu(nn.Dense(width, dtype=jnp.bfloat16)(x))
     return x
 
 
@@ -68,18 +66,16 @@ class Perceptron(nnx.Module):
 
 
 LINEN = {
-  "convolutional": (Convolutional(), (4, 8, 8, 3)),
-  "pre-norm": (PreNorm(), None),
-  "bfloat16": (Half(), (8, 64)),
+  "convolutional": (Convolutional(), normal(4, 8, 8, 3)),
+  "pre-norm": (PreNorm(), np.arange(24).reshape(4, 6) % 20),
+  "bfloat16": (Half(), normal(8, 64)),
 }
 
 
 @pytest.mark.parametrize("name", LINEN)
 def test_linen_models_are_healthy(name):
-  model, shape = LINEN[name]
-  x = jnp.arange(24).reshape(4, 6) % 20
-  x = x if shape is None else jax.random.normal(KEY, shape)
-  variables = model.init(KEY, x)
+  model, x = LINEN[name]
+  variables = he_variables(model, x)
   testing.assert_healthy(model.apply, variables, x)
   large = jax.tree.map(lambda leaf: 4 * leaf, variables)
   if name != "pre-norm":  # norms take it back
@@ -94,6 +90,7 @@ def test_nnx_models():
     testing.assert_healthy(fn, jax.tree.map(lambda p: 3 * p, params), X)
 
 
+@pytest.mark.slow  # a peer
 def test_equinox_models():
   try:
     import equinox as eqx
@@ -121,30 +118,18 @@ def test_models_that_are_no_chain_fall_back_to_growth():
     testing.assert_variance_stable(residual, many, X)
 
 
-class AbslTest(parameterized.TestCase):
-  """They raise what absltest expects of a failure."""
-
-  @parameterized.parameters(2.0, 0.5)
-  def test_stable(self, sigma_w2):
-    check = functools.partial(
-      testing.assert_variance_stable,
-      deep(jax.nn.relu),
-      kernels(sigma_w2, 50),
-      X,
-    )
-    if sigma_w2 == 2.0:
-      check()
-    else:
-      with self.assertRaisesRegex(AssertionError, "he_normal"):  # noqa: PT027
-        check()
-
-
 def test_a_failure_of_absltest_shows_the_message():
-  class Sick(absltest.TestCase):
-    def test_it(self):
+  class Pair(absltest.TestCase):
+    def test_healthy(self):
+      testing.assert_no_dead_units(two_layers, two_layer_params(), X)
+
+    def test_sick(self):
       testing.assert_no_dead_units(two_layers, two_layer_params(-9.0), X)
 
   result = absltest.unittest.TestResult()
-  Sick("test_it").run(result)
-  ((_, text),) = result.failures
+  for name in ("test_healthy", "test_sick"):
+    Pair(name).run(result)
+  assert not result.errors
+  ((test, text),) = result.failures
+  assert "test_sick" in test.id()
   assert "AssertionError: Dead units at ['out']" in text
