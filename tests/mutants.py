@@ -33,10 +33,11 @@ LONGEST = (
   900  # seconds of one run of tests; beyond it a mutant counts as caught
 )
 PASSED, FAILED, NONE_SELECTED = 0, 1, 5
-TESTS = {  # of modules that have no folder of their own
+TESTS = {  # of those that have no folder of their own, or more than one
   "_checks": ("initializers", "hard_inputs_test.py", "gains/gain_test.py"),
-  "_statistics": ("statistics_test.py", "hard_inputs_test.py"),
+  "_statistics": ("statistics_test.py", "hard_inputs_test.py", "probes"),
   "_cli": ("cli_test.py",),
+  "tracing": ("tracing", "probes"),
 }
 SYMMETRIC = {
   "max",

@@ -6,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from initjax._statistics import Statistics, empty_slot, statistics, tap
+from initjax._statistics import (
+  Statistics,
+  _extremes,
+  empty_slot,
+  over_devices,
+  statistics,
+  tally,
+  tap,
+)
 
 EPSILON = float(np.finfo(np.float32).eps)
 
@@ -182,3 +190,19 @@ def test_a_complex_number_counts_as_two():
   loss = lambda s: jnp.sum(tap(z, s) * z).real
   found = jax.jit(jax.grad(loss))(empty_slot((), z.dtype))
   assert found.statistics().size == 70
+
+
+def test_tallies_of_devices_are_that_of_all():
+  """Though their largest entries differ by 2^-30 to 2^30."""
+  x = random((5, 12)) * 2.0 ** np.array([[-30], [30], [0], [3], [-7]])
+  x = x.astype(np.float32)
+  found = jax.jit(lambda x: over_devices(jax.vmap(tally)(x)).statistics())(x)
+  assert_statistics(found, x)
+
+
+def test_counts_of_many_entries_do_not_overflow():
+  """int32 ends at 2^31 - 1."""
+  for size, dtype in ((2**31 - 1, jnp.int32), (2**31, jnp.float32)):
+    x = jax.ShapeDtypeStruct((size,), jnp.float32)
+    _, zeros, nonfinite = jax.eval_shape(_extremes, x)
+    assert zeros.dtype == nonfinite.dtype == dtype

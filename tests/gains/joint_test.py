@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from initjax.gains import _joint, joint_moments, moments
+from initjax.gains import _joint, _joint_mesh, joint_moments, moments
 
 # The accuracy that `joint_moments` documents: 1e-12 of the value, and 1e-14 of
 # the natural size for a moment that is 0 or nearly cancels.
@@ -277,3 +277,18 @@ def test_errors(activation, c, variance, message):
 def test_a_traced_correlation_is_refused():
   with pytest.raises(TypeError, match="got a traced value"):
     jax.jit(lambda c: joint_moments(jnp.tanh, c).product)(0.5)
+
+
+@pytest.mark.parametrize(
+  ("value", "slope", "knots"),
+  [
+    (np.tanh, lambda x: 1 - np.tanh(x) ** 2, []),
+    (lambda x: np.maximum(x, 0), lambda x: x > 0, [0.0]),
+    (lambda x: np.where(x > 0.3, x, 0), lambda x: x > 0.3, [0.3]),
+  ],
+)
+def test_a_mesh_knows_where_a_function_or_its_slope_jumps(value, slope, knots):
+  """To the step of float64 by which an edge is found."""
+  evaluate = lambda x: (value(x) * 1.0, slope(x) * 1.0)
+  found = _joint_mesh.mesh_of(evaluate, 1.0).knots
+  np.testing.assert_allclose(found, knots, atol=1e-12)

@@ -94,6 +94,7 @@ def test_sparse_places_zeros_uniformly_and_independently():
     (lambda: init.sparse(0.5, -1.0), "stddev must .* >= 0; got -1"),
     (lambda: init.siren(0.0), "omega_0 must .* > 0; got 0"),
     (lambda: init.siren(math.nan), "omega_0 must be a finite number"),
+    (lambda: init.zero_hadamard(math.nan), "scale must be .* number; got nan"),
     (lambda: init.siren(first=True, in_axis=-1), "in_axis and out_axis"),
     (lambda: init.residual_normal(0), "num_residual_branches must be"),
     (lambda: init.residual_normal(1.5), "num_residual_branches must be"),

@@ -168,6 +168,18 @@ def test_integers_and_keys_among_the_parameters_have_no_gradient():
   assert list(jax.eval_shape(run, params, X).gradient_norms) == ["['w']"]
 
 
+def test_a_complex_sample_is_twice_as_many_numbers():
+  """The cosine of two is that of their real and imaginary parts."""
+  x, kernel = normal(6, 5), normal(5, 4, seed=2) + 1j * normal(5, 4, seed=3)
+  report = report_of(lambda p, x: x @ p, kernel, x, detail=True)
+  (row,) = report.to_records()
+  output = np.asarray(x) @ np.asarray(kernel)
+  both = np.concatenate([output.real, output.imag], axis=1)
+  np.testing.assert_allclose(
+    row["correlation"], cosine(both), atol=50 * EPSILON
+  )
+
+
 def test_one_sample_has_no_correlation_and_zeros_have_no_direction():
   model = lambda p, x: x @ p
   (row,) = records(model, KERNELS[0], X[:1])

@@ -41,6 +41,10 @@ def test_xavier_on_relu_vanishes_both_ways_and_he_does_not():
   interval = re.search(r"\(([\d.]+) to ([\d.]+)\)", found.message)
   low, high = map(float, interval.groups())
   assert low < 0.5 < high < 0.6
+  rows = sick.to_records()  # chance is that of the band, samples and all
+  middle = sum(rows[-1]["forward_band"]) / 2
+  expected = middle - rows[0]["forward_log2_second_moment"]
+  assert f"where chance allows 2^{expected:.1f} ± " in found.message
   assert not diagnosed(jax.nn.relu, 2.0, 40).verdicts
 
 

@@ -381,3 +381,11 @@ def test_a_second_moment_is_a_positive_number(size):
   graph = signal_graph(lambda p, x: x @ p, square(1.0), X)
   with pytest.raises(ValueError, match="second_moment must be a"):
     predict(graph, square(1.0), second_moment=size)
+
+
+def test_parameters_without_values_are_a_type_error():
+  shape = jax.ShapeDtypeStruct((3, 2), jnp.float32)
+  with pytest.raises(
+    TypeError, match=r"wanted arrays, got .* at \['w'\]; draw"
+  ):
+    predict(lambda p, x: x @ p["w"], {"w": shape}, np.ones((4, 3)))

@@ -68,6 +68,18 @@ def folds(rows, pinned=()):
   return [(p.rows, p.period) for p in fold(rows, pinned) if p.folded]
 
 
+def test_repeats_within_a_block_do_not_hide_that_blocks_repeat():
+  """Six equal layers and another, six times: a fold of whole blocks."""
+  names = [f"a_{i}" for i in range(6)] + ["b"]
+  rows = [
+    synthetic.record(f"['Block_{block}']['{name}']['kernel']")
+    for block in range(6)
+    for name in names
+  ]
+  inner = [(range(1, 5), 1), (range(36, 40), 1)]
+  assert folds(rows) == [inner[0], (range(7, 35), 7), inner[1]]
+
+
 def test_blocks_fold_between_the_first_and_the_last():
   rows, _ = synthetic.transformer(blocks=24)
   assert folds(rows) == [(range(7, 1 + 23 * 6), 6)]

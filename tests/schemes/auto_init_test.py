@@ -161,6 +161,9 @@ def test_biases_count_and_keep_their_values():
   plan = auto_init(KEY, mlp, params, shape(1, 32), plan=True)
   assert plan.rows[1].second_moment == pytest.approx((1 + 4) / 2, rel=1e-9)
   assert plan.kept == ("['bias']",)
+  huge = mlp_params(np.full(64, 2.0**80, np.float32))  # no square of float32
+  plan = auto_init(KEY, mlp, huge, shape(1, 32), plan=True)
+  assert plan.rows[1].second_moment == pytest.approx(2.0**160 / 2, rel=1e-9)
 
 
 def test_values_depend_on_the_path_alone():

@@ -1,5 +1,7 @@
 """Each assertion: what passes, what fails, and what its message says."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,17 @@ def test_xavier_is_not_and_the_message_says_why():
     r"To mend it:\n  kernel_init=initjax\.initializers\.he_normal\(\)"
   )
   fails(message, testing.assert_variance_stable, relu, kernels(1.0, DEPTH), X)
+
+
+def test_rows_that_chance_explains_are_not_shown():
+  """Of -1 bit per layer, the first few."""
+  with pytest.raises(AssertionError) as error:
+    testing.assert_variance_stable(relu, kernels(1.0, DEPTH), X)
+  row = r"repeat \d+ +(-?[\d.]+) +(-?[\d.]+) ± ([\d.]+)"
+  shown = np.array(re.findall(row, str(error.value)), float)
+  assert len(shown) >= 3
+  measured, healthy, margin = shown.T
+  assert (abs(measured - healthy) > margin - 0.01).all()  # of two digits
 
 
 @pytest.mark.parametrize(
