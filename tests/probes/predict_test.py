@@ -384,8 +384,9 @@ def test_a_second_moment_is_a_positive_number(size):
 
 
 def test_parameters_without_values_are_a_type_error():
-  shape = jax.ShapeDtypeStruct((3, 2), jnp.float32)
+  params = {"w": jax.ShapeDtypeStruct((3, 2), jnp.float32)}
+  graph = signal_graph(lambda p, x: x @ p["w"], params, np.ones((4, 3)))
   with pytest.raises(
     TypeError, match=r"wanted arrays, got .* at \['w'\]; draw"
   ):
-    predict(lambda p, x: x @ p["w"], {"w": shape}, np.ones((4, 3)))
+    predict(graph, params)
