@@ -8,7 +8,6 @@ import os
 import time
 from collections import defaultdict
 
-import jax.monitoring
 import pytest
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -16,11 +15,13 @@ _programs = [0]
 _found = defaultdict(lambda: [0, 0.0, 0.0, 0])  # tests, clock, CPU, programs
 
 
-def _listen(event, duration, **_):
-  _programs[0] += event == COMPILED
+def pytest_configure():
+  import jax.monitoring  # once tests/conftest.py has said how it compiles
 
+  def listen(event, duration, **_):
+    _programs[0] += event == COMPILED
 
-jax.monitoring.register_event_duration_secs_listener(_listen)
+  jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 def _used():

@@ -25,6 +25,11 @@ def test_output_plus_bias():
   assert stream == (Term("output", sites[0]), Term("bias", path="['bias']"))
 
 
+def test_an_input_keeps_its_name_however_often_it_is_used():
+  stream, _ = last_stream(lambda p, x: (x @ p[0], x @ p[1]), [W, W])
+  assert stream == (Term("input", (0,)),)
+
+
 FACTORS = {
   "number": (lambda z, p: 0.5 * z, 0.5, ()),
   "quotient": (lambda z, p: z / 4, 0.25, ()),
@@ -137,6 +142,18 @@ def test_what_a_normalization_shares_with_the_stream_is_named_inner():
   sites = [op.place.site for op in graph.ops]
   (last,) = graph.ops[3].feed.stream
   assert last.inner == (Term("inner", sites[2]), Term("output", sites[2]))
+
+
+def test_a_root_of_an_operation_on_a_sum_is_no_norm():
+  """Its scale is learnt: how large it is, nobody knows beforehand."""
+
+  def fn(p, x):
+    h = x @ p["a"]
+    square = jnp.sum(h**2, axis=-1, keepdims=True)
+    return (h * jax.lax.rsqrt(square @ p["scale"] + 1)) @ p["b"]
+
+  (term,), _ = last_stream(fn, {"a": W, "b": W, "scale": W[:1, :1]})
+  assert term.kind == "product"
 
 
 def test_a_number_times_a_sum_that_holds_a_norm_is_no_norm():
