@@ -27,6 +27,7 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+collect_ignore_glob = ["*/conftest.py"]  # no doctests; two of one name
 HERE = pathlib.Path(__file__).parent
 LAWS = ("gains", "initializers", "meanfield", "stacks")
 
