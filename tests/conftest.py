@@ -10,14 +10,14 @@ import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # workers fill the cores already
-# Tests spend their time in XLA's compiler. LLVM's third level takes ten times as
-# long as its second for what draws random numbers for many seeds at once, and
-# the newer emitters of loops twice as long as the older; neither runs faster.
+# Tests spend their time in XLA's compiler. LLVM's third level takes ten times
+# as long as its second for what draws random numbers for many seeds at once, and
+# XLA's newer emitters, the only ones of jaxlib 0.12, twice as long as the older.
 XLA_FLAGS = [
   "--xla_force_host_platform_device_count=8",
   "--xla_backend_optimization_level=2",
 ]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # the older are gone
+if importlib.metadata.version("jaxlib").startswith("0.10."):
   XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 given = os.environ.get("XLA_FLAGS", "").split()  # workers inherit them
 given += [flag for flag in XLA_FLAGS if flag not in given]
