@@ -11,8 +11,8 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # workers fill the cores already
 # Tests spend their time in XLA's compiler. LLVM's third level takes ten times
-# as long as its second for what draws random numbers for many seeds at once, and
-# XLA's newer emitters, the only ones of jaxlib 0.12, twice as long as the older.
+# as long as its second for what draws random numbers for many seeds at once;
+# XLA's newer emitters, all that jaxlib 0.12 has, twice as long as the older.
 XLA_FLAGS = [
   "--xla_force_host_platform_device_count=8",
   "--xla_backend_optimization_level=2",
