@@ -94,6 +94,7 @@ def test_weights_too_large_saturate_and_explode():
     (jax.nn.relu, 1.0),
     (jax.nn.relu, 16.0),
     (jax.nn.leaky_relu, 0.2),
+    (jax.nn.elu, 0.2),  # by activation_scaling, written as in code
   ],
 )
 def test_the_line_to_paste_mends_what_grows_or_vanishes(activation, sigma_w2):
