@@ -49,7 +49,7 @@ def test_average_fans_lose_by_layer_where_each_fan_loses_once():
   assert laws["fan_avg"]["forward"][14] == pytest.approx(per_pair**7)
 
 
-def test_he_converges_and_xavier_stalls_at_chance(config, result):
+def test_he_converges_and_xavier_stalls_at_chance(result):
   inits = result["courses"]["mlp"]["30"]
   last = {name: course["loss"][:, -1] for name, course in inits.items()}
   # whatever a stalled network says of all images alike costs their entropy

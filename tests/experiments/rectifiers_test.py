@@ -129,11 +129,11 @@ def test_elu_dies_where_its_slope_rounds_to_zero(z, dies):
   assert (slope == 0) == (dies and jax.__version_info__ < (0, 12))
 
 
-def test_where_there_is_a_slope_nothing_dies(config, result):
+def test_where_there_is_a_slope_nothing_dies(result):
   assert np.nanmax(result["activations"]["leaky_relu"]["dead"]) == 0
 
 
-def test_a_large_rate_kills_and_a_low_bias_has_killed(config, result):
+def test_a_large_rate_kills_and_a_low_bias_has_killed(result):
   """At the start hidden units of bias -1 have fewer samples above 0."""
   relu = result["activations"]["relu"]
   assert not relu["diverged"].any()
@@ -169,7 +169,7 @@ def test_networks_are_born_dead_as_often_as_theory_says(config, result):
       assert float(ours[depth - 1]) == pytest.approx(expected, abs=error)
 
 
-def test_asymmetric_weights_are_born_dead_less_often(config, result):
+def test_asymmetric_weights_are_born_dead_less_often(result):
   for alive in result["born_alive"].values():
     assert alive["asymmetric"][-1] > alive["symmetric"][-1]
     assert (np.diff(alive["asymmetric"]) <= 0).all()  # none comes back

@@ -108,7 +108,7 @@ def test_gradients_of_squashing_networks_keep_to_theory(
     assert (abs(ours.mean(0)) < error + 1e-5).all()
 
 
-def test_a_sigmoid_makes_images_alike_and_loses_gradients(config, result):
+def test_a_sigmoid_makes_images_alike_and_loses_gradients(result):
   """Without its mean images stay apart; with slope 1 gradients stay as well."""
   kinds = ("sigmoid", "sigmoid - ½", "4·(sigmoid - ½)")
   seen = [result["squashed"][name]["normalized"] for name in kinds]
@@ -119,7 +119,7 @@ def test_a_sigmoid_makes_images_alike_and_loses_gradients(config, result):
   assert kept[2] > -3 > -12 > max(kept[:2])
 
 
-def test_histograms_count_every_value(config, result):
+def test_histograms_count_every_value(result):
   for inits in result["squashed"].values():
     for seen in inits.values():
       for name in ("values", "sizes"):

@@ -69,7 +69,7 @@ CASES = {  # φ, its moments, n of φ(√q·x) = q^(n/2)·φ(x), variances
   "leaky_relu": (leaky(0.3), leaky_case, 1, [2.3]),
   "square": (jnp.square, square_case, 2, VARIANCES),
   # Beyond, its closed form cancels at 1e-12.
-  "sin": (jnp.sin, sine_case, 0, [1.0, 2.3, 100.0]),
+  "sin": (jnp.sin, sine_case, 0, [1.0, 2.3, 400.0]),
 }
 
 

@@ -24,6 +24,7 @@ from sick import (
 )
 
 from initjax.gains import gain
+from initjax.meanfield import Layer, trajectory
 from initjax.probes import diagnose
 
 
@@ -48,14 +49,23 @@ def test_xavier_on_relu_vanishes_both_ways_and_he_does_not():
   assert not diagnosed(jax.nn.relu, 2.0, 40).verdicts
 
 
-def test_a_healthy_deep_net_is_not_called_sick():
+@pytest.mark.parametrize(
+  ("depth", "width"),
+  [
+    (25, 16),
+    pytest.param(100, 64, marks=pytest.mark.slow),
+    pytest.param(100, 128, marks=pytest.mark.slow),
+  ],
+)
+def test_a_healthy_deep_net_is_not_called_sick(depth, width):
   """Of 20 draws none leaves three standard deviations by a further 4 bits.
 
-  Depth over width is that of 100 layers of 64 units: √(5·25/16) = 2.8, 4 bits.
+  25 layers of 16 units are as deep for their width as 100 of 64: √(5·25/16) =
+  2.8, 4 bits.
   """
-  x = normal(8, 16)
+  x = normal(8, width)
   for seed in range(20):
-    params, key = kernels(2.0, 25, 16, seed), jax.random.key(seed)
+    params, key = kernels(2.0, depth, width, seed), jax.random.key(seed)
     found = kinds(diagnose(stack(jax.nn.relu), params, x, key=key))
     assert not {"exploding", "vanishing"} & {kind.split()[0] for kind in found}
 
@@ -122,20 +132,23 @@ def test_several_draws_are_drawn_by_init_or_stacked():
 def test_the_band_is_the_law_of_finite_width():
   """He-ReLU: log drifts by -5/(2n) per layer, variance 5/n (Hanin 2018).
 
-  An average over samples that differ drifts less, and is taken to scatter like
-  noise that they share in full.
+  An average over samples drifts as `trajectory` says of samples that are as
+  alike as these, and is taken to scatter like noise that they share in full.
   """
-  drifts, widths = [], []
-  for x in (X[:1], X):
+  layers = [Layer(phi, 2.0, width=64) for phi in [None] + [jax.nn.relu] * 39]
+  units = X @ kernels(2.0, 40)[0]
+  units /= np.linalg.norm(units, axis=1, keepdims=True)
+  pairs = units @ units.T - np.eye(len(X))
+  alike = pairs.sum() / (pairs.size - len(X))
+  law = trajectory(layers, batch=len(X), correlation=alike).forward_drift
+  expected = -39 * 2.5 / 64 / np.log(2), law[-1] - law[0]
+  spread = np.sqrt(39 * 5 / 64) / np.log(2)
+  for x, drift in zip((X[:1], X), expected, strict=True):
     rows = diagnosed(jax.nn.relu, 2.0, 40, x=x).to_records()
     low, high = rows[-1]["forward_band"]
-    drifts.append((low + high) / 2 - rows[0]["forward_log2_second_moment"])
-    widths.append(high - low)
-  drift, spread = -39 * 2.5 / 64, np.sqrt(39 * 5 / 64)
-  np.testing.assert_allclose(drifts[0], drift / np.log(2), rtol=1e-6)
-  np.testing.assert_allclose(widths, 6 * spread / np.log(2), rtol=1e-6)
-  # ReLU aligns samples in a few of the 39 layers: two of them are 5 %
-  assert 0.95 * drifts[0] < drifts[1] < 0
+    found = (low + high) / 2 - rows[0]["forward_log2_second_moment"]
+    np.testing.assert_allclose(found, drift, rtol=1e-6)
+    np.testing.assert_allclose(high - low, 6 * spread, rtol=1e-6)
 
 
 def test_a_reversed_scan_is_read_in_the_order_it_runs():
