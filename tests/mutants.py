@@ -29,9 +29,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parents[1]
-LONGEST = (
-  900  # seconds of one run of tests; beyond it a mutant counts as caught
-)
+LONGEST = 900  # seconds of one run; a mutant that needs more counts as caught
 PASSED, FAILED, NONE_SELECTED = 0, 1, 5
 TESTS = {  # of those that have no folder of their own, or more than one
   "_checks": ("initializers", "hard_inputs_test.py", "gains/gain_test.py"),
@@ -39,16 +37,10 @@ TESTS = {  # of those that have no folder of their own, or more than one
   "_cli": ("cli_test.py",),
   "tracing": ("tracing", "probes"),
 }
-SYMMETRIC = {
-  "max",
-  "min",
-  "zip",
-  "isinstance",
-  "getattr",
-  "hasattr",
-  "issubset",
-}
-SYMMETRIC |= {"maximum", "minimum", "multiply", "add", "is_", "allclose"}
+SYMMETRIC = {  # or not worth a mutant
+  "max", "min", "maximum", "minimum", "add", "multiply", "allclose", "zip",
+  "isinstance", "getattr", "hasattr",
+}  # fmt: skip
 OTHER = {
   ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
   ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.Gt, ast.GtE: ast.Lt,
@@ -56,13 +48,11 @@ OTHER = {
   ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 DTYPES = {
-  "float64": "float32",
-  "float32": "bfloat16",
-  "complex128": "complex64",
-}
+  "float64": "float32", "float32": "bfloat16", "complex128": "complex64",
+}  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, order=True)
 class Mutant:
   """A change of one expression: where it is, and what it becomes."""
 
@@ -87,9 +77,6 @@ class Mutant:
     )
 
 
-FIELDS = [field.name for field in dataclasses.fields(Mutant)]
-
-
 # The operators: (kind, node to replace, its successor, where it stands)
 
 
@@ -99,7 +86,9 @@ def _changes(node):
       if type(op) in OTHER:
         kind = "sign" if isinstance(op, ast.Add | ast.Sub) else "factor"
         yield kind, node, ast.BinOp(left, OTHER[type(op)](), right), node
-    case ast.UnaryOp(ast.USub(), operand) if not _is_number(operand):
+    case ast.UnaryOp(ast.USub(), operand) if not isinstance(
+      operand, ast.Constant
+    ):
       yield "sign", node, operand, node
     case ast.BoolOp(op, values):
       yield "logic", node, ast.BoolOp(OTHER[type(op)](), values), node
@@ -128,10 +117,6 @@ def _is_text(node):
   kinds = ast.JoinedStr | ast.List | ast.Tuple
   text = isinstance(node, ast.Constant) and isinstance(node.value, str)
   return text or isinstance(node, kinds)
-
-
-def _is_number(node):
-  return isinstance(node, ast.Constant)
 
 
 def _axis(value, call):
@@ -197,24 +182,22 @@ def _all_sites():
 
 
 def drawn(sites, seed, number):
-  """`number` mutants of each package, kinds in turn; top modules are one."""
+  """`number` mutants of each package, kinds in turn; of a module, half."""
   for package, of_package in sites.items():
-    turns = collections.Counter()
-    order = []
-    for mutant, *_ in sorted(
-      of_package.values(), key=lambda s: s[0].rank(seed)
-    ):
-      order.append((turns[mutant.kind], mutant.rank(seed), mutant))
-      turns[mutant.kind] += 1
-    wanted = number if (ROOT / "initjax" / package).is_dir() else number // 2
-    yield from (
-      mutant for *_, mutant in sorted(order, key=lambda o: o[:2])[:wanted]
-    )
+    ranked = sorted((one.rank(seed), one) for one, *_ in of_package.values())
+    turns, order = collections.Counter(), []
+    for rank, one in ranked:
+      order.append((turns[one.kind], rank, one))
+      turns[one.kind] += 1
+    is_package = (ROOT / "initjax" / package).is_dir()
+    for *_, one in sorted(order)[: number if is_package else number // 2]:
+      yield one
 
 
 def again(sites, earlier, seed):
   """Earlier mutants where they are now; what is gone, in its successor."""
   everywhere = {a: s[0] for of in sites.values() for a, s in of.items()}
+  earlier = list(earlier)
   taken = {one.anchor for one in earlier}
   for old in earlier:
     if old.anchor in everywhere:
@@ -262,15 +245,10 @@ def _pytest(copy, tests, *options):
   """(status, the first test that failed)."""
   command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-n0",
              "--tb=no", "-p", "no:cacheprovider", *options, *tests]  # fmt: skip
-  environment = {
-    "JAX_COMPILATION_CACHE_DIR": str(copy.parent / "cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    **os.environ,
-  }
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(copy.parent / "cache")}
   try:
     done = subprocess.run(
-      command, cwd=copy, env=environment, timeout=LONGEST, text=True,
+      command, cwd=copy, env=cache | os.environ, timeout=LONGEST, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
   except subprocess.TimeoutExpired:
@@ -280,36 +258,34 @@ def _pytest(copy, tests, *options):
   return done.returncode, (failed or lines[-1:] or ["?"])[0][:120]
 
 
+def _first_failure(copy, tests):
+  """The kind of tests that fail, "default" or "slow", and the first of them."""
+  for kind in ("default", "slow"):
+    options = ["-m", "slow"] if kind == "slow" else []
+    status, which = _pytest(copy, tests, *options)
+    if status not in (PASSED, NONE_SELECTED):
+      return kind, which
+  return "survived", ""
+
+
 def judge(mutant, site, copy):
   """Whether a test failed, of which kind, which, and after how long."""
   _, path, node = site
-  target = _write(path, node, mutant.after, copy)
-  tests, begun = _tests_of(mutant.package, path), time.perf_counter()
+  target, begun = _write(path, node, mutant.after, copy), time.perf_counter()
   try:
-    for kind in ("default", "slow"):
-      status, which = _pytest(copy, tests, *(["-m", "slow"] * (kind == "slow")))
-      if status not in (PASSED, NONE_SELECTED):
-        break
-    else:
-      kind, which = "survived", ""
+    caught, by = _first_failure(copy, _tests_of(mutant.package, path))
   finally:
     shutil.copy(path, target)
     _forget_bytecode(target)
   seconds = round(time.perf_counter() - begun)
-  return {
-    **dataclasses.asdict(mutant),
-    "caught": kind,
-    "by": which,
-    "s": seconds,
-  }
+  return dataclasses.asdict(mutant) | {"caught": caught, "by": by, "s": seconds}
 
 
 def control(package, copy):
   """Raises unless the unbroken package passes its tests."""
-  for options in ((), ("-m", "slow")):
-    status, which = _pytest(copy, _tests_of(package), *options)
-    if status not in (PASSED, NONE_SELECTED):
-      raise RuntimeError(f"{package} fails without any mutant: {which}")
+  _, which = _first_failure(copy, _tests_of(package))
+  if which:
+    raise RuntimeError(f"{package} fails without any mutant: {which}")
 
 
 def run(mutants, sites, jobs, controlled, tell):
@@ -346,33 +322,33 @@ def _copy(target):
   return target
 
 
-def main():
+def _options():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--number", type=int, default=8, help="of each package")
   parser.add_argument("--package", action="append", help="only these")
   parser.add_argument("--again", help="the mutants of an earlier output")
   parser.add_argument("--output", help="where the verdicts go, as JSON")
+  parser.add_argument("--list", action="store_true", help="and break nothing")
+  parser.add_argument("--jobs", type=int, default=os.cpu_count())
   parser.add_argument(
     "--control", default=True, action=argparse.BooleanOptionalAction,
     help="whether unbroken code is to pass first",
   )  # fmt: skip
-  parser.add_argument("--list", action="store_true", help="and break nothing")
-  parser.add_argument("--jobs", type=int, default=os.cpu_count())
-  options = parser.parse_args()
+  return parser.parse_args()
 
-  sites = _all_sites()
+
+def main():
+  options, sites, found = _options(), _all_sites(), []
   mutants = list(drawn(sites, options.seed, options.number))
   if options.again:
     earlier = json.loads(pathlib.Path(options.again).read_text())
-    earlier = [Mutant(*(one[name] for name in FIELDS)) for one in earlier]
-    mutants = list(again(sites, earlier, options.seed))
+    mutants = list(again(sites, map(_mutant, earlier), options.seed))
   if options.package:
     mutants = [one for one in mutants if one.package in options.package]
   if options.list:
     print(*mutants, sep="\n")
     return
-  found = []
 
   def tell(verdict):
     found.append(verdict)
@@ -387,9 +363,14 @@ def main():
   print(dict(collections.Counter(one["caught"] for one in found)))
 
 
+def _mutant(verdict):
+  fields = [field.name for field in dataclasses.fields(Mutant)]
+  return Mutant(**{name: verdict[name] for name in fields})
+
+
 def _line(verdict):
-  mutant = Mutant(**{name: verdict[name] for name in FIELDS})
-  return f"{verdict['caught']:9}{verdict['s']:4} s  {mutant} | {verdict['by']}"
+  told = f"{_mutant(verdict)} | {verdict['by']}"
+  return f"{verdict['caught']:9}{verdict['s']:4} s  {told}"
 
 
 if __name__ == "__main__":
