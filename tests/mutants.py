@@ -233,12 +233,19 @@ def _forget_bytecode(path):
 
 
 def _tests_of(package, path=None):
-  """Paths of its tests: those of the file, those of the package, doctests."""
-  own = f"tests/{package}/{path.stem.strip('_')}_test.py" if path else ""
-  rest = [f"tests/{name}" for name in TESTS.get(package, (package,))]
-  module = f"initjax/{package}"
-  rest.append(module if (ROOT / module).is_dir() else module + ".py")
-  return ([own] if own and (ROOT / own).exists() else []) + rest
+  """Its test files, that of `path` first, and its doctests."""
+  names = TESTS.get(package, (package,))
+  files = [file for name in names for file in _files(ROOT / "tests" / name)]
+  if path is not None:
+    own = f"{path.stem.strip('_')}_test.py"
+    files.sort(key=lambda file: file.name != own)
+  module = ROOT / "initjax" / package
+  files.append(module if module.is_dir() else module.with_suffix(".py"))
+  return [str(file.relative_to(ROOT)) for file in files]
+
+
+def _files(place):
+  return sorted(place.rglob("*_test.py")) or [place]
 
 
 def _pytest(copy, tests, *options):
