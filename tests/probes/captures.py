@@ -92,12 +92,6 @@ def rounding(ops: Any) -> float:
   return 4 * float(np.sqrt(sum(terms)))
 
 
-def normal(*shape: int, variance: Any = 1.0, seed: int = 1) -> np.ndarray:
-  """N(0, variance) numbers by NumPy."""
-  numbers = np.random.default_rng(seed).normal(size=shape)
-  return np.float32(numbers * np.sqrt(variance))
-
-
 def filled(shapes: Any) -> Any:
   """Numbers for the leaves: no bias is 0, no scale is 1; nothing is compiled.
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import EPSILON, normal, statistics
+from captures import EPSILON, statistics
+from small_models import normal
 
 from initjax.probes import measure
 

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import normal
-from sick import X, diagnosed, two_layer_params, two_layers
+from sick import diagnosed
+from small_models import X, normal, two_layer_params, two_layers
 
 from initjax.probes import diagnose, measure
 

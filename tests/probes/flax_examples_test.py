@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import assert_row, normal, quick_jit, rounding
+from captures import assert_row, quick_jit, rounding
 from flax import linen as nn
 from flax import nnx
+from small_models import normal
 
 from initjax import schemes
 from initjax.probes import diagnose, measure

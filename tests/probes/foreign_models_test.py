@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import assert_report, captures, filled, normal, quick_jit
+from captures import assert_report, captures, filled, quick_jit
+from small_models import normal
 
 from initjax.probes import measure
 from initjax.tracing import functional

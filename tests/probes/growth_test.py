@@ -10,18 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import normal
-from sick import (
-  KEY,
-  X,
-  diagnosed,
-  drawn,
-  kernels,
-  kinds,
-  pasted,
-  stack,
-  verdict,
-)
+from sick import diagnosed, kinds, pasted, verdict
+from small_models import KEY, X, drawn, kernels, normal, stack
 
 from initjax.gains import gain
 from initjax.meanfield import Layer, trajectory

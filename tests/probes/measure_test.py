@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import EPSILON, assert_row, captures, normal, statistics
+from captures import EPSILON, assert_row, captures, statistics
+from small_models import normal
 
 from initjax.probes import measure
 from initjax.tracing import signal_graph

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from captures import Captured, assert_report, at_keys, filled, normal, quick_jit
+from captures import Captured, assert_report, at_keys, filled, quick_jit
 from flax import traverse_util
+from small_models import normal
 
 from initjax.probes import measure
 

@@ -13,11 +13,11 @@ from captures import (
   assert_report,
   at_keys,
   filled,
-  normal,
   quick_jit,
   stacked,
 )
 from flax import nnx
+from small_models import normal
 
 from initjax.probes import measure
 from initjax.tracing import functional

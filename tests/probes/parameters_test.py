@@ -5,18 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import normal
-from sick import (
+from sick import kinds, pasted, verdict
+from small_models import (
   KEY,
   X,
   drawn,
   kernels,
-  kinds,
-  pasted,
+  normal,
   stack,
   two_layer_params,
   two_layers,
-  verdict,
 )
 
 from initjax import initializers

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import normal
-from sick import drawn
+from small_models import drawn, normal
 
 from initjax import measure, signal_graph
 from initjax.gains import moments

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import assert_report, captures, filled, normal, quick_jit, stacked
+from captures import assert_report, captures, filled, quick_jit, stacked
+from small_models import normal
 
 from initjax.probes import measure
 

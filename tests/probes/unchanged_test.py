@@ -8,9 +8,10 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import EPSILON, filled, normal, quick_jit, rounding
+from captures import EPSILON, filled, quick_jit, rounding
 from models_linen_test import KEYS, ResidualBlock, Stack
 from models_nnx_test import TransformerBlock, built
+from small_models import normal
 
 from initjax.probes import measure
 from initjax.tracing import functional, signal_graph

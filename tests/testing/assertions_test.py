@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import X, deep, kernels, two_layer_params, two_layers
+from small_models import X, kernels, stack, two_layer_params, two_layers
 
 import initjax
 from initjax import testing
 
 ALL = [getattr(testing, n) for n in testing.__all__ if n != "assert_orthogonal"]
-DEPTH = 50  # of all that `deep` makes, so that each activation compiles once
+DEPTH = 50  # of all that `stack` makes, so that each activation compiles once
 UNSTABLE = "The signal is not stable"
-relu = deep(jax.nn.relu)
+relu = stack(jax.nn.relu)
 
 
 def fails(message, check, *arguments, **options):
@@ -102,7 +102,7 @@ def test_a_target_is_a_fixed_point():
   ids=["tanh edge", "tanh 0.5", "gelu"],
 )
 def test_other_activations(activation, sigma_w2, stable):
-  arguments = deep(activation), kernels(sigma_w2, DEPTH), X
+  arguments = stack(activation), kernels(sigma_w2, DEPTH), X
   if stable:
     testing.assert_variance_stable(*arguments)
   else:
@@ -115,9 +115,9 @@ def test_other_activations(activation, sigma_w2, stable):
 def test_gradients_of_tanh_at_its_gain_explode():
   """χ₁ = 1.178: no seed helps, and the signal itself is fine."""
   own = kernels(initjax.gain(jnp.tanh) ** 2, DEPTH)
-  testing.assert_variance_stable(deep(jnp.tanh), own, X)
+  testing.assert_variance_stable(stack(jnp.tanh), own, X)
   message = r"(?s)The gradient is not stable: .*Σδ².*gradient of tanh explodes"
-  fails(message, testing.assert_gradients_flow, deep(jnp.tanh), own, X)
+  fails(message, testing.assert_gradients_flow, stack(jnp.tanh), own, X)
 
 
 def test_a_gradient_that_is_stopped_does_not_flow():
@@ -203,7 +203,7 @@ def loss(params, x):
 def test_options_are_those_of_diagnose(check):
   params = two_layer_params()
   check(with_aux, params, X, has_aux=True, key=jax.random.key(3))
-  check(two_layers, params, X, cotangent=np.ones((16, 64), np.float32))
+  check(two_layers, params, X, cotangent=np.ones_like(X))
   check(loss, params, X)
   stacked = jax.tree.map(lambda p: np.stack([p] * 3), params)
   check(two_layers, stacked, X, draws=3)

@@ -10,7 +10,7 @@ from flax import nnx
 from small_models import (
   KEY,
   X,
-  he_variables,
+  drawn,
   kernels,
   normal,
   two_layer_params,
@@ -75,7 +75,7 @@ LINEN = {
 @pytest.mark.parametrize("name", LINEN)
 def test_linen_models_are_healthy(name):
   model, x = LINEN[name]
-  variables = he_variables(model, x)
+  variables = drawn(jax.eval_shape(model.init, KEY, x), sigma_w2=2.0)
   testing.assert_healthy(model.apply, variables, x)
   large = jax.tree.map(lambda leaf: 4 * leaf, variables)
   if name != "pre-norm":  # norms take it back
