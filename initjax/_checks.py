@@ -1,7 +1,7 @@
 """Argument checks, with one wording for every error of the package.
 
-Each function returns nothing and raises `ValueError` with three parts: what
-was wanted, what came, and (where it is not obvious) what to do.
+A `check_*` returns nothing and raises with three parts: what was wanted, what
+came, and (where it is not obvious) what to do.
 """
 
 import math
@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from typing import Any, SupportsIndex, TypeGuard
 
 import jax
+import numpy as np
 
 Axes = int | Sequence[int]
+
+_RAW_SIZES = (2, 4)  # of the keys of threefry and of rbg, without their type
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -48,6 +51,24 @@ def check_integer(name: str, value: object, *, low: int) -> None:
 def _is_integer(value: Any) -> TypeGuard[SupportsIndex]:
   """Python's and NumPy's integers; a bool is a slip."""
   return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def is_key(value: Any) -> bool:
+  """Whether `value` is one key of `jax.random`, typed or raw."""
+  dtype, shape = (getattr(value, name, None) for name in ("dtype", "shape"))
+  if dtype is None or shape is None:
+    return False
+  if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    return shape == ()
+  return dtype == np.uint32 and len(shape) == 1 and shape[0] in _RAW_SIZES
+
+
+def check_key(key: Any) -> None:
+  """Raises a `TypeError` unless `key` is one key, concrete or traced."""
+  if not is_key(key):
+    shape, dtype = (getattr(key, name, None) for name in ("shape", "dtype"))
+    came = repr(key) if shape is None else f"{dtype}{list(shape)}"
+    raise TypeError(f"wanted one key, such as jax.random.key(0); got {came}.")
 
 
 def axes_tuple(name: str, axes: Axes) -> tuple[int, ...]:

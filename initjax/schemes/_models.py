@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from initjax._checks import check_key, is_key
 from initjax.schemes._keys_by_path import Names, names_of
 
 
@@ -38,7 +39,8 @@ def making(
     _no_method(method)
     return _of_rngs(nnx, key_or_rngs, model, inputs, kwargs)
   keys, structure = jax.tree.flatten(key_or_rngs)
-  _check_keys(keys)
+  for key in keys or [None]:
+    check_key(key)
   leaves, outer = jax.tree.flatten(list(inputs))
   places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
   arrays = [leaves[i] for i in places]
@@ -133,7 +135,7 @@ def _of_rngs(
   _check_callable(model)
   structure, state = nnx.split(rngs)
   leaves, outer = jax.tree.flatten(state)
-  places = [i for i, leaf in enumerate(leaves) if _is_key(leaf)]
+  places = [i for i, leaf in enumerate(leaves) if is_key(leaf)]
   kept: dict[str, Any] = {}
 
   def init(keys: list[Any]) -> Any:
@@ -172,23 +174,6 @@ def _checked_module(nnx: Any, module: Any) -> Any:
 def _is_array(leaf: Any) -> bool:
   kinds = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
   return isinstance(leaf, kinds)
-
-
-def _is_key(leaf: Any) -> bool:
-  dtype = getattr(leaf, "dtype", None)
-  if dtype is None:
-    return False
-  typed = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-  return typed or (dtype == np.uint32 and leaf.ndim == 1 and leaf.size > 1)
-
-
-def _check_keys(keys: Sequence[Any]) -> None:
-  for key in keys or [None]:
-    if not _is_key(key):
-      raise TypeError(
-        "init_variables needs a key, a dict of keys or an nnx.Rngs first; got "
-        f"{type(key).__name__}. Pass jax.random.key(seed)."
-      )
 
 
 def _check_callable(model: Any) -> None:
