@@ -42,6 +42,18 @@ def check_number(
     raise ValueError(f"{name} must be a finite number{bound}; got {value!r}.")
 
 
+def check_numbers(
+  name: str, value: Any, *, low: float = -math.inf, open_low: bool = False
+) -> None:
+  """`check_number` of every entry, for a number or an array of them."""
+  is_array = isinstance(value, (np.ndarray, jax.Array))
+  if isinstance(value, jax.core.Tracer) or not is_array or value.ndim == 0:
+    check_number(name, value, low=low, open_low=open_low)
+    return
+  for entry in np.ravel(value):
+    check_number(f"each entry of {name}", entry, low=low, open_low=open_low)
+
+
 def check_integer(name: str, value: object, *, low: int) -> None:
   """Raises unless `value` is an integer of at least `low`."""
   if not _is_integer(value) or operator.index(value) < low:

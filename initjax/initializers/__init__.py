@@ -18,6 +18,7 @@ from initjax.initializers._basic import (
   ones_init,
   truncated_normal,
   uniform,
+  uniform_between,
   zeros,
   zeros_init,
 )
@@ -72,6 +73,7 @@ __all__ = [
   "torch_linear_kernel",
   "truncated_normal",
   "uniform",
+  "uniform_between",
   "variance_scaling",
   "xavier_normal",
   "xavier_uniform",

@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from initjax._checks import check_number
-from initjax.initializers._sampling import Shape, initializer
+from initjax._checks import check_numbers
+from initjax.initializers._sampling import Shape, factory, initializer
+from initjax.initializers._truncated import disk, truncated, truncated_disk
 from initjax.typing import DType, Initializer, OutSharding
 
 
@@ -74,6 +76,7 @@ def ones_init() -> Initializer:
   return ones
 
 
+@factory
 def constant(value: Any, dtype: DType = None) -> Initializer:
   """W = value everywhere.
 
@@ -97,8 +100,12 @@ def constant(value: Any, dtype: DType = None) -> Initializer:
   return initializer(sample, dtype)
 
 
+@factory
 def uniform(scale: Any = 1e-2, dtype: DType = None) -> Initializer:
   """W ~ U[0, scale): mean scale/2, variance scale²/12, for any shape.
+
+  In a complex dtype, which JAX refuses, W is uniform in the disk |W| < scale:
+  its mean is 0, its variance scale²/2.
 
   Args:
     scale: the upper end of the interval, >= 0.
@@ -113,32 +120,80 @@ def uniform(scale: Any = 1e-2, dtype: DType = None) -> Initializer:
 
   Reference: as `jax.nn.initializers.uniform`.
   """
-  check_number("scale", scale, low=0)
-  return initializer(jax.nn.initializers.uniform(scale), dtype)
+  check_numbers("scale", scale, low=0)
+  real = jax.nn.initializers.uniform(scale)
+
+  def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+      return disk(key, lambda u: u, shape, dtype) * jnp.array(scale, dtype)
+    return real(key, shape, dtype)
+
+  return initializer(sample, dtype, interval=lambda _: _half_open(0.0, scale))
 
 
-def normal(stddev: Any = 1e-2, dtype: DType = None) -> Initializer:
-  """W ~ N(0, stddev²), for any shape: the baseline that ignores fans.
+@factory
+def uniform_between(low: Any, high: Any, dtype: DType = None) -> Initializer:
+  """W ~ U[low, high): mean (low + high)/2, variance (high - low)²/12.
+
+  Args:
+    low: the lower end of the interval.
+    high: the upper end, not below `low`.
+    dtype: the default dtype; a real one.
+
+  Raises:
+    ValueError: if `high` is below `low`, or (when called) for a complex dtype.
+
+  >>> init = uniform_between(-0.5, 2.0)
+  >>> w = init(jax.random.key(0), (100,))
+  >>> bool((w >= -0.5).all() and (w < 2).all())
+  True
+
+  Reference: as `torch.nn.init.uniform_`.
+  """
+  check_numbers("low", low)
+  check_numbers("high", high)
+  if not _is_traced(low, high) and np.any(np.asarray(low) > np.asarray(high)):
+    raise ValueError(f"low must not be above high; got {low} and {high}.")
+
+  def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+      raise ValueError(
+        f"uniform_between draws real numbers, got {dtype}; in a complex dtype "
+        "uniform(scale) fills the disk |W| < scale."
+      )
+    return jax.random.uniform(key, shape, dtype, low, high)
+
+  return initializer(sample, dtype, interval=lambda _: _half_open(low, high))
+
+
+@factory
+def normal(
+  stddev: Any = 1e-2, dtype: DType = None, *, mean: Any = 0.0
+) -> Initializer:
+  """W ~ N(mean, stddev²), for any shape: the baseline that ignores fans.
 
   In a layer of n inputs each layer multiplies the second moment of a linear
-  signal by n·stddev²; only stddev = 1/√n keeps it.
+  signal by n·stddev² (of mean 0); only stddev = 1/√n keeps it.
 
   Args:
     stddev: standard deviation, >= 0.
     dtype: the default dtype.
+    mean: of all weights; a kernel wants 0.
 
   Raises:
     ValueError: if `stddev` is negative.
 
-  >>> float(normal(0.0)(jax.random.key(0), (4, 4)).std())
-  0.0
+  >>> float(normal(0.0, mean=1.0)(jax.random.key(0), (4, 4)).min())
+  1.0
 
-  Reference: as `jax.nn.initializers.normal`.
+  Reference: as `jax.nn.initializers.normal`; `torch.nn.init.normal_`.
   """
-  check_number("stddev", stddev, low=0)
-  return initializer(jax.nn.initializers.normal(stddev), dtype)
+  check_numbers("stddev", stddev, low=0)
+  check_numbers("mean", mean)
+  return initializer(_shifted(jax.nn.initializers.normal(stddev), mean), dtype)
 
 
+@factory
 def truncated_normal(
   stddev: Any = 1e-2,
   dtype: DType = None,
@@ -152,7 +207,13 @@ def truncated_normal(
 
   By default the bounds are on z, as in JAX; with `absolute=True` they are on W
   itself, as in `torch.nn.init.trunc_normal_`. `stddev` is that of the normal
-  before truncation: at ±2 the result has standard deviation 0.8796·stddev.
+  before truncation: at ±2 the result has variance 0.7737·stddev². The bits are
+  JAX's for -3 <= lower <= 0 <= upper <= 3; beyond, where JAX returns bounds far
+  out and too few values in tails, the law holds for all bounds, infinite too.
+
+  In a complex dtype, which JAX refuses, z has E|z|² = 1 and is kept within the
+  disk |z| <= u = upper = -lower: the variance is stddev²·(1 - u²/(e^(u²) - 1)),
+  0.9254·stddev² at u = 2.
 
   Args:
     stddev: standard deviation before truncation, >= 0 (> 0 if absolute).
@@ -163,7 +224,8 @@ def truncated_normal(
     absolute: whether the bounds are on W.
 
   Raises:
-    ValueError: if `stddev` is negative or the bounds are empty.
+    ValueError: if `stddev` is negative or the bounds are empty, or (when
+      called) in a complex dtype unless they are those of a disk.
 
   >>> init = truncated_normal(1.0, lower=0.0, upper=0.5, absolute=True)
   >>> bool(init(jax.random.key(0), (100,)).max() <= 0.5)
@@ -171,37 +233,67 @@ def truncated_normal(
 
   Reference: as `jax.nn.initializers.truncated_normal`.
   """
-  check_number("stddev", stddev, low=0, open_low=absolute)
-  check_number("mean", mean)
-  traced = any(isinstance(end, jax.core.Tracer) for end in (lower, upper))
-  if not traced and not float(lower) < float(upper):
+  check_numbers("stddev", stddev, low=0, open_low=absolute)
+  check_numbers("mean", mean)
+  if not _is_traced(lower, upper) and not np.all(
+    np.asarray(lower) < np.asarray(upper)
+  ):
     raise ValueError(f"lower must be below upper; got {lower} and {upper}.")
   low, high = lower, upper
   if absolute:
     low, high = (lower - mean) / stddev, (upper - mean) / stddev
-  if not traced:
-    _check_tail(low, high)
-  centered = jax.nn.initializers.truncated_normal(stddev, lower=low, upper=high)
-  is_centered = isinstance(mean, (int, float)) and mean == 0
+
+  def standard(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+      _check_disk(low, high)
+      z = truncated_disk(key, high, shape, dtype)
+    else:
+      z = truncated(key, low, high, shape, dtype)
+    return z * jnp.array(stddev, dtype)
+
+  def within(shape: Shape) -> tuple[Any, Any]:
+    del shape
+    if absolute:
+      return lower, upper
+    return mean + stddev * low, mean + stddev * high
+
+  shifted = _shifted(standard, mean)
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
-    drawn = centered(key, shape, dtype)
-    if is_centered:
-      return drawn
-    return drawn + jnp.asarray(mean, dtype)
+    drawn = shifted(key, shape, dtype)
+    if absolute and jnp.issubdtype(dtype, jnp.floating):
+      return jnp.clip(drawn, lower, upper)  # a rounding may have left them
+    return drawn
 
-  return initializer(sample, dtype)
+  return initializer(sample, dtype, interval=within)
 
 
-def _check_tail(low: Any, high: Any) -> None:
-  """Raises where float32 has too few numbers to draw from."""
-  if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
-    return
-  if float(low) > 5 or float(high) < -5:
+def _shifted(centered: Any, mean: Any) -> Any:
+  """A sample plus its mean; without one, the very same program."""
+  if isinstance(mean, (int, float)) and mean == 0:
+    return centered
+
+  def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    return centered(key, shape, dtype) + jnp.asarray(mean, dtype)
+
+  return sample
+
+
+def _half_open(low: Any, high: Any) -> tuple[Any, Any]:
+  """[low, high) in float32, closed."""
+  return low, jnp.nextafter(jnp.float32(high), jnp.float32(low))
+
+
+def _is_traced(*values: Any) -> bool:
+  return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def _check_disk(low: Any, high: Any) -> None:
+  """Raises unless the bounds of complex draws are a radius."""
+  if not _is_traced(low, high) and not np.allclose(low, np.negative(high)):
     raise ValueError(
-      f"the bounds lie {float(low):g} to {float(high):g} standard deviations "
-      "from the mean; beyond 5 a float32 cannot resolve the tail. Move the "
-      "mean or widen stddev."
+      "complex draws are kept within a disk around their mean, so lower must "
+      f"be -upper; got {low} and {high}, in standard deviations."
     )
 
 

@@ -5,6 +5,7 @@ its own formula, wrapped by `initializer`, which adds the rest once:
 
 * a dtype narrower than 32 bits is sampled in float32 and cast (in the target
   dtype the variance itself would be rounded, and float8 has no tails);
+* what an interval bounds stays within it after that rounding;
 * a shape with a zero gives an empty array, whatever the fans would be;
 * `out_sharding` is honoured by every initializer, on meshes with explicit and
   with automatic axes, inside and outside of `jax.jit`.
@@ -13,62 +14,91 @@ its own formula, wrapped by `initializer`, which adds the rest once:
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
+from initjax._checks import check_key, is_key
 from initjax.typing import DType, Initializer, OutSharding
 
 Shape = tuple[int, ...]
 Sample = Callable[[jax.Array, Shape, DType], jax.Array]
+P = ParamSpec("P")
+Interval = Callable[[Shape], tuple[Any, Any]]
 
 
 def initializer(
   sample: Sample,
   dtype: DType = None,
-  check_shape: Callable[[Shape], object] = lambda shape: None,
+  check_shape: Callable[[Shape], object] | None = None,
+  interval: Interval | None = None,
 ) -> Initializer:
-  """Wraps `sample` into the Flax signature; see the module docstring."""
+  """Wraps `sample` into the Flax signature; see the module docstring.
+
+  `interval` is the closed interval of float32 in which all of its draws lie.
+  """
   default_dtype = dtype
-
-  @functools.lru_cache(maxsize=64)
-  def sharded(
-    shape: Shape, dtype: DType, out_sharding: OutSharding
-  ) -> Callable[[jax.Array], jax.Array]:
-    def draw(key: jax.Array) -> jax.Array:
-      drawn = _draw(sample, key, shape=shape, dtype=dtype)
-      return _with_explicit_type(drawn, out_sharding)
-
-    return jax.jit(draw, out_shardings=out_sharding)
 
   def init(
     key: jax.Array,
-    shape: Sequence[int],
+    shape: int | Sequence[int],
     dtype: DType = None,
     out_sharding: OutSharding = None,
   ) -> jax.Array:
-    shape = tuple(operator.index(size) for size in shape)
-    if any(size < 0 for size in shape):
-      raise ValueError(f"a shape has sizes >= 0; got {shape}.")
-    check_shape(shape)
+    shape = _sizes(shape)
+    if check_shape is not None:
+      check_shape(shape)
     dtype = default_dtype if dtype is None else dtype
     dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-    if out_sharding is None:
-      return _draw(sample, key, shape=shape, dtype=dtype)
-    _check_sharding(out_sharding)
-    return sharded(shape, dtype, out_sharding)(key)
+    try:
+      if out_sharding is None:
+        return _draw(sample, interval, key, shape, dtype)
+      _check_sharding(out_sharding)
+      return _sharded(sample, interval, shape, dtype, out_sharding)(key)
+    except (TypeError, ValueError):
+      check_key(key)
+      raise
 
   return init
 
 
+def factory(build: Callable[P, Initializer]) -> Callable[P, Initializer]:
+  """Lets what makes initializers say so where it is taken for one."""
+
+  @functools.wraps(build)
+  def checked(*args: P.args, **options: P.kwargs) -> Initializer:
+    if args and is_key(args[0]):
+      name = build.__name__
+      raise TypeError(
+        f"{name} makes an initializer, but was given a key as if it were one; "
+        f"call it: {name}(...), as in kernel_init=he_normal()."
+      )
+    return build(*args, **options)
+
+  return checked
+
+
+def _sizes(shape: int | Sequence[int]) -> Shape:
+  """A shape as a tuple of integers; a number is that of a vector."""
+  listed = shape if isinstance(shape, Sequence) else (shape,)
+  sizes = tuple(map(operator.index, listed))
+  if sizes and min(sizes) < 0:
+    raise ValueError(f"a shape has sizes >= 0; got {sizes}.")
+  return sizes
+
+
 def _draw(
-  sample: Sample, key: jax.Array, *, shape: Shape, dtype: DType
+  sample: Sample,
+  interval: Interval | None,
+  key: jax.Array,
+  shape: Shape,
+  dtype: DType,
 ) -> jax.Array:
   """One array of `shape`, cast from float32 where `dtype` is narrower."""
   if 0 in shape:
     return jnp.zeros(shape, dtype)
-  if not _is_narrow(dtype):
+  if dtype.itemsize >= 4 or not jnp.issubdtype(dtype, jnp.floating):
     return sample(key, shape, dtype)
   drawn = sample(key, shape, jnp.dtype(jnp.float32))
   limits = jnp.finfo(dtype)
@@ -76,11 +106,34 @@ def _draw(
   if low > 0:
     raise ValueError(f"{dtype} has no sign and no zero; use another dtype.")
   within = jnp.clip(drawn, low, high)  # an overflow would help no network
-  return jnp.where(jnp.isfinite(drawn), within, drawn).astype(dtype)
+  cast = jnp.where(jnp.isfinite(drawn), within, drawn).astype(dtype)
+  return cast if interval is None else _kept_within(cast, *interval(shape))
 
 
-def _is_narrow(dtype: DType) -> bool:
-  return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+def _kept_within(cast: jax.Array, low: Any, high: Any) -> jax.Array:
+  """What was rounded out of the interval goes back by one step."""
+  wide, limits = cast.astype(jnp.float32), jnp.finfo(cast.dtype)
+  other_end = jnp.where(wide > high, low, high)
+  other_end = jnp.clip(other_end, float(limits.min), float(limits.max))
+  back = jax.lax.nextafter(cast, other_end.astype(cast.dtype))
+  return jnp.where((wide < low) | (wide > high), back, cast)
+
+
+@functools.lru_cache(maxsize=256)
+def _sharded(
+  sample: Sample,
+  interval: Interval | None,
+  shape: Shape,
+  dtype: DType,
+  out_sharding: OutSharding,
+) -> Callable[[jax.Array], jax.Array]:
+  """Draws each shard where it shall live."""
+
+  def draw(key: jax.Array) -> jax.Array:
+    drawn = _draw(sample, interval, key, shape, dtype)
+    return _with_explicit_type(drawn, out_sharding)
+
+  return jax.jit(draw, out_shardings=out_sharding)
 
 
 def _with_explicit_type(

@@ -1,9 +1,14 @@
 """What all initializers share: precision, no size, sharding, transforms."""
 
 import contextlib
+import copy
+import functools
 import itertools
 import os
+import pickle
 
+import cloudpickle
+import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -25,12 +30,12 @@ OTHER_NAMES = {"Initializer", "zeros", "ones", "glorot_normal",
 ARGUMENTS = {
   "constant": (0.3,), "activation_scaling": (jnp.tanh,), "dirac": (2,),
   "sparse": (0.5,), "torch_linear_bias": (3,), "residual_normal": (4,),
-  "variance_scaling": (1, "fan_in", "normal"),
+  "variance_scaling": (1, "fan_in", "normal"), "uniform_between": (-1, 2),
 }  # fmt: skip
 SHAPES = dict.fromkeys(("delta_orthogonal", "dirac"), (3, 8, 16))
 SHAPES |= dict.fromkeys(
   ("ones_init", "constant", "uniform", "normal", "truncated_normal",
-   "torch_linear_bias", "residual_normal"), (16,)
+   "torch_linear_bias", "residual_normal", "uniform_between"), (16,)
 )  # fmt: skip
 CASES = {
   name: (
@@ -43,6 +48,7 @@ ABSOLUTE = {"mean": 0.3, "lower": -1.0, "upper": 2.0, "absolute": True}
 STACK = {"batch_axis": 0, "rectangular": "variance"}
 CASES |= {
   "absolute": (init.truncated_normal(1.0, **ABSOLUTE), (16,)),
+  "tails": (init.truncated_normal(upper=np.inf, mean=1.0), (16,)),
   "siren_first": (init.siren(first=True), (8, 16)),
   "stack": (init.orthogonal(**STACK), (3, 8, 16)),
   "narrow_delta": (init.delta_orthogonal(), (3, 16, 8)),
@@ -76,6 +82,54 @@ def assert_same_draws(actual, desired):
     np.testing.assert_allclose(
       found, wanted, rtol=0, atol=atol, err_msg=name, strict=True
     )
+
+
+# Calls
+
+
+def test_a_key_that_is_none_is_refused_in_one_sentence():
+  wanted = r"^wanted one key, such as jax\.random\.key\(0\); got"
+  bad = (0, None, "k", np.zeros(3, np.uint32), jax.random.split(KEY))
+  for name in set(CASES) - CONSTANT:
+    build, shape = CASES[name]
+    for key in bad:
+      with pytest.raises(TypeError, match=wanted):
+        build(key, shape)
+
+
+NO_FACTORIES = {"Initializer", "zeros", "ones", "zeros_init", "ones_init"}
+
+
+@pytest.mark.parametrize("name", sorted({*init.__all__} - NO_FACTORIES))
+def test_an_initializer_that_was_not_called_says_so(name):
+  """As Flax does it with `kernel_init=he_normal`, traced or not."""
+  function = getattr(init, name)
+  not_called = lambda key: function(key, (8, 16), jnp.float32)
+  for call in (not_called, functools.partial(jax.eval_shape, not_called)):
+    with pytest.raises(TypeError, match=r"as if .*; call it: \w+\(\.\.\.\)"):
+      call(KEY)
+
+
+def test_a_number_is_the_shape_of_a_vector():
+  vectors = [build for build, shape in CASES.values() if len(shape) == 1]
+  drawn = jax.eval_shape(lambda key: [build(key, 16) for build in vectors], KEY)
+  assert {each.shape for each in drawn} == {(16,)}
+
+
+def program(build, shape):
+  return str(jax.make_jaxpr(lambda key: build(key, shape))(KEY))
+
+
+def test_copies_and_pickles_draw_the_same():
+  for build, shape in CASES.values():
+    pickled = cloudpickle.loads(cloudpickle.dumps(build))
+    for again in (copy.deepcopy(build), pickled):
+      assert program(again, shape) == program(build, shape)
+  layer = nn.Dense(4, kernel_init=init.he_normal())
+  pickled = cloudpickle.loads(cloudpickle.dumps(layer))
+  ours, theirs = (one.init(KEY, np.ones((1, 3))) for one in (layer, pickled))
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  assert pickle.loads(pickle.dumps(init.zeros)) is init.zeros
 
 
 # Precision
