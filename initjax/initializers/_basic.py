@@ -297,5 +297,5 @@ def _check_disk(low: Any, high: Any) -> None:
     )
 
 
-_zeros = constant(0)
-_ones = constant(1)
+_zeros = initializer(lambda key, shape, dtype: jnp.zeros(shape, dtype))
+_ones = initializer(lambda key, shape, dtype: jnp.ones(shape, dtype))

@@ -50,7 +50,9 @@ def initializer(
     if check_shape is not None:
       check_shape(shape)
     dtype = default_dtype if dtype is None else dtype
-    dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    if dtype is None:
+      dtype = jax.dtypes.canonicalize_dtype(float)
+    dtype = jnp.dtype(dtype)
     try:
       if out_sharding is None:
         return _draw(sample, interval, key, shape, dtype)
