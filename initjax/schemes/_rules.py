@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from initjax._checks import check_key
 from initjax.schemes._keys_by_path import (
   Names,
+  dtype_of,
   is_float,
   key_of,
   map_floats,
@@ -102,16 +104,19 @@ class Rules:
     """Parameters set and scaled by the rules.
 
     Every leaf is drawn with a key made of its path alone, so no other leaf
-    changes it. Dtype, sharding and the box around a leaf stay.
+    changes it. Dtype, sharding and the box around a leaf stay (but where JAX
+    has no such dtype: NumPy's float64 becomes float32, unless x64 is on).
 
     Args:
       key: may be None if no rule draws.
       params: any tree of arrays; abstract where an initializer sets them.
 
     Raises:
-      ValueError: if a rule matches no leaf, scales an abstract one, or draws
-        without a key.
+      ValueError: if a rule matches no leaf, or scales an abstract one.
+      TypeError: for what is no key, if a rule draws.
     """
+    if key is not None or any(callable(target) for _, target in self.pairs):
+      check_key(key)
     self.plan(params)
 
     def visit(names: Names, leaf: Any) -> Any:
@@ -122,8 +127,7 @@ class Rules:
       target = self.pairs[found[0]][1]
       if isinstance(target, numbers.Real):
         return _scaled(path, leaf, float(target))
-      if key is None:
-        raise ValueError(f"{path} is drawn by rule {found[0]}; give a key.")
+      assert key is not None
       return _drawn(path, key_of(key, names), leaf, target)
 
     return map_floats(visit, params)
@@ -203,12 +207,13 @@ def _scaled(path: str, leaf: Any, factor: float) -> jax.Array:
       f"{path} is abstract and cannot be scaled by {factor:g}; draw it first, "
       "or give the rule an initializer."
     )
-  wide = jnp.promote_types(leaf.dtype, jnp.float32)
-  return (jnp.asarray(leaf, wide) * factor).astype(leaf.dtype)
+  dtype = dtype_of(leaf)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  return (jnp.asarray(leaf, wide) * factor).astype(dtype)
 
 
 def _drawn(path: str, key: jax.Array, leaf: Any, init: Any) -> jax.Array:
-  shape, dtype = tuple(leaf.shape), leaf.dtype
+  shape, dtype = tuple(leaf.shape), dtype_of(leaf)
   draw = lambda key: jnp.asarray(init(key, shape, dtype), dtype)
   traced = isinstance(leaf, jax.core.Tracer)
   sharding = None if traced else getattr(leaf, "sharding", None)
