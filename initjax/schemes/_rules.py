@@ -2,7 +2,8 @@
 
 import dataclasses
 import numbers
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from initjax.schemes._keys_by_path import (
   map_floats,
   names_of,
 )
+from initjax.schemes._layouts import Layout, layouts, misread
 from initjax.schemes._patterns import (
   Where,
   check_target,
@@ -114,10 +116,14 @@ class Rules:
     Raises:
       ValueError: if a rule matches no leaf, or scales an abstract one.
       TypeError: for what is no key, if a rule draws.
+
+    Warns:
+      UserWarning: where an initializer counts the outputs of an Equinox layer,
+        whose kernels are [out, in], as its inputs.
     """
     if key is not None or any(callable(target) for _, target in self.pairs):
       check_key(key)
-    self.plan(params)
+    self._warn_of_layouts(self.plan(params), layouts(params))
 
     def visit(names: Names, leaf: Any) -> Any:
       path = "/".join(names)
@@ -131,6 +137,19 @@ class Rules:
       return _drawn(path, key_of(key, names), leaf, target)
 
     return map_floats(visit, params)
+
+  def _warn_of_layouts(self, plan: Plan, known: Mapping[str, Layout]) -> None:
+    """Once for each rule whose initializer takes outputs for inputs."""
+    warned: set[int] = set()
+    for row in plan.rows:
+      if row.rule is None or row.rule in warned or row.path not in known:
+        continue
+      target = self.pairs[row.rule][1]
+      wrong = misread(target, row.shape, known[row.path])
+      if wrong is not None:
+        warned.add(row.rule)
+        message = f"rule {row.rule} draws {row.path}, {wrong}"
+        warnings.warn(message, stacklevel=3)
 
   def _matching(self, path: str, leaf: Any) -> list[int]:
     if not is_float(leaf):
