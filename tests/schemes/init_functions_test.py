@@ -213,7 +213,7 @@ some = hypothesis.settings(
 
 
 @hypothesis.settings(some)
-@hypothesis.given(st.lists(STEP, min_size=2, max_size=8))
+@hypothesis.given(st.lists(STEP, min_size=2, max_size=5))
 @hypothesis.example(MENDED)
 def test_bits_are_those_of_the_plain_call(steps):
   assert_bits(steps)

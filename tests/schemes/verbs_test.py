@@ -64,6 +64,12 @@ def test_without_draws_no_key_is_needed():
   assert schemes.auto_init(None, fn, LAYER["kernel"], X, plan=True)
 
 
+def test_data_that_is_closed_over_is_named():
+  fn = lambda kernel: X @ kernel
+  with pytest.raises(ValueError, match=r"its data, closed over.*fn\(params, x"):
+    schemes.auto_init(KEY, fn, LAYER["kernel"])
+
+
 WITHOUT_KEYS = {
   "zer_o": lambda: schemes.zer_o(NUMPY, biases="*bias").params,
   "identity": lambda: schemes.identity(NUMPY).params,
