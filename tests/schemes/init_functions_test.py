@@ -141,7 +141,7 @@ def looped(name, key, x, draw, shape):
 
 
 def made(steps):
-  """An init function of a list of steps; its last five arrays are leaves."""
+  """An init function of a list of steps; its last three arrays are leaves."""
 
   def init(key, x):
     keys, arrays = [key], [jnp.asarray(x), jnp.float32(2), jnp.asarray(X)]
@@ -159,7 +159,7 @@ def made(steps):
       else:
         draw = list(DRAWS)[j % len(DRAWS)]
         arrays.append(looped(name, key, first, draw, shape))
-    return dict(enumerate(arrays[3:][-5:]))
+    return dict(enumerate(arrays[3:][-3:]))
 
   return init
 
@@ -201,11 +201,11 @@ def small_blocks():
   _compiled.compiled.cache_clear()
 
 
-SCALAR = ("draw", "uniform", 0, 0, ())
-MENDED = [  # once drawn, or ordered, as the whole array
-  *(SCALAR, ("draw", "uniform", 0, 0, (12,)), ("binary", "add", 0, 1, ())),
-  *(SCALAR, ("unary", "widen", 0, 0, ())),
-  *(("draw", "uniform", 0, 0, (3, 4)), ("unary", "turn and ravel", 0, 0, ())),
+ONCE = [  # one number for all entries, and an order that is not the bits'
+  ("draw", "uniform", 0, 0, ()),
+  ("draw", "uniform", 0, 0, (3, 4)),
+  ("unary", "turn and ravel", 0, 0, ()),
+  ("binary", "add", 0, 2, ()),
 ]
 some = hypothesis.settings(
   max_examples=2, deadline=None, derandomize=True, database=None
@@ -214,7 +214,7 @@ some = hypothesis.settings(
 
 @hypothesis.settings(some)
 @hypothesis.given(st.lists(STEP, min_size=2, max_size=5))
-@hypothesis.example(MENDED)
+@hypothesis.example(ONCE)
 def test_bits_are_those_of_the_plain_call(steps):
   assert_bits(steps)
 
