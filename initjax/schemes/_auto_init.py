@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._checks import check_choice, check_number
+from initjax._checks import check_choice, check_key, check_number
 from initjax.schemes._assign import Share, Table, Tied, assign, kernels_of
 from initjax.schemes._draw import DISTRIBUTIONS, Distribution, Draw, drawn_leaf
 from initjax.schemes._plan import VariancePlan
@@ -59,7 +59,7 @@ def auto_init(
   directly. Keys go by path: no other parameter has a say in the values.
 
   Args:
-    key: a PRNG key.
+    key: a PRNG key; for a plan, anything.
     fn: a function of parameters and inputs, such as `model.apply`.
     params: any pytree. Kernels may be `jax.ShapeDtypeStruct`s; all else must be
       concrete and is returned as it is.
@@ -74,7 +74,8 @@ def auto_init(
   Raises:
     ValueError: for an unknown option, or where nothing can be initialized, or
       an activation has no finite gain.
-    TypeError: for a parameter that is no kernel and has no value.
+    TypeError: for a parameter that is no kernel and has no value, or for what
+      is no key.
 
   Warns:
     UserWarning: where theory says that the forward map is unstable, so that
@@ -96,6 +97,8 @@ def auto_init(
   for name, value in options.items():
     check_choice(name, value, _CHOICES[name])
   check_number("second_moment", second_moment, low=0, open_low=True)
+  if not plan:
+    check_key(key)
   model = _read(fn, params, inputs)
   sizes = Sizes(model.mean_square, second_moment)
   shares, table = assign(
@@ -130,8 +133,8 @@ class _Model(NamedTuple):
     if not table:
       raise ValueError(
         "wanted a model that uses parameters in matrix products, convolutions "
-        "or look-ups, found none to initialize; are its kernels closed over "
-        "instead of passed in params?"
+        "or look-ups, found none to initialize; are its kernels, or its data, "
+        "closed over instead of passed, as fn(params, x)?"
       )
     drawn = {path for path, _ in table}
     for path, leaf in self.leaves.items():

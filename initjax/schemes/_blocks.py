@@ -39,7 +39,10 @@ Bits = Callable[[jax.Array, int], jax.Array]
 
 
 def is_chain(program: Program, arguments: Sequence[Any]) -> bool:
-  """Whether the one output is elementwise in random bits of its own size."""
+  """Whether the one output is elementwise in random bits of its own size.
+
+  Beside them, in single numbers, which may be drawn as well.
+  """
   if len(program.outs) != 1 or program.outs[0][0] != "node":
     return False
   size = math.prod(out_aval(program).shape)
@@ -65,6 +68,8 @@ def _is_link(step: Step, size: int) -> bool:
   node, aval = step.node, step.node.avals[0]
   if step.body or len(node.avals) > 1:
     return False
+  if node.name == "reshape" and node.eqn.params["dimensions"]:
+    return False  # it transposes first
   if math.prod(aval.shape) not in (1, size):
     return False
   if node.name == "random_bits":
@@ -99,7 +104,9 @@ def flat(
     operands = [get(place) for place in step.places]
     whole = math.prod(step.node.avals[0].shape) == size
     if step.node.name == "random_bits":
-      result = bits(operands[0], step.node.eqn.params["bit_width"])
+      width = step.node.eqn.params["bit_width"]
+      draw = bits if whole else _one_number  # one that all elements share
+      result = draw(operands[0], width)
     elif step.node.name in _RESHAPES:
       result = operands[0]
     else:
@@ -108,6 +115,10 @@ def flat(
       (result,) = bind(step.node.eqn, wide)
     results.append(jnp.broadcast_to(result, (count,)) if whole else result)
   return results[program.outs[0][1]]
+
+
+def _one_number(key: jax.Array, width: int) -> jax.Array:
+  return jax.random.bits(key, (), f"uint{width}")
 
 
 def _is_key(x: Any) -> bool:

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from initjax._checks import check_choice, check_number
 from initjax.schemes._calibration import Calibration
 from initjax.schemes._groups import groups_of
 from initjax.schemes._kernels import kernels_of
+from initjax.schemes._keys_by_path import is_float
 from initjax.schemes._leaves import rescaled
 from initjax.schemes._pass import Plan, beginning, pooled, run
 from initjax.tracing._signal_graph import Trace, trace
@@ -92,6 +95,7 @@ def calibrate(
   check_choice("statistic", statistic, ("second_moment", "variance"))
   check_choice("shared", shared, ("first", "pooled"))
   _check_concrete(params, inputs)
+  params = jax.tree.map(_in_jax, params)
   traced = trace(fn, params, *inputs)
   plan = _plan(traced, params, statistic, target)
   leaves = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
@@ -107,20 +111,35 @@ def calibrate(
   return jax.tree.unflatten(structure, changed), info
 
 
+_NO_KERNEL = (
+  "calibrate wanted a function that uses parameters in matrix products, "
+  "convolutions or embedding look-ups, got one without; pass what is to be "
+  "rescaled as the first argument: fn(params, *inputs)."
+)
+_NO_INPUT = (
+  "calibrate wanted the data among its arguments, got params alone: what fn "
+  "closes over is a constant, and its product with a kernel no signal; let fn "
+  "take the data, fn(params, x), and call calibrate(fn, params, x)."
+)
+
+
 def _plan(traced: Trace, params: Any, statistic: str, target: Any) -> Plan:
-  if not traced.sites:
-    raise ValueError(
-      "calibrate wanted a function that uses parameters in matrix products, "
-      "convolutions or embedding look-ups, got one without; pass what is to be "
-      "rescaled as the first argument: fn(params, *inputs)."
-    )
   paths = [
     jax.tree_util.keystr(path)
     for path, _ in jax.tree_util.tree_leaves_with_path(params)
   ]
+  if not traced.sites:
+    alone = len(traced.jaxpr.in_avals) == len(paths)
+    raise ValueError(_NO_INPUT if alone else _NO_KERNEL)
   ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
   kernels = kernels_of(traced, paths)
   return Plan(ops, kernels, groups_of(ops, kernels), statistic, target)
+
+
+def _in_jax(leaf: Any) -> Any:
+  """NumPy's float64 becomes what it is in the pass."""
+  numpy = is_float(leaf) and isinstance(leaf, np.ndarray)
+  return jnp.asarray(leaf) if numpy else leaf
 
 
 def _check_concrete(params: Any, inputs: Any) -> None:

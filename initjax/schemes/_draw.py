@@ -58,7 +58,8 @@ def drawn_leaf(
     start: its entries where no kernel is; zeros by default.
   """
   leaf = shapes[path]
-  result = jnp.zeros(leaf.shape, leaf.dtype) if start is None else start
+  blank = jnp.zeros(leaf.shape, leaf.dtype) if start is None else start
+  result = jnp.asarray(blank, leaf.dtype)
   for draw in reversed(draws):
     own, view = key_of(key, (path, draw.part)), draw.kernel.view
     if view is None:

@@ -33,8 +33,8 @@ def init_variables(
   The init function is traced, not run. Its jaxpr is cut into one slice for
   each leaf, and slices that differ only in keys and numbers share one
   compilation, so that depth costs none. Values are those of `model.init` bit
-  for bit, but for draws inside a loop (`nn.scan`), which XLA may round
-  otherwise in the last place.
+  for bit, but where XLA rounds one program otherwise than several, in the last
+  place: a·b + c, quotients, complex products, draws inside a loop (`nn.scan`).
 
   What is drawn elementwise from threefry keys (partitionable, as is the
   default), of whatever distribution, is drawn in blocks: no temporary grows
@@ -84,15 +84,13 @@ def init_variables(
   where = tuple(placements(shardings, made.tree, made.names))
   plan = _plan(made.jaxpr, len(made.keys), where)
   drawn: list[Any] = []
-  known: dict[Value, Any] = {}
-  if keys == "model":
-    wanted = [value for part in plan.parts for value in part.keys]
-    known = derived(wanted, made.keys)
+  wanted = [value for part in plan.parts for value in part.keys]
+  given = derived(wanted if keys == "model" else (), made.keys)
   for part in watched(plan.parts, progress):
+    known = given
     if keys == "path":
-      known = by_path(part.keys, made.names[part.place], made.keys)
-    given = [_argument(value, known, made) for value in part.arguments]
-    drawn += part.draw(*given)
+      known = given | by_path(part.keys, made.names[part.place], made.keys)
+    drawn += part.draw(*(_argument(x, known, made) for x in part.arguments))
   return made.finish([drawn[i] for i in plan.places])
 
 
@@ -102,7 +100,7 @@ class _Part(NamedTuple):
   draw: Callable[..., Any]
   arguments: tuple[Value, ...]
   keys: list[Value]
-  """those of the arguments that are keys"""
+  """those of the arguments that it draws from"""
   place: int
   """the first leaf that it makes"""
 
@@ -133,6 +131,8 @@ def _part(group: list[Any], is_key: Any, place: int) -> _Part:
   shardings = tuple(sharding for _, sharding in group)
   settled = None if all(x is None for x in shardings) else shardings
   keys = [value for value in arguments if is_key(value)]
+  if not program.steps:  # a leaf that is one of the keys given stays that
+    keys = [value for value in keys if not isinstance(value, Input)]
   return _Part(compiled(program, settled), arguments, keys, place)
 
 

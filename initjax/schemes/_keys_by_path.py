@@ -44,6 +44,11 @@ def is_float(leaf: Any) -> bool:
   return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
+def dtype_of(leaf: Any) -> Any:
+  """The dtype that the leaf has in JAX: float32 for NumPy's float64 at x32."""
+  return jax.dtypes.canonicalize_dtype(leaf.dtype)
+
+
 def map_floats(fn: Callable[[Names, Any], Any], tree: Any) -> Any:
   """`fn(names, leaf)` for each leaf of floats; all others stay."""
 

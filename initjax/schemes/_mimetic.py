@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from initjax._checks import check_integer, check_number
-from initjax.schemes._keys_by_path import Names, key_of, map_floats
+from initjax._checks import check_integer, check_key, check_number
+from initjax.schemes._keys_by_path import Names, dtype_of, key_of, map_floats
 from initjax.schemes._patterns import Where
 from initjax.schemes._recipe import Recipe
 from initjax.schemes._rules import rules
@@ -48,6 +48,7 @@ def mimetic_kernels(
     beta_2: of the negative identity in value and output.
 
   Raises:
+    TypeError: for what is no key.
     ValueError: if D is not divisible by H, or a constant is no number.
 
   >>> made = mimetic_kernels(jax.random.key(0), 8, 2)
@@ -56,6 +57,7 @@ def mimetic_kernels(
 
   Reference: Trockman and Kolter 2023, §4, Eqs. 4-5 and Algorithm 1.
   """
+  check_key(key)
   check_integer("dim", dim, low=1)
   check_integer("num_heads", num_heads, low=1)
   if dim % num_heads:
@@ -118,6 +120,7 @@ def mimetic_attention(
     **constants: `alpha_1`, `beta_1`, `alpha_2`, `beta_2` of `mimetic_kernels`.
 
   Raises:
+    TypeError: for what is no key.
     ValueError: if a pattern matches nothing, or a kernel has not D·D entries
       (grouped queries, other widths).
 
@@ -130,6 +133,7 @@ def mimetic_attention(
 
   Reference: Trockman and Kolter 2023, §4.
   """
+  check_key(key)
   wheres = (query, key_kernel, value, out)
   marks = [(where, float(number)) for number, where in enumerate(wheres)]
   plan = rules(marks).plan(params)
@@ -150,7 +154,7 @@ def mimetic_attention(
       )
     keys = jax.random.split(key_of(key, names[:-2]), layers)
     draw_one = lambda k: mimetic_kernels(k, dim, num_heads, **constants)[role]
-    return jax.vmap(draw_one)(keys).reshape(leaf.shape).astype(leaf.dtype)
+    return jax.vmap(draw_one)(keys).reshape(leaf.shape).astype(dtype_of(leaf))
 
   forward = "as it is; W_Q W_Kᵀ for queries and keys without biases"
   actions = ("query", "key", "value", "out")

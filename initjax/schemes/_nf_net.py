@@ -80,6 +80,7 @@ def standardized_kernel(
   Reference: Brock, De and Smith 2021, Eq. 1; Brock et al. 2021, §2.
   """
   check_number("epsilon", epsilon, low=0)
+  kernel = jnp.asarray(kernel)
   given = range(kernel.ndim - 1) if in_axis is None else in_axis
   if not isinstance(given, int):
     given = tuple(given)

@@ -72,19 +72,18 @@ def by_path(
   """
   found: dict[Value, Any] = {}
   for place, value in enumerate(wanted):
-    if isinstance(value, Input):
-      found[value] = keys[value.place]
-      continue
-    assert isinstance(value, Out)
     root = keys[min(_roots(value))]
+    aval = value.aval if isinstance(value, Out) else root
     typed = jnp.issubdtype(root.dtype, jax.dtypes.prng_key)
     root = root if typed else jax.random.wrap_key_data(root)
     key = jax.random.fold_in(key_of(root, names), place)
-    found[value] = _shaped(key, value.aval)
+    found[value] = _shaped(key, aval)
   return found
 
 
 def _roots(value: Value) -> set[int]:
+  if isinstance(value, Input):
+    return {value.place}
   operands = (x for node in nodes([value]) for x in node.operands)
   return {x.place for x in operands if isinstance(x, Input)}
 

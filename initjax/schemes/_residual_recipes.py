@@ -1,5 +1,6 @@
 """Recipes for residual networks without normalization, or at the identity."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from initjax._checks import check_integer
 from initjax.initializers import zeros
 from initjax.schemes._patterns import Where
 from initjax.schemes._recipe import Recipe, by_rules
+from initjax.schemes._scaled_before import scaled_before
 
 
 def fixup(
@@ -39,6 +41,9 @@ def fixup(
   Raises:
     ValueError: for counts too small, or a pattern that matches nothing.
 
+  Warns:
+    UserWarning: if the branches look as if they had been scaled before.
+
   >>> params = {"a": jnp.ones(2), "b": jnp.ones(2), "head": jnp.ones(2)}
   >>> made = fixup(params, num_branches=100, layers_per_branch=2, branch="a",
   ...              last="b", classifier="head")
@@ -50,6 +55,15 @@ def fixup(
   check_integer("num_branches", num_branches, low=1)
   check_integer("layers_per_branch", layers_per_branch, low=2)
   factor = num_branches ** (-1 / (2 * layers_per_branch - 2))
+  zeroed = [last, classifier]
+  usual = scaled_before(params, branch, factor, beside=zeroed, fan=True)
+  if usual is not None:
+    warnings.warn(
+      f"fixup scales by {factor:.4g}, but √fan_in times all that branch names "
+      "is smaller by that factor than for the other kernels "
+      f"({usual:.4g}) already; if fixup has scaled it, do not do so twice.",
+      stacklevel=2,
+    )
   return by_rules(
     jax.random.key(0),  # nothing is drawn but zeros
     params,

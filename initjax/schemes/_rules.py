@@ -2,19 +2,23 @@
 
 import dataclasses
 import numbers
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from initjax._checks import check_key
 from initjax.schemes._keys_by_path import (
   Names,
+  dtype_of,
   is_float,
   key_of,
   map_floats,
   names_of,
 )
+from initjax.schemes._layouts import Layout, layouts, misread
 from initjax.schemes._patterns import (
   Where,
   check_target,
@@ -102,17 +106,24 @@ class Rules:
     """Parameters set and scaled by the rules.
 
     Every leaf is drawn with a key made of its path alone, so no other leaf
-    changes it. Dtype, sharding and the box around a leaf stay.
+    changes it. Dtype, sharding and the box around a leaf stay (but where JAX
+    has no such dtype: NumPy's float64 becomes float32, unless x64 is on).
 
     Args:
       key: may be None if no rule draws.
       params: any tree of arrays; abstract where an initializer sets them.
 
     Raises:
-      ValueError: if a rule matches no leaf, scales an abstract one, or draws
-        without a key.
+      ValueError: if a rule matches no leaf, or scales an abstract one.
+      TypeError: for what is no key, if a rule draws.
+
+    Warns:
+      UserWarning: where an initializer counts the outputs of an Equinox layer,
+        whose kernels are [out, in], as its inputs.
     """
-    self.plan(params)
+    if key is not None or any(callable(target) for _, target in self.pairs):
+      check_key(key)
+    self._warn_of_layouts(self.plan(params), layouts(params))
 
     def visit(names: Names, leaf: Any) -> Any:
       path = "/".join(names)
@@ -122,11 +133,23 @@ class Rules:
       target = self.pairs[found[0]][1]
       if isinstance(target, numbers.Real):
         return _scaled(path, leaf, float(target))
-      if key is None:
-        raise ValueError(f"{path} is drawn by rule {found[0]}; give a key.")
+      assert key is not None
       return _drawn(path, key_of(key, names), leaf, target)
 
     return map_floats(visit, params)
+
+  def _warn_of_layouts(self, plan: Plan, known: Mapping[str, Layout]) -> None:
+    """Once for each rule whose initializer takes outputs for inputs."""
+    warned: set[int] = set()
+    for row in plan.rows:
+      if row.rule is None or row.rule in warned or row.path not in known:
+        continue
+      target = self.pairs[row.rule][1]
+      wrong = misread(target, row.shape, known[row.path])
+      if wrong is not None:
+        warned.add(row.rule)
+        message = f"rule {row.rule} draws {row.path}, {wrong}"
+        warnings.warn(message, stacklevel=3)
 
   def _matching(self, path: str, leaf: Any) -> list[int]:
     if not is_float(leaf):
@@ -203,12 +226,13 @@ def _scaled(path: str, leaf: Any, factor: float) -> jax.Array:
       f"{path} is abstract and cannot be scaled by {factor:g}; draw it first, "
       "or give the rule an initializer."
     )
-  wide = jnp.promote_types(leaf.dtype, jnp.float32)
-  return (jnp.asarray(leaf, wide) * factor).astype(leaf.dtype)
+  dtype = dtype_of(leaf)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  return (jnp.asarray(leaf, wide) * factor).astype(dtype)
 
 
 def _drawn(path: str, key: jax.Array, leaf: Any, init: Any) -> jax.Array:
-  shape, dtype = tuple(leaf.shape), leaf.dtype
+  shape, dtype = tuple(leaf.shape), dtype_of(leaf)
   draw = lambda key: jnp.asarray(init(key, shape, dtype), dtype)
   traced = isinstance(leaf, jax.core.Tracer)
   sharding = None if traced else getattr(leaf, "sharding", None)

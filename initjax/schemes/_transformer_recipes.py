@@ -1,6 +1,7 @@
 """Recipes for deep transformers: bounded updates, bounded residual streams."""
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from initjax._checks import check_integer
 from initjax.initializers import normal, xavier_normal, xavier_uniform
 from initjax.schemes._patterns import Where
 from initjax.schemes._recipe import Recipe, by_rules, scaled
+from initjax.schemes._scaled_before import scaled_before
 from initjax.typing import DType, Initializer
 
 
@@ -212,6 +214,9 @@ def gpt2(params: Any, *, residual: Where, num_residual_branches: int) -> Recipe:
   Raises:
     ValueError: if N < 1 or the pattern matches nothing.
 
+  Warns:
+    UserWarning: if the projections look as if they had been scaled before.
+
   >>> import jax.numpy as jnp
   >>> params = {"proj": jnp.ones(2), "fc": jnp.ones(2)}
   >>> gpt2(params, residual="proj", num_residual_branches=4).params["proj"]
@@ -220,10 +225,20 @@ def gpt2(params: Any, *, residual: Where, num_residual_branches: int) -> Recipe:
   Reference: Radford et al. 2019, §2.3.
   """
   check_integer("num_residual_branches", num_residual_branches, low=1)
+  factor = 1 / math.sqrt(num_residual_branches)
+  usual = scaled_before(params, residual, factor, fan=False)
+  if usual is not None:
+    warnings.warn(
+      f"gpt2 scales by {factor:.4g} = 1/√{num_residual_branches}, but all that "
+      f"residual names is smaller by that factor than the other kernels "
+      f"({usual:.4g}) already; if gpt2 or the model's own init has scaled it, "
+      "do not do so twice.",
+      stacklevel=2,
+    )
   return by_rules(
     None,
     params,
-    [(residual, 1 / math.sqrt(num_residual_branches))],
+    [(residual, factor)],
     multipliers={},
     forward="x + F(LayerNorm(x)), as it is",
   )

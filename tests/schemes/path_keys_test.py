@@ -86,6 +86,18 @@ def test_draws_of_one_leaf_differ():
   assert abs(np.std(kernel) / np.sqrt(2) - 1) < 4 / np.sqrt(2 * kernel.size)
 
 
+def test_two_leaves_of_the_key_itself():
+  """Typed as raw, they differ; and a leaf that is the key stays the key."""
+  draw = lambda key: jax.random.bits(key, (4,))
+  init = lambda key: {"a": draw(key), "b": draw(key), "key": key}
+  keys = (jax.random.PRNGKey(0), KEY)
+  raw, typed = (init_variables(key, init, keys="path") for key in keys)
+  assert len({bytes(np.asarray(typed[name])) for name in "ab"}) == 2
+  assert typed.pop("key") == KEY
+  np.testing.assert_array_equal(raw.pop("key"), [0, 0])
+  jax.tree.map(np.testing.assert_array_equal, raw, typed)
+
+
 def test_raw_keys_draw_the_same():
   raw = init_variables(jax.random.PRNGKey(0), Both(), X, keys="path")
   typed = init_variables(KEY, Both(), X, keys="path")

@@ -12,6 +12,8 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from initjax import initializers, schemes
+from initjax.initializers._fans import KernelAxes
+from initjax.schemes import _layouts
 from initjax.schemes._keys_by_path import key_of
 
 KEY = jax.random.key(0)
@@ -59,10 +61,8 @@ def test_bad_rules_raise_when_built(pair):
     schemes.rules([pair])
 
 
-def test_draws_need_keys_and_scales_need_values():
+def test_scales_need_values():
   abstract = jax.eval_shape(plain)
-  with pytest.raises(ValueError, match="give a key"):
-    schemes.rules([("*", NORMAL)]).apply(None, plain())
   with pytest.raises(ValueError, match="abstract"):
     schemes.rules([("*", 2.0)]).apply(None, abstract)
   params = schemes.rules([("*", NORMAL)]).apply(KEY, abstract | {"step": 3})
@@ -132,6 +132,49 @@ def test_leaves_stay_where_they_are_and_keep_their_values():
     assert drawn.sharding.is_equivalent_to(sharding, 2)
     assert scaled.sharding.is_equivalent_to(sharding, 2)
     np.testing.assert_array_equal(drawn, bare)
+
+
+MISREAD = [  # an initializer, a kernel [out, in], whether its fans are others
+  (initializers.lecun_normal(), (6, 4), True),
+  (jax.nn.initializers.he_normal(), (6, 4), True),
+  (initializers.torch_linear_kernel(), (6, 4), True),
+  (initializers.lecun_normal(in_axis=-1, out_axis=-2), (6, 4), False),
+  (initializers.lecun_normal(), (6, 6), False),  # as many
+  (initializers.xavier_uniform(), (6, 4), False),  # of both
+  (initializers.orthogonal(), (6, 4), False),
+  (lambda key, shape, dtype: dtype, (6, 4), False),  # nobody knows
+]
+
+
+@pytest.mark.parametrize(("init", "shape", "wrong"), MISREAD)
+def test_initializers_that_take_outputs_for_inputs(init, shape, wrong):
+  layout = _layouts.Layout("Linear", KernelAxes((-1,), (-2,), ()))
+  message = _layouts.misread(init, shape, layout)
+  assert (message is not None) == wrong
+  if wrong:
+    assert "fan_in = 4. Build it with in_axis=-1, out_axis=-2." in message
+
+
+@pytest.mark.slow
+def test_equinox_keeps_kernels_the_other_way_round():
+  eqx = pytest.importorskip("equinox", reason="an optional peer")
+  mlp = eqx.nn.MLP(4, 3, 16, 2, key=KEY)
+  conv = eqx.nn.Conv2d(3, 8, 3, key=KEY)
+  stack = eqx.filter_vmap(lambda key: eqx.nn.Linear(4, 6, key=key))(
+    jax.random.split(KEY, 3)
+  )
+  lecun = initializers.lecun_normal
+  for model, axes in (
+    (mlp, {"in_axis": -1, "out_axis": -2}),
+    (conv, {"in_axis": -3, "out_axis": -4}),
+    (stack, {"in_axis": -1, "out_axis": -2, "batch_axis": (0,)}),
+  ):
+    arrays = eqx.filter(model, eqx.is_array)
+    right = ", ".join(f"{axis}={value}" for axis, value in axes.items())
+    with pytest.warns(UserWarning, match=re.escape(f"with {right}.")):
+      schemes.rules([("*weight", lecun())]).apply(KEY, arrays)
+    schemes.rules([("*weight", lecun(**axes))]).apply(KEY, arrays)
+  schemes.rules([("*weight", 0.5)]).apply(None, mlp)
 
 
 def test_rules_apply_under_jit():

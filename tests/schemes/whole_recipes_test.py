@@ -1,6 +1,7 @@
 """Whole-network recipes beside PyTorch, SciPy and closed forms."""
 
 import functools
+import warnings
 
 import flax.linen as nn
 import jax
@@ -114,6 +115,45 @@ def test_standardized_kernels_are_scale_invariant_and_safe_at_zero():
   norm = lambda kernel: (schemes.standardized_kernel(kernel) ** 2).sum()
   gradient = jax.jit(jax.grad(norm))(zeros(4, 4))
   assert np.all(np.isfinite(gradient))
+
+
+def warned(apply, params):
+  """What comes out, and the warnings."""
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    made = apply(params).params
+  return made, [str(warning.message) for warning in caught]
+
+
+TWICE = {
+  "gpt2": functools.partial(
+    schemes.gpt2, residual="out*", num_residual_branches=16
+  ),
+  "fixup": functools.partial(
+    schemes.fixup, branch="out*", last="last", classifier="head",
+    num_branches=16, layers_per_branch=2,
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_recipe_that_multiplies_warns_the_second_time(name):
+  """The factor is 1/4; sizes of 4096 Gaussian numbers err by 1/√8192 = 1.1%,
+  and a quarter of one is no accident."""
+  kernels = ("in", "out", "out2", "last", "head")
+  params = {name: normal(ord(name[-1]), 64, 64) for name in kernels}
+  params["bias"] = zeros(2, 64)
+  once, none = warned(TWICE[name], params)
+  twice, (message,) = warned(TWICE[name], once)
+  assert none == []
+  assert "scales by 0.25" in message
+  np.testing.assert_allclose(twice["out"], params["out"] / 16, rtol=1e-6)
+  assert warned(TWICE[name], twice)[1] == []  # 1/16: nobody knows why
+  other = once | {"out2": params["out2"]}  # not all of them
+  assert warned(TWICE[name], other)[1] == []
+  few = {name: leaf[:2, :2] for name, leaf in once.items()}
+  assert warned(TWICE[name], few)[1] == []  # 4 numbers say nothing
+  assert jax.eval_shape(lambda p: TWICE[name](p).params, once)  # nor tracers
 
 
 def test_fixup_counts():
