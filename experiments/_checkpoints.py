@@ -1,25 +1,20 @@
 """Done items of a run, kept by Orbax until its results are written.
 
-An unfinished run has a directory named by all that its results depend on: its
-config, its data, the programs, JAX. Only the very same run finds the items
-again; another one gets a directory of its own.
+An unfinished run has a directory named by all that its results depend on: see
+`_run_identity`. Only the very same run finds the items again; another one gets
+a directory of its own.
 """
 
 import base64
 import contextlib
 import fcntl
 import hashlib
-import io
 import itertools
-import json
 import math
 import os
-import pathlib
 import pickle
-import platform
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +22,7 @@ import numpy as np
 from absl import app
 from etils import epath
 
-import initjax
+from experiments import _pickles
 
 
 class Kept(NamedTuple):
@@ -45,29 +40,11 @@ class Kept(NamedTuple):
   """what is to be closed at the end"""
 
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scipy")
 _CHECKSUM = hashlib.sha256().digest_size
 
 
 class MissingError(Exception):
   """There is no such item that can be used; it must be computed."""
-
-
-def identity(name: str, *what: Any) -> str:
-  """A directory name for a run: its name and a hash of what it depends on.
-
-  >>> identity("vanishing", {"depth": 3}) == identity("vanishing", {"depth": 4})
-  False
-  """
-  digest = hashlib.sha256()
-  versions = [metadata.version(package) for package in _PACKAGES]
-  facts = (what, versions, platform.python_version(), jax.default_backend())
-  digest.update(json.dumps(facts, default=str).encode())
-  here = pathlib.Path(__file__).parent
-  for root in (here, pathlib.Path(initjax.__file__).parent):
-    for path in sorted(root.rglob("*.py")):
-      digest.update(path.read_bytes())
-  return f"{name}-{digest.hexdigest()[:12]}"
 
 
 def part_of(kept: Kept, name: str) -> Kept:
@@ -115,7 +92,7 @@ def _locked(directory: epath.Path) -> Iterator[None]:
   if _in_bucket(directory):  # where there are no locks
     yield
     return
-  with open(directory / ".lock", "w") as file:
+  with open(directory / ".lock", "a") as file:  # never cut off, if it is a link
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -231,21 +208,18 @@ def _rebuild(stored: Any, about: Any, label: str) -> Any:
     leaf = np.frombuffer(content, dtype, size, start) if size else np.zeros(0)
     leaves.append(leaf.astype(dtype).reshape(shape))
     start += leaf.nbytes
-  skeleton = _Structures(base64.b64decode(about["structure"])).load()
+  skeleton = _pickles.load(base64.b64decode(about["structure"]), _named_tuple)
   return jax.tree.map(lambda i: leaves[i], skeleton)
 
 
-class _Structures(pickle.Unpickler):
-  """Of containers and numbers alone: nothing is called but named tuples."""
-
-  def __init__(self, content: bytes):
-    super().__init__(io.BytesIO(content))
-
-  def find_class(self, module: str, name: str) -> Any:
-    found = super().find_class(module, name)
-    if not (isinstance(found, type) and issubclass(found, tuple)):
-      raise pickle.UnpicklingError(f"{module}.{name} is no named tuple")
-    return found
+def _named_tuple(asked: tuple[str, str]) -> Any:
+  """The class of that very name, in a module that is there already."""
+  module, name = asked
+  found = getattr(sys.modules.get(module), "__dict__", {}).get(name)
+  if not (isinstance(found, type) and issubclass(found, tuple)):
+    return None
+  is_it = (found.__module__, found.__qualname__) == asked
+  return found if is_it and hasattr(found, "_fields") else None
 
 
 def _agreed(fine: bool) -> bool:

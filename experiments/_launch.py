@@ -19,6 +19,7 @@ from experiments import (
   _flags,
   _progress,
   _results,
+  _run_identity,
   _stop,
 )
 from experiments._experiment import Experiment, Result
@@ -128,7 +129,9 @@ def _run(experiment: Experiment, config: Any) -> Result:
   import rich.console
 
   data = _datasets.fingerprint(getattr(config, "dataset", "synthetic"))
-  run = _checkpoints.identity(experiment.name, dataclasses.asdict(config), data)
+  run = _run_identity.identity(
+    experiment.name, dataclasses.asdict(config), data
+  )
   directory = epath.Path(_flags.checkpoint_dir()) / run
   first = jax.process_index() == 0
   with tempfile.TemporaryDirectory(prefix="initjax-trace-") as trace:

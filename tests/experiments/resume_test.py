@@ -1,15 +1,18 @@
 """A run that was stopped goes on, and gives what it would have given."""
 
+import base64
+import json
 import re
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import processes
 import pytest
 import small_experiment
 
-from experiments import _checkpoints, _datasets, _progress
+from experiments import _checkpoints, _progress
 from experiments._job import Job
 
 
@@ -128,7 +131,36 @@ def take_another(item):
   path.write_text(path.read_text().replace('"item": "1"', '"item": "7"'))
 
 
-@pytest.mark.parametrize("spoil", [spoil_arrays, spoil_structure, take_another])
+def ask_for(content):
+  """As the structure of an item."""
+
+  def spoil(item):
+    path = item / "about" / "metadata"
+    about = json.loads(path.read_text())
+    about["structure"] = base64.b64encode(content).decode()
+    path.write_text(json.dumps(about))
+
+  return spoil
+
+
+HOSTILE = {
+  "a module that exits": b"cnumpy.f2py.__main__\nmain\n.",
+  "a function": b"cos\ngetcwd\n(tR.",
+  "a name of another module": b"csmall_experiment\n_experiment\n.",
+  "a class under another name": b"cexperiments._launch\nExperiment\n.",
+  "a changed class": b"csmall_experiment\nWalk\n(N}S'end'\nI0\nstb.",
+}
+
+
+@pytest.mark.parametrize(
+  "spoil",
+  [
+    spoil_arrays,
+    spoil_structure,
+    take_another,
+    *map(ask_for, HOSTILE.values()),
+  ],
+)
 def test_a_damaged_item_is_computed_anew(tmp_path, capsys, spoil):
   first, _ = kept_run(tmp_path / "run")
   spoil(tmp_path / "run" / "items" / "item_1")
@@ -139,6 +171,8 @@ def test_a_damaged_item_is_computed_anew(tmp_path, capsys, spoil):
   (line,) = (line for line in lines if "cannot be read" in line)
   assert line.startswith(f"item 1 (1) in {tmp_path / 'run'}")
   assert "all others are kept" in line
+  assert "numpy.f2py.__main__" not in sys.modules
+  assert small_experiment.Walk(1, 2).end == 1
   _, computed = kept_run(tmp_path / "run")
   assert computed == []
 
@@ -161,33 +195,6 @@ def test_changed_bytes_are_noticed():
     changed[i] ^= 1
     with pytest.raises(ValueError, match="its 40 bytes are not those"):
       _checkpoints._rebuild({"bytes": changed}, stored, "0")
-
-
-def test_another_config_or_program_is_another_run():
-  same = _checkpoints.identity("small", {"seed": 0})
-  assert same == _checkpoints.identity("small", {"seed": 0})
-  assert same != _checkpoints.identity("small", {"seed": 1})
-  assert same != _checkpoints.identity("large", {"seed": 0})
-
-
-def test_other_data_are_another_run(tmp_path, monkeypatch):
-  """One pixel of one image is enough."""
-  monkeypatch.setenv(_datasets.DATA_DIR, str(tmp_path))
-  found = []
-  for pixel in (0, 0, 1):
-    images = np.zeros((3, 28, 28), np.uint8)
-    images[-1, -1, -1] = pixel
-    labels = np.arange(3, dtype=np.uint8)
-    np.savez(
-      tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:2],
-      y_test=labels[:2],
-    )  # fmt: skip
-    found.append(_datasets.fingerprint("mnist"))
-  assert found[0] == found[1] != found[2]
-  config = {"dataset": "mnist"}
-  assert _checkpoints.identity("small", config, found[1]) != (
-    _checkpoints.identity("small", config, found[2])
-  )
 
 
 def test_parts_are_kept_apart(tmp_path):
