@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
+import json
 import math
 import os
 import pickle
@@ -70,15 +71,18 @@ def opened(directory: epath.PathLike) -> Iterator[Kept]:
   """Opens it for one run at a time, and says how much is there.
 
   Raises:
-    app.UsageError: if the same run is going on in another process.
+    app.UsageError: if the same run is going on in another process, or nothing
+      can be written there.
   """
   path = epath.Path(directory)
   first = jax.process_index() == 0
-  if first:
-    path.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as closing:
-    if first:
-      closing.enter_context(_locked(path))
+    try:
+      if first:
+        path.mkdir(parents=True, exist_ok=True)
+        closing.enter_context(_locked(path))
+    except OSError as error:
+      raise app.UsageError(f"no items can be kept in {path}: {error}") from None
     manager = _manager(path / "items", closing)
     found = [item for item in path.glob("*/item_*") if not item.suffix]
     if first and (done := len(found)):  # with a suffix they are halves
@@ -181,7 +185,7 @@ def save(kept: Kept, number: int, label: str, tree: Any) -> None:
   # One array: Orbax keeps none without entries, and goes on reading others in
   # vain where one cannot be read. Its last bytes are a checksum.
   content = b"".join(leaf.tobytes() for leaf in leaves)
-  content += hashlib.sha256(content).digest()
+  content += _checksum(content, about)
   args = ocp.args.Composite(
     leaves=ocp.args.StandardSave({"bytes": np.frombuffer(content, np.uint8)}),
     about=ocp.args.JsonSave(about),
@@ -196,11 +200,17 @@ def save(kept: Kept, number: int, label: str, tree: Any) -> None:
     ) from None
 
 
+def _checksum(content: bytes, about: Any) -> bytes:
+  """Of the bytes and of what they mean."""
+  meaning = json.dumps(about, sort_keys=True).encode()
+  return hashlib.sha256(meaning + content).digest()
+
+
 def _rebuild(stored: Any, about: Any, label: str) -> Any:
   if about["item"] != label:
     raise ValueError(f"it holds item {about['item']}")
   content, checksum = np.split(stored["bytes"], [-_CHECKSUM])
-  if hashlib.sha256(content.tobytes()).digest() != checksum.tobytes():
+  if _checksum(content.tobytes(), about) != checksum.tobytes():
     raise ValueError(f"its {content.size} bytes are not those that were kept")
   leaves, start = [], 0
   for name, shape in about["leaves"]:

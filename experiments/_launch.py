@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import pathlib
 import shlex
 import sys
@@ -82,6 +83,8 @@ def _start(experiment: Experiment, argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)  # JAX tells of every absent TPU
+  if isinstance(sys.stdout, io.TextIOWrapper):  # no letter stops a run
+    sys.stdout.reconfigure(errors="replace")
   config = _flags.config_from_flags(experiment)
   if flags.FLAGS.distributed:
     _join_others()
@@ -148,7 +151,7 @@ def _run(experiment: Experiment, config: Any) -> Result:
       written = _saved(experiment, config, result, directory)
       _keep_trace(pathlib.Path(trace), written / "profile")
       names = sorted(path.name for path in written.iterdir())
-      console.print(f"wrote {', '.join(names)} to {written}", highlight=False)
+      print(f"wrote {', '.join(names)} to {written}", flush=True)
       _checkpoints.remove(directory)
   return result
 
