@@ -1,25 +1,21 @@
 """Done items of a run, kept by Orbax until its results are written.
 
-An unfinished run has a directory named by all that its results depend on: its
-config, its data, the programs, JAX. Only the very same run finds the items
-again; another one gets a directory of its own.
+An unfinished run has a directory named by all that its results depend on: see
+`_run_identity`. Only the very same run finds the items again; another one gets
+a directory of its own.
 """
 
 import base64
 import contextlib
 import fcntl
 import hashlib
-import io
 import itertools
 import json
 import math
 import os
-import pathlib
 import pickle
-import platform
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +23,7 @@ import numpy as np
 from absl import app
 from etils import epath
 
-import initjax
+from experiments import _pickles
 
 
 class Kept(NamedTuple):
@@ -45,29 +41,11 @@ class Kept(NamedTuple):
   """what is to be closed at the end"""
 
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scipy")
 _CHECKSUM = hashlib.sha256().digest_size
 
 
 class MissingError(Exception):
   """There is no such item that can be used; it must be computed."""
-
-
-def identity(name: str, *what: Any) -> str:
-  """A directory name for a run: its name and a hash of what it depends on.
-
-  >>> identity("vanishing", {"depth": 3}) == identity("vanishing", {"depth": 4})
-  False
-  """
-  digest = hashlib.sha256()
-  versions = [metadata.version(package) for package in _PACKAGES]
-  facts = (what, versions, platform.python_version(), jax.default_backend())
-  digest.update(json.dumps(facts, default=str).encode())
-  here = pathlib.Path(__file__).parent
-  for root in (here, pathlib.Path(initjax.__file__).parent):
-    for path in sorted(root.rglob("*.py")):
-      digest.update(path.read_bytes())
-  return f"{name}-{digest.hexdigest()[:12]}"
 
 
 def part_of(kept: Kept, name: str) -> Kept:
@@ -93,15 +71,18 @@ def opened(directory: epath.PathLike) -> Iterator[Kept]:
   """Opens it for one run at a time, and says how much is there.
 
   Raises:
-    app.UsageError: if the same run is going on in another process.
+    app.UsageError: if the same run is going on in another process, or nothing
+      can be written there.
   """
   path = epath.Path(directory)
   first = jax.process_index() == 0
-  if first:
-    path.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as closing:
-    if first:
-      closing.enter_context(_locked(path))
+    try:
+      if first:
+        path.mkdir(parents=True, exist_ok=True)
+        closing.enter_context(_locked(path))
+    except OSError as error:
+      raise app.UsageError(f"no items can be kept in {path}: {error}") from None
     manager = _manager(path / "items", closing)
     found = [item for item in path.glob("*/item_*") if not item.suffix]
     if first and (done := len(found)):  # with a suffix they are halves
@@ -115,7 +96,7 @@ def _locked(directory: epath.Path) -> Iterator[None]:
   if _in_bucket(directory):  # where there are no locks
     yield
     return
-  with open(directory / ".lock", "w") as file:
+  with open(directory / ".lock", "a") as file:  # never cut off, if it is a link
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -204,7 +185,7 @@ def save(kept: Kept, number: int, label: str, tree: Any) -> None:
   # One array: Orbax keeps none without entries, and goes on reading others in
   # vain where one cannot be read. Its last bytes are a checksum.
   content = b"".join(leaf.tobytes() for leaf in leaves)
-  content += hashlib.sha256(content).digest()
+  content += _checksum(content, about)
   args = ocp.args.Composite(
     leaves=ocp.args.StandardSave({"bytes": np.frombuffer(content, np.uint8)}),
     about=ocp.args.JsonSave(about),
@@ -219,11 +200,17 @@ def save(kept: Kept, number: int, label: str, tree: Any) -> None:
     ) from None
 
 
+def _checksum(content: bytes, about: Any) -> bytes:
+  """Of the bytes and of what they mean."""
+  meaning = json.dumps(about, sort_keys=True).encode()
+  return hashlib.sha256(meaning + content).digest()
+
+
 def _rebuild(stored: Any, about: Any, label: str) -> Any:
   if about["item"] != label:
     raise ValueError(f"it holds item {about['item']}")
   content, checksum = np.split(stored["bytes"], [-_CHECKSUM])
-  if hashlib.sha256(content.tobytes()).digest() != checksum.tobytes():
+  if _checksum(content.tobytes(), about) != checksum.tobytes():
     raise ValueError(f"its {content.size} bytes are not those that were kept")
   leaves, start = [], 0
   for name, shape in about["leaves"]:
@@ -231,21 +218,18 @@ def _rebuild(stored: Any, about: Any, label: str) -> Any:
     leaf = np.frombuffer(content, dtype, size, start) if size else np.zeros(0)
     leaves.append(leaf.astype(dtype).reshape(shape))
     start += leaf.nbytes
-  skeleton = _Structures(base64.b64decode(about["structure"])).load()
+  skeleton = _pickles.load(base64.b64decode(about["structure"]), _named_tuple)
   return jax.tree.map(lambda i: leaves[i], skeleton)
 
 
-class _Structures(pickle.Unpickler):
-  """Of containers and numbers alone: nothing is called but named tuples."""
-
-  def __init__(self, content: bytes):
-    super().__init__(io.BytesIO(content))
-
-  def find_class(self, module: str, name: str) -> Any:
-    found = super().find_class(module, name)
-    if not (isinstance(found, type) and issubclass(found, tuple)):
-      raise pickle.UnpicklingError(f"{module}.{name} is no named tuple")
-    return found
+def _named_tuple(asked: tuple[str, str]) -> Any:
+  """The class of that very name, in a module that is there already."""
+  module, name = asked
+  found = getattr(sys.modules.get(module), "__dict__", {}).get(name)
+  if not (isinstance(found, type) and issubclass(found, tuple)):
+    return None
+  is_it = (found.__module__, found.__qualname__) == asked
+  return found if is_it and hasattr(found, "_fields") else None
 
 
 def _agreed(fine: bool) -> bool:

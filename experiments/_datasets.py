@@ -51,6 +51,8 @@ def load_inputs(dataset: str, batch: int, seed: int) -> np.ndarray:
   chosen = rng.permutation(len(inputs))[:batch]
   inputs = inputs[chosen]
   root_mean_square = np.sqrt(np.mean(inputs**2, axis=1, keepdims=True))
+  if not root_mean_square.all():
+    raise ValueError(f"{dataset} has an input that is 0 everywhere.")
   return (inputs / root_mean_square).astype(np.float32)
 
 
@@ -151,7 +153,7 @@ def check(dataset: str, batch: int = 1, training: int = 1) -> None:
 
 
 def fingerprint(dataset: str) -> str:
-  """A hash of all its images and labels."""
+  """A hash of all its images and labels, their types and shapes."""
   digest = hashlib.sha256()
   if dataset == "digits":
     arrays = [_digits().data, _digits().target]
@@ -161,6 +163,7 @@ def fingerprint(dataset: str) -> str:
     found = _image_files.load_images(dataset, os.environ.get(DATA_DIR, ""))
     arrays = [*found.train, *found.test]
   for array in arrays:
+    digest.update(f"{array.dtype.str} {array.shape}".encode())
     digest.update(np.ascontiguousarray(array).data)
   return digest.hexdigest()
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import pathlib
 import shlex
 import sys
@@ -19,6 +20,7 @@ from experiments import (
   _flags,
   _progress,
   _results,
+  _run_identity,
   _stop,
 )
 from experiments._experiment import Experiment, Result
@@ -81,6 +83,8 @@ def _start(experiment: Experiment, argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)  # JAX tells of every absent TPU
+  if isinstance(sys.stdout, io.TextIOWrapper):  # no letter stops a run
+    sys.stdout.reconfigure(errors="replace")
   config = _flags.config_from_flags(experiment)
   if flags.FLAGS.distributed:
     _join_others()
@@ -128,7 +132,9 @@ def _run(experiment: Experiment, config: Any) -> Result:
   import rich.console
 
   data = _datasets.fingerprint(getattr(config, "dataset", "synthetic"))
-  run = _checkpoints.identity(experiment.name, dataclasses.asdict(config), data)
+  run = _run_identity.identity(
+    experiment.name, dataclasses.asdict(config), data
+  )
   directory = epath.Path(_flags.checkpoint_dir()) / run
   first = jax.process_index() == 0
   with tempfile.TemporaryDirectory(prefix="initjax-trace-") as trace:
@@ -145,7 +151,7 @@ def _run(experiment: Experiment, config: Any) -> Result:
       written = _saved(experiment, config, result, directory)
       _keep_trace(pathlib.Path(trace), written / "profile")
       names = sorted(path.name for path in written.iterdir())
-      console.print(f"wrote {', '.join(names)} to {written}", highlight=False)
+      print(f"wrote {', '.join(names)} to {written}", flush=True)
       _checkpoints.remove(directory)
   return result
 

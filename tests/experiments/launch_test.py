@@ -64,6 +64,17 @@ def test_the_default_directory_is_here(tmp_path):
 
 
 @pytest.mark.slow
+def test_every_name_of_a_directory_can_be_printed(tmp_path):
+  """Also one that a terminal cannot show, or that looks like markup."""
+  flags = f"--output_dir={tmp_path / '[/red]µ'}", "--items=1"
+  output, _ = processes.finish(
+    processes.start(*flags, PYTHONIOENCODING="ascii")
+  )
+  assert "small.json, small.png to " in output
+  assert "[/red]?/small-" in output
+
+
+@pytest.mark.slow
 def test_a_trace_and_another_directory_of_checkpoints(tmp_path):
   kept = tmp_path / "kept"
   flags = f"--output_dir={tmp_path}", f"--checkpoint_dir={kept}"

@@ -1,15 +1,20 @@
 """A run that was stopped goes on, and gives what it would have given."""
 
+import base64
+import json
+import pickle
 import re
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import processes
 import pytest
 import small_experiment
+from absl import app
 
-from experiments import _checkpoints, _datasets, _progress
+from experiments import _checkpoints, _progress
 from experiments._job import Job
 
 
@@ -143,8 +148,8 @@ def test_a_damaged_item_is_computed_anew(tmp_path, capsys, spoil):
   assert computed == []
 
 
-def test_changed_bytes_are_noticed():
-  """Whatever Orbax itself would let pass."""
+def stored_item(tree):
+  """What Orbax is given of an item."""
   stored = {}
 
   class Manager:
@@ -152,42 +157,72 @@ def test_changed_bytes_are_noticed():
       stored.update(args.leaves.item | args.about.item)
 
   kept = _checkpoints.Kept(None, Manager(), iter(()), iter(()), None)
-  _checkpoints.save(kept, 0, "0", {"a": np.arange(5), "b": np.zeros((0, 2))})
-  found = _checkpoints._rebuild(stored, stored, "0")
+  _checkpoints.save(kept, 0, "0", tree)
+  content = stored.pop("bytes").copy()
+  return content, json.loads(json.dumps(stored))
+
+
+def rebuilt(content, about):
+  return _checkpoints._rebuild({"bytes": content}, about, "0")
+
+
+def test_changed_bytes_are_noticed():
+  """Whatever Orbax itself would let pass; also of what they mean."""
+  content, about = stored_item({"a": np.arange(5), "b": np.zeros((0, 2))})
+  found = rebuilt(content, about)
   np.testing.assert_array_equal(found["a"], np.arange(5))
   assert found["b"].shape == (0, 2)
   for i in (0, 17, -1):
-    changed = stored["bytes"].copy()
+    changed = content.copy()
     changed[i] ^= 1
     with pytest.raises(ValueError, match="its 40 bytes are not those"):
-      _checkpoints._rebuild({"bytes": changed}, stored, "0")
+      rebuilt(changed, about)
+  for other in (["float64", [5]], ["int64", [-1]], ["int64", [1, 5]]):
+    changed = {**about, "leaves": [other, about["leaves"][1]]}
+    with pytest.raises(ValueError, match="its 40 bytes are not those"):
+      rebuilt(content, changed)
 
 
-def test_another_config_or_program_is_another_run():
-  same = _checkpoints.identity("small", {"seed": 0})
-  assert same == _checkpoints.identity("small", {"seed": 0})
-  assert same != _checkpoints.identity("small", {"seed": 1})
-  assert same != _checkpoints.identity("large", {"seed": 0})
+@pytest.mark.parametrize(
+  ("structure", "message"),
+  [
+    (b"cnumpy.f2py.__main__\nmain\n.", "asks for 'numpy.f2py.__main__.main'"),
+    (b"cos\ngetcwd\n(tR.", "asks for 'os.getcwd'"),
+    (b"cbuiltins\ntuple\n.", "asks for 'builtins.tuple'"),
+    (b"csmall_experiment\n_experiment\n.", "asks for 'small_experiment._"),
+    (b"cexperiments._launch\nExperiment\n.", "asks for .*_launch.Experiment'"),
+    (b"csmall_experiment\nWalk\n(N}S'end'\nI0\nstb.", "changes the state of"),
+  ],
+)
+def test_a_structure_may_ask_for_named_tuples_only(structure, message):
+  """By exact names, of modules that are there: this one exits the process."""
+  content, about = stored_item(small_experiment.Walk(np.arange(5), ()))
+  assert type(rebuilt(content, about)) is small_experiment.Walk
+  about["structure"] = base64.b64encode(structure).decode()
+  checksum = _checkpoints._checksum(content[:-32].tobytes(), about)
+  content[-32:] = np.frombuffer(checksum, np.uint8)
+  with pytest.raises(pickle.UnpicklingError, match=message):
+    rebuilt(content, about)
+  assert "numpy.f2py.__main__" not in sys.modules
+  assert small_experiment.Walk(1, 2).end == 1
 
 
-def test_other_data_are_another_run(tmp_path, monkeypatch):
-  """One pixel of one image is enough."""
-  monkeypatch.setenv(_datasets.DATA_DIR, str(tmp_path))
-  found = []
-  for pixel in (0, 0, 1):
-    images = np.zeros((3, 28, 28), np.uint8)
-    images[-1, -1, -1] = pixel
-    labels = np.arange(3, dtype=np.uint8)
-    np.savez(
-      tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:2],
-      y_test=labels[:2],
-    )  # fmt: skip
-    found.append(_datasets.fingerprint("mnist"))
-  assert found[0] == found[1] != found[2]
-  config = {"dataset": "mnist"}
-  assert _checkpoints.identity("small", config, found[1]) != (
-    _checkpoints.identity("small", config, found[2])
-  )
+def test_what_cannot_be_written_is_told_in_a_line(tmp_path):
+  """And what a link leads to stays as it is."""
+  (tmp_path / "run").write_text("no directory")
+  (tmp_path / "other" / ".lock").mkdir(parents=True)
+  for name in ("run", "other"):
+    with (
+      pytest.raises(
+        app.UsageError, match=f"no items .* in {tmp_path / name}: "
+      ),
+      _checkpoints.opened(tmp_path / name),
+    ):
+      pass
+  (tmp_path / "third").mkdir()
+  (tmp_path / "third" / ".lock").symlink_to(tmp_path / "run")
+  with _checkpoints.opened(tmp_path / "third"):
+    assert (tmp_path / "run").read_text() == "no directory"
 
 
 def test_parts_are_kept_apart(tmp_path):
