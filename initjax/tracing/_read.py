@@ -215,7 +215,23 @@ def _read_while(
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["body_jaxpr"], [*consts, *carried], place)
 
-  return _fixpoint(reader, body, carry, place)
+  outputs = _fixpoint(reader, body, carry, place)
+  for site, op in _sites_under(reader, place).items():
+    feed, later = (
+      feed and feed._replace(stream=None) for feed in (op.feed, op.later_feed)
+    )
+    reader.sites[site] = dataclasses.replace(op, feed=feed, later_feed=later)
+  return [
+    value if value is began else _after_while(reader, value)
+    for began, value in zip(carry, outputs, strict=True)
+  ]
+
+
+def _after_while(reader: Reader, value: Value) -> Value:
+  """Nobody knows how often the body was run."""
+  if value.kind == "data":
+    return data(reader.node("while", operands=(value,)))
+  return value
 
 
 def _fixpoint(
@@ -228,14 +244,22 @@ def _fixpoint(
   outputs = body(carry)
   first = _sites_under(reader, place)
   for turn in range(_MAX_PASSES - 1):
-    fed, outputs = outputs[: len(carry)], body(outputs[: len(carry)])
+    fed = list(map(_carried, carry, outputs))
+    outputs = body(fed)
     if turn and all(map(same_kind, fed, outputs)):
       break  # the second pass has named its streams, the third met the names
   for site, op in _sites_under(reader, place).items():
     began = first[site].feed if site in first else Feed(reason="constant")
     later = op.feed
     reader.sites[site] = dataclasses.replace(op, feed=began, later_feed=later)
-  return outputs
+  return [*map(_carried, carry, outputs), *outputs[len(carry) :]]
+
+
+def _carried(began: Value, value: Value) -> Value:
+  """What is changed at every repeat is no view of a parameter, no number."""
+  if value is began or value.kind == "data":
+    return value
+  return joined((value,), "loop")
 
 
 def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
