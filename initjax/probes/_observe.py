@@ -88,8 +88,10 @@ def observe(
     keys = jax.random.split(key, draws)
     params = jax.jit(functools.partial(jax.lax.map, init))(keys)
   arguments = (params, inputs, key, cotangent)
-  flags = {"has_aux": has_aux, "one": draws is None, "norms": norms}
-  report = execute(functools.partial(_measure, fn, **flags), *arguments)
+  measured = functools.partial(
+    _measure, fn, has_aux=has_aux, one=draws is None, norms=norms
+  )
+  report = execute(measured, *arguments)
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
   leaves = arrays_of(params)

@@ -217,9 +217,8 @@ def _read_while(
 
   outputs = _fixpoint(reader, body, carry, place)
   for site, op in _sites_under(reader, place).items():
-    feed, later = (
-      feed and feed._replace(stream=None) for feed in (op.feed, op.later_feed)
-    )
+    feed, later = op.feed._replace(stream=None), op.later_feed
+    later = later and later._replace(stream=None)
     reader.sites[site] = dataclasses.replace(op, feed=feed, later_feed=later)
   return [
     value if value is began else _after_while(reader, value)
