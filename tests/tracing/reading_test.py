@@ -88,6 +88,21 @@ def test_numbers_of_a_jit_around_are_no_numbers():
   np.testing.assert_allclose(row.log2_second_moment, np.log2(size), atol=1e-5)
 
 
+@pytest.mark.slow  # equinox, an optional peer
+def test_an_error_in_a_branch_not_taken_is_not_raised():
+  """As in diffrax's solvers, whose steps check what they are given."""
+  eqx = pytest.importorskip("equinox", reason="an optional peer")
+
+  def model(p, x):
+    fail = lambda h: eqx.error_if(h, jnp.array(True), "not taken")
+    step = lambda h: jax.lax.cond(jnp.isnan(h).any(), fail, jnp.tanh, h)
+    return step(x @ p) @ p
+
+  assert len(initjax.diagnose(model, W, X).to_records()) == 2
+  initjax.calibrate(model, W, X)
+  initjax.auto_init(KEY, model, W, X)
+
+
 # Loops without a known number of repeats
 
 
