@@ -16,9 +16,9 @@ class Statistics(NamedTuple):
   """Statistics of one array; under scan and vmap, of each array."""
 
   mean: jax.Array
-  """E[x], in the units of x"""
+  """E[x], in the units of x; of complex numbers, of their real parts"""
   log2_second_moment: jax.Array
-  """log₂ E[x²]; -inf if every entry is exactly 0"""
+  """log₂ E[|x|²]; -inf if every entry is exactly 0"""
   largest: jax.Array
   """max |x|"""
   zeros: jax.Array
@@ -83,13 +83,14 @@ def tally(x: jax.Array) -> Tally:
 
   No axis is merged with another, so sharded arrays stay in place.
   """
-  x = jnp.atleast_1d(wide(x))
+  real = wide(x.real)
+  x = jnp.atleast_1d(wide(abs(x)) if jnp.iscomplexobj(x) else real)
   if x.size == 0:
     return empty_slot((), x.dtype)
   largest, zeros, nonfinite = _extremes(x)
   numbers = (
     largest,
-    _total(x),
+    _total(jnp.atleast_1d(real)),
     _total((x / _unit(largest)) ** 2),
     zeros,
     nonfinite,

@@ -183,13 +183,14 @@ def test_two_taps_on_one_slot_add_up():
   assert report.numbers[0] == 1 + 3  # the largest
 
 
-def test_a_complex_number_counts_as_two():
+def test_a_complex_number_counts_by_its_modulus():
   z = random((5, 7)) + 1j * random((5, 7))[::-1]
-  both = np.concatenate([z.real, z.imag])
-  chex.assert_trees_all_close(jitted(z), jitted(both), rtol=8 * EPSILON)
+  z[0, 0] = 0
+  expected = jitted(abs(z))._replace(mean=z.real.mean())
+  chex.assert_trees_all_close(jitted(z), expected, rtol=8 * EPSILON)
   loss = lambda s: jnp.sum(tap(z, s) * z).real
   found = jax.jit(jax.grad(loss))(empty_slot((), z.dtype))
-  assert found.statistics().size == 70
+  assert found.statistics().size == 35
 
 
 def test_tallies_of_devices_are_that_of_all():

@@ -38,6 +38,8 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   feeds = [
     op.feed_at(repeat) for op, (_, repeat) in zip(ops, rows, strict=True)
   ]
+  if any(np.dtype(op.dtype).kind == "c" for op in ops):
+    return None  # its law is that of real numbers
   if len(rows) < 4 or graph.opaque or graph.products:
     return None
   if _shares_kernels(graph):

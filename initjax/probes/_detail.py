@@ -101,6 +101,8 @@ def saturation(op: LinearOp, first: Any, later: Any) -> np.ndarray:
   scans = op.place.scans
   rows = _fed(op.feed, first, scans)
   feed = op.later_feed
+  if feed is not None and not scans:  # in a while loop: of no one repeat
+    return np.full((), np.nan, np.float32)
   if feed is None or feed.place is None or feed.place == op.feed.place:
     return rows
   moved = np.roll(_fed(feed, later, scans), -1 if scans[-1].reverse else 1, -1)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_choice, check_integer
+from initjax._executables import execute
 from initjax.probes._lanczos import quadrature
 from initjax.probes._linearized import Linearized, checked_input, linearize
 
@@ -101,7 +102,7 @@ def jacobian_spectrum(
 
   Both use reverse mode alone (J·v is the derivative of Jᵀ·u by u), so a
   `custom_vjp` function is no obstacle. Works inside `jit` and `vmap`. Outside,
-  every call compiles anew: put a loop over many parameters inside.
+  every call traces anew, and compiles if the program is a new one.
 
   Args:
     fn: a function of parameters and one array. If it wants a batch of inputs,
@@ -130,7 +131,6 @@ def jacobian_spectrum(
   _check_options(fn, method, probes, steps)
   key = jax.random.key(0) if key is None else key
 
-  @jax.jit
   def run(params: Any, x: jax.Array, key: jax.Array) -> JacobianSpectrum:
     probe_key, start_key = jax.random.split(key)
     jacobian = linearize(functools.partial(fn, params), x, probe_key)
@@ -138,7 +138,7 @@ def jacobian_spectrum(
       return _exact(jacobian)
     return _lanczos(jacobian, start_key, probes, steps)
 
-  found = run(params, checked_input(x), key)
+  found = execute(run, params, checked_input(x), key)
   _check_finite(found)
   return found
 

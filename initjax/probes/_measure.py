@@ -276,7 +276,11 @@ def _cotangent(
     return [jnp.ones_like(outputs[0])]
   key = jax.random.key(0) if key is None else key
   keys = jax.random.split(key, len(outputs))
-  return [
-    jax.random.normal(one, leaf.shape).astype(leaf.dtype)
-    for one, leaf in zip(keys, outputs, strict=True)
-  ]
+  return [_noise(one, leaf) for one, leaf in zip(keys, outputs, strict=True)]
+
+
+def _noise(key: jax.Array, like: jax.Array) -> jax.Array:
+  """Numbers with E|x|² = 1; complex ones have a random phase."""
+  if jnp.iscomplexobj(like):
+    return jax.random.normal(key, like.shape, like.dtype)
+  return jax.random.normal(key, like.shape).astype(like.dtype)

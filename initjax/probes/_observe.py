@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._checks import check_integer
+from initjax._executables import execute
 from initjax.probes._chain import Chain, chain_of
 from initjax.probes._law import Drift, backward_drift, forward_drift
 from initjax.probes._leaves import arrays_of
@@ -87,8 +88,10 @@ def observe(
     keys = jax.random.split(key, draws)
     params = jax.jit(functools.partial(jax.lax.map, init))(keys)
   arguments = (params, inputs, key, cotangent)
-  flags = {"has_aux": has_aux, "one": draws is None, "norms": norms}
-  report = _measured(fn, *arguments, **flags)
+  measured = functools.partial(
+    _measure, fn, has_aux=has_aux, one=draws is None, norms=norms
+  )
+  report = execute(measured, *arguments)
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
   leaves = arrays_of(params)
@@ -98,18 +101,6 @@ def observe(
   return Observed(report, report.to_records(), bits, leaves, chain)
 
 
-def _measured(
-  fn: Callable[..., Any], *arguments: Any, **flags: bool
-) -> SignalReport:
-  """Compiled once for each function, if it can be told from others."""
-  try:
-    hash(fn)
-  except TypeError:
-    fn = functools.partial(fn)
-  return _measure(fn, *arguments, **flags)
-
-
-@functools.partial(jax.jit, static_argnames=("fn", "has_aux", "one", "norms"))
 def _measure(
   fn: Callable[..., Any],
   params: Any,

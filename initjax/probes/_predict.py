@@ -105,6 +105,7 @@ def predict_rows(
   rows = [walk.run(graph.ops[index], at) for index, at in graph.rows()]
   forward = [row.size for row in rows]
   complete = not graph.opaque and all(map(_is_known, _streams(graph)))
+  complete &= not any(np.dtype(op.dtype).kind == "c" for op in graph.ops)
   backward = walk.gradients(rows, graph, is_complete=complete)
   with np.errstate(divide="ignore", invalid="ignore"):
     return Prediction(np.log2(forward), np.log2(backward))

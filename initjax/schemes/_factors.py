@@ -55,7 +55,7 @@ def _moments(
   scaled = x / unit
   centered = statistic == "variance"
   mean = jnp.mean(scaled) if centered else jnp.zeros((), x.dtype)
-  return unit, mean, jnp.mean((scaled - mean) ** 2)
+  return unit, jnp.abs(mean), jnp.mean(jnp.abs(scaled - mean) ** 2)
 
 
 @functools.partial(jax.jit, static_argnames="statistic")
@@ -67,15 +67,15 @@ def propose(
   A variance below (8ε)² times the second moment is what rounding leaves of a
   constant: each entry is known to half an ε, their mean to a few.
   """
-  x = wide(x)
+  x = x if jnp.iscomplexobj(x) else wide(x)
   if x.size == 0:
-    zero = jnp.zeros((), x.dtype)
+    zero = jnp.zeros((), jnp.finfo(x.dtype).dtype)
     return Proposal(zero, zero - jnp.inf, jnp.int32(DEAD))
   unit, mean, moment = _moments(x, statistic)
   noise = (8 * jnp.finfo(x.dtype).eps) ** 2
   is_zero = (moment == 0) & (mean == 0)
   is_constant = moment <= noise * (moment + mean**2)
-  factor = jnp.sqrt(jnp.asarray(target, x.dtype) / moment) / unit
+  factor = jnp.sqrt(jnp.asarray(target, moment.dtype) / moment) / unit
   usable = jnp.isfinite(moment) & jnp.isfinite(factor) & (factor > 0)
   code = jnp.select(
     [is_zero, ~jnp.isfinite(moment), is_constant, ~usable],

@@ -1,6 +1,5 @@
 """A model's own initialization, each distinct part of it compiled once."""
 
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -111,7 +110,6 @@ class _Plan(NamedTuple):
   """for each leaf, its place in what the parts give"""
 
 
-@functools.lru_cache(maxsize=16)
 def _plan(jaxpr: Any, num_keys: int, where: tuple[Any, ...]) -> _Plan:
   """Each distinct value by itself; those that read an input together."""
   inputs = [Input(i) for i in range(len(open_jaxpr(jaxpr).jaxpr.invars))]

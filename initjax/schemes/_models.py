@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,12 +48,8 @@ def making(
   calls = (structure, outer, tuple(places), rest)
   linen = sys.modules.get("flax.linen")
   if linen is not None and isinstance(model, linen.Module):
-    options = tuple(sorted(kwargs.items()))
-    flags = repr(sys.modules["flax"].config)
-    try:
-      make = _linen_cached(model, method, options, calls, flags)
-    except TypeError:  # something cannot be hashed
-      make = _linen(model, method, options, calls)
+    init = functools.partial(model.init, method=method, **kwargs)
+    make = _function(init, calls)
   else:
     _no_method(method)
     _check_callable(model)
@@ -82,20 +78,6 @@ def _function(init: Callable[..., Any], calls: Any) -> _Make:
     return _split_off(result, statics)
 
   return _Make(jax.jit(make), statics)
-
-
-def _linen(model: Any, method: Any, options: Any, calls: Any) -> _Make:
-  init = functools.partial(model.init, method=method, **dict(options))
-  return _function(init, calls)
-
-
-@functools.lru_cache(maxsize=64)
-def _linen_cached(
-  model: Any, method: Any, options: Any, calls: Any, flags: Hashable
-) -> _Make:
-  """A linen module is a value: an equal one has the same initialization."""
-  del flags  # of Flax; those of JAX are known to jit
-  return _linen(model, method, options, calls)
 
 
 def _split_off(result: Any, statics: dict[str, Any]) -> list[Any]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from initjax.tracing._compat import open_jaxpr, scan_operands
+from initjax.tracing._read import PARTS, PURE
 
 _CALLS: tuple[str, ...] = (
   "jit",
@@ -25,6 +26,14 @@ _CALLS: tuple[str, ...] = (
   "remat2",
 )
 _CALLS += ("checkpoint", "custom_jvp_call", "custom_vjp_call")
+_OTHERS = """argmax argmin clz concatenate cumsum cumprod dot_general
+dynamic_update_slice iota pad random_bits random_clone random_fold_in
+random_gamma random_seed random_split random_unwrap random_wrap reduce_and
+reduce_max reduce_min reduce_or reduce_prod reduce_sum rng_bit_generator
+scatter shift_left shift_right_arithmetic shift_right_logical squeeze stack
+stop_gradient threefry2x32"""
+_PURE = PURE | PARTS | frozenset(_OTHERS.split())
+"""What is computed while reading: no callback, nothing with effects."""
 _serial = itertools.count()
 
 
@@ -128,7 +137,7 @@ def _apply(eqn: Any, operands: list[Value]) -> list[Value]:
   if name == "scan":
     return list(_loops(eqn, operands))
   avals = tuple(var.aval for var in eqn.outvars)
-  if _is_number(operands, avals):
+  if name in _PURE and _is_number(operands, avals):
     return [Constant(x) for x in _computed(eqn, operands)]
   node = Node(eqn, None, tuple(operands), avals)
   return [Out(node, index) for index in range(len(avals))]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from initjax.tracing._activations import LAYOUT
 from initjax.tracing._graph import Site
 from initjax.tracing._read import PARTS
-from initjax.tracing._values import Made, Value
+from initjax.tracing._values import Made, Value, size_of
 
 _SCALED = frozenset(("mul", "div", "neg", "convert_element_type"))
 _MOVES = (LAYOUT | PARTS | {"squeeze", "concatenate"}) - _SCALED
@@ -64,10 +64,10 @@ def view_of(value: Value) -> View | None:
 
 def _scaled(name: str, operands: tuple[Value, ...], view: View) -> View | None:
   """The view times a number, for those equations that do nothing else."""
-  numbers = [float(each.scalar) for each in operands if not each.paths]
+  numbers = [size_of(each.scalar) for each in operands if not each.paths]
   if name in ("neg", "convert_element_type"):
     return view
-  if name == "div" and operands[0].paths:
+  if name == "div" and operands[0].paths and numbers[0]:
     return view._replace(multiplier=view.multiplier / numbers[0])
   if name == "mul":
     return view._replace(multiplier=view.multiplier * numbers[0])

@@ -8,6 +8,8 @@ scalar, and can be called.
 import heapq
 from typing import Any
 
+import jax.numpy as jnp
+
 from initjax.tracing._graph import Feed
 from initjax.tracing._recovered import (
   IDENTITY_STEPS,
@@ -17,11 +19,11 @@ from initjax.tracing._recovered import (
 )
 from initjax.tracing._values import Node, Value
 
-_UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil cos cosh digamma
-erf erf_inv erfc exp exp2 expm1 floor imag integer_pow is_finite lgamma log
-log1p logistic neg not population_count real round rsqrt sign sin sinh sqrt
+_UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil conj cos cosh
+digamma erf erf_inv erfc exp exp2 expm1 floor imag integer_pow is_finite lgamma
+log log1p logistic neg not population_count real round rsqrt sign sin sinh sqrt
 square tan tanh"""
-_NARY = """add add_any and atan2 clamp div eq ge gt le lt max min mul ne
+_NARY = """add add_any and atan2 clamp complex div eq ge gt le lt max min mul ne
 nextafter or pow rem select_n sub xor"""
 ELEMENTWISE = frozenset((*_UNARY.split(), *_NARY.split()))
 LAYOUT = frozenset((*IDENTITY_STEPS.split(), "convert_element_type"))
@@ -117,9 +119,22 @@ def _passes_through(node: Node) -> bool:
   """Whether the node's output at one place depends on one place of data."""
   if node.operation is not None or node.label not in ELEMENTWISE | LAYOUT:
     return False
+  if has_complex(node):
+    return False
   others = [value for value in _signals(node) if value.node is None]
   return all(
     value.kind == "constant" and value.scalar is not None for value in others
+  )
+
+
+def has_complex(node: Node) -> bool:
+  """Whether complex numbers go in or come out: no function of one real."""
+  if node.equation is None:
+    return False
+  variables = (*node.equation.invars, *node.equation.outvars)
+  return any(
+    jnp.issubdtype(getattr(variable.aval, "dtype", bool), jnp.complexfloating)
+    for variable in variables
   )
 
 

@@ -35,8 +35,29 @@ def normalization(node: Node) -> Normalization | None:
       axes = reduction.equation.params["axes"]
       last = reduction.equation.invars[0].aval.ndim - 1
       over = "units" if last in axes else "samples"
-      return Normalization(_without_mean(numerator), over, scales)
+      inner = _without_mean(numerator)
+      if _is_size_of(reduction, inner):
+        return Normalization(inner, over, scales)
   return None
+
+
+def _is_size_of(reduction: Node, inner: Node) -> bool:
+  """Whether what is summed is made of `inner`, entry by entry, and no other."""
+  wanted = _below_layout(inner)
+  open_nodes, steps = [reduction], 0
+  while open_nodes and steps < 64:
+    node, steps = _below_layout(open_nodes.pop()), steps + 1
+    if node is wanted:
+      return True
+    if node.operation is None:
+      open_nodes += [v.node for v in node.operands if v.node is not None]
+  return False
+
+
+def _below_layout(node: Node) -> Node:
+  while node.label in LAYOUT and node.operands and node.operands[0].node:
+    node = node.operands[0].node
+  return node
 
 
 def _deviation(node: Node, root: str) -> tuple[Node, tuple[str, ...]] | None:

@@ -13,7 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from initjax.tracing._activations import CALLS, LAYOUT, RANDOM, RULES
+from initjax.tracing._activations import (
+  CALLS,
+  ELEMENTWISE,
+  LAYOUT,
+  RANDOM,
+  RULES,
+)
 from initjax.tracing._compat import open_jaxpr, scan_operands, sub_jaxprs
 from initjax.tracing._geometry import follow
 from initjax.tracing._graph import Feed, LinearOp, Place, Scan, Site
@@ -25,6 +31,7 @@ from initjax.tracing._values import (
   data,
   joined,
   same_kind,
+  size_of,
 )
 
 _LINEAR = frozenset(
@@ -35,6 +42,8 @@ _LOOK_UP = ["parameter", "data"]  # of a gather: the table and the indices
 _MAX_PASSES = 4
 PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
 _VIEWS = LAYOUT | PARTS | {"squeeze"}
+PURE = ELEMENTWISE | LAYOUT
+"""What is computed while reading; nothing that has effects or calls back."""
 
 
 def read(
@@ -64,7 +73,8 @@ def read(
 def _closed_over(constant: Any) -> Value:
   """A literal, or an array that the function closes over."""
   if np.ndim(constant) == 0:
-    return Value("constant", scalar=constant)
+    traced = isinstance(constant, jax.core.Tracer)  # of a jit around
+    return CONSTANT if traced else Value("constant", scalar=constant)
   return Value("constant", view=("closed over",))
 
 
@@ -139,10 +149,11 @@ def _read_view(name: str, equation: Any, operands: list[Value]) -> Value:
   others = [value for value in operands if value.kind == "constant"]
   scalar = others[0].scalar if len(others) == 1 and not rest else None
   if scalar is not None and name == "mul":
-    factor = float(scalar)
+    factor = size_of(scalar)
     return dataclasses.replace(first, multiplier=first.multiplier * factor)
-  if scalar is not None and name == "div" and operands[0] is first:
-    factor = 1 / float(scalar)
+  is_divided = scalar is not None and name == "div" and operands[0] is first
+  if is_divided and scalar != 0:
+    factor = 1 / size_of(scalar)
     return dataclasses.replace(first, multiplier=first.multiplier * factor)
   return joined(parameters, name)
 
@@ -150,6 +161,8 @@ def _read_view(name: str, equation: Any, operands: list[Value]) -> Value:
 def _constant(equation: Any, operands: list[Value]) -> Value:
   """A constant; its number is kept where it has one."""
   name, params = equation.primitive.name, equation.params
+  if name not in PURE:
+    return CONSTANT
   scalars = [value.scalar for value in operands]
   if not scalars or any(scalar is None for scalar in scalars):
     return CONSTANT
@@ -202,7 +215,22 @@ def _read_while(
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["body_jaxpr"], [*consts, *carried], place)
 
-  return _fixpoint(reader, body, carry, place)
+  outputs = _fixpoint(reader, body, carry, place)
+  for site, op in _sites_under(reader, place).items():
+    feed, later = op.feed._replace(stream=None), op.later_feed
+    later = later and later._replace(stream=None)
+    reader.sites[site] = dataclasses.replace(op, feed=feed, later_feed=later)
+  return [
+    value if value is began else _after_while(reader, value)
+    for began, value in zip(carry, outputs, strict=True)
+  ]
+
+
+def _after_while(reader: Reader, value: Value) -> Value:
+  """Nobody knows how often the body was run."""
+  if value.kind == "data":
+    return data(reader.node("while", operands=(value,)))
+  return value
 
 
 def _fixpoint(
@@ -215,14 +243,22 @@ def _fixpoint(
   outputs = body(carry)
   first = _sites_under(reader, place)
   for turn in range(_MAX_PASSES - 1):
-    fed, outputs = outputs[: len(carry)], body(outputs[: len(carry)])
+    fed = list(map(_carried, carry, outputs))
+    outputs = body(fed)
     if turn and all(map(same_kind, fed, outputs)):
       break  # the second pass has named its streams, the third met the names
   for site, op in _sites_under(reader, place).items():
     began = first[site].feed if site in first else Feed(reason="constant")
     later = op.feed
     reader.sites[site] = dataclasses.replace(op, feed=began, later_feed=later)
-  return outputs
+  return [*map(_carried, carry, outputs), *outputs[len(carry) :]]
+
+
+def _carried(began: Value, value: Value) -> Value:
+  """What is changed at every repeat is no view of a parameter, no number."""
+  if value is began or value.kind == "data":
+    return value
+  return joined((value,), "loop")
 
 
 def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from initjax._executables import fresh_jaxpr
 from initjax.tracing._activations import source_of
 from initjax.tracing._geometry import leaf_origins
 from initjax.tracing._graph import (
@@ -74,7 +75,7 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
       f"wanted a function fn(params, *inputs), got {fn!r}; for a "
       "linen module pass module.apply."
     )
-  jaxpr, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
+  jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   leaves = jax.tree_util.tree_leaves_with_path(params)
   paths = [jax.tree_util.keystr(path) for path, _ in leaves]
   reader = Reader()

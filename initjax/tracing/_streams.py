@@ -13,7 +13,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from initjax.tracing._activations import LAYOUT, dropout, source_of
+from initjax.tracing._activations import (
+  LAYOUT,
+  dropout,
+  has_complex,
+  source_of,
+)
 from initjax.tracing._graph import Image, Site, Stream, Term, terms_within
 from initjax.tracing._normalizations import (
   SUMS,
@@ -22,9 +27,10 @@ from initjax.tracing._normalizations import (
   normalization,
 )
 from initjax.tracing._recovered import identity, recovered
-from initjax.tracing._values import Node, Value
+from initjax.tracing._values import Node, Value, size_of
 
 _CHOICES = frozenset(("slice", "split", "rev"))  # of entries
+_CENTRED = frozenset(("output", "bias", "input", "normalized"))
 
 
 class _Factor(NamedTuple):
@@ -124,6 +130,8 @@ class _Descent:
         return None
       sign = -1.0 if place and node.label == "sub" else 1.0
       found += _Factor(sign).on(terms)
+    if has_complex(node) and any(term.kind not in _CENTRED for term in found):
+      return None  # the phases of their means are not known
     return found if _are_distinct(found) else None
 
   def _product(self, node: Node) -> Stream | None:
@@ -226,7 +234,7 @@ def _factor_below(node: Node) -> tuple[Node, _Factor] | None:
 def _factor_of(value: Value) -> _Factor | None:
   """Of a number or a parameter; None if its size is not known."""
   if value.scalar is not None:
-    return _Factor(float(value.scalar))
+    return _Factor(size_of(value.scalar))
   if len(value.paths) != 1 or value.derived:
     return None
   return _Factor(value.multiplier, value.paths)

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from initjax.tracing._geometry import Origins
 from initjax.tracing._graph import Place, Site
 
@@ -75,6 +77,15 @@ class Value:
 
 
 CONSTANT = Value("constant")
+
+
+def size_of(scalar: Any) -> float:
+  """A number as a factor of sizes: a complex one by its modulus.
+
+  >>> size_of(-2.0), size_of(3 + 4j)
+  (-2.0, 5.0)
+  """
+  return float(abs(scalar) if np.iscomplexobj(scalar) else scalar)
 
 
 def data(node: Node) -> Value:

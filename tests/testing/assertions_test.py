@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -250,15 +251,14 @@ def test_type_errors():
 
 
 def test_a_model_is_compiled_once():
-  """Calls with the same function, shapes and options share it."""
-  traces = []
-
-  def model(params, x):
-    traces.append(1)
-    return two_layers(params, x)
-
-  testing.assert_healthy(model, two_layer_params(), X)
-  first = len(traces)
+  """Calls with the same program and shapes share it, also of new functions."""
+  seen = []
+  listen = lambda event, duration, **_: seen.append(event)
+  testing.assert_healthy(two_layers, two_layer_params(), X)
+  key = jax.random.key(5)
+  jax.monitoring.register_event_duration_secs_listener(listen)
   for check in ALL:
-    check(model, two_layer_params(), 2 * X, key=jax.random.key(5))
-  assert len(traces) == first
+    model = lambda params, x: two_layers(params, x)
+    check(model, two_layer_params(), 2 * X, key=key)
+  jax.monitoring.unregister_event_duration_listener(listen)
+  assert "/jax/core/compile/backend_compile_duration" not in seen

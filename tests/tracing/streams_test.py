@@ -156,6 +156,16 @@ def test_a_root_of_an_operation_on_a_sum_is_no_norm():
   assert term.kind == "product"
 
 
+def test_divided_by_the_size_of_another_branch_is_no_norm():
+  def fn(p, x):
+    signal, other = x @ p["a"], x @ p["c"]
+    size = jnp.mean(other**2, axis=-1, keepdims=True)
+    return (signal * jax.lax.rsqrt(size + 1e-6)) @ p["b"]
+
+  graph = signal_graph(fn, {"a": W, "b": W, "c": W}, X)
+  assert graph.ops[-1].feed.stream is None
+
+
 def test_a_number_times_a_sum_that_holds_a_norm_is_no_norm():
   def fn(p, x):
     summed = x @ p[0] + jax.nn.standardize(x @ p[1])

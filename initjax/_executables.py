@@ -1,0 +1,101 @@
+"""Compiled programs, reused where the program is the same, not the function.
+
+`jax.jit` and `jax.make_jaxpr` remember a function by its identity, so what
+it reads besides its arguments (a global, an attribute, a closure) is frozen.
+Here every call traces anew; only compilation is saved, for equal programs.
+"""
+
+import collections
+import hashlib
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+_MAX_PROGRAMS = 128
+_CALLS_BACK = "callback"  # in the name of a custom call: it knows one function
+
+
+class _Entry:
+  """One executable; its lock lets a second thread wait for the first."""
+
+  def __init__(self) -> None:
+    self.lock = threading.Lock()
+    self.compiled: Any = None
+
+
+_programs: collections.OrderedDict[Hashable, _Entry] = collections.OrderedDict()
+_lock = threading.Lock()
+
+
+def fresh_jaxpr(fn: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+  """The jaxpr of `fn` as it is now, and the shapes of its outputs."""
+  return jax.make_jaxpr(lambda *given: fn(*given), return_shape=True)(
+    *arguments
+  )
+
+
+def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
+  """`fn(*arguments)`, compiled; equal programs are compiled once.
+
+  Programs are equal if their lowered text, and the shardings of their
+  arguments and the configuration of JAX, are. What `fn` closes over becomes an
+  argument, so that no executable holds an array. Inside of `jit`, `vmap` and
+  the like it is a part of the program around it.
+
+  >>> import jax.numpy as jnp
+  >>> scale = 2.0
+  >>> double = lambda x: scale * x
+  >>> float(execute(double, jnp.ones(())))
+  2.0
+  >>> scale = 3.0
+  >>> float(execute(double, jnp.ones(())))
+  3.0
+  """
+  closed, shapes = fresh_jaxpr(fn, *arguments)
+  leaves = [*closed.consts, *jax.tree.leaves(arguments)]
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    return jax.jit(lambda *given: fn(*given))(*arguments)
+
+  def run(*leaves: Any) -> list[Any]:
+    consts = leaves[: len(closed.consts)]
+    rest = leaves[len(closed.consts) :]
+    return jax.core.eval_jaxpr(closed.jaxpr, consts, *rest)
+
+  lowered = jax.jit(run).lower(*leaves)
+  found = _compiled(lowered, leaves)(*leaves)
+  return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+
+def _compiled(lowered: Any, leaves: list[Any]) -> Any:
+  text = lowered.as_text()
+  if _CALLS_BACK in text:
+    return lowered.compile()
+  places = tuple(_place(leaf) for leaf in leaves)
+  code = hashlib.sha256(text.encode()).digest()
+  key = (code, places, _configuration())
+  with _lock:
+    entry = _programs.setdefault(key, _Entry())
+    _programs.move_to_end(key)
+    while len(_programs) > _MAX_PROGRAMS:
+      _programs.popitem(last=False)
+  with entry.lock:
+    if entry.compiled is None:
+      entry.compiled = lowered.compile()
+    return entry.compiled
+
+
+def _place(leaf: Any) -> Hashable:
+  """Where an argument is; arrays of NumPy are nowhere yet."""
+  if not isinstance(leaf, jax.Array):
+    return None
+  return leaf.sharding, leaf.committed
+
+
+def _configuration() -> Hashable:
+  """Every option of JAX, as it is in this thread."""
+  return tuple(
+    (name, repr(getattr(jax.config, name, value)))
+    for name, value in jax.config.values.items()
+  )
