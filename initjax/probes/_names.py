@@ -52,6 +52,8 @@ def name_of(activation: Activation) -> str | None:
   """
   with jax.ensure_compile_time_eval():
     values = np.asarray(activation(jnp.asarray(_POINTS)))
+    if not np.isfinite(values).all():
+      return None
     for name, known in _known().items():
       scale = float(values @ known) / float(known @ known)
       if scale > 0 and np.allclose(values, scale * known, 1e-5, scale * 1e-6):
@@ -82,4 +84,6 @@ def is_flat(activation: Activation | None) -> bool:
     return False
   with jax.ensure_compile_time_eval():
     values = np.asarray(activation(jnp.asarray(_POINTS)))
+    if not np.isfinite(values).all():
+      return None
   return bool((values == 0).sum() > 2)
