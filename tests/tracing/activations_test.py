@@ -180,7 +180,9 @@ def test_the_same_place_by_two_ways_is_one():
 
 
 def test_a_recovered_function_is_called_as_one_would():
-  long = lambda h: jnp.sin(1.234 * jnp.cos(2.345 * h + 3.456) + jnp.cos(7 * h))
+  long = lambda h: jnp.sin(
+    1.234 * jnp.cos(2.345 * h + 3.456) + jnp.cos(7.89 * h)
+  )
   names = {
     "tanh(2·x)": lambda h: jnp.tanh(2 * h),
     "exp(x^2)": lambda h: jnp.exp(h**2),
