@@ -97,7 +97,8 @@ def test_the_readme_runs_from_top_to_bottom(capsys):
     if "hk." not in block:
       exec(block, names)
       checked += check_comments(block, names)
-  names["test_signal_flows"]()
+    if "def test_signal_flows" in block:
+      names["test_signal_flows"]()
   assert checked >= 6
   assert capsys.readouterr().out
 
