@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.gains._full_precision import uncast, widened
 from initjax.gains._quadrature import INTERVALS, NODES
 from initjax.typing import Activation
 
@@ -77,7 +79,10 @@ class TracedActivation:
   so that no function named in their text by address is ever replaced.
   """
 
+  name: str
+  """how errors call it"""
   function: Activation
+  """without its casts to fewer bits"""
   jaxprs: tuple[Any, ...]
   text: str
   constants: tuple[Any, ...]
@@ -104,41 +109,46 @@ def trace(activation: Activation) -> TracedActivation:
       f"activation must be a JAX function such as jax.nn.relu; got "
       f"{activation!r}."
     )
-  jaxpr, out = _jaxpr_of(activation)
-  _check_output(activation, out)
+  name = name_of(activation)
+  function, jaxpr, out = _jaxpr_of(activation, name)
+  _check_output(name, out)
   jaxprs = [jaxpr]
   if "custom_" in str(jaxpr):  # a derivative of its own, unseen in the jaxpr
-    jaxprs.append(jax.make_jaxpr(_with_slope(activation))(_POINTS))
+    jaxprs.append(jax.make_jaxpr(_with_slope(function))(_POINTS))
   found = [const for each in jaxprs for const in _all_constants(each)]
   if any(isinstance(const, jax.core.Tracer) for const in found):
-    raise TypeError(_TRACED.format(name=name_of(activation)))
+    raise TypeError(_TRACED.format(name=name))
   constants = tuple(map(_fingerprint, found))
   text = "\n".join(map(str, jaxprs))
-  return TracedActivation(activation, tuple(jaxprs), text, constants)
+  return TracedActivation(name, function, tuple(jaxprs), text, constants)
 
 
-def _jaxpr_of(activation: Activation) -> tuple[Any, Any]:
-  """φ's jaxpr and output; a failure is explained in terms of φ."""
+def _jaxpr_of(activation: Activation, name: str) -> tuple[Activation, Any, Any]:
+  """φ without its casts, its jaxpr and output; or why it has none."""
 
   def fresh(x: jax.Array) -> jax.Array:  # an object may have changed since
     return activation(x)
 
-  try:
-    return jax.make_jaxpr(fresh, return_shape=True)(_POINTS)
-  except jax.errors.UnexpectedTracerError as error:
-    raise TypeError(_TRACED.format(name=name_of(activation))) from error
-  except Exception as error:
-    reason = str(error).split("\n", maxsplit=1)[0]
-    raise ValueError(
-      f"{name_of(activation)} is not a JAX function of one array, elementwise: "
-      f"{type(error).__name__}: {reason} Write it with jax.numpy and jax.nn."
-    ) from error
+  for function in (uncast(fresh), fresh):  # which may ask for its own dtype
+    try:
+      traced = jax.make_jaxpr(function, return_shape=True)(_POINTS)
+    except jax.errors.UnexpectedTracerError as error:
+      raise TypeError(_TRACED.format(name=name)) from error
+    except Exception as error:
+      failure = error
+    else:
+      return function, *traced
+  reason = str(failure).split("\n", maxsplit=1)[0]
+  raise ValueError(
+    f"{name} is not a JAX function of one array, elementwise: "
+    f"{type(failure).__name__}: {reason} Write it with jax.numpy and jax.nn."
+  ) from failure
 
 
 @functools.lru_cache(maxsize=64)
 def evaluator(traced: TracedActivation) -> Evaluate:
   """x -> (φ(x), φ'(x)) for float64 arrays; must run inside `in_float64`."""
-  jaxpr = jax.make_jaxpr(_with_slope(traced.function))(_POINTS)
+  jaxpr = _slope_jaxpr(traced, _BLOCK)
 
   def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     padded = np.resize(x, (-(-x.size // _BLOCK), _BLOCK))
@@ -163,7 +173,8 @@ def compiled(traced: TracedActivation) -> Evaluate:
   Must run inside `in_float64`.
   """
   evaluator(traced)  # checks that φ is elementwise
-  run = jax.jit(_with_slope(traced.function))
+  jaxpr = _slope_jaxpr(traced, _LARGE_BLOCK)
+  run = jax.jit(jax.extend.core.jaxpr_as_fun(jaxpr))
 
   def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = x.ravel()
@@ -176,6 +187,12 @@ def compiled(traced: TracedActivation) -> Evaluate:
     return value.reshape(x.shape), slope.reshape(x.shape)
 
   return evaluate
+
+
+def _slope_jaxpr(traced: TracedActivation, size: int) -> Any:
+  """Of φ and φ', in float64 whatever φ casts to."""
+  points = jax.ShapeDtypeStruct((size,), np.float64)
+  return widened(jax.make_jaxpr(_with_slope(traced.function))(points))
 
 
 def _with_slope(activation: Activation) -> Callable[[jax.Array], Any]:
@@ -192,8 +209,7 @@ def _with_slope(activation: Activation) -> Callable[[jax.Array], Any]:
   return value_and_slope
 
 
-def _check_output(activation: Activation, out: Any) -> None:
-  name = name_of(activation)
+def _check_output(name: str, out: Any) -> None:
   leaves = jax.tree.leaves(out)
   if len(leaves) != 1 or leaves[0].shape != (_BLOCK,):
     shapes = [leaf.shape for leaf in leaves]
@@ -217,7 +233,7 @@ def _check_elementwise(traced: TracedActivation, evaluate: Any) -> None:
   both_nan = np.isnan(moved) & np.isnan(together[: _BLOCK // 2])
   if not np.all(same | both_nan):
     raise ValueError(
-      f"{name_of(traced.function)} is not elementwise: a value changes with "
+      f"{traced.name} is not elementwise: a value changes with "
       "its neighbours (as in softmax or a normalization), so no gain exists."
     )
 
@@ -242,4 +258,7 @@ def _fingerprint(constant: Any) -> Any:
 
 def name_of(activation: Any) -> str:
   """How errors call an activation."""
-  return f"activation {getattr(activation, '__name__', repr(activation))}"
+  while isinstance(activation, functools.partial):
+    activation = activation.func
+  name = getattr(activation, "__name__", type(activation).__name__)
+  return f"activation {name}"

@@ -32,7 +32,8 @@ def gain(
 
   Raises:
     ValueError: for an unknown direction; where the moment is 0 or infinite
-      (backward: φ jumps, so φ' has a delta); and as `moments`.
+      (backward: φ jumps, so φ' has a delta, or is as steep as √|x| at 0); and
+      as `moments`.
 
   >>> import jax
   >>> round(gain(jax.nn.relu), 12), round(gain(jax.numpy.tanh), 5)
@@ -66,9 +67,9 @@ def _check_kept(
   name = name_of(activation)
   if math.isinf(kept):
     raise ValueError(
-      f"{name} jumps (or declares a derivative that is not its own): φ' holds "
-      "a delta, E[φ'²] is infinite and no backward gain exists; use "
-      "direction='forward'."
+      f"{name} jumps (or is as steep at a point as √|x| at 0, or declares a "
+      "derivative that is not its own): E[φ'²] is infinite and no backward "
+      "gain exists; use direction='forward'."
     )
   rounding = 0.0
   if direction == "centered":  # φ - mean is rounded to ε·|φ|

@@ -59,7 +59,7 @@ def _integrate(traced: TracedActivation, v: np.ndarray) -> Length:
     u = x / unit
     return np.stack([value**2, u * value * slope, (u * value) ** 2])
 
-  second, product, square = gaussian_integrals(factors, v)
+  second, product, square = gaussian_integrals(factors, v, may_have_poles=[1])
   smooth = product * unit / v
   stein = (square * (unit**2 / v) - second) / (2 * v)
   rounding = 1e3 * np.finfo(float).eps * second / v

@@ -11,7 +11,6 @@ from initjax.gains._activation import (
   TracedActivation,
   evaluator,
   in_float64,
-  name_of,
   trace,
 )
 from initjax.gains._quadrature import DivergenceError, gaussian_integrals
@@ -20,6 +19,7 @@ from initjax.typing import Activation
 Numbers = float | np.ndarray
 
 _JUMP = 1e-10  # relative gap between φ' and Stein's lemma: φ jumps
+_SLOPES = (2, 3, 5)  # of the following, what holds φ' and no φ
 _NAMES = ("E[φ]", "E[φ²]", "E[φ']", "E[φ'²]", "E[xφ]", "E[xφ']", "E[x²φ]")
 
 
@@ -33,7 +33,8 @@ class Moments(NamedTuple):
   derivative_mean: Numbers
   """E[φ'(x)] = E[x·φ(x)]/v"""
   derivative_second_moment: Numbers
-  """E[φ'(x)²]; inf where φ jumps, since φ' then holds a delta"""
+  """E[φ'(x)²]; inf where φ jumps, since φ' then holds a delta, and where φ is
+  as steep as √|x| at 0"""
 
 
 def moments(
@@ -46,7 +47,10 @@ def moments(
   evaluated in float64 on the CPU whatever the x64 setting, eagerly or while
   something else is traced; results are cached by what φ computes, not by its
   identity. At variance 0 the values are φ(0) and the one-sided slopes there.
-  A feature of φ narrower than 1/200 of its distance from 0 may be overlooked.
+  A feature of φ narrower than 1/200 of its distance from 0 may be overlooked,
+  and one narrower than 1e-4 of that has as many digits less as x has there.
+  Casts to float32, bfloat16 and the like within φ are looked through; those to
+  integers and booleans are part of it.
 
   Args:
     activation: any elementwise JAX function of real numbers.
@@ -105,7 +109,7 @@ def _moments_at_zero(
     limits = [value[0], value[0] ** 2, sides.mean(), (sides**2).mean()]
   if not np.isfinite(limits).all():
     raise ValueError(
-      f"{name_of(traced.function)} or its slope is not finite at x = 0, so it "
+      f"{traced.name} or its slope is not finite at x = 0, so it "
       "has no moments at variance 0."
     )
   return np.array(limits)
@@ -118,7 +122,8 @@ def _integrate(
 
   E[φ'] and E[xφ'] are computed twice: from φ' itself, and by Stein's lemma as
   E[xφ]/v and E[x²φ]/v - E[φ]. One of them differs where φ jumps, since autodiff
-  gives 0 there for what is a delta (the first alone: not if φ is even).
+  gives 0 there for what is a delta (the first alone: not if φ is even). Where
+  the slope has a pole, the lemma alone holds.
   """
   unit = np.sqrt(v.max())  # x² alone could overflow or underflow
 
@@ -130,11 +135,13 @@ def _integrate(
     return np.stack([*rows, u * slope, u * x * value])
 
   try:
-    integrals = gaussian_integrals(factors, v)
+    integrals = gaussian_integrals(factors, v, _SLOPES)
   except DivergenceError as error:
     raise explained(traced, error, v) from None
   mean, second, slope, slope_second, x_value, u_slope, ux_value = integrals
-  size, slope_size, std = np.sqrt(second), np.sqrt(slope_second), np.sqrt(v)
+  poles = np.isinf(slope_second)
+  slope_size = np.sqrt(np.where(poles, 0.0, slope_second))
+  size, std = np.sqrt(second), np.sqrt(v)
   rounding = 1e3 * np.finfo(float).eps * size / std
 
   def differ(autodiff: np.ndarray, stein: np.ndarray) -> np.ndarray:
@@ -142,7 +149,7 @@ def _integrate(
     return abs(stein - autodiff) > relative + rounding
 
   stein = x_value / v
-  jumps = differ(slope, stein)
+  jumps = poles | differ(slope, stein)
   jumps |= differ(u_slope * unit / std, (ux_value / v * unit - mean) / std)
   slope_second = np.where(jumps, np.inf, slope_second)
   return np.stack([mean, second, np.where(jumps, stein, slope), slope_second])
@@ -154,7 +161,7 @@ def check_not_nan(
   bad = np.isnan(value) | (np.isnan(slope) & np.isfinite(value))
   if bad.any():
     raise ValueError(
-      f"{name_of(traced.function)} or its slope is NaN at x = "
+      f"{traced.name} or its slope is NaN at x = "
       f"{x[bad].flat[0]:.6g}; a gain needs a value for every real number."
     )
 
@@ -166,15 +173,20 @@ def explained(
   names: tuple[str, ...] = _NAMES,
 ) -> ValueError:
   """The quadrature's failure, in terms of the activation."""
-  name, moment = name_of(traced.function), names[error.row]
+  name, moment = traced.name, names[error.row]
   where = f"{moment} at variance {v[error.column]:g}"
   if error.reason == "grows":
     return ValueError(
       f"{name}: {where} diverges or overflows float64, the function grows too "
       "fast. Bound it, or ask for a smaller variance."
     )
+  place = "" if error.place is None else f" near x = {error.place:.6g}"
+  if error.reason == "pole":
+    return ValueError(
+      f"{name}: {where} diverges: the function, or its slope, has a pole"
+      f"{place}. Bound it there."
+    )
   return ValueError(
-    f"{name}: {where} diverges (at a pole, or at a slope too steep) or cannot "
-    "be resolved: it oscillates too fast, or computes in less than float64 "
-    "inside (a cast to float32 or bfloat16)."
+    f"{name}: {where} cannot be resolved in float64{place}: the function "
+    "oscillates too fast, jumps too often, or is rounded to coarse steps."
   )

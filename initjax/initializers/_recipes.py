@@ -130,8 +130,12 @@ def siren(
       first layer    W ~ U(±1/fan_in)
       hidden layers  W ~ U(±√(6/fan_in)/ω₀)
 
-  so that the argument of every hidden sine has unit variance: ω₀²·fan_in·
-  Var W·E[sin²] = ω₀²·(2/ω₀²)·½ = 1.
+  The variance q of a hidden sine's argument becomes that of the next by
+
+      q ↦ ω₀²·fan_in·Var W·E[sin(√q ζ)²] = 1 - e^(-2q),  ζ ~ N(0, 1)
+
+  1 only after a sine of many periods (q large, E[sin²] = ½); with depth it
+  settles at 0.797 = 1 - e^(-2·0.797), whatever it began with.
 
   Args:
     omega_0: the frequency factor of the activation, > 0.

@@ -2,9 +2,11 @@
 
 Second moments are smooth in log₂ q even where φ is not. They are tabulated in
 windows of 8 octaves, when asked for, and interpolated by splines of degree 7:
-within 1e-9 of the exact moments, most activations within 1e-11.
+within 1e-9 of the exact moments, most activations within 1e-11. Where moments
+overflow in a window (exp, cosh), shorter ones serve.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from initjax.typing import Activation
 
 _STEP = 0.25  # octaves between two points of a table
 _WINDOW, _MARGIN = 8, 2  # octaves
+_SHORT = (1.0, 1 / 4, 1 / 16, 1 / 64)  # octaves
 _LAST_WINDOW = 8  # so from 2^-64 to 2^64; power laws beyond
 _ORDERS = 128  # Hermite orders that are computed
 _TAIL_STEP = 0.25  # octaves of what is only estimated
@@ -57,22 +60,30 @@ def response_of(activation: Activation) -> Callable[[float], Response]:
   """log₂ q -> Response of numbers, tabulated as needed."""
 
   @functools.cache
-  def window(index: int) -> Callable[..., np.ndarray]:
-    from scipy import interpolate
-
+  def window(index: int) -> Callable[..., np.ndarray] | None:
     low = _WINDOW * index - _MARGIN
     points = np.arange(low, low + _WINDOW + 2 * _MARGIN + _STEP / 2, _STEP)
-    m = moments(activation, 2.0**points)
-    rows = np.stack([m.second_moment, m.derivative_second_moment], axis=1)
-    return interpolate.make_interp_spline(
-      points, np.log2(np.clip(rows, _TINY, 1 / _TINY)), k=7
-    )
+    try:
+      return _spline(activation, points)
+    except ValueError:
+      return None
+
+  @functools.lru_cache(maxsize=256)
+  def around(log2_q: float) -> Callable[..., np.ndarray]:
+    moments(activation, 2.0**log2_q)  # which may say why there are none
+    for reach in _SHORT:
+      with contextlib.suppress(ValueError):
+        moments(activation, 2.0 ** (log2_q + 4 * reach))  # no pole is close
+        points = log2_q + reach * np.linspace(-1, 1, 9)
+        return _spline(activation, points)
+    return _spline(activation, log2_q + _SHORT[-1] * np.linspace(-2, 0, 9))
 
   def respond(log2_q: float) -> Response:
     edge = float(_WINDOW * _LAST_WINDOW)
     inside = min(max(log2_q, -edge), edge)
     index = min(math.floor(inside / _WINDOW), _LAST_WINDOW - 1)
-    value, slope, bend = (window(index)(inside, order) for order in range(3))
+    table = window(index) or around(inside)
+    value, slope, bend = (table(inside, order) for order in range(3))
     infinite = value > _INFINITE
     value = value + (log2_q - inside) * slope
     value[infinite] = math.inf
@@ -80,6 +91,18 @@ def response_of(activation: Activation) -> Callable[[float], Response]:
     return Response(*np.concatenate([value, slope, bend]))
 
   return respond
+
+
+def _spline(
+  activation: Activation, points: np.ndarray
+) -> Callable[..., np.ndarray]:
+  """log₂ of E[φ²] and E[φ'²] between values of log₂ q."""
+  from scipy import interpolate
+
+  m = moments(activation, 2.0**points)
+  rows = np.stack([m.second_moment, m.derivative_second_moment], axis=1)
+  logs = np.log2(np.clip(rows, _TINY, 1 / _TINY))
+  return interpolate.make_interp_spline(points, logs, k=7)
 
 
 class Spectrum(NamedTuple):

@@ -212,9 +212,12 @@ def _wanted(op: LinearOp, fed: Fed, direction: Direction) -> float | None:
     kept, fan = fed.second_moment, op.fan_in
   else:
     kept, fan = fed.derivative, op.fan_out
+    if math.isnan(kept):
+      kept = 1.0
     if math.isinf(kept):
       raise ValueError(
-        f"what feeds {op.path} jumps: φ' holds a delta, and no variance keeps "
-        "the gradient; use direction='forward'."
+        f"what feeds {op.path} jumps, or is as steep as √|x| at 0: φ' holds a "
+        "delta or a pole, and no variance keeps the gradient; use "
+        "direction='forward'."
       )
   return 1 / (fan * kept) if kept * fan > 0 and fed.second_moment > 0 else None

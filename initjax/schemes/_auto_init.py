@@ -48,9 +48,10 @@ def auto_init(
   are), products of branches with kernels of their own (gated units; backward,
   the gradient of the product is kept), factors and normalizations; constant
   factors between parameter and operation are taken out. What the graph does not
-  tell (softmax, pooling) is taken to have unit second moment, and the plan says
-  so. There is no compromise of both directions: along a stack, the ratios
-  fan_in/fan_out cancel.
+  tell (softmax, pooling) is taken to have unit second moment, as is an
+  activation without finite moments (1/x, log x), and the plan says so. There is
+  no compromise of both directions: along a stack, the ratios fan_in/fan_out
+  cancel.
 
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more
@@ -72,8 +73,7 @@ def auto_init(
     plan: return the `VariancePlan` and draw nothing.
 
   Raises:
-    ValueError: for an unknown option, or where nothing can be initialized, or
-      an activation has no finite gain.
+    ValueError: for an unknown option, or where nothing can be initialized.
     TypeError: for a parameter that is no kernel and has no value, or for what
       is no key.
 

@@ -53,7 +53,7 @@ class Fed(NamedTuple):
   slope: float
   """d log E[φ²]/d log E[h²]"""
   derivative: float
-  """E[φ'(h)²]"""
+  """E[φ'(h)²]; NaN if theory does not know it"""
   doubt: str
   """what was assumed of either"""
 
@@ -180,7 +180,10 @@ def _mean(phi: Activation, source: Signal) -> float:
   """E[φ(h)]."""
   if phi is identity:
     return source.mean
-  return float(moments(phi, min(source.size, 1e300)).mean)
+  try:
+    return float(moments(phi, min(source.size, 1e300)).mean)
+  except ValueError:
+    return 0.0  # `_through` says that it is not known
 
 
 def _times(root: float, signal: Signal) -> Signal:
@@ -215,20 +218,21 @@ def _through(phi: Activation | None, source: Signal, op: LinearOp) -> Fed:
   if not source.gaussian:
     doubt = doubt or "an activation of inputs or products, taken as Gaussian"
   try:
-    if q == 0:
-      at_zero = moments(phi, 0.0)
-      second, derivative = (
-        at_zero.second_moment,
-        at_zero.derivative_second_moment,
-      )
-      return Fed(source, float(second), 1.0, float(derivative), doubt)
-    here = response(phi)(math.log2(q))
+    return Fed(source, *_response(phi, q), doubt)
   except ValueError as error:
-    raise ValueError(f"at {op.path or 'a constant kernel'}: {error}") from error
-  return Fed(
-    source,
-    2.0**here.log2_second_moment,
-    here.slope,
-    math.inf if here.log2_derivative > 1e3 else 2.0**here.log2_derivative,
-    doubt,
-  )
+    reason = str(error).split("; ")[0].split(". ")[0].rstrip(".")
+    assumed = f"assumed unit second moment: {reason}"
+    doubt = f"{doubt}; {assumed}" if doubt else assumed
+    return Fed(source, 1.0, 1.0, math.nan, doubt)
+
+
+def _response(phi: Activation, q: float) -> tuple[float, float, float]:
+  """E[φ²], d log E[φ²]/d log q and E[φ'²] at the variance q."""
+  if q == 0:
+    at_zero = moments(phi, 0.0)
+    slope = float(at_zero.derivative_second_moment)
+    return float(at_zero.second_moment), 1.0, slope
+  here = response(phi)(math.log2(q))
+  infinite = here.log2_derivative > 1e3
+  derivative = math.inf if infinite else 2.0**here.log2_derivative
+  return 2.0**here.log2_second_moment, here.slope, derivative

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.tracing._formula import formula
 from initjax.tracing._values import Node, Value
 
 IDENTITY_STEPS = """broadcast_in_dim copy copy_p expand_dims
@@ -52,11 +53,18 @@ class Step:
     return self.equation.primitive.bind(*full, **self.equation.params)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Recovered:
   """The function: steps, of which the last gives the result."""
 
   steps: tuple[Step, ...]
+
+  def __repr__(self) -> str:
+    return formula(self.steps, _IDENTITIES)
+
+  @property
+  def __name__(self) -> str:
+    return repr(self)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """φ(x), entry by entry."""

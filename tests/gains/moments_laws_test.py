@@ -119,6 +119,52 @@ def test_no_jump_is_seen_where_there_is_none(activation):
   assert np.isfinite(moments(activation, v).derivative_second_moment).all()
 
 
+@pytest.mark.parametrize("p", [1 / 3, 0.5, 0.6, 0.75])
+def test_a_slope_with_a_pole_leaves_the_other_moments(p):
+  """E|x|^p = (2v)^(p/2)·Γ((p + 1)/2)/√π, and φ'² = p²·|x|^(2p - 2)."""
+  v = np.array([0.1, 1.0, 7.0])
+
+  def absolute(p):
+    return (2 * v) ** (p / 2) * math.gamma((p + 1) / 2) / math.sqrt(math.pi)
+
+  m = moments(lambda x: abs(x) ** p, v)
+  np.testing.assert_allclose(m.mean, absolute(p), rtol=RELATIVE)
+  np.testing.assert_allclose(m.second_moment, absolute(2 * p), rtol=RELATIVE)
+  np.testing.assert_allclose(m.derivative_mean, 0, atol=ABSOLUTE)
+  slope = p**2 * absolute(2 * p - 2) if p > 0.5 else np.full(3, np.inf)
+  np.testing.assert_allclose(m[3], slope, rtol=RELATIVE)
+
+
+@pytest.mark.parametrize("place", [1.0, math.pi])
+def test_a_pole_of_the_slope_anywhere(place):
+  """√|x - a|: E[φ²] = E|x - a| = 2·N(a) + a·(2Φ(a) - 1), E[φ] by scipy."""
+  m = moments(lambda x: jnp.sqrt(abs(x - place)))
+  density = math.exp(-(place**2) / 2) / math.sqrt(2 * math.pi)
+  want = 2 * density + place * (2 * ndtr(place) - 1)
+  np.testing.assert_allclose(m.second_moment, want, rtol=RELATIVE)
+  assert m.derivative_second_moment == math.inf
+  log = moments(lambda x: jnp.log(abs(x - place)))
+  assert np.isfinite(log[:3]).all()
+
+
+def test_log_has_all_moments_but_its_slopes():
+  """log|x|: mean -(γ + log 2)/2, variance π²/8, an even function."""
+  m = moments(lambda x: jnp.log(abs(x)))
+  mean = -(np.euler_gamma + math.log(2)) / 2
+  np.testing.assert_allclose(m.mean, mean, rtol=RELATIVE)
+  want = mean**2 + math.pi**2 / 8
+  np.testing.assert_allclose(m.second_moment, want, rtol=RELATIVE)
+  assert (abs(m.derivative_mean) < 1e-14, m[3]) == (True, math.inf)
+
+
+def test_a_steep_slope_is_finite():
+  """From 1 to 1 + 1e-6, whose end float64 knows to 1e-10 of that length."""
+  m = moments(lambda x: 1 + 1e3 * (jnp.clip(x, 1, 1 + 1e-6) - 1))
+  middle = 1 + 5e-7
+  mass = 1e-6 * math.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi)
+  np.testing.assert_allclose(m[2:], [1e3 * mass, 1e6 * mass], rtol=3e-10)
+
+
 @more
 @hypothesis.given(
   activation=st.sampled_from(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from initjax.meanfield import correlation_map, fixed_point, length_map
+from initjax.meanfield._tables import response_of
 
 # The documented accuracy of a map.
 close = functools.partial(np.testing.assert_allclose, rtol=1e-12)
@@ -141,3 +142,24 @@ def test_errors():
     correlation_map(0.5, jnp.tanh, 1.0, 0.1, q=-1.0)
   with pytest.raises(ValueError, match=r"correlation must be in \[-1, 1\]"):
     correlation_map(2.0, jnp.tanh, 1.0, 0.1)
+
+
+@pytest.mark.parametrize("log2_q", [0.0, 3.3])
+def test_tables_of_what_overflows_in_their_window(log2_q):
+  """exp: E[φ²] = E[φ'²] = exp(2q), which float64 does not hold at 2^10."""
+  found, q = response_of(jnp.exp)(log2_q), 2**log2_q
+  logs = (found.log2_second_moment, found.log2_derivative)
+  np.testing.assert_allclose(logs, 2 * q / math.log(2), rtol=1e-9)
+  slopes = (found.slope, found.derivative_slope)
+  np.testing.assert_allclose(slopes, 2 * q, rtol=1e-8)
+  np.testing.assert_allclose(found.curvature, 2 * q, rtol=1e-6)
+
+
+def test_tables_close_to_where_a_moment_diverges():
+  """exp(x²/5): E[φ²] = (1 - 4q/5)^(-½), a pole at q = 1.25."""
+  respond = response_of(lambda x: jnp.exp(x**2 / 5))
+  found = respond(0.0)
+  assert found.log2_second_moment == pytest.approx(-math.log2(0.2) / 2)
+  assert found.slope == pytest.approx(2, rel=1e-5)  # 2q/5/(1 - 4q/5)
+  with pytest.raises(ValueError, match=r"E\[φ.?\] at variance 1\.4"):
+    respond(0.5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from drawn_by_numpy import filled
 
-from initjax.gains import moments
+from initjax.gains import gain, moments
 from initjax.schemes import auto_init
 
 KEY = jax.random.key(0)
@@ -121,6 +121,43 @@ def test_assumptions_are_stated():
 
   why = plan_of(activated, params, shape(1, 8)).rows[-1].why
   assert why == "an activation of inputs or products, taken as Gaussian"
+
+
+WITHOUT_MOMENTS = {
+  "1/x": lambda h: 1 / h,
+  "exp(x^2)": lambda h: jnp.exp(h**2),
+  "atanh(x)": jnp.arctanh,
+  "log(2·x)": lambda h: jnp.log(2 * h),
+  "sqrt(max(x, 0))": lambda h: jnp.sqrt(jax.nn.relu(h)),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_MOMENTS)
+def test_an_activation_without_moments_is_assumed_to_have_one(name):
+  """The layers around it have their own; the reason names it as one would."""
+  phi = WITHOUT_MOMENTS[name]
+  fn = lambda p, x: jax.nn.relu(phi(x @ p[0]) @ p[1]) @ p[2]
+  for direction in ("forward", "backward"):
+    plan = plan_of(fn, [shape(8, 8)] * 3, shape(1, 8), direction=direction)
+    gains = [row.gain for row in plan.rows]
+    assert gains == pytest.approx([1, 1, 2**0.5])
+    why = [row.why for row in plan.rows]
+    assert why[1].startswith(f"assumed unit second moment: activation {name}")
+    assert (why[0], why[2]) == ("", "")
+
+
+def test_an_unknown_branch_of_a_product_is_assumed_as_well():
+  fn = lambda p, x: ((1 / (x @ p[0])) * (x @ p[1])) @ p[2]
+  plan = plan_of(fn, [shape(8, 8)] * 3, shape(1, 8))
+  assert plan.rows[2].gain == pytest.approx(1)
+  assert "activation 1/x: E[φ]" in plan.rows[2].why
+
+
+@pytest.mark.parametrize("phi", [jnp.exp, jnp.cosh, jnp.cbrt])
+def test_what_overflows_in_a_table_or_has_a_pole_in_its_slope(phi):
+  fn = lambda p, x: phi(x @ p[0]) @ p[1]
+  row = plan_of(fn, [shape(8, 8)] * 2, shape(1, 8)).rows[1]
+  assert (row.gain, row.why) == (pytest.approx(gain(phi), rel=1e-9), "")
 
 
 def test_gated_units_are_told_by_their_branches():

@@ -177,3 +177,21 @@ def test_the_same_place_by_two_ways_is_one():
   model = lambda params, x: swish(x @ params[0]) @ params[1]
   op = signal_graph(model, [W, W[:4]], X).ops[1]
   assert_equal_functions({"silu": (op.activation, jax.nn.silu)}, rtol=1e-6)
+
+
+def test_a_recovered_function_is_called_as_one_would():
+  long = lambda h: jnp.sin(
+    1.234 * jnp.cos(2.345 * h + 3.456) + jnp.cos(7.89 * h)
+  )
+  names = {
+    "tanh(2·x)": lambda h: jnp.tanh(2 * h),
+    "exp(x^2)": lambda h: jnp.exp(h**2),
+    "(x+1)/(x-1)": lambda h: (h + 1) / (h - 1).astype(jnp.bfloat16),
+    "max(x, 0)": jax.nn.relu,
+    "made of mul, add, cos, mul, mul, cos, add, sin, …": lambda h: -long(h),
+  }
+  for name, phi in names.items():
+    fn = lambda p, x, phi=phi: phi(x @ p) @ p
+    x = jnp.ones((1, 4))
+    op = signal_graph(fn, jnp.ones((4, 4)), x).ops[1]
+    assert repr(op.activation).startswith(name)
