@@ -10,7 +10,10 @@ from initjax._checks import Axes, check_integer, check_number
 from initjax.initializers._basic import normal
 from initjax.initializers._fans import check_kernel_shape, fans, kernel_axes
 from initjax.initializers._sampling import Shape, initializer
-from initjax.initializers._variance_scaling import variance_scaling
+from initjax.initializers._variance_scaling import (
+  variance_scaling,
+  with_variance,
+)
 from initjax.typing import DType, Initializer
 
 
@@ -48,6 +51,8 @@ def torch_linear_kernel(
 def torch_linear_bias(fan_in: int, dtype: DType = None) -> Initializer:
   """b ~ U(±1/√fan_in) for any shape: PyTorch's default bias.
 
+  For complex dtypes the disc of the same variance, E|b|² = 1/(3·fan_in).
+
   Args:
     fan_in: of the kernel beside it; a bias does not know it by its shape.
     dtype: the default dtype.
@@ -65,9 +70,18 @@ def torch_linear_bias(fan_in: int, dtype: DType = None) -> Initializer:
   bound = 1 / math.sqrt(fan_in)
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return _symmetric_uniform(bound, key, shape, dtype)
 
   return initializer(sample, dtype)
+
+
+def _symmetric_uniform(
+  bound: float, key: jax.Array, shape: Shape, dtype: DType
+) -> jax.Array:
+  """U(±bound); for complex dtypes the disc of its variance, bound²/3."""
+  if jnp.issubdtype(dtype, jnp.complexfloating):
+    return with_variance(bound**2 / 3, "uniform", key, shape, dtype)
+  return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def sparse(
@@ -86,7 +100,8 @@ def sparse(
 
   Raises:
     ValueError: for a sparsity outside [0, 1], a negative stddev, or (when
-      called) a rank other than 2.
+      called) a rank other than 2, or a sparsity below 1 that rounds up to all
+      inputs; 1 gives zeros.
 
   >>> w = sparse(0.75)(jax.random.key(0), (8, 4))
   >>> (w != 0).sum(axis=0)
@@ -103,6 +118,13 @@ def sparse(
     if len(shape) != 2:
       raise ValueError(
         f"sparse needs a shape [in, out], got {shape}; use zeros for a bias."
+      )
+    ins = shape[0]
+    if sparsity < 1 and 0 not in shape and math.ceil(sparsity * ins) == ins:
+      raise ValueError(
+        f"sparse({sparsity}) leaves no input: ⌈{sparsity}·{ins}⌉ = {ins} of "
+        f"the {ins} inputs of each output in {shape} are zero; use a sparsity "
+        f"<= {ins - 1}/{ins}, or 1 for zeros."
       )
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
@@ -130,8 +152,10 @@ def siren(
       first layer    W ~ U(±1/fan_in)
       hidden layers  W ~ U(±√(6/fan_in)/ω₀)
 
-  so that the argument of every hidden sine has unit variance: ω₀²·fan_in·
-  Var W·E[sin²] = ω₀²·(2/ω₀²)·½ = 1.
+  For complex dtypes discs of the same variances. The argument of a hidden sine
+  has the variance ω₀²·fan_in·Var W·E[x²] = 2·E[x²]: 1 where its input x is a
+  sine of uniform phase, as in the paper. From sine to sine it follows
+  q ↦ 2·E[sin²(√q·z)] = 1 − e^(−2q), z ~ N(0, 1), and settles at 0.797.
 
   Args:
     omega_0: the frequency factor of the activation, > 0.
@@ -159,7 +183,7 @@ def siren(
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
     bound = 1 / fans(shape, axes)[0]
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return _symmetric_uniform(bound, key, shape, dtype)
 
   return initializer(
     sample, dtype, lambda shape: check_kernel_shape(shape, axes)
