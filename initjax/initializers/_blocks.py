@@ -79,11 +79,12 @@ def blocks(
 
 
 def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-  if not isinstance(sizes, Iterable) or len(sizes) == 0:
+  listed = tuple(sizes) if isinstance(sizes, Iterable) else ()
+  if not listed:
     raise ValueError(f"sizes must be a sequence of one or more; got {sizes!r}.")
-  for size in sizes:
+  for size in listed:
     check_integer("each of sizes", size, low=1)
-  return tuple(map(operator.index, sizes))
+  return tuple(map(operator.index, listed))
 
 
 def _one_for_each(

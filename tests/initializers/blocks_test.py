@@ -16,34 +16,35 @@ EPS = float(jnp.finfo(jnp.float32).eps)
 theirs = jax.nn.initializers
 
 
-@pytest.mark.parametrize(
-  ("parts", "sizes", "axis", "shape"),
-  [
-    ([theirs.he_normal(), theirs.glorot_uniform()], (3, 5), -1, (4, 8)),
-    ([theirs.lecun_normal()] * 3, [2, 2, 1], 0, (5, 4)),
-    ([theirs.lecun_normal(batch_axis=0)] * 2, (1, 3), 1, (2, 4, 3)),
-    ([theirs.zeros, theirs.normal()], np.array([1, 2]), np.int64(-1), (3,)),
-    ([init.blocks(init.he_normal(), (2, 2), 0), init.zeros], (3, 1), 1, (4, 4)),
-  ],
-)
-def test_parts_are_drawn_by_themselves_and_joined(parts, sizes, axis, shape):
-  build = init.blocks(parts, sizes, axis)
-  alike = all(part is parts[0] for part in parts)
-  builds = [build, init.blocks(parts[0], sizes, axis)] if alike else [build]
+def test_parts_are_drawn_by_themselves_and_joined():
+  cases = [  # initializers of the parts, sizes, axis, shape
+    ([theirs.he_uniform(), theirs.glorot_uniform()], (3, 5), -1, (4, 8)),
+    ([theirs.lecun_uniform()] * 3, [2, 2, 1], 0, (5, 4)),
+    ([theirs.lecun_uniform(batch_axis=0)] * 2, (1, 3), 1, (2, 4, 3)),
+    ([theirs.zeros, theirs.uniform()], np.array([1, 2]), np.int64(-1), (3,)),
+    (
+      [init.blocks(init.he_uniform(), (2, 2), 0), init.zeros],
+      (3, 1),
+      1,
+      (4, 4),
+    ),
+  ]
 
-  @jax.jit
-  def both(key):
-    joined = [each(key, shape) for each in builds]
-    return joined, [
-      part(each, [*shape[:axis], size, *shape[axis:][1:]], jnp.float32)
-      for part, each, size in zip(
-        parts, jax.random.split(key, len(sizes)), sizes, strict=True
-      )
-    ]
+  def joined_and_apart(key, parts, sizes, axis, shape):
+    one_for_all = parts[0] if len(set(parts)) == 1 else parts
+    keys = jax.random.split(key, len(sizes))
+    shapes = [[*shape[:axis], size, *shape[axis:][1:]] for size in sizes]
+    alone = zip(parts, keys, shapes, strict=True)
+    return (
+      [init.blocks(each, sizes, axis)(key, shape)
+       for each in (parts, one_for_all)],
+      [part(key, shape, jnp.float32) for part, key, shape in alone],
+    )  # fmt: skip
 
-  joined, apart = both(KEY)
-  for whole in joined:
-    np.testing.assert_array_equal(whole, np.concatenate(apart, axis))
+  drawn = jax.jit(lambda key: [joined_and_apart(key, *case) for case in cases])
+  for (wholes, apart), (*_, axis, _) in zip(drawn(KEY), cases, strict=True):
+    for whole in wholes:
+      np.testing.assert_array_equal(whole, np.concatenate(apart, axis))
 
 
 def test_gates_are_orthogonal_each(drawn):
@@ -60,9 +61,10 @@ def test_gates_are_orthogonal_each(drawn):
     assert far(part) > 0.3
 
 
-def test_packed_qkv_has_the_fans_of_each(assert_law):
-  packed = init.blocks(init.xavier_uniform(), [200] * 3)(KEY, (200, 600))
-  bound = math.sqrt(6 / (200 + 200))
+def test_packed_qkv_has_the_fans_of_each(assert_law, drawn):
+  build = init.blocks(init.xavier_uniform(), [100] * 3)
+  (packed,) = drawn(KEY, (build, (100, 300)))
+  bound = math.sqrt(6 / (100 + 100))
   assert_law(packed, stats.uniform(-bound, 2 * bound))
 
 

@@ -1,5 +1,6 @@
 """Laws and errors of the initializers that belong to one library or paper."""
 
+import functools
 import math
 
 import jax
@@ -46,22 +47,18 @@ def test_siren_first(axes, assert_law):
   assert_law(sample, symmetric_uniform(1 / fan_in))
 
 
-@pytest.mark.parametrize(
-  ("build", "shape", "variance"),
-  [
+def test_complex_draws_fill_the_disc_of_the_variance(assert_law, drawn):
+  # |W|² is uniform up to the square of the radius, and its mean half of that.
+  cases = [
     (init.torch_linear_bias(7), (60000,), 1 / (3 * 7)),
     (init.siren(first=True), SHAPE, 1 / (3 * FAN_IN**2)),
     (init.siren(2.0), SHAPE, 2 / 2.0**2 / FAN_IN),
     (init.torch_linear_kernel(), SHAPE, 1 / (3 * FAN_IN)),
-  ],
-)
-def test_complex_draws_fill_the_disc_of_the_variance(
-  build, shape, variance, assert_law
-):
-  # |W|² is uniform up to the square of the radius, and its mean half of that.
-  sample = build(KEY, shape, jnp.complex64)
-  assert_law(np.abs(sample) ** 2, stats.uniform(0, 2 * variance))
-  assert_law(np.angle(sample), stats.uniform(-math.pi, 2 * math.pi))
+  ]
+  asked = [(functools.partial(f, dtype=jnp.complex64), s) for f, s, _ in cases]
+  for sample, (*_, variance) in zip(drawn(KEY, *asked), cases, strict=True):
+    assert_law(np.abs(sample) ** 2, stats.uniform(0, 2 * variance))
+    assert_law(np.angle(sample), stats.uniform(-math.pi, 2 * math.pi))
 
 
 PHASES = np.linspace(0, 2 * math.pi, FAN_IN, endpoint=False)
