@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_integer, one_axis, positive_axes
-from initjax.initializers._sampling import Shape, initializer
+from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.typing import DType, Initializer
 
 
+@factory
 def blocks(
   init: Initializer | Sequence[Initializer],
   sizes: Sequence[int],

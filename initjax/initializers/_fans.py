@@ -1,7 +1,7 @@
 """Fans of a kernel from its shape and the meaning of its axes."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from initjax._checks import (
   Axes,
@@ -9,6 +9,8 @@ from initjax._checks import (
   check_disjoint,
   positive_axes,
 )
+
+Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 
 
 class KernelAxes(NamedTuple):
@@ -81,3 +83,16 @@ def fans(
   )
   receptive_field = math.prod(shape) / (in_size * out_size * batch_size)
   return in_size * receptive_field, out_size * receptive_field / groups
+
+
+def fan(
+  mode: Mode, shape: tuple[int, ...], axes: KernelAxes, groups: int = 1
+) -> float:
+  """The n of Var W = scale / n."""
+  fan_in, fan_out = fans(shape, axes, groups)
+  return {
+    "fan_in": fan_in,
+    "fan_out": fan_out,
+    "fan_avg": (fan_in + fan_out) / 2,
+    "fan_geo_avg": math.sqrt(fan_in * fan_out),
+  }[mode]

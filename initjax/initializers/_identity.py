@@ -14,10 +14,11 @@ from initjax._checks import (
   check_number,
   positive_axes,
 )
-from initjax.initializers._sampling import Shape, initializer
+from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.typing import DType, Initializer
 
 
+@factory
 def eye(
   scale: Any = 1.0, dtype: DType = None, *, batch_axis: Axes = ()
 ) -> Initializer:
@@ -65,6 +66,7 @@ def eye(
   return initializer(sample, dtype, batch_of)
 
 
+@factory
 def dirac(
   groups: int = 1, scale: Any = 1.0, dtype: DType = None
 ) -> Initializer:
@@ -109,6 +111,7 @@ def dirac(
   return initializer(sample, dtype, check_shape)
 
 
+@factory
 def zero_hadamard(scale: Any = 1.0, dtype: DType = None) -> Initializer:
   """ZerO: identities and Hadamard matrices, no randomness at all.
 

@@ -15,12 +15,13 @@ from initjax._checks import (
   one_axis,
   positive_axes,
 )
-from initjax.initializers._sampling import Shape, initializer
+from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.typing import DType, Initializer
 
 Rectangular = Literal["isometry", "variance"]
 
 
+@factory
 def orthogonal(
   scale: Any = 1.0,
   column_axis: int = -1,
@@ -81,6 +82,7 @@ def orthogonal(
   return initializer(sample, dtype, layout)
 
 
+@factory
 def delta_orthogonal(
   scale: Any = 1.0,
   column_axis: int = -1,

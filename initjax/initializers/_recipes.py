@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from initjax._checks import Axes, check_integer, check_number
 from initjax.initializers._basic import normal
 from initjax.initializers._fans import check_kernel_shape, fans, kernel_axes
-from initjax.initializers._sampling import Shape, initializer
+from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.initializers._variance_scaling import (
   variance_scaling,
   with_variance,
@@ -17,6 +17,7 @@ from initjax.initializers._variance_scaling import (
 from initjax.typing import DType, Initializer
 
 
+@factory
 def torch_linear_kernel(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -48,6 +49,7 @@ def torch_linear_kernel(
   )
 
 
+@factory
 def torch_linear_bias(fan_in: int, dtype: DType = None) -> Initializer:
   """b ~ U(±1/√fan_in) for any shape: PyTorch's default bias.
 
@@ -72,7 +74,7 @@ def torch_linear_bias(fan_in: int, dtype: DType = None) -> Initializer:
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
     return _symmetric_uniform(bound, key, shape, dtype)
 
-  return initializer(sample, dtype)
+  return initializer(sample, dtype, interval=lambda _: (-bound, bound))
 
 
 def _symmetric_uniform(
@@ -84,6 +86,7 @@ def _symmetric_uniform(
   return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+@factory
 def sparse(
   sparsity: float, stddev: Any = 0.01, dtype: DType = None
 ) -> Initializer:
@@ -139,6 +142,7 @@ def sparse(
   return initializer(sample, dtype, check_shape)
 
 
+@factory
 def siren(
   omega_0: float = 30.0,
   first: bool = False,
@@ -180,16 +184,20 @@ def siren(
       2 / omega_0**2, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype
     )
   axes = kernel_axes(in_axis, out_axis, batch_axis)
+  bound = lambda shape: 1 / fans(shape, axes)[0]
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
-    bound = 1 / fans(shape, axes)[0]
-    return _symmetric_uniform(bound, key, shape, dtype)
+    return _symmetric_uniform(bound(shape), key, shape, dtype)
 
   return initializer(
-    sample, dtype, lambda shape: check_kernel_shape(shape, axes)
+    sample,
+    dtype,
+    lambda shape: check_kernel_shape(shape, axes),
+    lambda shape: (-bound(shape), bound(shape)),
   )
 
 
+@factory
 def residual_normal(
   num_residual_branches: int, stddev: Any = 0.02, dtype: DType = None
 ) -> Initializer:

@@ -24,24 +24,28 @@ from initjax._checks import Axes, check_choice, check_integer, check_number
 from initjax.gains import gain as exact_gain
 from initjax.initializers._fans import (
   KernelAxes,
+  Mode,
   check_kernel_shape,
-  fans,
+  fan,
   kernel_axes,
 )
-from initjax.initializers._sampling import Shape, initializer
+from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.typing import Activation, DType, Initializer
 
-Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 Direction = Literal["forward", "backward", "centered"]
 
 _MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 _DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
 
+# The ends of the real ones, in standard deviations.
+_BOUNDS = {"uniform": math.sqrt(3), "truncated_normal": 2 / 0.87962566103423978}
+
 # E|z|² of the complex standard normal within |z| <= 2, over what JAX divides by
 _DISK_EXCESS = (1 - 4 / math.expm1(4)) / 0.95311164380491208**2  # 1.0187
 
 
+@factory
 def variance_scaling(
   scale: Any,
   mode: Mode,
@@ -107,26 +111,24 @@ def _scaling(
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
     scale = scale_of(dtype)
     if groups > 1:  # JAX has no groups
-      n = _fan(mode, *fans(shape, axes, groups))
+      n = fan(mode, shape, axes, groups)
       return with_variance(scale / n, distribution, key, shape, dtype)
     draw = jax.nn.initializers.variance_scaling(
       scale, mode, distribution, *axes
     )
     return draw(key, shape, dtype)
 
+  def interval(shape: Shape) -> tuple[Any, Any]:
+    variance = scale_of(None) / fan(mode, shape, axes, groups)
+    bound = _BOUNDS[distribution] * jnp.sqrt(jnp.float32(variance))
+    return -bound, bound
+
   return initializer(
-    sample, dtype, lambda shape: check_kernel_shape(shape, axes, groups)
+    sample,
+    dtype,
+    lambda shape: check_kernel_shape(shape, axes, groups),
+    interval if distribution in _BOUNDS else None,
   )
-
-
-def _fan(mode: Mode, fan_in: float, fan_out: float) -> float:
-  """The n of the module's table."""
-  return {
-    "fan_in": fan_in,
-    "fan_out": fan_out,
-    "fan_avg": (fan_in + fan_out) / 2,
-    "fan_geo_avg": math.sqrt(fan_in * fan_out),
-  }[mode]
 
 
 def with_variance(
@@ -144,6 +146,7 @@ def with_variance(
   return draw(key, shape, dtype)
 
 
+@factory
 def lecun_normal(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -167,6 +170,7 @@ def lecun_normal(
   )
 
 
+@factory
 def lecun_uniform(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -188,6 +192,7 @@ def lecun_uniform(
   return variance_scaling(1.0, "fan_in", "uniform", *axes, dtype, groups=groups)
 
 
+@factory
 def xavier_normal(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -219,6 +224,7 @@ def xavier_normal(
   )
 
 
+@factory
 def xavier_uniform(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -248,6 +254,7 @@ def xavier_uniform(
   )
 
 
+@factory
 def kaiming_normal(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -280,6 +287,7 @@ def kaiming_normal(
   )
 
 
+@factory
 def kaiming_uniform(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -310,6 +318,7 @@ def _leaky_scale(negative_slope: Any) -> Any:
   return 2.0 / (1.0 + negative_slope**2)
 
 
+@factory
 def activation_scaling(
   activation: Activation,
   mode: Mode = "fan_in",

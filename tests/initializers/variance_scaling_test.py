@@ -133,6 +133,21 @@ def test_fan_in_counts_what_one_output_sums(shape, axes, fan_in, assert_law):
   assert_law(init.lecun_uniform(*axes)(KEY, shape), law("uniform", 1 / fan_in))
 
 
+def test_bounds_hold_in_bfloat16(drawn):
+  # Each bound lies just below a number of bfloat16, to which draws round up.
+  shape = (FAN_IN, FAN_OUT)
+  cases = [
+    (init.lecun_uniform(), math.sqrt(3 / FAN_IN)),
+    (init.lecun_normal(), 2 / stats.truncnorm(-2, 2).std() / math.sqrt(FAN_IN)),
+    (init.torch_linear_bias(3), math.sqrt(1 / 3)),
+    (init.siren(first=True), 1 / FAN_IN),
+  ]
+  asked = [(partial(f, dtype=jnp.bfloat16), shape) for f, _ in cases]
+  for kernel, (_, bound) in zip(drawn(KEY, *asked), cases, strict=True):
+    largest = np.abs(kernel.astype(np.float64)).max()
+    assert (1 - 2**-6) * bound < largest <= bound
+
+
 def counted_fans(shape, groups):
   """(fan_in, fan_out) of a grouped convolution, its taps added up as ones."""
   *window, ins, outs = shape
