@@ -11,7 +11,7 @@ from initjax._checks import (
   axes_tuple,
   check_choice,
   check_disjoint,
-  check_number,
+  check_numbers,
   one_axis,
   positive_axes,
 )
@@ -56,7 +56,7 @@ def orthogonal(
 
   Reference: Saxe et al. 2014, §3; Martens et al. 2021, §5 (variance).
   """
-  check_number("scale", scale, low=0)
+  check_numbers("scale", scale, low=0)
   check_choice("rectangular", rectangular, ("isometry", "variance"))
   batch_axes = axes_tuple("batch_axis", batch_axis)
   column_axis = one_axis("column_axis", column_axis)

@@ -20,7 +20,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from initjax._checks import Axes, check_choice, check_integer, check_number
+from initjax._checks import (
+  Axes,
+  check_choice,
+  check_integer,
+  check_number,
+  check_numbers,
+)
 from initjax.gains import gain as exact_gain
 from initjax.initializers._fans import (
   KernelAxes,
@@ -90,7 +96,7 @@ def variance_scaling(
 
   Reference: as `jax.nn.initializers.variance_scaling`; LeCun et al. 1998, §4.6.
   """
-  check_number("scale", scale, low=0)
+  check_numbers("scale", scale, low=0)
   axes = kernel_axes(in_axis, out_axis, batch_axis)
   return _scaling(lambda dtype: scale, mode, distribution, axes, dtype, groups)
 
@@ -236,11 +242,8 @@ def xavier_uniform(
 ) -> Initializer:
   """W ~ U(±gain·√(6/(fan_in + fan_out))): Var W = gain²·2/(fan_in + fan_out).
 
-  As `xavier_normal`, uniform: the "normalized initialization" of the paper.
-  Also called `glorot_uniform`.
-
-  `gain` >= 0 multiplies the bound; the other arguments and the errors are
-  those of `variance_scaling`.
+  The "normalized initialization" of the paper, with the arguments and errors
+  of `xavier_normal`. Also called `glorot_uniform`.
 
   >>> xavier_uniform()(jax.random.key(0), (256, 512)).shape
   (256, 512)

@@ -155,6 +155,10 @@ IDIOMS = {
   # state spaces, NetKet
   "S5": lambda i, k: i.lecun_normal()(k, (4, 8, 2)),
   "NetKet": lambda i, k: i.normal(stddev=0.01, dtype=jnp.complex64)(k, (4, 6)),
+  "a gain for each": lambda i, k: i.orthogonal(np.arange(4.0))(k, (3, 4)),
+  "a variance for each": lambda i, k: i.variance_scaling(
+    np.arange(4.0), "fan_avg", "uniform"
+  )(k, (3, 4)),
   "a scale for each": lambda i, k: i.normal(np.array([0.1, 0.2]))(k, (3, 2)),
 }
 
