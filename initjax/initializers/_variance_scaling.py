@@ -67,9 +67,8 @@ def variance_scaling(
 
   Kernels are `[*window, in, out]` by default. "truncated_normal" cuts at two
   standard deviations and corrects the variance, "uniform" is U(±√(3·scale/n)).
-  For complex dtypes both are discs. The values are JAX's for the same key: so
-  the truncated disc has the variance 1.0187·scale/n, since JAX divides by a
-  constant of the real line.
+  For complex dtypes both are discs. The values are JAX's for the same key, also
+  where it divides by 0.9531, not 0.9620: a truncated disc has 1.0187·scale/n.
 
   A grouped convolution has kernels `[*window, in/groups, out]`: `groups` (in
   Flax `feature_group_count`) divides the fan_out, as an input feeds the outputs
@@ -275,8 +274,7 @@ def kaiming_normal(
   Also called `he_normal`. (PyTorch's function of this name does not truncate.)
 
   The slope a is 0 for ReLU, 1 for a linear layer; the mode "fan_in" keeps the
-  signal, "fan_out" the gradient. The other arguments and the errors are those
-  of `variance_scaling`.
+  signal, "fan_out" the gradient. The rest is as in `variance_scaling`.
 
   >>> kaiming_normal(negative_slope=0.01)(jax.random.key(0), (8, 4)).shape
   (8, 4)
