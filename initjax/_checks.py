@@ -6,13 +6,13 @@ came, and (where it is not obvious) what to do.
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeGuard
 
 import jax
 import numpy as np
 
-Axes = int | Sequence[int]
+Axes = int | Iterable[int]
 
 _RAW_SIZES = (2, 4)  # of the keys of threefry and of rbg, without their type
 
@@ -61,8 +61,12 @@ def check_integer(name: str, value: object, *, low: int) -> None:
 
 
 def _is_integer(value: Any) -> TypeGuard[SupportsIndex]:
-  """Python's and NumPy's integers; a bool is a slip."""
-  return hasattr(value, "__index__") and not isinstance(value, bool)
+  """Python's, NumPy's and JAX's integers; a bool is a slip."""
+  try:
+    operator.index(value)
+  except TypeError:
+    return False
+  return not isinstance(value, bool)
 
 
 def is_key(value: Any) -> bool:
@@ -84,12 +88,12 @@ def check_key(key: Any) -> None:
 
 
 def axes_tuple(name: str, axes: Axes) -> tuple[int, ...]:
-  """One axis or several, as a tuple of integers.
+  """One axis or several, in any iterable, as a tuple of integers.
 
-  >>> axes_tuple("in_axis", -2)
-  (-2,)
+  >>> axes_tuple("in_axis", -2), axes_tuple("in_axis", np.arange(2))
+  ((-2,), (0, 1))
   """
-  listed = tuple(axes) if isinstance(axes, Sequence) else (axes,)
+  listed: list[Any] = [axes] if _is_integer(axes) else _listed(axes)
   if not all(map(_is_integer, listed)):
     raise ValueError(
       f"{name} must be an axis or a sequence of axes; got {axes!r}."
@@ -97,15 +101,37 @@ def axes_tuple(name: str, axes: Axes) -> tuple[int, ...]:
   return tuple(operator.index(axis) for axis in listed)
 
 
+def one_axis(name: str, axis: int) -> int:
+  """`axis` as Python's integer; raises if it is none, or several."""
+  axes = axes_tuple(name, axis)
+  if len(axes) != 1:
+    raise ValueError(f"{name} must be one axis; got {axis!r}.")
+  return axes[0]
+
+
+def _listed(value: Any) -> list[Any]:
+  """What `value` holds, or `value` alone where it is no iterable."""
+  try:
+    return list(value)
+  except TypeError:
+    return [value]
+
+
 def check_disjoint(**groups: tuple[int, ...]) -> None:
-  """Raises if an axis is named twice among the named groups."""
+  """Raises if an axis is named twice, in one group or in two.
+
+  The groups of an operation whose inputs are also its outputs (JAX's spelling
+  of an embedding) overlap rightly: check each of them against the batch axes.
+  """
   seen: dict[int, str] = {}
   for name, axes in groups.items():
     for axis in axes:
+      if seen.get(axis) == name:
+        raise ValueError(f"{name}={axes} holds axis {axis} twice.")
       if axis in seen:
         raise ValueError(
           f"{seen[axis]} and {name} overlap: both hold axis {axis}; an axis "
-          "is an input, an output or a batch axis, never two of them."
+          "that tells independent kernels apart is no part of one."
         )
       seen[axis] = name
 

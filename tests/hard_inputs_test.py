@@ -120,11 +120,6 @@ def test_wrong_arguments_are_refused_when_built(build, arguments, message):
     build(**arguments)
 
 
-def test_a_tail_beyond_float_is_refused_when_built():
-  with pytest.raises(ValueError, match="cannot resolve the tail"):
-    initializers.truncated_normal(1.0, lower=9.0, upper=10.0, absolute=True)
-
-
 def test_negative_sizes_are_refused():
   for init in (initializers.zero_hadamard(), initializers.he_normal()):
     with pytest.raises(ValueError, match="sizes >= 0"):

@@ -6,12 +6,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from initjax._checks import check_integer, check_number
-from initjax.initializers._sampling import Shape, initializer
+from initjax._checks import (
+  Axes,
+  axes_tuple,
+  check_disjoint,
+  check_integer,
+  check_number,
+  positive_axes,
+)
+from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.typing import DType, Initializer
 
 
-def eye(scale: Any = 1.0, dtype: DType = None) -> Initializer:
+@factory
+def eye(
+  scale: Any = 1.0, dtype: DType = None, *, batch_axis: Axes = ()
+) -> Initializer:
   """W = scale·I for a kernel `[in, out]`, cut to its shape.
 
   A dense layer that passes on its first min(in, out) inputs.
@@ -19,9 +29,11 @@ def eye(scale: Any = 1.0, dtype: DType = None) -> Initializer:
   Args:
     scale: the value on the diagonal.
     dtype: the default dtype.
+    batch_axis: axes of more such kernels, such as a stack of layers.
 
   Raises:
-    ValueError: if `scale` is no number, or (when called) the rank is not 2.
+    ValueError: if `scale` is no number, a batch axis is named twice, or (when
+      called) not two axes are left besides the batch.
 
   >>> eye()(jax.random.key(0), (2, 3))
   Array([[1., 0., 0.],
@@ -30,22 +42,31 @@ def eye(scale: Any = 1.0, dtype: DType = None) -> Initializer:
   Reference: as `torch.nn.init.eye_`.
   """
   check_number("scale", scale)
+  batch_axes = axes_tuple("batch_axis", batch_axis)
+  check_disjoint(batch_axis=batch_axes)
 
-  def check_shape(shape: Shape) -> None:
-    if len(shape) != 2:
+  def batch_of(shape: Shape) -> tuple[int, ...]:
+    batch = positive_axes("batch_axis", batch_axes, shape)
+    check_disjoint(batch_axis=batch)
+    if len(shape) != 2 + len(batch):
+      besides = f" besides batch_axis={batch_axes}" if batch else ""
       raise ValueError(
-        f"eye needs a shape [in, out], got {shape}; use dirac for the kernel "
-        "of a convolution, zeros for a bias."
+        f"eye needs a shape [in, out]{besides}, got {shape}; use dirac for the "
+        "kernel of a convolution, zeros for a bias."
       )
+    return batch
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
     del key
-    in_size, out_size = shape
-    return jnp.eye(in_size, out_size, dtype=dtype) * jnp.array(scale, dtype)
+    batch = batch_of(shape)
+    in_size, out_size = (n for i, n in enumerate(shape) if i not in batch)
+    matrix = jnp.eye(in_size, out_size, dtype=dtype) * jnp.array(scale, dtype)
+    return jnp.broadcast_to(jnp.expand_dims(matrix, batch), shape)
 
-  return initializer(sample, dtype, check_shape)
+  return initializer(sample, dtype, batch_of)
 
 
+@factory
 def dirac(
   groups: int = 1, scale: Any = 1.0, dtype: DType = None
 ) -> Initializer:
@@ -90,6 +111,7 @@ def dirac(
   return initializer(sample, dtype, check_shape)
 
 
+@factory
 def zero_hadamard(scale: Any = 1.0, dtype: DType = None) -> Initializer:
   """ZerO: identities and Hadamard matrices, no randomness at all.
 

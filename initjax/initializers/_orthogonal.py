@@ -11,15 +11,17 @@ from initjax._checks import (
   axes_tuple,
   check_choice,
   check_disjoint,
-  check_number,
+  check_numbers,
+  one_axis,
   positive_axes,
 )
-from initjax.initializers._sampling import Shape, initializer
+from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.typing import DType, Initializer
 
 Rectangular = Literal["isometry", "variance"]
 
 
+@factory
 def orthogonal(
   scale: Any = 1.0,
   column_axis: int = -1,
@@ -54,11 +56,11 @@ def orthogonal(
 
   Reference: Saxe et al. 2014, §3; Martens et al. 2021, §5 (variance).
   """
-  check_number("scale", scale, low=0)
+  check_numbers("scale", scale, low=0)
   check_choice("rectangular", rectangular, ("isometry", "variance"))
   batch_axes = axes_tuple("batch_axis", batch_axis)
-  column_axes = axes_tuple("column_axis", column_axis)
-  check_disjoint(column_axis=column_axes, batch_axis=batch_axes)
+  column_axis = one_axis("column_axis", column_axis)
+  check_disjoint(column_axis=(column_axis,), batch_axis=batch_axes)
 
   def layout(shape: Shape) -> tuple[int, tuple[int, ...]]:
     return _matrix_layout("orthogonal", shape, column_axis, batch_axes)
@@ -72,13 +74,15 @@ def orthogonal(
     in_size = math.prod(shape[i] for i in rows)
     q = jax.random.orthogonal(key, in_size, batch_shape, dtype, out_size)
     q = jnp.reshape(q, arranged).transpose(_inverse(order))
-    return (
-      jnp.array(scale * _stretch(rectangular, in_size, out_size), dtype) * q
-    )
+    if rectangular == "isometry":
+      return jnp.array(scale, dtype) * q
+    stretch = max(math.sqrt(out_size / in_size), 1.0)
+    return jnp.array(scale * stretch, dtype) * q
 
   return initializer(sample, dtype, layout)
 
 
+@factory
 def delta_orthogonal(
   scale: Any = 1.0,
   column_axis: int = -1,
@@ -96,7 +100,7 @@ def delta_orthogonal(
 
   Args:
     scale: multiplies the matrix, >= 0; a gain such as √2 for ReLU.
-    column_axis: the axis of the columns among the last two, -1 or -2.
+    column_axis: the axis of the columns among the last two: -1 or 1, -2 or 0.
     dtype: the default dtype.
     batch_axis: axes of independent kernels, before the window.
     rectangular: as in `orthogonal`.
@@ -111,8 +115,13 @@ def delta_orthogonal(
 
   Reference: Xiao et al. 2018, §2.4, Algorithm 1.
   """
-  if column_axis not in (-1, -2):
-    raise ValueError(f"column_axis must be -1 or -2; got {column_axis!r}.")
+  column_axis = one_axis("column_axis", column_axis)
+  if not -2 <= column_axis < 2:
+    raise ValueError(
+      "column_axis counts the last two axes, [in, out]: -1 or 1 for out, -2 or "
+      f"0 for in; got {column_axis}."
+    )
+  column_axis = column_axis % 2 - 2
   batch_axes = axes_tuple("batch_axis", batch_axis)
   check_disjoint(column_axis=(column_axis,), batch_axis=batch_axes)
 
@@ -166,10 +175,3 @@ def _matrix_layout(
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
   """The permutation that undoes `order`."""
   return tuple(order.index(axis) for axis in range(len(order)))
-
-
-def _stretch(rectangular: str, in_size: int, out_size: int) -> float:
-  """max(√(out/in), 1) where the variance of wide kernels shall be kept."""
-  if rectangular == "isometry":
-    return 1.0
-  return max(math.sqrt(out_size / in_size), 1.0)

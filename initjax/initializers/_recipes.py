@@ -9,11 +9,15 @@ import jax.numpy as jnp
 from initjax._checks import Axes, check_integer, check_number
 from initjax.initializers._basic import normal
 from initjax.initializers._fans import check_kernel_shape, fans, kernel_axes
-from initjax.initializers._sampling import Shape, initializer
-from initjax.initializers._variance_scaling import variance_scaling
+from initjax.initializers._sampling import Shape, factory, initializer
+from initjax.initializers._variance_scaling import (
+  variance_scaling,
+  with_variance,
+)
 from initjax.typing import DType, Initializer
 
 
+@factory
 def torch_linear_kernel(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -45,8 +49,11 @@ def torch_linear_kernel(
   )
 
 
+@factory
 def torch_linear_bias(fan_in: int, dtype: DType = None) -> Initializer:
   """b ~ U(±1/√fan_in) for any shape: PyTorch's default bias.
+
+  For complex dtypes the disc of the same variance, E|b|² = 1/(3·fan_in).
 
   Args:
     fan_in: of the kernel beside it; a bias does not know it by its shape.
@@ -65,11 +72,21 @@ def torch_linear_bias(fan_in: int, dtype: DType = None) -> Initializer:
   bound = 1 / math.sqrt(fan_in)
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return _symmetric_uniform(bound, key, shape, dtype)
 
-  return initializer(sample, dtype)
+  return initializer(sample, dtype, interval=lambda _: (-bound, bound))
 
 
+def _symmetric_uniform(
+  bound: float, key: jax.Array, shape: Shape, dtype: DType
+) -> jax.Array:
+  """U(±bound); for complex dtypes the disc of its variance, bound²/3."""
+  if jnp.issubdtype(dtype, jnp.complexfloating):
+    return with_variance(bound**2 / 3, "uniform", key, shape, dtype)
+  return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+@factory
 def sparse(
   sparsity: float, stddev: Any = 0.01, dtype: DType = None
 ) -> Initializer:
@@ -86,7 +103,8 @@ def sparse(
 
   Raises:
     ValueError: for a sparsity outside [0, 1], a negative stddev, or (when
-      called) a rank other than 2.
+      called) a rank other than 2, or a sparsity below 1 that rounds up to all
+      inputs; 1 gives zeros.
 
   >>> w = sparse(0.75)(jax.random.key(0), (8, 4))
   >>> (w != 0).sum(axis=0)
@@ -104,6 +122,13 @@ def sparse(
       raise ValueError(
         f"sparse needs a shape [in, out], got {shape}; use zeros for a bias."
       )
+    ins = shape[0]
+    if sparsity < 1 and 0 not in shape and math.ceil(sparsity * ins) == ins:
+      raise ValueError(
+        f"sparse({sparsity}) leaves no input: ⌈{sparsity}·{ins}⌉ = {ins} of "
+        f"the {ins} inputs of each output in {shape} are zero; use a sparsity "
+        f"<= {ins - 1}/{ins}, or 1 for zeros."
+      )
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
     value_key, order_key = jax.random.split(key)
@@ -117,6 +142,7 @@ def sparse(
   return initializer(sample, dtype, check_shape)
 
 
+@factory
 def siren(
   omega_0: float = 30.0,
   first: bool = False,
@@ -136,6 +162,8 @@ def siren(
 
   1 only after a sine of many periods (q large, E[sin²] = ½); with depth it
   settles at 0.797 = 1 - e^(-2·0.797), whatever it began with.
+
+  In complex dtypes W fills discs of the same variances.
 
   Args:
     omega_0: the frequency factor of the activation, > 0.
@@ -160,16 +188,20 @@ def siren(
       2 / omega_0**2, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype
     )
   axes = kernel_axes(in_axis, out_axis, batch_axis)
+  bound = lambda shape: 1 / fans(shape, axes)[0]
 
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
-    bound = 1 / fans(shape, axes)[0]
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return _symmetric_uniform(bound(shape), key, shape, dtype)
 
   return initializer(
-    sample, dtype, lambda shape: check_kernel_shape(shape, axes)
+    sample,
+    dtype,
+    lambda shape: check_kernel_shape(shape, axes),
+    lambda shape: (-bound(shape), bound(shape)),
   )
 
 
+@factory
 def residual_normal(
   num_residual_branches: int, stddev: Any = 0.02, dtype: DType = None
 ) -> Initializer:

@@ -13,7 +13,7 @@ its own formula, wrapped by `initializer`, which adds the rest once:
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec
 
 import jax
@@ -83,7 +83,7 @@ def factory(build: Callable[P, Initializer]) -> Callable[P, Initializer]:
 
 def _sizes(shape: int | Sequence[int]) -> Shape:
   """A shape as a tuple of integers; a number is that of a vector."""
-  listed = shape if isinstance(shape, Sequence) else (shape,)
+  listed = shape if isinstance(shape, Iterable) else (shape,)
   sizes = tuple(map(operator.index, listed))
   if sizes and min(sizes) < 0:
     raise ValueError(f"a shape has sizes >= 0; got {sizes}.")

@@ -13,24 +13,45 @@ direction is off by one ratio n_in/n_out of the whole stack, not one per layer,
 because the ratios of successive layers cancel.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
-from initjax._checks import Axes, check_choice, check_number
+from initjax._checks import (
+  Axes,
+  check_choice,
+  check_integer,
+  check_number,
+  check_numbers,
+)
 from initjax.gains import gain as exact_gain
-from initjax.initializers._fans import check_kernel_shape, kernel_axes
-from initjax.initializers._sampling import initializer
+from initjax.initializers._fans import (
+  KernelAxes,
+  Mode,
+  check_kernel_shape,
+  fan,
+  kernel_axes,
+)
+from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.typing import Activation, DType, Initializer
 
-Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 Direction = Literal["forward", "backward", "centered"]
 
 _MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 _DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
 
+# The ends of the real ones, in standard deviations.
+_BOUNDS = {"uniform": math.sqrt(3), "truncated_normal": 2 / 0.87962566103423978}
 
+# E|z|² of the complex standard normal within |z| <= 2, over what JAX divides by
+_DISK_EXCESS = (1 - 4 / math.expm1(4)) / 0.95311164380491208**2  # 1.0187
+
+
+@factory
 def variance_scaling(
   scale: Any,
   mode: Mode,
@@ -39,25 +60,34 @@ def variance_scaling(
   out_axis: Axes = -1,
   batch_axis: Axes = (),
   dtype: DType = None,
+  *,
+  groups: int = 1,
 ) -> Initializer:
-  r"""Var W = scale / n with n from `mode`; the mean is 0.
+  """Var W = scale / n with n from `mode`; the mean is 0.
 
   Kernels are `[*window, in, out]` by default. "truncated_normal" cuts at two
-  standard deviations and corrects the variance, "uniform" is
-  U(±√(3·scale/n)), for complex dtypes a disk.
+  standard deviations and corrects the variance, "uniform" is U(±√(3·scale/n)).
+  For complex dtypes both are discs. The values are JAX's for the same key, also
+  where it divides by 0.9531, not 0.9620: a truncated disc has 1.0187·scale/n.
+
+  A grouped convolution has kernels `[*window, in/groups, out]`: `groups` (in
+  Flax `feature_group_count`) divides the fan_out, as an input feeds the outputs
+  of its own group alone.
 
   Args:
     scale: the variance times n, >= 0.
     mode: "fan_in", "fan_out", "fan_avg" or "fan_geo_avg".
     distribution: "truncated_normal", "normal" or "uniform".
     in_axis: input axis or axes.
-    out_axis: output axis or axes.
+    out_axis: output axis or axes; for an embedding they may be the inputs too.
     batch_axis: axes of independent kernels, such as a stack of layers.
     dtype: the default dtype.
+    groups: of the convolution, >= 1; the outputs must be divisible by it.
 
   Raises:
-    ValueError: for an unknown mode or distribution, a negative scale, axes
-      that overlap, or (when called) a shape of too low a rank.
+    ValueError: for an unknown mode or distribution, a negative scale, a batch
+      axis that is also an input or an output, an axis named twice, or (when
+      called) a shape of too low a rank or outputs not divisible by `groups`.
 
   >>> init = variance_scaling(2.0, "fan_in", "normal")
   >>> init(jax.random.key(0), (256, 512)).shape
@@ -65,76 +95,109 @@ def variance_scaling(
 
   Reference: as `jax.nn.initializers.variance_scaling`; LeCun et al. 1998, §4.6.
   """
-  check_number("scale", scale, low=0)
+  check_numbers("scale", scale, low=0)
+  axes = kernel_axes(in_axis, out_axis, batch_axis)
+  return _scaling(lambda dtype: scale, mode, distribution, axes, dtype, groups)
+
+
+def _scaling(
+  scale_of: Callable[[DType], Any],
+  mode: Mode,
+  distribution: Distribution,
+  axes: KernelAxes,
+  dtype: DType,
+  groups: int,
+) -> Initializer:
+  """`variance_scaling` of a scale that may depend on the dtype."""
   check_choice("mode", mode, _MODES)
   check_choice("distribution", distribution, _DISTRIBUTIONS)
-  axes = kernel_axes(in_axis, out_axis, batch_axis)
-  sample = jax.nn.initializers.variance_scaling(
-    scale, mode, distribution, *axes
-  )
+  check_integer("groups", groups, low=1)
+
+  def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    scale = scale_of(dtype)
+    if groups > 1:  # JAX has no groups
+      n = fan(mode, shape, axes, groups)
+      return with_variance(scale / n, distribution, key, shape, dtype)
+    draw = jax.nn.initializers.variance_scaling(
+      scale, mode, distribution, *axes
+    )
+    return draw(key, shape, dtype)
+
+  def interval(shape: Shape) -> tuple[Any, Any]:
+    variance = scale_of(None) / fan(mode, shape, axes, groups)
+    bound = _BOUNDS[distribution] * jnp.sqrt(jnp.float32(variance))
+    return -bound, bound
+
   return initializer(
-    sample, dtype, lambda shape: check_kernel_shape(shape, axes)
+    sample,
+    dtype,
+    lambda shape: check_kernel_shape(shape, axes, groups),
+    interval if distribution in _BOUNDS else None,
   )
 
 
+def with_variance(
+  variance: Any,
+  distribution: Distribution,
+  key: jax.Array,
+  shape: Shape,
+  dtype: DType,
+) -> jax.Array:
+  """`variance_scaling` of entries that are kernels of their own: n = 1."""
+  every_axis = tuple(range(len(shape)))
+  draw = jax.nn.initializers.variance_scaling(
+    variance, "fan_in", distribution, (), (), every_axis
+  )
+  return draw(key, shape, dtype)
+
+
+@factory
 def lecun_normal(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
   batch_axis: Axes = (),
   dtype: DType = None,
+  *,
+  groups: int = 1,
 ) -> Initializer:
   """Var W = 1/fan_in, truncated normal: for linear layers and SELU.
 
-  Kernels are `[*window, in, out]` by default; see `variance_scaling`.
-
-  Args:
-    in_axis: input axis or axes.
-    out_axis: output axis or axes.
-    batch_axis: axes of independent kernels.
-    dtype: the default dtype.
-
-  Raises:
-    ValueError: as `variance_scaling`.
+  The arguments and errors are those of `variance_scaling`.
 
   >>> lecun_normal()(jax.random.key(0), (256, 512)).shape
   (256, 512)
 
   Reference: LeCun et al. 1998, §4.6; Klambauer et al. 2017, §3.
   """
+  axes = (in_axis, out_axis, batch_axis)
   return variance_scaling(
-    1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype
+    1.0, "fan_in", "truncated_normal", *axes, dtype, groups=groups
   )
 
 
+@factory
 def lecun_uniform(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
   batch_axis: Axes = (),
   dtype: DType = None,
+  *,
+  groups: int = 1,
 ) -> Initializer:
   """Var W = 1/fan_in, uniform: U(±√(3/fan_in)).
 
-  Kernels are `[*window, in, out]` by default; see `variance_scaling`.
-
-  Args:
-    in_axis: input axis or axes.
-    out_axis: output axis or axes.
-    batch_axis: axes of independent kernels.
-    dtype: the default dtype.
-
-  Raises:
-    ValueError: as `variance_scaling`.
+  The arguments and errors are those of `variance_scaling`.
 
   >>> lecun_uniform()(jax.random.key(0), (256, 512)).shape
   (256, 512)
 
   Reference: LeCun et al. 1998, §4.6.
   """
-  return variance_scaling(
-    1.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype
-  )
+  axes = (in_axis, out_axis, batch_axis)
+  return variance_scaling(1.0, "fan_in", "uniform", *axes, dtype, groups=groups)
 
 
+@factory
 def xavier_normal(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -142,6 +205,7 @@ def xavier_normal(
   dtype: DType = None,
   *,
   gain: Any = 1.0,
+  groups: int = 1,
 ) -> Initializer:
   """Var W = gain²·2/(fan_in + fan_out), truncated normal.
 
@@ -150,15 +214,8 @@ def xavier_normal(
   sigmoid, and not for ReLU, which halves the second moment in every layer.
   Also called `glorot_normal`.
 
-  Args:
-    in_axis: input axis or axes.
-    out_axis: output axis or axes.
-    batch_axis: axes of independent kernels.
-    dtype: the default dtype.
-    gain: multiplies the standard deviation, >= 0.
-
-  Raises:
-    ValueError: as `variance_scaling`.
+  `gain` >= 0 multiplies the standard deviation; the other arguments and the
+  errors are those of `variance_scaling`.
 
   >>> xavier_normal(gain=5 / 3)(jax.random.key(0), (256, 512)).shape
   (256, 512)
@@ -166,17 +223,13 @@ def xavier_normal(
   Reference: Glorot and Bengio 2010, Eq. 12.
   """
   check_number("gain", gain, low=0)
+  axes = (in_axis, out_axis, batch_axis)
   return variance_scaling(
-    gain**2,
-    "fan_avg",
-    "truncated_normal",
-    in_axis,
-    out_axis,
-    batch_axis,
-    dtype,
+    gain**2, "fan_avg", "truncated_normal", *axes, dtype, groups=groups
   )
 
 
+@factory
 def xavier_uniform(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -184,21 +237,12 @@ def xavier_uniform(
   dtype: DType = None,
   *,
   gain: Any = 1.0,
+  groups: int = 1,
 ) -> Initializer:
   """W ~ U(±gain·√(6/(fan_in + fan_out))): Var W = gain²·2/(fan_in + fan_out).
 
-  As `xavier_normal`, uniform: the "normalized initialization" of the paper.
-  Also called `glorot_uniform`.
-
-  Args:
-    in_axis: input axis or axes.
-    out_axis: output axis or axes.
-    batch_axis: axes of independent kernels.
-    dtype: the default dtype.
-    gain: multiplies the bound, >= 0.
-
-  Raises:
-    ValueError: as `variance_scaling`.
+  The "normalized initialization" of the paper, with the arguments and errors
+  of `xavier_normal`. Also called `glorot_uniform`.
 
   >>> xavier_uniform()(jax.random.key(0), (256, 512)).shape
   (256, 512)
@@ -206,11 +250,13 @@ def xavier_uniform(
   Reference: Glorot and Bengio 2010, Eq. 16.
   """
   check_number("gain", gain, low=0)
+  axes = (in_axis, out_axis, batch_axis)
   return variance_scaling(
-    gain**2, "fan_avg", "uniform", in_axis, out_axis, batch_axis, dtype
+    gain**2, "fan_avg", "uniform", *axes, dtype, groups=groups
   )
 
 
+@factory
 def kaiming_normal(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -219,6 +265,7 @@ def kaiming_normal(
   *,
   negative_slope: Any = 0.0,
   mode: Mode = "fan_in",
+  groups: int = 1,
 ) -> Initializer:
   """Var W = 2/((1 + a²)·n), truncated normal, a the negative slope.
 
@@ -226,33 +273,22 @@ def kaiming_normal(
   the signal and of the gradient; the factor 2/(1 + a²) restores it exactly.
   Also called `he_normal`. (PyTorch's function of this name does not truncate.)
 
-  Args:
-    in_axis: input axis or axes.
-    out_axis: output axis or axes.
-    batch_axis: axes of independent kernels.
-    dtype: the default dtype.
-    negative_slope: a of leaky ReLU; 0 for ReLU, 1 for a linear layer.
-    mode: "fan_in" keeps the signal, "fan_out" the gradient.
-
-  Raises:
-    ValueError: as `variance_scaling`.
+  The slope a is 0 for ReLU, 1 for a linear layer; the mode "fan_in" keeps the
+  signal, "fan_out" the gradient. The rest is as in `variance_scaling`.
 
   >>> kaiming_normal(negative_slope=0.01)(jax.random.key(0), (8, 4)).shape
   (8, 4)
 
   Reference: He et al. 2015, Eqs. 10, 14 and 15.
   """
+  scale = _leaky_scale(negative_slope)
+  axes = (in_axis, out_axis, batch_axis)
   return variance_scaling(
-    _leaky_scale(negative_slope),
-    mode,
-    "truncated_normal",
-    in_axis,
-    out_axis,
-    batch_axis,
-    dtype,
+    scale, mode, "truncated_normal", *axes, dtype, groups=groups
   )
 
 
+@factory
 def kaiming_uniform(
   in_axis: Axes = -2,
   out_axis: Axes = -1,
@@ -261,36 +297,20 @@ def kaiming_uniform(
   *,
   negative_slope: Any = 0.0,
   mode: Mode = "fan_in",
+  groups: int = 1,
 ) -> Initializer:
   """W ~ U(±√(6/((1 + a²)·n))): Var W = 2/((1 + a²)·n), a the negative slope.
 
-  As `kaiming_normal`, uniform. Also called `he_uniform`.
-
-  Args:
-    in_axis: input axis or axes.
-    out_axis: output axis or axes.
-    batch_axis: axes of independent kernels.
-    dtype: the default dtype.
-    negative_slope: a of leaky ReLU; 0 for ReLU, 1 for a linear layer.
-    mode: "fan_in" keeps the signal, "fan_out" the gradient.
-
-  Raises:
-    ValueError: as `variance_scaling`.
+  As `kaiming_normal`, with the same arguments. Also called `he_uniform`.
 
   >>> kaiming_uniform(mode="fan_out")(jax.random.key(0), (8, 4)).shape
   (8, 4)
 
   Reference: He et al. 2015, Eqs. 10, 14 and 15.
   """
-  return variance_scaling(
-    _leaky_scale(negative_slope),
-    mode,
-    "uniform",
-    in_axis,
-    out_axis,
-    batch_axis,
-    dtype,
-  )
+  scale = _leaky_scale(negative_slope)
+  axes = (in_axis, out_axis, batch_axis)
+  return variance_scaling(scale, mode, "uniform", *axes, dtype, groups=groups)
 
 
 def _leaky_scale(negative_slope: Any) -> Any:
@@ -299,6 +319,7 @@ def _leaky_scale(negative_slope: Any) -> Any:
   return 2.0 / (1.0 + negative_slope**2)
 
 
+@factory
 def activation_scaling(
   activation: Activation,
   mode: Mode = "fan_in",
@@ -308,6 +329,8 @@ def activation_scaling(
   out_axis: Axes = -1,
   batch_axis: Axes = (),
   dtype: DType = None,
+  *,
+  groups: int = 1,
 ) -> Initializer:
   """Var W = gain²/n, with the exact gain of any elementwise activation φ.
 
@@ -336,6 +359,8 @@ def activation_scaling(
   Where Q' > 1 the smallest deviation grows from layer to layer: such stacks
   need normalization, residual branches, or a critical point of their own.
 
+  The variance is exact for complex dtypes too, the truncated disc included.
+
   Args:
     activation: any elementwise JAX function; it is read when this is built.
     mode: as in `variance_scaling`.
@@ -345,6 +370,7 @@ def activation_scaling(
     out_axis: output axis or axes.
     batch_axis: axes of independent kernels.
     dtype: the default dtype.
+    groups: of the convolution.
 
   Raises:
     ValueError: as `variance_scaling`, and where `initjax.gain` has none to
@@ -357,9 +383,14 @@ def activation_scaling(
   Reference: He et al. 2015, §2.2, for general φ; Poole et al. 2016, Eq. 3.
   """
   scale = exact_gain(activation, direction) ** 2
-  return variance_scaling(
-    scale, mode, distribution, in_axis, out_axis, batch_axis, dtype
-  )
+
+  def scale_of(dtype: DType) -> Any:
+    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+    is_truncated = distribution == "truncated_normal"
+    return scale / _DISK_EXCESS if is_complex and is_truncated else scale
+
+  axes = kernel_axes(in_axis, out_axis, batch_axis)
+  return _scaling(scale_of, mode, distribution, axes, dtype, groups)
 
 
 glorot_normal = xavier_normal

@@ -39,6 +39,19 @@ def test_eye(drawn):
       np.testing.assert_array_equal(kernel, scale * np.eye(*shape))
 
 
+def test_eye_of_every_kernel_of_a_batch(drawn):
+  cases = [((4, 2, 3), 0), ((2, 4, 3), 1), ((2, 3, 4), -1)]
+  cases += [((2, 5, 3, 4), (0, -2)), ((2, 3), ())]
+  builds = [(init.eye(3.0, batch_axis=batch), s) for s, batch in cases]
+  kernels = drawn(KEY, *builds)
+  for kernel, (shape, batch) in zip(kernels, cases, strict=True):
+    assert kernel.shape == shape
+    batch = np.atleast_1d(batch).astype(int)
+    matrices = np.moveaxis(kernel, batch, range(len(batch)))
+    wanted = 3 * np.eye(*matrices.shape[len(batch) :])
+    np.testing.assert_array_equal(matrices, wanted + 0 * matrices)
+
+
 @pytest.mark.parametrize(
   ("window", "groups"),
   [((4,), 1), ((3,), 2), ((2, 3), 2)],
@@ -113,6 +126,13 @@ def test_bad_groups_raise_when_built(groups):
   [
     (init.eye(), (3,), "use dirac for the kernel of a convolution, zeros"),
     (init.eye(), (3, 3, 3), "use dirac"),
+    (init.eye(batch_axis=0), (3, 3), r"besides batch_axis=\(0,\), got \(3, 3"),
+    (init.eye(batch_axis=3), (3, 3, 3), "batch_axis=3 is outside the shape"),
+    (
+      init.eye(batch_axis=(0, -3)),
+      (3, 3, 3),
+      r"batch_axis=\(0, 0\) holds axis",
+    ),
     (init.dirac(), (), "one to three window axes"),
     (init.dirac(), (3, 3), "use eye for a dense kernel"),
     (init.dirac(), (1,) * 6, "one to three window axes"),

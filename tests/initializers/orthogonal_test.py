@@ -195,8 +195,12 @@ def test_errors_when_built(name):
     build(rectangular="square")
   with pytest.raises(ValueError, match="batch_axis must be an axis or"):
     build(batch_axis=(0.5,))
-  with pytest.raises(ValueError, match="column_axis must be -1 or -2; got 0"):
-    init.delta_orthogonal(column_axis=0)
+  with pytest.raises(ValueError, match=r"-1 or 1 for out, .*; got 2"):
+    init.delta_orthogonal(column_axis=2)
+  with pytest.raises(
+    ValueError, match=r"column_axis must be one axis; got \(0"
+  ):
+    build(column_axis=(0, 1))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Laws and errors of the initializers that belong to one library or paper."""
 
+import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -45,13 +47,18 @@ def test_siren_first(axes, assert_law):
   assert_law(sample, symmetric_uniform(1 / fan_in))
 
 
-def test_siren_keeps_unit_variance_of_the_argument(assert_law):
-  # Given x in [-1, 1] the argument ω₀·xW has variance 2·mean(x²), 1 for a
-  # sine of uniform phase. It is a sum of 200 uniforms, whose excess kurtosis
-  # of about -1.2/200 no test of 20000 draws can see.
-  phase = np.linspace(0, 2 * math.pi, FAN_IN, endpoint=False)
-  kernel = init.siren(30.0)(KEY, (FAN_IN, 20000))
-  assert_law(30 * np.sin(phase) @ np.asarray(kernel), stats.norm(0, 1))
+def test_complex_draws_fill_the_disc_of_the_variance(assert_law, drawn):
+  # |W|² is uniform up to the square of the radius, and its mean half of that.
+  cases = [
+    (init.torch_linear_bias(7), (60000,), 1 / (3 * 7)),
+    (init.siren(first=True), SHAPE, 1 / (3 * FAN_IN**2)),
+    (init.siren(2.0), SHAPE, 2 / 2.0**2 / FAN_IN),
+    (init.torch_linear_kernel(), SHAPE, 1 / (3 * FAN_IN)),
+  ]
+  asked = [(functools.partial(f, dtype=jnp.complex64), s) for f, s, _ in cases]
+  for sample, (*_, variance) in zip(drawn(KEY, *asked), cases, strict=True):
+    assert_law(np.abs(sample) ** 2, stats.uniform(0, 2 * variance))
+    assert_law(np.angle(sample), stats.uniform(-math.pi, 2 * math.pi))
 
 
 @pytest.mark.parametrize("start", [0.1, 9.0])
@@ -107,7 +114,7 @@ def test_sparse_places_zeros_uniformly_and_independently():
   [
     (lambda: init.torch_linear_bias(0), "fan_in must be .* >= 1; got 0"),
     (lambda: init.torch_linear_bias(2.0), "fan_in must be an integer"),
-    (lambda: init.torch_linear_kernel(0, 0), "in_axis and out_axis overlap"),
+    (lambda: init.torch_linear_kernel(0, 1, 0), "in_axis and batch_axis over"),
     (lambda: init.sparse(-0.1), "sparsity must .* >= 0; got -0.1"),
     (lambda: init.sparse(1.1), r"sparsity must be a fraction in \[0, 1\]"),
     (lambda: init.sparse(math.nan), "sparsity must be a finite number"),
@@ -115,7 +122,7 @@ def test_sparse_places_zeros_uniformly_and_independently():
     (lambda: init.siren(0.0), "omega_0 must .* > 0; got 0"),
     (lambda: init.siren(math.nan), "omega_0 must be a finite number"),
     (lambda: init.zero_hadamard(math.nan), "scale must be .* number; got nan"),
-    (lambda: init.siren(first=True, in_axis=-1), "in_axis and out_axis"),
+    (lambda: init.siren(first=True, batch_axis=-1), "out_axis and batch_axis"),
     (lambda: init.residual_normal(0), "num_residual_branches must be"),
     (lambda: init.residual_normal(1.5), "num_residual_branches must be"),
     (lambda: init.residual_normal(2, -0.1), "stddev must .* >= 0"),
@@ -133,6 +140,8 @@ def test_errors_when_built(build, message):
     (init.sparse(0.5), (), "use zeros for a bias"),
     (init.sparse(0.5), (3,), r"sparse needs a shape \[in, out\]"),
     (init.sparse(0.5), (3, 3, 3), r"sparse needs a shape \[in, out\]"),
+    (init.sparse(0.9), (8, 4), r"⌈0\.9·8⌉ = 8 of the 8 .* <= 7/8, or 1 for z"),
+    (init.sparse(1e-3), (1, 4), r"leaves no input: .* = 1 of the 1 inputs"),
     (init.siren(), (3,), "for a bias use zeros or torch_linear_bias"),
     (init.siren(first=True), (3,), "for a bias use zeros or torch_linear_bias"),
     (init.siren(first=True, in_axis=3), (3, 4), "in_axis=3 is outside"),

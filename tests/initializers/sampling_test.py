@@ -31,6 +31,7 @@ ARGUMENTS = {
   "constant": (0.3,), "activation_scaling": (jnp.tanh,), "dirac": (2,),
   "sparse": (0.5,), "torch_linear_bias": (3,), "residual_normal": (4,),
   "variance_scaling": (1, "fan_in", "normal"), "uniform_between": (-1, 2),
+  "blocks": ([init.uniform(), init.ones], (4, 12)),
 }  # fmt: skip
 SHAPES = dict.fromkeys(("delta_orthogonal", "dirac"), (3, 8, 16))
 SHAPES |= dict.fromkeys(
@@ -51,9 +52,10 @@ CASES |= {
   "tails": (init.truncated_normal(upper=np.inf, mean=1.0), (16,)),
   "siren_first": (init.siren(first=True), (8, 16)),
   "stack": (init.orthogonal(**STACK), (3, 8, 16)),
+  "eyes": (init.eye(batch_axis=0), (3, 8, 16)),
   "narrow_delta": (init.delta_orthogonal(), (3, 16, 8)),
 }
-CONSTANT = {"constant", "dirac", "eye", "ones_init", "zero_hadamard",
+CONSTANT = {"constant", "dirac", "eye", "eyes", "ones_init", "zero_hadamard",
             "zeros_init"}  # fmt: skip
 
 
@@ -280,6 +282,7 @@ BY_SCALE = {
   "residual": lambda s: init.residual_normal(4, s),
   "siren": init.siren,
   "eye": init.eye,
+  "groups": lambda s: init.variance_scaling(s, "fan_out", "uniform", groups=5),
   "orthogonal": init.orthogonal,
   "fan_in": lambda s: init.variance_scaling(s, "fan_in", "normal"),
   "fan_avg": lambda s: init.variance_scaling(s, "fan_avg", "truncated_normal"),

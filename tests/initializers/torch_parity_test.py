@@ -45,6 +45,8 @@ def test_fans(window):
   desired = torch.nn.init._calculate_fan_in_and_fan_out(weight)
   axes = _fans.kernel_axes(-2, -1, ())
   assert _fans.fans((*window, 7, 5), axes) == desired
+  # PyTorch has no groups: one group of three is a convolution of its own.
+  assert _fans.fans((*window, 7, 3 * 5), axes, groups=3) == desired
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, math.sqrt(5)])

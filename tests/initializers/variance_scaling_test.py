@@ -1,8 +1,10 @@
 """Var W = scale/n: which scale, which n, which law, which errors."""
 
+import itertools
 import math
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +133,90 @@ def test_fan_in_counts_what_one_output_sums(shape, axes, fan_in, assert_law):
   assert_law(init.lecun_uniform(*axes)(KEY, shape), law("uniform", 1 / fan_in))
 
 
+def test_bounds_hold_in_bfloat16(drawn):
+  # Each bound lies just below a number of bfloat16, to which draws round up.
+  shape = (FAN_IN, FAN_OUT)
+  cases = [
+    (init.lecun_uniform(), math.sqrt(3 / FAN_IN)),
+    (init.lecun_normal(), 2 / stats.truncnorm(-2, 2).std() / math.sqrt(FAN_IN)),
+    (init.torch_linear_bias(3), math.sqrt(1 / 3)),
+    (init.siren(first=True), 1 / FAN_IN),
+  ]
+  asked = [(partial(f, dtype=jnp.bfloat16), shape) for f, _ in cases]
+  for kernel, (_, bound) in zip(drawn(KEY, *asked), cases, strict=True):
+    largest = np.abs(kernel.astype(np.float64)).max()
+    assert (1 - 2**-6) * bound < largest <= bound
+
+
+def counted_fans(shape, groups):
+  """(fan_in, fan_out) of a grouped convolution, its taps added up as ones."""
+  *window, ins, outs = shape
+  layer = nn.Conv(outs, window, padding="CIRCULAR", use_bias=False,
+                  feature_group_count=groups)  # fmt: skip
+  kernel = {"params": {"kernel": np.ones(shape, np.float32)}}
+  y, pullback = jax.vjp(
+    lambda x: layer.apply(kernel, x), jnp.ones((1, *window, ins * groups))
+  )
+  (gradient,) = pullback(jnp.ones_like(y))
+  return y.min(), y.max(), gradient.min(), gradient.max()
+
+
+@pytest.mark.parametrize(
+  ("shape", "groups"),
+  [((3, 3, 1, 1024), 512), ((3, 8, 384), 4)],
+)
+def test_groups_share_the_outputs(shape, groups, assert_law, drawn):
+  ends = jax.jit(lambda: counted_fans(shape, groups))()
+  fan_in, least_in, fan_out, least_out = map(float, ends)
+  assert (fan_in, fan_out) == (least_in, least_out)
+  options = {"groups": groups}
+  relu = init.activation_scaling(jax.nn.relu, "fan_out", "uniform", **options)
+  cases = [
+    (init.lecun_uniform(**options), "uniform", 1 / fan_in),
+    (init.kaiming_uniform(mode="fan_out", **options), "uniform", 2 / fan_out),
+    (init.xavier_normal(**options), "truncated_normal", 2 / (fan_in + fan_out)),
+    (init.variance_scaling(3.0, "fan_geo_avg", "normal", **options), "normal",
+     3 / math.sqrt(fan_in * fan_out)),
+    (relu, "uniform", 2 / fan_out),
+  ]  # fmt: skip
+  kernels = drawn(KEY, *((build, shape) for build, *_ in cases))
+  for kernel, (_, name, variance) in zip(kernels, cases, strict=True):
+    assert_law(kernel, law(name, variance))
+
+
+def test_every_name_takes_groups_and_refuses_a_rest(drawn):
+  shape, suffixes = (3, 1, 8), ("normal", "uniform")
+  families = ("lecun", "xavier", "kaiming")
+  names = ["_".join(pair) for pair in itertools.product(families, suffixes)]
+  for name in names:
+    with pytest.raises(ValueError, match=r"groups=3; got 8 in .* in/groups"):
+      getattr(init, name)(groups=3)(KEY, shape)
+  # fan_in is 3; an input feeds 3·8 outputs, of two groups only those of its
+  # own. The draws are the same but for the factor.
+  builds = [getattr(init, name)(groups=groups)
+            for name in names for groups in (1, 2)]  # fmt: skip
+  kernels = drawn(KEY, *((build, shape) for build in builds))
+  for name, one, two in zip(names, kernels[::2], kernels[1::2], strict=True):
+    ratio = (3 + 24) / (3 + 12) if name.startswith("xavier") else 1.0
+    np.testing.assert_allclose(two, math.sqrt(ratio) * one, rtol=4e-7)
+
+
+def test_complex_variance(assert_law, drawn):
+  """|W|² of the normal disc within two σ is exponential, cut at 4."""
+  build = init.activation_scaling(jax.nn.relu)
+  draw = lambda key, shape: build(key, shape, jnp.complex64)
+  jaxs = lambda key, shape: init.he_normal()(key, shape, jnp.complex64)
+  exact, approximate = drawn(KEY, *((f, (200, 300)) for f in (draw, jaxs)))
+  cut = stats.truncexpon(4)
+  desired = stats.truncexpon(4, scale=2 / FAN_IN / cut.mean())
+  assert_law(np.abs(exact) ** 2, desired)
+  excess = cut.mean() / 0.95311164380491208**2
+  assert round(excess, 4) == 1.0187  # as documented
+  np.testing.assert_allclose(
+    approximate, math.sqrt(excess) * exact, rtol=1e-6, atol=1e-9
+  )
+
+
 @pytest.mark.parametrize(
   ("name", "args", "options", "message"),
   [
@@ -148,9 +234,10 @@ def test_fan_in_counts_what_one_output_sums(shape, axes, fan_in, assert_law):
     ("activation_scaling", (jax.nn.relu, "fan"), {}, "mode must be"),
     ("activation_scaling", (jax.nn.relu,), {"direction": "up"},
      "direction must be one of"),
-    ("lecun_normal", (-2, -2), {}, "in_axis and out_axis overlap.*-2"),
     ("lecun_normal", ((0, 1), 2, 1), {}, "in_axis and batch_axis overlap"),
-    ("he_normal", (0, (1, 1)), {}, "out_axis and out_axis overlap"),
+    ("lecun_normal", (0, 2, -2), {"groups": 0}, "groups must be an integer"),
+    ("he_uniform", (), {"groups": 2.0}, "groups must be an integer >= 1"),
+    ("he_normal", (0, (1, 1)), {}, r"out_axis=\(1, 1\) holds axis 1 twice"),
     ("he_normal", ((0.5,),), {}, "in_axis must be an axis or"),
   ],
 )  # fmt: skip
@@ -167,7 +254,8 @@ def test_errors_when_built(name, args, options, message):
     ((0, 2), (3, 4), r"out_axis=2 is outside the shape \(3, 4\) of rank 2"),
     ((-3, -1), (3, 4), "in_axis=-3 is outside"),
     ((-2, -1, 5), (3, 4), "batch_axis=5 is outside"),
-    ((-1, 1), (3, 4), "in_axis and out_axis overlap: both hold axis 1"),
+    ((0, 1, -1), (3, 4), "out_axis and batch_axis overlap: both hold axis 1"),
+    (((-1, 1), 0), (3, 4), r"in_axis=\(1, 1\) holds axis 1 twice"),
   ],
 )
 def test_errors_of_shapes(axes, shape, message):
