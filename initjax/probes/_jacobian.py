@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from initjax._checks import check_choice, check_integer
+from initjax._checks import check_choice, check_integer, check_key
+from initjax._statistics import nan_is_unknown
 from initjax.probes._lanczos import quadrature
 from initjax.probes._linearized import Linearized, checked_input, linearize
 
@@ -80,6 +81,7 @@ class JacobianSpectrum(NamedTuple):
     return (self.weights * (self.nodes - 1) ** 2).sum(-1)
 
 
+@nan_is_unknown()
 def jacobian_spectrum(
   fn: Callable[..., Any],
   params: Any,
@@ -128,6 +130,8 @@ def jacobian_spectrum(
   `initjax.meanfield.jacobian_moments`); Ubaru, Chen and Saad 2017 (Lanczos).
   """
   _check_options(fn, method, probes, steps)
+  if key is not None:
+    check_key(key)
   key = jax.random.key(0) if key is None else key
 
   @jax.jit
