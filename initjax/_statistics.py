@@ -6,10 +6,23 @@ first means that nothing underflows before the signal itself does. Inside the
 model only sums arise, a `Tally`; the logarithms are taken afterwards.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+
+@contextlib.contextmanager
+def nan_is_unknown() -> Iterator[None]:
+  """JAX's debug_nans and debug_infs off: what is measured may be neither.
+
+  NaN means "unknown" in a report, -inf is log₂ of a signal that is 0, and where
+  a model makes them itself, a report says so rather than an exception.
+  """
+  with jax.debug_nans(False), jax.debug_infs(False):
+    yield
 
 
 class Statistics(NamedTuple):
@@ -37,21 +50,25 @@ class Tally(NamedTuple):
   numbers of zeros, of entries that are not finite, and of all, along the last
   axis: one small array, because a compiler's work grows with their number"""
 
-  @jax.jit
   def statistics(self) -> Statistics:
     """The statistics, as float32 whatever the dtype of the sums."""
-    largest, total, squares, zeros, nonfinite, entries = _split(self)
-    size = jnp.maximum(entries, 1)
-    numbers = Statistics(
-      mean=total / size,
-      log2_second_moment=2 * jnp.log2(_unit(largest))
-      + jnp.log2(squares / size),
-      largest=largest,
-      zeros=zeros,
-      nonfinite=nonfinite,
-      size=entries,
-    )
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), numbers)
+    with nan_is_unknown():
+      return _statistics(self)
+
+
+@jax.jit
+def _statistics(tally: Tally) -> Statistics:
+  largest, total, squares, zeros, nonfinite, entries = _split(tally)
+  size = jnp.maximum(entries, 1)
+  numbers = Statistics(
+    mean=total / size,
+    log2_second_moment=2 * jnp.log2(_unit(largest)) + jnp.log2(squares / size),
+    largest=largest,
+    zeros=zeros,
+    nonfinite=nonfinite,
+    size=entries,
+  )
+  return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), numbers)
 
 
 _LENGTH = 6
@@ -74,7 +91,8 @@ def wide(x: jax.Array) -> jax.Array:
   """`x` in float32 or wider; a complex number as two, on a last axis."""
   if jnp.issubdtype(x.dtype, jnp.complexfloating):
     return jnp.stack([x.real, x.imag], axis=-1)
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  is_wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
+  return x if is_wide else x.astype(jnp.float32)
 
 
 @jax.jit  # so that a model of many sites is traced once for each shape

@@ -100,6 +100,7 @@ class Report:
   """Stands for a SignalReport; remembers what it was made of."""
 
   verdicts: tuple[Verdict, ...] = ()
+  judged = True
 
   def __init__(self, fn, params, *inputs, has_aux=False, draws=None):
     self.params, self.inputs, self.draws = params, inputs, draws
@@ -193,6 +194,13 @@ def test_an_error_among_the_verdicts_is_exit_code_1(call, monkeypatch):
     verdict = Verdict("dead units", severity, "", "", "")
     monkeypatch.setattr(Report, "verdicts", (verdict,))
     assert call("diagnose", "models:pair", INPUT)[0] == wanted
+
+
+def test_nothing_judged_is_exit_code_2(call, monkeypatch):
+  monkeypatch.setattr(Report, "judged", False)
+  code, out, err, _ = call("diagnose", "models:pair", INPUT)
+  assert (code, out, err.count("\n")) == (2, "the report\n", 1)
+  assert "nothing was judged" in err
 
 
 def test_files_are_written_once(call, tmp_path):
@@ -353,6 +361,7 @@ def test_from_the_shell_a_sick_model_is_found_and_written(tmp_path):
     env=os.environ | paths | {"PYTHONIOENCODING": "ascii"}, capture_output=True,
   )  # fmt: skip
   assert done.returncode == 1, done.stderr
-  assert "? 1. vanishing signal" in done.stdout
+  assert "x 1. vanishing signal" in done.stdout
+  assert "?" not in done.stdout
   records = json.loads((tmp_path / "a.json").read_text())["records"]
   assert len(records) == 12

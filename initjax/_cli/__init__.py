@@ -5,7 +5,7 @@ usage: initjax diagnose PACKAGE.MODULE:OBJECT --input SHAPE [--input SHAPE ...]
 commands:
   diagnose   does signal flow through a model, forward and backward, and what
              mends it? Exit code 1 if something is wrong, 0 if nothing is, 2 if
-             the question could not be put.
+             the question could not be put or there was nothing to judge.
 
 OBJECT is a linen module, an NNX or Equinox module, a pair (fn, params), or a
 function or class that gives one of these; it may have arguments key, seed or
@@ -111,12 +111,17 @@ def _diagnose(path: str, values: flags.FlagValues) -> int:
     if values.html:
       report.to_html(values.html)
   severities = {verdict.severity for verdict in report.verdicts}
-  return 1 if "error" in severities else 0
+  if "error" in severities:
+    return 1
+  if not report.judged:
+    print("initjax: nothing was judged; the report says why", file=sys.stderr)
+    return 2
+  return 0
 
 
 def _print(report: SignalReport) -> None:
   if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="replace")  # ✗ and → in an old terminal
+    sys.stdout.reconfigure(errors="replace")  # of what has no stand-in
   try:
     print(report, flush=True)
   except BrokenPipeError:  # the reader, such as `head`, has seen enough

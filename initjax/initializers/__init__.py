@@ -22,7 +22,7 @@ from initjax.initializers._basic import (
   zeros,
   zeros_init,
 )
-from initjax.initializers._blocks import blocks
+from initjax.initializers._fused import blocks
 from initjax.initializers._identity import dirac, eye, zero_hadamard
 from initjax.initializers._orthogonal import delta_orthogonal, orthogonal
 from initjax.initializers._recipes import (

@@ -7,6 +7,7 @@ factor, and the slope of the length map says whether the signal stays there.
 Reference: Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015.
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from initjax.gains import moments
 from initjax.probes._cures import cure, initializer
 from initjax.probes._leaves import Leaves, mean_square
 from initjax.probes._names import name_of
+from initjax.probes._null import THEORY_FAILS
 from initjax.tracing import LinearOp
 from initjax.typing import Activation
 
@@ -56,21 +58,31 @@ def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Layer | None:
   scales = sorted(map(scale, shared))
   phi = shared[0].usual_feed.activation
   assert phi is not None  # it has a name
-  try:
-    at_one, length_slope = moments(phi), _length_slope(phi)
-  except (ValueError, TypeError, ArithmeticError):
+  at_one = _at_one(phi)
+  if at_one is None:
     return None
-  slope = float(at_one.derivative_second_moment)
+  second_moment, slope, length_slope = at_one
   if not 0 < slope < math.inf:
     return None  # a step: no gradient at all, or infinite
   return Layer(
     name,
     shared[-1],
     sigma_w2=scales[len(scales) // 2],
-    needed=1 / float(at_one.second_moment),
+    needed=1 / second_moment,
     slope=slope,
     length_slope=length_slope,
   )
+
+
+@functools.lru_cache(maxsize=256)
+def _at_one(phi: Activation) -> tuple[float, float, float] | None:
+  """E[φ²], E[φ'²] and the slope of the length map at unit variance, if any."""
+  try:
+    found, slope = moments(phi), _length_slope(phi)
+  except THEORY_FAILS:
+    return None
+  second, derivative = found.second_moment, found.derivative_second_moment
+  return float(second), float(derivative), slope
 
 
 def _scale_of(

@@ -50,10 +50,14 @@ def detail(
 def _dead_units(
   signal: jax.Array, units: tuple[int, ...]
 ) -> tuple[jax.Array, float]:
-  """How many units are 0 on every sample, and how many there are."""
+  """How many units are 0 on every sample, and how many there are.
+
+  NaN if there is no sample.
+  """
   samples = tuple(axis for axis in range(signal.ndim) if axis not in units)
   alive = jnp.any(signal != 0, axis=samples)
-  return jnp.sum(~alive), alive.size
+  dead = jnp.sum(~alive, dtype=jnp.float32)
+  return dead if signal.size else jnp.full_like(dead, jnp.nan), alive.size
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -71,10 +75,11 @@ def _correlation(
   x = x / jnp.where(largest > 0, largest, 1)
   squares = jnp.sum(x**2, axis=rest, keepdims=True)
   units = x * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
-  count = jnp.sum(squares > 0)
+  # As a real number: the pairs of 46,341 samples are more than int32 holds.
+  count = jnp.sum(squares > 0).astype(x.dtype)
   total = jnp.sum(jnp.sum(units, axis=samples) ** 2)
   number = squares.size
-  cosine = (total - count) / (count * (count - 1))
+  cosine = (total - count) / jnp.maximum(count * (count - 1), 1)
   known = (count > 1) & (x.size > number)
   return number, jnp.where(known, cosine, jnp.nan)
 

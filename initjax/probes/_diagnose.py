@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from initjax._statistics import nan_is_unknown
 from initjax.probes._growth import check_growth
 from initjax.probes._leaves import arrays_of, mean_square
 from initjax.probes._observe import DIRECTIONS, Observed, observe
@@ -14,12 +15,14 @@ from initjax.probes._parameters import check_parameters, check_values
 from initjax.probes._predict import predict_rows
 from initjax.probes._report import SignalReport
 from initjax.probes._signals import check_signals
+from initjax.reports._words import nothing_judged
 from initjax.typing import Record, Verdict
 
 _RANK = {"error": 0, "warning": 1, "note": 2}
 _SIGMAS = 3.0  # of the band of what a healthy network may show
 
 
+@nan_is_unknown()
 def diagnose(
   fn: Callable[..., Any],
   params: Any,
@@ -50,6 +53,8 @@ def diagnose(
 
   Returns:
     A report with `verdicts`, worst first; `print` it, or `to_html`, `plot`.
+    `judged` is False if there was nothing to judge: no linear operation of a
+    parameter was seen, or none had a sample.
 
   Raises:
     TypeError: if `fn` is not callable.
@@ -88,6 +93,7 @@ def diagnose(
     verdicts=verdicts,
     bands=_bands(observed),
     predicted=predicted,
+    judged=not nothing_judged(observed.records),
   )
 
 
@@ -123,7 +129,9 @@ def _bands(observed: Observed) -> tuple[Any, ...]:
   both: list[list[Any]] = []
   for direction in DIRECTIONS:
     drift = observed.drift(direction)
-    assert drift is not None  # it is a chain
+    if drift is None:  # theory is silent on its activations
+      both.append([None] * len(observed.records))
+      continue
     plain = observed.bits[direction].mean(axis=0)[rows]
     middle = drift.expected + plain - drift.measured
     margin = drift.margin(_SIGMAS)
@@ -138,8 +146,8 @@ def _predicted(observed: Observed, inputs: Any) -> tuple[Any, ...]:
   size = next((square for square in squares if square > 0), 1.0)
   theory = predict_rows(observed.report.graph, observed.leaves, size)
   start = observed.bits["backward"].mean(axis=0)[-1:]
-  both = (theory.forward, theory.backward + start)
-  return tuple(
-    tuple(x if math.isfinite(x) else None for x in pair)
-    for pair in zip(*(row.tolist() for row in both), strict=True)
+  forward, backward = (
+    [x if math.isfinite(x) else None for x in column.tolist()]
+    for column in (theory.forward, theory.backward + start)
   )
+  return tuple(zip(forward, backward, theory.silent, strict=True))

@@ -26,6 +26,7 @@ from initjax.gains import moments
 from initjax.probes._causes import explain, typical
 from initjax.probes._law import Drift
 from initjax.probes._names import KNOWN, name_of
+from initjax.probes._null import THEORY_FAILS
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Activation, Record, Verdict
 
@@ -119,7 +120,7 @@ def _kappa_of(name: str, direction: str) -> float:
     second = moments(lambda x: slope(x) ** 2)
     kappa = second.second_moment / first.derivative_second_moment**2
     return 3 * float(kappa) - 1
-  except (ValueError, TypeError, ArithmeticError):
+  except THEORY_FAILS:
     return 5.0
 
 

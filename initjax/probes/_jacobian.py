@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from initjax._checks import check_choice, check_integer
+from initjax._checks import check_choice, check_integer, check_key
 from initjax._executables import execute
+from initjax._statistics import nan_is_unknown
 from initjax.probes._lanczos import quadrature
 from initjax.probes._linearized import Linearized, checked_input, linearize
 
@@ -81,6 +82,7 @@ class JacobianSpectrum(NamedTuple):
     return (self.weights * (self.nodes - 1) ** 2).sum(-1)
 
 
+@nan_is_unknown()
 def jacobian_spectrum(
   fn: Callable[..., Any],
   params: Any,
@@ -129,6 +131,8 @@ def jacobian_spectrum(
   `initjax.meanfield.jacobian_moments`); Ubaru, Chen and Saad 2017 (Lanczos).
   """
   _check_options(fn, method, probes, steps)
+  if key is not None:
+    check_key(key)
   key = jax.random.key(0) if key is None else key
 
   def run(params: Any, x: jax.Array, key: jax.Array) -> JacobianSpectrum:

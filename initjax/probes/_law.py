@@ -9,13 +9,13 @@ Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022; Aitken 1935.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from initjax.probes._chain import Chain
-from initjax.probes._null import null_of
+from initjax.probes._null import THEORY_FAILS, null_of
 from initjax.typing import Record
 
 
@@ -57,8 +57,8 @@ def forward_drift(
   bits: np.ndarray,
   first: Record,
   target: float | None = None,
-) -> Drift:
-  """Of the second moments.
+) -> Drift | None:
+  """Of the second moments; None where theory is silent.
 
   Args:
     chain: from `chain_of`.
@@ -70,29 +70,33 @@ def forward_drift(
   measured = _with_biases(chain, bits).mean(axis=0)
   correlation = float(first.get("correlation", math.nan))
   known = math.isfinite(correlation)
-  null = null_of(
-    chain,
-    measured,
-    target,
-    correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
-    batch=int(first["samples"]) if known else 1,
-  )
   steps = np.arange(len(measured), dtype=float)
-  return _drift(
-    measured,
-    null.forward,
-    null.forward_drift,
-    null.forward_covariance / len(bits),
-    start=null.kept,
-    growth=steps if target is None else null.accumulated,
-    averaged=chain.has_positions,
-  )
+
+  def by_theory() -> Drift:
+    null = null_of(
+      chain,
+      measured,
+      target,
+      correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
+      batch=int(first["samples"]) if known else 1,
+    )
+    return _drift(
+      measured,
+      null.forward,
+      null.forward_drift,
+      null.forward_covariance / len(bits),
+      start=null.kept,
+      growth=steps if target is None else null.accumulated,
+      averaged=chain.has_positions,
+    )
+
+  return _if_known(by_theory)
 
 
 def backward_drift(
   chain: Chain, bits: Mapping[str, np.ndarray], sizes: Sequence[float]
-) -> Drift:
-  """Of the gradients' sums of squares.
+) -> Drift | None:
+  """Of the gradients' sums of squares; None where theory is silent.
 
   How the gradients of different samples correlate is not known. Their average
   is taken to scatter like one of them, which is an upper bound.
@@ -106,16 +110,31 @@ def backward_drift(
   gradient = bits["backward"][:, rows]
   measured = gradient.mean(axis=0) + np.log2([max(sizes[at], 1) for at in rows])
   signal = _with_biases(chain, bits["forward"]).mean(axis=0)
-  null = null_of(chain, signal)
-  return _drift(
-    measured[::-1],
-    null.backward[::-1],
-    null.backward_drift[::-1],
-    null.backward_covariance[::-1, ::-1] / len(gradient),
-    start=np.ones(len(rows)),
-    growth=np.arange(len(rows), dtype=float),
-    averaged=True,
-  ).reversed()
+
+  def by_theory() -> Drift:
+    null = null_of(chain, signal)
+    return _drift(
+      measured[::-1],
+      null.backward[::-1],
+      null.backward_drift[::-1],
+      null.backward_covariance[::-1, ::-1] / len(gradient),
+      start=np.ones(len(rows)),
+      growth=np.arange(len(rows), dtype=float),
+      averaged=True,
+    ).reversed()
+
+  return _if_known(by_theory)
+
+
+def _if_known(by_theory: Callable[[], Drift]) -> Drift | None:
+  """What theory says; None if an activation lets it say no number."""
+  try:
+    with np.errstate(all="ignore"):
+      drift = by_theory()
+  except THEORY_FAILS:
+    return None
+  numbers = (drift.per_layer, drift.error, *drift.expected, *drift.std)
+  return drift if np.isfinite(numbers).all() and drift.error > 0 else None
 
 
 def _with_biases(chain: Chain, bits: np.ndarray) -> np.ndarray:

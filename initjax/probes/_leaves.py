@@ -16,18 +16,22 @@ Leaves = Mapping[str, np.ndarray]
 
 def arrays_of(tree: Any) -> dict[str, np.ndarray]:
   """The leaves that have a gradient, by path."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  for path, leaf in leaves:
+  check_arrays(tree)
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  }
+
+
+def check_arrays(tree: Any) -> None:
+  """Raises a TypeError if a leaf is the shape of an array alone."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     if isinstance(leaf, jax.ShapeDtypeStruct):
       raise TypeError(
         f"wanted arrays, got {leaf} at {jax.tree_util.keystr(path) or 'root'}; "
         "draw the parameters first, by model.init or init_variables."
       )
-  return {
-    jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in leaves
-    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-  }
 
 
 class Kernel(NamedTuple):
@@ -106,6 +110,8 @@ def kernel_variance(
   slices = sum(step.startswith("scan[") for step in op.view)
   if slices == len(repeat) and all(s.startswith("scan[") for s in op.view):
     leaf = leaf[repeat]
+  if not np.isfinite(leaf).all() or not leaf.size:
+    return math.nan
   size, shift = mean_square(leaf), abs(wide(leaf).mean()) ** 2
   if shift * op.fan_in > _SHIFT * size and shift * leaf.size > 16 * size:
     return math.nan

@@ -6,7 +6,14 @@ from typing import Any, Literal, NamedTuple, overload
 import jax
 import jax.numpy as jnp
 
-from initjax._statistics import empty_slot, spread, tally, tap
+from initjax._checks import check_key
+from initjax._statistics import (
+  empty_slot,
+  nan_is_unknown,
+  spread,
+  tally,
+  tap,
+)
 from initjax.probes._detail import Detail, mean_slope
 from initjax.probes._detail import detail as detail_of
 from initjax.probes._report import SignalReport
@@ -52,6 +59,7 @@ def measure(
 ) -> Measured: ...
 
 
+@nan_is_unknown()
 def measure(
   fn: Callable[..., Any],
   params: Any,
@@ -102,6 +110,8 @@ def measure(
   >>> [round(2 ** float(row.log2_second_moment)) for row in report.forward]
   [9, 576]
   """
+  if key is not None:
+    check_key(key)
   traced = trace(fn, params, *inputs)
   run, slots = _instrumented(traced, inputs, has_aux, detail)
   gradients = None
@@ -129,6 +139,7 @@ def _instrumented(
     given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
     arguments = [*jax.tree.leaves(params), *others]
     flat, found = replay(visit, traced.jaxpr, arguments, given)
+    flat = [jnp.asarray(leaf) for leaf in flat]  # Python's numbers among them
     outputs = jax.tree.unflatten(jax.tree.structure(traced.out_shape), flat)
     main = outputs[0] if has_aux else outputs
     return _differentiable(main), (outputs, found)

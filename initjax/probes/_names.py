@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax._statistics import nan_is_unknown
 from initjax.tracing._graph import Feed, Image
 from initjax.typing import Activation
 
@@ -50,15 +51,20 @@ def name_of(activation: Activation) -> str | None:
   >>> name_of(lambda x: jnp.maximum(x, 0))
   'relu'
   """
+  values = _values(activation)
+  if not np.isfinite(values).all():  # no known one has poles
+    return None
   with jax.ensure_compile_time_eval():
-    values = np.asarray(activation(jnp.asarray(_POINTS)))
-    if not np.isfinite(values).all():
-      return None
     for name, known in _known().items():
       scale = float(values @ known) / float(known @ known)
       if scale > 0 and np.allclose(values, scale * known, 1e-5, scale * 1e-6):
         return name
   return None
+
+
+def _values(activation: Activation) -> np.ndarray:
+  with nan_is_unknown(), jax.ensure_compile_time_eval():
+    return np.asarray(activation(jnp.asarray(_POINTS)))
 
 
 def fed_by(feed: Feed) -> str:
@@ -82,6 +88,4 @@ def is_flat(activation: Activation | None) -> bool:
   """Whether a function is 0 on an interval, as rectifiers are."""
   if activation is None:
     return False
-  with jax.ensure_compile_time_eval():
-    values = np.asarray(activation(jnp.asarray(_POINTS)))
-  return bool((values == 0).sum() > 2)
+  return bool((_values(activation) == 0).sum() > 2)

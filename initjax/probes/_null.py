@@ -16,9 +16,18 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.meanfield import Layer, trajectory
-from initjax.meanfield._tables import response_of
+from initjax.meanfield._tables import _WINDOW, response_of
 from initjax.probes._chain import Chain
 from initjax.typing import Activation
+
+THEORY_FAILS = (
+  ValueError,
+  TypeError,
+  ArithmeticError,
+  NotImplementedError,
+)
+"""What theory raises of a function that has no moments, slope or scalar form;
+it is silent then, and what was measured stands."""
 
 _FLAT = 1e-3
 _SETTLING = 400  # layers; on the edge q falls to 1/800 by then
@@ -166,11 +175,22 @@ class Moment(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def response(phi: Activation) -> Callable[[float], Moment]:
-  """log₂ q -> moments of φ, tabulated once for each function."""
+  """log₂ q -> moments of φ, tabulated once for each function.
+
+  That a window of the table has none is found out once too: it takes seconds.
+  """
   table = response_of(phi)
+  failed: dict[int, str] = {}
 
   def at(log2_q: float) -> Moment:
-    found = table(log2_q)
+    window = math.floor(log2_q / _WINDOW)
+    if window in failed:
+      raise ValueError(failed[window])
+    try:
+      found = table(log2_q)
+    except THEORY_FAILS as error:
+      failed[window] = str(error)
+      raise
     return Moment(*(float(getattr(found, name)) for name in Moment._fields))
 
   return at

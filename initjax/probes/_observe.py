@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._checks import check_integer
+from initjax._checks import check_integer, check_key
 from initjax._executables import execute
+from initjax._statistics import nan_is_unknown
 from initjax.probes._chain import Chain, chain_of
 from initjax.probes._law import Drift, backward_drift, forward_drift
-from initjax.probes._leaves import arrays_of
+from initjax.probes._leaves import arrays_of, check_arrays
 from initjax.probes._measure import measure
 from initjax.probes._report import SignalReport
 from initjax.tracing import LinearOp
@@ -50,21 +51,22 @@ class Observed:
     return self._forward_drift if target is None else self._towards(target)
 
   @functools.cached_property
-  def _forward_drift(self) -> Drift:
+  def _forward_drift(self) -> Drift | None:
     return self._towards(None)
 
-  def _towards(self, target: float | None) -> Drift:
+  def _towards(self, target: float | None) -> Drift | None:
     assert self.chain is not None
     first = self.records[self.chain.rows[0]]
     return forward_drift(self.chain, self.bits["forward"], first, target)
 
   @functools.cached_property
-  def _backward_drift(self) -> Drift:
+  def _backward_drift(self) -> Drift | None:
     assert self.chain is not None
     sizes = [record["backward_size"] for record in self.records]
     return backward_drift(self.chain, self.bits, sizes)
 
 
+@nan_is_unknown()
 def observe(
   fn: Callable[..., Any],
   params: Any,
@@ -83,6 +85,10 @@ def observe(
   """
   draws = 8 if init is not None and draws is None else draws
   _check_draws(params, init, draws)
+  if key is not None:
+    check_key(key)
+  if init is None:
+    check_arrays(params)
   key = jax.random.key(0) if key is None else key
   if init is not None and draws is not None:
     keys = jax.random.split(key, draws)

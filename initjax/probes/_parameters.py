@@ -5,6 +5,7 @@ verdicts. A leaf of one value throughout (zeros, ones) is nobody's mistake and
 is passed over, except where equal columns are the point.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,9 @@ from initjax.probes._leaves import (
   kernels,
   mean_square,
 )
+from initjax.probes._null import THEORY_FAILS
 from initjax.tracing import LinearOp, SignalGraph
-from initjax.typing import Verdict
+from initjax.typing import Activation, Verdict
 
 
 def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
@@ -49,6 +51,7 @@ def check_parameters(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
     [v for kernel in found for v in symmetric_units(kernel, found)]
   )
   yield from unused(graph, leaves)
+  yield from not_entered(graph)
 
 
 def _together(found: list[Verdict]) -> Iterator[Verdict]:
@@ -180,7 +183,7 @@ def _scales(op: LinearOp) -> dict[str, float]:
   """Variance × fan of the common rules."""
   scales = {"lecun_normal": 1.0, "he_normal": 2.0}
   if op.activation is not None:
-    scales["activation_scaling"] = _needed(op)
+    scales["activation_scaling"] = _needed(op.activation)
   return scales
 
 
@@ -199,12 +202,12 @@ def _rule_for(
   return next((r for r, x in ratios.items() if abs(x - 1) < error), None)
 
 
-def _needed(op: LinearOp) -> float:
-  """gain² of the activation that feeds the operation; 1 if it has none."""
-  assert op.activation is not None
+@functools.lru_cache(maxsize=256)
+def _needed(activation: Activation) -> float:
+  """gain² of an activation; 1 if it has none, which is found out once."""
   try:
-    return gain(op.activation) ** 2
-  except (ValueError, TypeError, ArithmeticError):
+    return gain(activation) ** 2
+  except THEORY_FAILS:
     return 1.0
 
 
@@ -262,6 +265,19 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
     )
 
 
+def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
+  """Calls whose linear operations have no row."""
+  if graph.opaque:
+    yield Verdict(
+      "not looked at",
+      "note",
+      "",
+      f"{_some(graph.opaque)}: linear operations inside could not be read, so "
+      "nothing is said of them.",
+      cure("", "a plain JAX function in its place shows what it does"),
+    )
+
+
 def _some(paths: Sequence[str]) -> str:
-  shown = ", ".join(paths[:4])
+  shown = ", ".join(path or "(unnamed)" for path in paths[:4])
   return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")

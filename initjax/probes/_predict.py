@@ -21,7 +21,7 @@ from initjax.probes._leaves import (
   kernel_variance,
   mean_square_at,
 )
-from initjax.probes._null import response
+from initjax.probes._null import THEORY_FAILS, response
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.tracing._graph import Image, Site, Stream, Term, terms_within
 from initjax.tracing._recovered import identity
@@ -39,6 +39,9 @@ class Prediction(NamedTuple):
   backward: np.ndarray
   """[rows]: log₂ second moment of an element of the gradient with respect to
   it, against that of the last row"""
+  silent: tuple[str, ...] = ()
+  """[rows]: why theory stops there, at a function without the moments that it
+  needs; "" elsewhere"""
 
 
 def predict(
@@ -58,9 +61,10 @@ def predict(
   The gradient runs back along the same edges, times Var(W)·fan_out·E[φ'²].
 
   What theory does not follow is unknown: softmax, pooling, an activation of a
-  product, kernels of nonzero mean or made of several; of the gradient, all
-  that lies before such a place. Biases and scales count with their root mean
-  square, under a scan over all repeats.
+  product or without Gaussian moments (`silent` says why), kernels of nonzero
+  mean or made of several; of the gradient, all that lies before such a place.
+  Biases and scales count with their root mean square, under a scan over all
+  repeats.
 
   Args:
     graph: of the model, from `initjax.signal_graph`.
@@ -102,13 +106,17 @@ def predict_rows(
   """`predict`, for parameters by path."""
   over_samples = any(map(_over_samples, _streams(graph)))
   walk = _Walk(leaves, second_moment, over_samples)
-  rows = [walk.run(graph.ops[index], at) for index, at in graph.rows()]
+  rows, silent = [], []
+  for index, at in graph.rows():
+    walk.silent = ""
+    rows.append(walk.run(graph.ops[index], at))
+    silent.append(walk.silent)
   forward = [row.size for row in rows]
   complete = not graph.opaque and all(map(_is_known, _streams(graph)))
   complete &= not any(np.dtype(op.dtype).kind == "c" for op in graph.ops)
   backward = walk.gradients(rows, graph, is_complete=complete)
   with np.errstate(divide="ignore", invalid="ignore"):
-    return Prediction(np.log2(forward), np.log2(backward))
+    return Prediction(np.log2(forward), np.log2(backward), tuple(silent))
 
 
 def _streams(graph: SignalGraph) -> list[Stream | None]:
@@ -161,6 +169,8 @@ class _Walk:
   over_samples: bool
   """whether something is normalized over samples, so that it matters what
   these share"""
+  silent: str = ""
+  """what the latest function without moments lacks"""
   tape: list[_Signal] = dataclasses.field(default_factory=list)
   outputs: dict[Site, _Signal] = dataclasses.field(default_factory=dict)
   streams: dict[Site, _Signal] = dataclasses.field(default_factory=dict)
@@ -185,15 +195,20 @@ class _Walk:
     """Of a stream under φ."""
     if phi is None or phi is identity:
       return _Fed(stream, stream.size, stream.shared, 1.0)
+    unknown = _Fed(stream, *[math.nan] * 3)
     if not stream.in_reach:
-      return _Fed(stream, *[math.nan] * 3)
-    here = response(phi)(math.log2(stream.size))
-    return _Fed(
-      stream,
-      2.0**here.log2_second_moment,
-      self._shared(stream, phi),
-      2.0**here.log2_derivative,
-    )
+      return unknown
+    try:
+      here = response(phi)(math.log2(stream.size))
+      return _Fed(
+        stream,
+        2.0**here.log2_second_moment,
+        self._shared(stream, phi),
+        2.0**here.log2_derivative,
+      )
+    except THEORY_FAILS as error:
+      self.silent = str(error)
+      return unknown
 
   def _shared(self, stream: _Signal, phi: Activation) -> float:
     """E[φ(h_a)·φ(h_b)]."""
@@ -201,10 +216,23 @@ class _Walk:
       return 0.0
     correlation = float(np.clip(stream.shared / stream.size, -1.0, 1.0))
     if correlation == 0:
-      return _mean(phi, stream) ** 2
+      mean = self._mean(phi, stream)
+      return mean * mean
     if math.isnan(correlation):
       return math.nan
     return float(joint_moments(phi, correlation, stream.size).product)
+
+  def _mean(self, phi: Activation | None, stream: _Signal) -> float:
+    """E[φ(h)]; of few signals, since no table holds it."""
+    if phi is None or phi is identity:
+      return stream.mean
+    if not stream.in_reach:
+      return math.nan
+    try:
+      return float(moments(phi, stream.size).mean)
+    except THEORY_FAILS as error:
+      self.silent = str(error)
+      return math.nan
 
   def _note(self, signal: _Signal) -> _Signal:
     self.tape.append(signal)
@@ -213,15 +241,15 @@ class _Walk:
   def _sum(self, stream: Stream, site: Site) -> _Signal:
     parts = [(self._signal(term, site), self._root(term)) for term in stream]
     mean = sum(part.mean * root for part, root in parts)
-    apart = sum((part.size - part.mean**2) * root**2 for part, root in parts)
-    shared = sum((part.shared - part.mean**2) * root**2 for part, root in parts)
+    apart = sum((p.size - p.mean * p.mean) * r * r for p, r in parts)
+    shared = sum((p.shared - p.mean * p.mean) * r * r for p, r in parts)
     return self._note(
       _Signal(
-        apart + mean**2,
+        apart + mean * mean,
         mean,
-        shared + mean**2,
+        shared + mean * mean,
         all(part.gaussian for part, _ in parts),
-        tuple((part, root**2) for part, root in parts),
+        tuple((part, root * root) for part, root in parts),
       )
     )
 
@@ -262,7 +290,7 @@ class _Walk:
     return _Signal(
       math.prod(sizes),
       math.prod(
-        _mean(image.activation, each.source)
+        self._mean(image.activation, each.source)
         for each, image in zip(fed, images, strict=True)
       ),
       math.prod(each.shared for each in fed),
@@ -285,7 +313,7 @@ class _Walk:
         given = signal.gradient * factor
         known = not math.isnan(below.gradient)
         below.gradient = below.gradient + given if known else given
-    if is_complete:
+    if is_complete and rows[-1].gradient:
       return [row.gradient / rows[-1].gradient for row in rows]
     return [*(math.nan for _ in rows[:-1]), 1.0]
 
@@ -300,15 +328,6 @@ class _Fed(NamedTuple):
   """E[φ(h_a)·φ(h_b)] of two samples"""
   slope: float
   """E[φ'²]"""
-
-
-def _mean(phi: Activation | None, stream: _Signal) -> float:
-  """E[φ(h)]; of few signals, since no table holds it."""
-  if phi is None or phi is identity:
-    return stream.mean
-  if not stream.in_reach:
-    return math.nan
-  return float(moments(phi, stream.size).mean)
 
 
 def _weighted(fed: _Fed, op: LinearOp, weights: float) -> _Signal:

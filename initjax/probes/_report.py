@@ -13,6 +13,7 @@ from initjax import reports
 from initjax._statistics import Statistics, Tally
 from initjax.probes._detail import Detail, saturation
 from initjax.probes._names import fed_by
+from initjax.reports._encoding import encoding_of_stdout
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Record, Verdict
 
@@ -50,7 +51,10 @@ class SignalReport:
     default=(), metadata={"static": True}
   )
   """for each record, what theory predicts for its weights: log₂ second moments
-  forward and backward, None where it is silent"""
+  forward and backward, None where it is silent, and why it stops there"""
+  judged: bool = dataclasses.field(default=False, metadata={"static": True})
+  """whether there was an operation to judge, and `diagnose` did: without it no
+  verdicts mean nothing"""
 
   @property
   def forward(self) -> tuple[Statistics, ...]:
@@ -72,17 +76,29 @@ class SignalReport:
     """
     return list(self._records())
 
+  @property
+  def _found(self) -> tuple[Verdict, ...] | None:
+    """The verdicts; None if nobody judged."""
+    return self.verdicts if self.judged or self.verdicts else None
+
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
       return f"SignalReport of {len(self.graph)} operations, being traced"
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    return reports.to_text(self.to_records(), self.verdicts, width=width)
+    return reports.to_text(
+      self.to_records(),
+      self._found,
+      width=width,
+      encoding=encoding_of_stdout(),
+    )
 
   def _repr_html_(self) -> str:
-    return reports.html_fragment(self.to_records(), self.verdicts)
+    return reports.html_fragment(self.to_records(), self._found)
 
   def to_json(self, path: epath.PathLike) -> None:
     """Writes records, verdicts and gradient norms as standard JSON.
+
+    Without verdicts, `judged` tells a healthy model from one not looked at.
 
     Raises:
       FileExistsError: if there is a file already; nothing is overwritten.
@@ -90,6 +106,7 @@ class SignalReport:
     norms = self.gradient_norms or {}
     content = {
       "records": self.to_records(),
+      "judged": self.judged,
       "verdicts": [verdict._asdict() for verdict in self.verdicts],
       "gradient_norms": {path: np.asarray(n) for path, n in norms.items()},
     }
@@ -101,7 +118,7 @@ class SignalReport:
     Raises:
       FileExistsError: if there is a file already; nothing is overwritten.
     """
-    page = reports.html(self.to_records(), self.verdicts, title=title)
+    page = reports.html(self.to_records(), self._found, title=title)
     reports.write_text(path, page)
 
   def plot(self, path: epath.PathLike | None = None) -> Any:
@@ -137,9 +154,8 @@ class SignalReport:
       if self.bands:
         record["forward_band"], record["backward_band"] = self.bands[number]
       if self.predicted:
-        record["forward_predicted"], record["backward_predicted"] = (
-          self.predicted[number]
-        )
+        names = ("forward_predicted", "backward_predicted", "theory_silent")
+        record |= zip(names, self.predicted[number], strict=True)
       yield record
 
 

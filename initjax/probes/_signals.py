@@ -14,6 +14,7 @@ import numpy as np
 from initjax.probes._cures import cure
 from initjax.probes._leaves import Leaves
 from initjax.probes._names import is_flat
+from initjax.probes._zero_kernels import meant_zeros
 from initjax.tracing import LinearOp, SignalGraph
 from initjax.typing import Activation, Record, Verdict
 
@@ -30,10 +31,13 @@ def check_signals(
 ) -> Iterator[Verdict]:
   """All checks of this module."""
   ops = [graph.ops[index] for index, _ in graph.rows()]
-  meant = any(not leaf.any() and leaf.ndim > 1 for leaf in leaves.values())
   for verdict in underflow(rows, ops):
-    cut = verdict.kind.endswith("cut off")
-    yield verdict._replace(severity="note") if cut and meant else verdict
+    if verdict.kind.endswith("cut off"):
+      direction = "forward" if "signal" in verdict.kind else "backward"
+      meant = meant_zeros(rows, graph, leaves, direction)
+      if meant.issuperset(verdict.rows):
+        verdict = verdict._replace(severity="note")
+    yield verdict
   for check in (nonfinite, dead_units, saturated, collapsed):
     yield from check(rows, ops)
 
@@ -160,8 +164,11 @@ def _dtype(op: LinearOp) -> Any:
 
 
 def _all_zero(row: Record, direction: str) -> bool:
-  """Also where no gradient comes at all, and so none was measured."""
-  return bool(row[f"{direction}_zeros"] == row[f"{direction}_size"])
+  """Also where no gradient comes at all, and so none was measured.
+
+  Numbers of entries would not tell: above 2^24, float32 has not each of them.
+  """
+  return bool(row[f"{direction}_largest"] == 0)
 
 
 def _cut_off(rows: Rows, zero: list[int], direction: str, noun: str) -> Verdict:

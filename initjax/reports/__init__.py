@@ -1,8 +1,12 @@
 """Records and verdicts for people to read: in a terminal, a figure, a page.
 
->>> print(to_text([]))
+>>> print(to_text([], [], width=60))
 no linear operation was found
-healthy: nothing to report
+nothing to judge: no linear operation of a parameter was
+seen. Wanted are (fn, params, *inputs): a function of
+parameters and inputs, such as model.apply, and the
+parameters themselves, not closed over. For an NNX or
+Equinox module: fn, params = initjax.functional(module).
 """
 
 from initjax.reports._figure import figure

@@ -26,7 +26,7 @@ _LEAST_SPAN = 4.0  # of an axis, in bits: what chance does shall look small
 
 
 def figure(
-  records: Sequence[Record], verdicts: Sequence[Verdict] = ()
+  records: Sequence[Record], verdicts: Sequence[Verdict] | None = None
 ) -> "Figure":
   """log₂ second moments against position, signal above gradient.
 
@@ -49,7 +49,7 @@ def figure(
   >>> [axes.get_ylabel() for axes in figure(report.to_records()).axes]
   ['signal, log₂ E[x²]', 'gradient, log₂ E[x²]']
   """
-  return draw(records, verdicts, 9.0, 6.0)
+  return draw(records, verdicts or (), 9.0, 6.0)
 
 
 def draw(

@@ -23,7 +23,7 @@ _WRAP = 24  # characters of a cell before it wraps
 
 def html(
   records: Sequence[Record],
-  verdicts: Sequence[Verdict] = (),
+  verdicts: Sequence[Verdict] | None = None,
   title: str = "initjax report",
 ) -> str:
   """One standalone page: the verdicts, the figure, the table.
@@ -33,7 +33,8 @@ def html(
 
   Args:
     records: rows in order of execution, such as `report.to_records()`.
-    verdicts: what was found; their `rows` are positions in `records`.
+    verdicts: what was found; their `rows` are positions in `records`. None if
+      nobody judged, which the page then says.
     title: of the page.
 
   Raises:
@@ -59,13 +60,14 @@ def html(
 
 
 def html_fragment(
-  records: Sequence[Record], verdicts: Sequence[Verdict] = ()
+  records: Sequence[Record], verdicts: Sequence[Verdict] | None = None
 ) -> str:
   """The same as a piece of a page, for `_repr_html_` in a notebook.
 
   Args:
     records: rows in order of execution, such as `report.to_records()`.
-    verdicts: what was found; their `rows` are positions in `records`.
+    verdicts: what was found; their `rows` are positions in `records`. None if
+      nobody judged.
 
   Raises:
     ValueError: if a verdict names a row that does not exist.
@@ -77,20 +79,31 @@ def html_fragment(
 
 
 def _body(
-  records: Sequence[Record], verdicts: Sequence[Verdict], heading: str
+  records: Sequence[Record], found: Sequence[Verdict] | None, heading: str
 ) -> str:
-  verdicts = _words.ordered(verdicts)
+  verdicts = _words.ordered(found or ())
   names = _words.names(records, verdicts)
   cards = [
     _card(number, verdict, names) for number, verdict in enumerate(verdicts, 1)
   ]
-  found = "".join(cards) or f'<p class="healthy">{_words.NOTHING}</p>'
-  parts = (heading, found, _drawing(records, verdicts))
+  parts = (
+    heading,
+    _conclusion(_words.conclusion(records, found)),
+    "".join(cards),
+    *(f'<p class="hint">{escape(s)}</p>' for s in _words.silences(records)),
+    _drawing(records, verdicts),
+  )
   return (
     f'<div class="initjax">\n<style>{STYLE}</style>\n'
     + "\n".join(part for part in parts if part)
     + f"\n{_table(records, verdicts)}\n</div>"
   )
+
+
+def _conclusion(words: str) -> str:
+  """In green only if all was looked at, and nothing was found."""
+  kind = "healthy" if words == _words.HEALTHY else "unjudged"
+  return f'<p class="{kind}">{escape(words)}</p>' if words else ""
 
 
 def _card(number: int, verdict: Verdict, names: dict[str, str]) -> str:

@@ -22,6 +22,7 @@ STYLE = """
 .initjax *, .initjax *::before { box-sizing: border-box }
 .initjax h1 { font-size: 1.5rem; margin: 0.5rem 0 1rem }
 .initjax .healthy { color: var(--healthy); font-weight: 600 }
+.initjax .unjudged { color: var(--warning); font-weight: 600 }
 .initjax .hint { color: var(--faint) }
 
 .initjax section {

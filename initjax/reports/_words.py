@@ -13,7 +13,20 @@ SEVERITIES = ("error", "warning", "note")
 MARKS = {"error": "✗", "warning": "!", "note": "·", "": ""}
 """What stands before a row, by the worst severity of its verdicts."""
 
-NOTHING = "healthy: nothing to report"
+HEALTHY = "healthy: nothing to report"
+NOT_JUDGED = (
+  "not judged: these are measurements; initjax.diagnose says what is wrong"
+)
+NOTHING_SEEN = (
+  "nothing to judge: no linear operation of a parameter was seen. Wanted are "
+  "(fn, params, *inputs): a function of parameters and inputs, such as "
+  "model.apply, and the parameters themselves, not closed over. For an NNX or "
+  "Equinox module: fn, params = initjax.functional(module)."
+)
+NOTHING_RAN = (
+  "nothing to judge: no sample was given, or no operation was run; all outputs "
+  "are empty"
+)
 
 _KEY = re.compile(
   r"""\['((?:[^'\\]|\\.)*)'\] | \["((?:[^"\\]|\\.)*)"\] | \[([^\]'"]+)\]
@@ -234,6 +247,44 @@ def severities(
         )
       worst[row] = verdict.severity
   return worst
+
+
+def nothing_judged(records: Sequence[Record]) -> str:
+  """Why there was nothing to judge; "" if there was."""
+  if not records:
+    return NOTHING_SEEN
+  ran = any(record["forward_size"] > 0 for record in records)
+  return "" if ran else NOTHING_RAN
+
+
+def conclusion(
+  records: Sequence[Record], verdicts: Sequence[Verdict] | None
+) -> str:
+  """What stands where verdicts would; "" if they say it all.
+
+  What was not looked at is not called healthy.
+  """
+  nothing = nothing_judged(records)
+  if nothing or verdicts:
+    return nothing
+  if verdicts is None:
+    return NOT_JUDGED
+  idle = sum(not record["forward_size"] for record in records)
+  rows = f"{idle} of {len(records)} rows did not run"
+  return f"healthy as far as it ran: {rows}" if idle else HEALTHY
+
+
+def silences(records: Sequence[Record]) -> list[str]:
+  """Where theory stops for want of a moment, and why; each reason once."""
+  names = short_paths(record["path"] for record in records)
+  found: dict[str, str] = {}
+  for record in records:
+    found.setdefault(record.get("theory_silent", ""), names[record["path"]])
+  return [
+    f"theory is silent from {name} on: {reason}"
+    for reason, name in found.items()
+    if reason
+  ]
 
 
 def beginnings(verdicts: Iterable[Verdict]) -> set[int]:

@@ -91,9 +91,9 @@ def _settings(init: Any) -> Iterator[tuple[str, KernelAxes]]:
   if cells:
     names = init.__code__.co_freevars
     held |= zip(names, (cell.cell_contents for cell in cells), strict=True)
-  if held.get("mode") in _MEANS and "in_axis" in held:
-    axes = (held[f"{name}_axis"] for name in ("in", "out", "batch"))
-    yield held["mode"], kernel_axes(*axes)
+  if held.get("mode") in _MEANS and ("axes" in held or "in_axis" in held):
+    named = (held.get(f"{name}_axis") for name in ("in", "out", "batch"))
+    yield held["mode"], held.get("axes") or kernel_axes(*named)
     return
   for value in held.values():
     if callable(value) and not isinstance(value, type):

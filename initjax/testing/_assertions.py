@@ -7,8 +7,10 @@ from typing import Any, TypedDict, Unpack
 import jax
 
 from initjax._checks import check_number
+from initjax._statistics import nan_is_unknown
 from initjax.probes._diagnose import verdicts_on
 from initjax.probes._observe import Observed, observe
+from initjax.reports._words import nothing_judged
 from initjax.testing._findings import (
   Finding,
   of_drift,
@@ -263,6 +265,7 @@ def _check_probability(false_alarm: float) -> None:
     )
 
 
+@nan_is_unknown()
 def _check(
   subjects: tuple[str, ...],
   fn: Callable[..., Any],
@@ -278,6 +281,9 @@ def _check(
   if target is not None:
     check_number("target", target, low=0, open_low=True)
   observed = observe(fn, params, inputs, **options, norms=False)
+  nothing = nothing_judged(observed.records)
+  if nothing:
+    raise AssertionError(nothing.capitalize())
   verdicts = functools.cache(lambda: verdicts_on(observed, inputs))
   found = [
     finding

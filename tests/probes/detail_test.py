@@ -221,3 +221,14 @@ def test_draws_become_one_record_with_their_spread():
   np.testing.assert_allclose(
     row["forward_log2_second_moment_std"], np.std(each, ddof=1), rtol=1e-4
   )
+
+
+def test_a_cosine_of_more_samples_than_int32_has_pairs():
+  """From 46,342 · 46,341 on it overflowed; NumPy counts in float64."""
+  x = 0.5 + normal(70_000, 4)
+  kernel = np.eye(4, dtype=np.float32)
+  (row,) = measure(lambda p, x: x @ p, kernel, x, detail=True).to_records()
+  units = x / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+  count = len(x)
+  cosine = ((units.sum(0) ** 2).sum() - count) / count / (count - 1)
+  np.testing.assert_allclose(row["correlation"], cosine, rtol=1e-4)

@@ -81,6 +81,40 @@ def test_a_branch_that_starts_at_zero_is_no_error():
   assert set(kinds(report).values()) <= {"note"}
 
 
+def test_a_zero_kernel_excuses_its_own_path_alone():
+  """Nor do zero biases excuse a layer, nor a layer the others of its stack."""
+  dead = {"k": kernels(1.0, 8), "b": np.zeros((8, 64), np.float32)}
+  dead["k"][4] = 0
+
+  def chain(params, x):
+    layer = lambda h, p: (jnp.tanh(h @ p["k"] + p["b"]), None)
+    return jax.lax.scan(layer, x, params)[0]
+
+  cut = {"signal is cut off": "warning", "gradient is cut off": "warning"}
+  assert kinds(diagnose(chain, dead, X)) == cut
+  whole = {**dead, "k": 0 * dead["k"]}  # zero throughout: none would learn
+  assert cut.items() <= kinds(diagnose(chain, whole, X)).items()
+
+  def branches(params, x):
+    dead = {**params, "bias": params["off"]}
+    return two_layers(dead, x), jax.nn.relu(x @ params["c"]) @ params["d"]
+
+  params = two_layer_params(off=np.float32(-100), c=kernels(2.0, 1)[0])
+  params["d"] = 0 * params["c"]
+  found = kinds(diagnose(branches, params, X))
+  assert found["gradient is cut off"] == "warning"
+  assert found["signal is cut off"] == "note"
+
+
+def test_residual_branches_of_a_stack_may_start_at_zero():
+  def model(params, x):
+    block = lambda h, p: (h + jnp.tanh(h @ p["in"]) @ p["out"], None)
+    return jax.lax.scan(block, x, params)[0]
+
+  params = {"in": kernels(1.0, 8), "out": 0 * kernels(1.0, 8)}
+  assert set(kinds(diagnose(model, params, X)).values()) <= {"note"}
+
+
 @pytest.mark.parametrize("cell", [nn.OptimizedLSTMCell, nn.GRUCell])
 def test_a_state_that_starts_at_zero_is_no_error(cell):
   model, x = nn.RNN(cell(32)), normal(4, 12, 16)

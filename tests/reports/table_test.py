@@ -14,9 +14,37 @@ MODELS = [pytest.param(*model, id=n) for n, model in synthetic.MODELS.items()]
 
 @pytest.mark.parametrize(("rows", "verdicts"), MODELS)
 def test_no_line_is_wider_than_asked_for(rows, verdicts):
-  for width in (60, 80, 100, 160):
-    lines = reports.to_text(rows, verdicts, width=width).splitlines()
-    assert max(map(len, lines)) <= width
+  for width in (1, 7, 20, 44, 60, 80, 160):
+    for encoding in ("utf-8", "ascii", "cp1252"):
+      options = {"width": width, "encoding": encoding}
+      text = reports.to_text(rows, verdicts, **options)
+      assert max(map(len, text.splitlines())) <= width
+      assert text.encode(encoding)
+
+
+def test_a_list_stands_for_a_table_without_room():
+  text = reports.to_text(*synthetic.exploding_mlp(), width=20)
+  assert "x Dense_4\n signal 3.60\n gradient 85.50\n" in text.replace("✗", "x")
+
+
+def test_ascii_stands_in_for_what_an_encoding_lacks():
+  verdict = Verdict("a", "error", "", "σ_w² → ½", "φ", (0,))
+  text = reports.to_text([synthetic.record("é")], [verdict], encoding="ascii")
+  for words in ("512->512", "log2 E[x^2]", "x 1.", "sigma_w^2 -> 1/2", "\\xe9"):
+    assert words in text
+
+
+class Terminal(io.StringIO):
+  encoding = "ascii"
+
+
+def test_rich_prints_on_an_ascii_terminal():
+  file = Terminal()
+  rich.console.Console(file=file, width=60).print(
+    reports.table(*synthetic.transformer())
+  )
+  assert file.getvalue().isascii()
+  assert "Block_0/SelfA~_0/query" in file.getvalue()
 
 
 @pytest.mark.parametrize(("rows", "verdicts"), MODELS)
@@ -103,8 +131,19 @@ def test_verdicts_come_errors_first_with_their_cure():
 
 
 def test_a_healthy_model_is_told_so():
-  text = reports.to_text([synthetic.record()])
+  text = reports.to_text([synthetic.record()], [])
   assert text.endswith("\n\nhealthy: nothing to report")
+
+
+def test_a_model_that_nobody_judged_is_not_called_healthy():
+  for rows, words in (
+    ([synthetic.record()], "not judged: these are measurements"),
+    ([], "nothing to judge: no linear operation"),
+    ([synthetic.record(signal=None)], "nothing to judge: no sample"),
+  ):
+    text = reports.to_text(rows)
+    assert words in text
+    assert "healthy" not in text
 
 
 def test_names_are_no_markup():
@@ -135,5 +174,5 @@ def test_errors_are_raised_before_anything_is_printed():
   verdict = Verdict("dead units", "error", "", "", "", (1,))
   with pytest.raises(ValueError, match="names row 1"):
     reports.table([synthetic.record()], [verdict])
-  with pytest.raises(ValueError, match="width must be an integer >= 60; got 8"):
-    reports.to_text([], width=8)
+  with pytest.raises(ValueError, match="width must be an integer >= 1; got 0"):
+    reports.to_text([], width=0)
