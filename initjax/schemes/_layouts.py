@@ -92,7 +92,7 @@ def _settings(init: Any) -> Iterator[tuple[str, KernelAxes]]:
     names = init.__code__.co_freevars
     held |= zip(names, (cell.cell_contents for cell in cells), strict=True)
   if held.get("mode") in _MEANS and ("axes" in held or "in_axis" in held):
-    named = (held.get(f"{name}_axis") for name in ("in", "out", "batch"))
+    named: Any = (held.get(f"{axis}_axis") for axis in ("in", "out", "batch"))
     yield held["mode"], held.get("axes") or kernel_axes(*named)
     return
   for value in held.values():
