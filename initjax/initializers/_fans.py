@@ -1,5 +1,6 @@
 """Fans of a kernel from its shape and the meaning of its axes."""
 
+import functools
 import math
 from typing import Literal, NamedTuple
 
@@ -45,6 +46,7 @@ def _check_batch(axes: KernelAxes) -> None:
   check_disjoint(out_axis=axes.out_axis, batch_axis=axes.batch_axis)
 
 
+@functools.lru_cache(maxsize=4096)
 def check_kernel_shape(
   shape: tuple[int, ...], axes: KernelAxes, groups: int = 1
 ) -> None:

@@ -73,7 +73,9 @@ def orthogonal(
     batch_shape, out_size = arranged[: len(batch)], shape[column]
     in_size = math.prod(shape[i] for i in rows)
     q = jax.random.orthogonal(key, in_size, batch_shape, dtype, out_size)
-    q = jnp.reshape(q, arranged).transpose(_inverse(order))
+    q = jnp.reshape(q, arranged)
+    if list(order) != sorted(order):
+      q = q.transpose(_inverse(order))
     if rectangular == "isometry":
       return jnp.array(scale, dtype) * q
     stretch = max(math.sqrt(out_size / in_size), 1.0)
