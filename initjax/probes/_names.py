@@ -35,6 +35,7 @@ KNOWN: dict[str, Activation] = {
   "sin": jnp.sin,
   "square": jnp.square,
 }
+_ROOM = 16  # for a formula, in the column of a report
 _POINTS = np.linspace(-7, 7, 57, dtype=np.float32)
 
 
@@ -75,7 +76,8 @@ def fed_by(feed: Feed) -> str:
     return "·".join(map(_factor, terms[0].images, "abcdefgh"))
   if name == "identity":
     return feed.reason
-  return name or "an activation"
+  formula = getattr(feed.activation, "__name__", "")
+  return name or (formula if len(formula) <= _ROOM else "an activation")
 
 
 def _factor(image: Image, letter: str) -> str:

@@ -69,13 +69,13 @@ def test_a_branch_that_did_not_run_is_not_called_healthy():
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 POLES = [
-  pytest.param(jnp.cbrt, id="cbrt"),
+  pytest.param(jnp.arctanh, id="arctanh"),
+  slow(jnp.cbrt, id="cbrt"),
   slow(lambda h: jnp.exp(h**2), id="exp h²"),
   slow(lambda h: 1 / h, id="1/h"),
   slow(lambda h: jnp.sqrt(jax.nn.relu(h)), id="sqrt relu"),
   slow(lambda h: h / abs(h), id="sign"),
   slow(lambda h: jnp.log(abs(h)), id="log"),
-  slow(jnp.arctanh, id="arctanh"),
   slow(lambda h: jnp.exp(jnp.exp(h)), id="exp exp"),
 ]
 
