@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from initjax._checks import (
   Axes,
@@ -12,6 +12,7 @@ from initjax._checks import (
 )
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
+MODES = get_args(Mode)
 
 
 class KernelAxes(NamedTuple):

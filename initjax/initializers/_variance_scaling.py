@@ -29,6 +29,7 @@ from initjax._checks import (
 )
 from initjax.gains import gain as exact_gain
 from initjax.initializers._fans import (
+  MODES,
   KernelAxes,
   Mode,
   check_kernel_shape,
@@ -41,7 +42,6 @@ from initjax.typing import Activation, DType, Initializer
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 Direction = Literal["forward", "backward", "centered"]
 
-_MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 _DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
 
 # The ends of the real ones, in standard deviations.
@@ -109,7 +109,7 @@ def _scaling(
   groups: int,
 ) -> Initializer:
   """`variance_scaling` of a scale that may depend on the dtype."""
-  check_choice("mode", mode, _MODES)
+  check_choice("mode", mode, MODES)
   check_choice("distribution", distribution, _DISTRIBUTIONS)
   check_integer("groups", groups, low=1)
 

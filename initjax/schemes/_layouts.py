@@ -13,16 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from initjax.initializers._fans import KernelAxes, fans, kernel_axes
+from initjax.initializers._fans import MODES, KernelAxes, Mode, fan, kernel_axes
 from initjax.schemes._keys_by_path import names_of
 
 _KNOWN = ("jax", "initjax")
-_MEANS = {
-  "fan_in": lambda fan_in, _: fan_in,
-  "fan_out": lambda _, fan_out: fan_out,
-  "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
-  "fan_geo_avg": lambda fan_in, fan_out: math.sqrt(fan_in * fan_out),
-}
 
 
 class Layout(NamedTuple):
@@ -57,11 +51,10 @@ def misread(init: Any, shape: tuple[int, ...], layout: Layout) -> str | None:
     return None
   ((mode, axes),) = found
   try:
-    counted = fans(shape, axes)
+    read = fan(mode, shape, axes)
   except ValueError:  # that the initializer raises, too
     return None
-  wanted = fans(shape, layout.axes)
-  read, right = (_MEANS[mode](*pair) for pair in (counted, wanted))
+  right = fan(mode, shape, layout.axes)
   if math.isclose(read, right):
     return None
   ((right_in,), (right_out,), batch) = layout.axes
@@ -74,7 +67,7 @@ def misread(init: Any, shape: tuple[int, ...], layout: Layout) -> str | None:
   )
 
 
-def _settings(init: Any) -> Iterator[tuple[str, KernelAxes]]:
+def _settings(init: Any) -> Iterator[tuple[Mode, KernelAxes]]:
   """The mode and axes of each `variance_scaling` inside an initializer.
 
   Only what JAX and this package made is opened: a wrapper of the user's may
@@ -91,7 +84,7 @@ def _settings(init: Any) -> Iterator[tuple[str, KernelAxes]]:
   if cells:
     names = init.__code__.co_freevars
     held |= zip(names, (cell.cell_contents for cell in cells), strict=True)
-  if held.get("mode") in _MEANS and ("axes" in held or "in_axis" in held):
+  if held.get("mode") in MODES and ("axes" in held or "in_axis" in held):
     named: Any = (held.get(f"{axis}_axis") for axis in ("in", "out", "batch"))
     yield held["mode"], held.get("axes") or kernel_axes(*named)
     return
