@@ -67,9 +67,8 @@ def integrals_and_intervals(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """`gaussian_integrals`, and the intervals (left, right) that it needed."""
   left, right = _panels(v)
-  total, finished, scale = np.zeros(
-    (3, 1, 1)
-  )  # signed, in absolute value, its size
+  # signed; in absolute value; and the largest that this was seen to be
+  total, finished, scale = np.zeros((3, 1, 1))
   failed, place = np.array(False), np.array(0.0)
   lefts, rights, masses = [], [], []
   for round_number in range(_MAX_ROUNDS):

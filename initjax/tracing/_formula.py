@@ -19,9 +19,8 @@ def formula(steps: "Sequence[Step]", unchanged: frozenset[str]) -> str:
     steps: of the function.
     unchanged: labels of steps that return their first argument.
   """
-  texts: list[tuple[str, bool]] = [
-    ("x", False)
-  ]  # and whether it needs brackets
+  # each text, and whether it needs brackets within another
+  texts: list[tuple[str, bool]] = [("x", False)]
   labels: list[str] = []
   for step in steps:
     given = [
