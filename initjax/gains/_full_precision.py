@@ -2,10 +2,10 @@
 
 Models compute activations in bfloat16 or float32; what such a cast rounds away
 is noise that no quadrature resolves, and no part of φ. Two steps look through
-it. While Python runs φ (without `jit` where that holds casts and no loop), casts
-to fewer bits return their argument, so that the constants that φ makes for it
-are exact too. What is in a jaxpr by then (of loops, of derivative rules) is
-evaluated with every real number in float64; its constants stay as rounded.
+it. While Python runs φ (and the parts that are jitted, unless φ holds a loop),
+casts to fewer bits return their argument, so that the constants that φ makes
+for it are exact too. What is in a jaxpr by then (of loops, of derivative rules)
+is evaluated with every real number in float64; its constants stay as rounded.
 Casts to integers and booleans stay.
 """
 
