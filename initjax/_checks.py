@@ -54,6 +54,17 @@ def check_numbers(
     check_number(f"each entry of {name}", entry, low=low, open_low=open_low)
 
 
+def check_bound(name: str, value: Any) -> None:
+  """Raises unless `value` is a real number, infinite or not, or an array."""
+  if isinstance(value, (np.ndarray, jax.Array)):  # tracers are, too
+    return
+  try:
+    check_number(name, value)
+  except ValueError:
+    if not isinstance(value, (float, np.floating)):
+      raise
+
+
 def check_integer(name: str, value: object, *, low: int) -> None:
   """Raises unless `value` is an integer of at least `low`."""
   if not _is_integer(value) or operator.index(value) < low:
@@ -72,7 +83,7 @@ def _is_integer(value: Any) -> TypeGuard[SupportsIndex]:
 def is_key(value: Any) -> bool:
   """Whether `value` is one key of `jax.random`, typed or raw."""
   dtype, shape = (getattr(value, name, None) for name in ("dtype", "shape"))
-  if dtype is None or shape is None:
+  if dtype is None or not isinstance(shape, tuple):  # nnx.Rngs has any name
     return False
   if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
     return shape == ()
@@ -83,7 +94,9 @@ def check_key(key: Any) -> None:
   """Raises a `TypeError` unless `key` is one key, concrete or traced."""
   if not is_key(key):
     shape, dtype = (getattr(key, name, None) for name in ("shape", "dtype"))
-    came = repr(key) if shape is None else f"{dtype}{list(shape)}"
+    came = f"{dtype}{list(shape)}" if isinstance(shape, tuple) else repr(key)
+    if "\n" in came:
+      came = type(key).__name__
     raise TypeError(f"wanted one key, such as jax.random.key(0); got {came}.")
 
 

@@ -18,7 +18,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from initjax.gains._full_precision import uncast, widened
+from initjax.gains._full_precision import rounds_in_jit, uncast, widened
 from initjax.gains._quadrature import INTERVALS, NODES
 from initjax.typing import Activation
 
@@ -114,7 +114,7 @@ def trace(activation: Activation) -> TracedActivation:
   _check_output(name, out)
   jaxprs = [jaxpr]
   if "custom_" in str(jaxpr):  # a derivative of its own, unseen in the jaxpr
-    jaxprs.append(jax.make_jaxpr(_with_slope(function))(_POINTS))
+    jaxprs.append(_with_slope_jaxpr(name, function, _BLOCK))
   found = [const for each in jaxprs for const in _all_constants(each)]
   if any(isinstance(const, jax.core.Tracer) for const in found):
     raise TypeError(_TRACED.format(name=name))
@@ -137,12 +137,30 @@ def _jaxpr_of(activation: Activation, name: str) -> tuple[Activation, Any, Any]:
     except Exception as error:
       failure = error
     else:
-      return function, *traced
+      return _unjitted(function, traced)
   reason = str(failure).split("\n", maxsplit=1)[0]
   raise ValueError(
     f"{name} is not a JAX function of one array, elementwise: "
     f"{type(failure).__name__}: {reason} Write it with jax.numpy and jax.nn."
   ) from failure
+
+
+def _unjitted(
+  function: Activation, traced: tuple[Any, Any]
+) -> tuple[Activation, Any, Any]:
+  """φ with the constants exact that a jitted part has rounded."""
+
+  def unjitted(x: jax.Array) -> jax.Array:
+    with jax.disable_jit():
+      return function(x)
+
+  if rounds_in_jit(traced[0]):
+    try:
+      again = jax.make_jaxpr(unjitted, return_shape=True)(_POINTS)
+    except Exception:  # asks for its own dtype
+      return function, *traced
+    return unjitted, *again
+  return function, *traced
 
 
 @functools.lru_cache(maxsize=64)
@@ -191,8 +209,19 @@ def compiled(traced: TracedActivation) -> Evaluate:
 
 def _slope_jaxpr(traced: TracedActivation, size: int) -> Any:
   """Of φ and φ', in float64 whatever φ casts to."""
+  return widened(_with_slope_jaxpr(traced.name, traced.function, size))
+
+
+def _with_slope_jaxpr(name: str, function: Activation, size: int) -> Any:
   points = jax.ShapeDtypeStruct((size,), np.float64)
-  return widened(jax.make_jaxpr(_with_slope(traced.function))(points))
+  try:
+    return jax.make_jaxpr(_with_slope(function))(points)
+  except Exception as error:  # of a rule of derivatives, or for want of one
+    reason = str(error).split("\n", maxsplit=1)[0]
+    raise ValueError(
+      f"{name} has no derivative in JAX: {reason} Declare one by "
+      "jax.custom_jvp."
+    ) from error
 
 
 def _with_slope(activation: Activation) -> Callable[[jax.Array], Any]:
@@ -210,14 +239,13 @@ def _with_slope(activation: Activation) -> Callable[[jax.Array], Any]:
 
 
 def _check_output(name: str, out: Any) -> None:
-  leaves = jax.tree.leaves(out)
-  if len(leaves) != 1 or leaves[0].shape != (_BLOCK,):
-    shapes = [leaf.shape for leaf in leaves]
+  if getattr(out, "shape", None) != (_BLOCK,):
+    shapes = [leaf.shape for leaf in jax.tree.leaves(out)]
     raise ValueError(
       f"{name} is not elementwise: for one array of shape ({_BLOCK},) it "
       f"returned {shapes}. Pass a function of one scalar, such as jax.nn.relu."
     )
-  if jnp.issubdtype(leaves[0].dtype, jnp.complexfloating):
+  if jnp.issubdtype(out.dtype, jnp.complexfloating):
     raise ValueError(f"{name} returns complex numbers; its gain is undefined.")
 
 

@@ -2,10 +2,11 @@
 
 Models compute activations in bfloat16 or float32; what such a cast rounds away
 is noise that no quadrature resolves, and no part of φ. Two steps look through
-it. While Python runs φ, casts to fewer bits return their argument, so that the
-constants that φ makes for it are exact too. What is in a jaxpr by then (of
-functions that were jitted, of loops, of derivative rules) is evaluated with
-every real number in float64. Casts to integers and booleans stay.
+it. While Python runs φ (and the parts that are jitted, unless φ holds a loop),
+casts to fewer bits return their argument, so that the constants that φ makes
+for it are exact too. What is in a jaxpr by then (of loops, of derivative rules)
+is evaluated with every real number in float64; its constants stay as rounded.
+Casts to integers and booleans stay.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from initjax.typing import Activation
 _CALLS = """checkpoint closed_call core_call custom_jvp_call custom_vjp_call
 jit pjit remat remat2"""
 _INLINED = frozenset(_CALLS.split())
+_JITS = frozenset(("jit", "pjit"))
 _LOOPS = frozenset(("cond", "scan", "while"))
 _BY_BITS = frozenset(("bitcast_convert_type", "nextafter", "pure_callback"))
 
@@ -173,6 +175,21 @@ def _holds_narrow(jaxpr: Any) -> bool:
   return any(map(_is_narrow, dtypes)) or any(map(_holds_narrow, inside))
 
 
+def rounds_in_jit(jaxpr: Any) -> bool:
+  """Whether a jitted part casts, and no loop would be unrolled without jit."""
+  opened, _ = _open(jaxpr)
+  jitted = [each for each in opened.eqns if each.primitive.name in _JITS]
+  narrow = any(_holds_narrow(x) for each in jitted for x in _inner(each))
+  return narrow and not _holds_loop(opened)
+
+
+def _holds_loop(jaxpr: Any) -> bool:
+  equations = _open(jaxpr)[0].eqns
+  inside = (inner for each in equations for inner in _inner(each))
+  names = {each.primitive.name for each in equations}
+  return bool(names & {"scan", "while"}) or any(map(_holds_loop, inside))
+
+
 def _run(jaxpr: Any, arguments: Sequence[Any]) -> list[Any]:
   opened, consts = _open(jaxpr)
   known = dict(zip(opened.constvars, map(_wide, consts), strict=True))
@@ -204,6 +221,9 @@ def _apply(equation: Any, operands: list[Any]) -> Sequence[Any]:
       jnp.asarray(x).astype(atom.aval.dtype)
       for x, atom in zip(operands, equation.invars, strict=True)
     ]
+  wanted = params.get("preferred_element_type")  # of sums of products
+  if wanted is not None:
+    params = params | {"preferred_element_type": _wide_type(wanted)}
   outputs = primitive.bind(*operands, **primitive.get_bind_params(params))
   return outputs if primitive.multiple_results else [outputs]
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._checks import check_numbers
+from initjax._checks import check_bound, check_numbers
 from initjax.initializers._sampling import Shape, factory, initializer
 from initjax.initializers._truncated import disk, truncated, truncated_disk
 from initjax.typing import DType, Initializer, OutSharding
@@ -54,6 +54,7 @@ def ones(
   return _ones(key, shape, dtype, out_sharding)
 
 
+@factory
 def zeros_init() -> Initializer:
   """The initializer `zeros`, W = 0, as Flax spells it.
 
@@ -65,6 +66,7 @@ def zeros_init() -> Initializer:
   return zeros
 
 
+@factory
 def ones_init() -> Initializer:
   """The initializer `ones`, W = 1, as Flax spells it.
 
@@ -235,6 +237,8 @@ def truncated_normal(
   """
   check_numbers("stddev", stddev, low=0, open_low=absolute)
   check_numbers("mean", mean)
+  check_bound("lower", lower)
+  check_bound("upper", upper)
   if not _is_traced(lower, upper) and not np.all(
     np.asarray(lower) < np.asarray(upper)
   ):
@@ -247,6 +251,8 @@ def truncated_normal(
     if jnp.issubdtype(dtype, jnp.complexfloating):
       _check_disk(low, high)
       z = truncated_disk(key, high, shape, dtype)
+    elif not jnp.issubdtype(dtype, jnp.floating):
+      raise ValueError(f"truncated_normal draws no integers; got {dtype}.")
     else:
       z = truncated(key, low, high, shape, dtype)
     return z * jnp.array(stddev, dtype)
@@ -281,7 +287,8 @@ def _shifted(centered: Any, mean: Any) -> Any:
 
 def _half_open(low: Any, high: Any) -> tuple[Any, Any]:
   """[low, high) in float32, closed."""
-  return low, jnp.nextafter(jnp.float32(high), jnp.float32(low))
+  low, high = jax.lax.stop_gradient((jnp.float32(low), jnp.float32(high)))
+  return low, jnp.nextafter(high, low)
 
 
 def _is_traced(*values: Any) -> bool:

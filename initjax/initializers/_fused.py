@@ -74,7 +74,13 @@ def blocks(
       draw(keys[i], (*shape[:front], size, *shape[front + 1 :]), dtype)
       for i, (draw, size) in enumerate(zip(inits, sizes, strict=True))
     ]
-    return jnp.concatenate(parts, front)
+    joined = jnp.concatenate(parts, front)
+    if joined.shape != shape:
+      raise ValueError(
+        f"the parts have shapes {[part.shape for part in parts]}, which do not "
+        f"add up to {shape} along axis={axis}; see that `init` heeds its shape."
+      )
+    return joined
 
   return initializer(sample, dtype, place)
 

@@ -46,7 +46,7 @@ def initializer(
     dtype: DType = None,
     out_sharding: OutSharding = None,
   ) -> jax.Array:
-    shape = _sizes(shape)
+    shape = _sizes(key, shape)
     if check_shape is not None:
       check_shape(shape)
     dtype = default_dtype if dtype is None else dtype
@@ -81,10 +81,16 @@ def factory(build: Callable[P, Initializer]) -> Callable[P, Initializer]:
   return checked
 
 
-def _sizes(shape: int | Sequence[int]) -> Shape:
+def _sizes(key: Any, shape: int | Sequence[int]) -> Shape:
   """A shape as a tuple of integers; a number is that of a vector."""
-  listed = shape if isinstance(shape, Iterable) else (shape,)
-  sizes = tuple(map(operator.index, listed))
+  try:
+    listed = shape if isinstance(shape, Iterable) else (shape,)
+    sizes = tuple(map(operator.index, listed))
+  except TypeError:
+    check_key(key)  # init(shape, dtype) lacks one
+    raise TypeError(
+      f"a shape is an integer or a sequence of integers; got {shape!r}."
+    ) from None
   if sizes and min(sizes) < 0:
     raise ValueError(f"a shape has sizes >= 0; got {sizes}.")
   return sizes
@@ -117,7 +123,10 @@ def _kept_within(cast: jax.Array, low: Any, high: Any) -> jax.Array:
   wide, limits = cast.astype(jnp.float32), jnp.finfo(cast.dtype)
   other_end = jnp.where(wide > high, low, high)
   other_end = jnp.clip(other_end, float(limits.min), float(limits.max))
-  back = jax.lax.nextafter(cast, other_end.astype(cast.dtype))
+  back = jax.lax.nextafter(  # which has no derivative
+    jax.lax.stop_gradient(cast),
+    jax.lax.stop_gradient(other_end.astype(cast.dtype)),
+  )
   return jnp.where((wide < low) | (wide > high), back, cast)
 
 

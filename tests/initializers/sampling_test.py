@@ -14,6 +14,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -92,6 +93,7 @@ def assert_same_draws(actual, desired):
 def test_a_key_that_is_none_is_refused_in_one_sentence():
   wanted = r"^wanted one key, such as jax\.random\.key\(0\); got"
   bad = (0, None, "k", np.zeros(3, np.uint32), jax.random.split(KEY))
+  bad += (nnx.Rngs(0),)
   for name in set(CASES) - CONSTANT:
     build, shape = CASES[name]
     for key in bad:
@@ -99,7 +101,7 @@ def test_a_key_that_is_none_is_refused_in_one_sentence():
         build(key, shape)
 
 
-NO_FACTORIES = {"Initializer", "zeros", "ones", "zeros_init", "ones_init"}
+NO_FACTORIES = {"Initializer", "zeros", "ones"}
 
 
 @pytest.mark.parametrize("name", sorted({*init.__all__} - NO_FACTORIES))
@@ -116,6 +118,14 @@ def test_a_number_is_the_shape_of_a_vector():
   vectors = [build for build, shape in CASES.values() if len(shape) == 1]
   drawn = jax.eval_shape(lambda key: [build(key, 16) for build in vectors], KEY)
   assert {each.shape for each in drawn} == {(16,)}
+
+
+def test_what_is_no_shape_is_refused_with_a_reason():
+  for bad in (None, "34", (3, None), (3.0, 4)):
+    with pytest.raises(TypeError, match=r"a shape is .* integers; got"):
+      init.he_normal()(KEY, bad)
+  with pytest.raises(TypeError, match=r"wanted one key, .*; got \(3, 4\)"):
+    init.he_normal()((3, 4), jnp.float32)  # as Haiku calls it
 
 
 def program(build, shape):
@@ -305,3 +315,20 @@ def test_traced_scale():
       np.testing.assert_allclose(
         found[i], wanted[name], rtol=8 * EPS, atol=8 * EPS * added, err_msg=name
       )
+
+
+def test_gradients_with_respect_to_a_scale():
+  """W is linear in its scale; the sum holds two roundings to bfloat16."""
+  inits = [BY_SCALE[name] for name in ("uniform", "normal", "truncated")]
+
+  def totals(s, dtype=jnp.bfloat16):
+    return jnp.stack([f(s)(FAST_KEY, (4, 5), dtype).sum() for f in inits])
+
+  def sizes(s):
+    return [abs(f(s)(FAST_KEY, (4, 5))).sum() for f in inits]
+
+  slopes, wholes, bounds = jax.jit(
+    lambda s: (jax.jacrev(totals)(s), totals(s), sizes(s))
+  )(2.0)
+  for slope, whole, bound in zip(slopes, wholes, bounds, strict=True):
+    assert abs(float(slope) - float(whole) / 2) < 2**-8 * float(bound)
