@@ -247,14 +247,16 @@ def truncated_normal(
   if absolute:
     low, high = (lower - mean) / stddev, (upper - mean) / stddev
 
+  real = truncated(low, high)
+
   def standard(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
-    if jnp.issubdtype(dtype, jnp.complexfloating):
+    if jnp.issubdtype(dtype, jnp.floating):
+      z = real(key, shape, dtype)
+    elif jnp.issubdtype(dtype, jnp.complexfloating):
       _check_disk(low, high)
       z = truncated_disk(key, high, shape, dtype)
-    elif not jnp.issubdtype(dtype, jnp.floating):
-      raise ValueError(f"truncated_normal draws no integers; got {dtype}.")
     else:
-      z = truncated(key, low, high, shape, dtype)
+      raise ValueError(f"truncated_normal draws no integers; got {dtype}.")
     return z * jnp.array(stddev, dtype)
 
   def within(shape: Shape) -> tuple[Any, Any]:

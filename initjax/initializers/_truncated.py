@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
-from initjax.initializers._sampling import Shape
+from initjax.initializers._sampling import Sample, Shape
 from initjax.typing import DType
 
 _JAX_BOUND = 3.0  # standard deviations up to which JAX's draws are right
@@ -23,18 +23,22 @@ _FAR = 10.0  # from here on Q(x) = φ(x)/x to 1 %, and ratios of Q to 1e-4
 _NARROW = 0.01  # below this half-width φ is a straight line
 
 
-def truncated(
-  key: jax.Array, low: Any, high: Any, shape: Shape, dtype: DType
-) -> jax.Array:
+def truncated(low: Any, high: Any) -> Sample:
   """z ~ N(0, 1) given low <= z <= high: numbers or arrays, traced or not."""
-  bounds = (low, high)
-  if not any(isinstance(bound, jax.core.Tracer) for bound in bounds):
-    if np.all(_is_central(low, high)):
-      return jax.random.truncated_normal(key, low, high, shape, dtype)
+
+  def by_jax(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    return jax.random.truncated_normal(key, low, high, shape, dtype)
+
+  def by_sides(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
     return _by_sides(key, low, high, shape, dtype)
-  central = jax.random.truncated_normal(key, low, high, shape, dtype)
-  tails = _by_sides(key, low, high, shape, dtype)
-  return jnp.where(_is_central(low, high), central, tails)
+
+  def by_either(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    both = by_jax(key, shape, dtype), by_sides(key, shape, dtype)
+    return jnp.where(_is_central(low, high), *both)
+
+  if any(isinstance(bound, jax.core.Tracer) for bound in (low, high)):
+    return by_either
+  return by_jax if np.all(_is_central(low, high)) else by_sides
 
 
 def _is_central(low: Any, high: Any) -> Any:
