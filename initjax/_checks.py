@@ -46,8 +46,8 @@ def check_numbers(
   name: str, value: Any, *, low: float = -math.inf, open_low: bool = False
 ) -> None:
   """`check_number` of every entry, for a number or an array of them."""
-  is_array = isinstance(value, (np.ndarray, jax.Array))
-  if isinstance(value, jax.core.Tracer) or not is_array or value.ndim == 0:
+  is_array = isinstance(value, (list, tuple, np.ndarray, jax.Array))
+  if isinstance(value, jax.core.Tracer) or not is_array or np.ndim(value) == 0:
     check_number(name, value, low=low, open_low=open_low)
     return
   for entry in np.ravel(value):

@@ -243,6 +243,8 @@ def truncated_normal(
     np.asarray(lower) < np.asarray(upper)
   ):
     raise ValueError(f"lower must be below upper; got {lower} and {upper}.")
+  if isinstance(stddev, (list, tuple)):
+    stddev = np.asarray(stddev)
   low, high = lower, upper
   if absolute:
     low, high = (lower - mean) / stddev, (upper - mean) / stddev

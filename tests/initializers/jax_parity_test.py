@@ -112,7 +112,7 @@ def test_constants():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_plain_distributions(dtype):
   bounds = (1.0, None, -1.0, 0.5)
-  cases = [("normal", ()), ("normal", (0.3,))]
+  cases = [("normal", ()), ("normal", (0.3,)), ("normal", ([0.3],))]
   if not dtype.startswith("complex"):
     cases += [("uniform", ()), ("uniform", (2.0,))]
     cases += [("truncated_normal", args) for args in ((), (0.3,), bounds)]
