@@ -17,6 +17,11 @@ Axes = int | Iterable[int]
 _RAW_SIZES = (2, 4)  # of the keys of threefry and of rbg, without their type
 
 
+def type_of(value: object) -> str:
+  """How an error names what came: a `repr` may hold addresses, or pages."""
+  return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
   """Raises unless `value` is one of `choices`."""
   if value not in choices:

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from initjax._checks import type_of
+
 _MAX_PROGRAMS = 128
 _CALLS_BACK = "callback"  # in the name of a custom call: it knows one function
 
@@ -31,6 +33,14 @@ _lock = threading.Lock()
 
 def fresh_jaxpr(fn: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
   """The jaxpr of `fn` as it is now, and the shapes of its outputs."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
+    numeric = isinstance(leaf, bool | int | float | complex)
+    if not numeric and not hasattr(leaf, "dtype"):
+      raise TypeError(
+        "wanted arrays as parameters and inputs, got "
+        f"{type_of(leaf)} at {jax.tree_util.keystr(path[1:])}. For an NNX or "
+        "Equinox module: fn, params = initjax.functional(module)."
+      )
   return jax.make_jaxpr(lambda *given: fn(*given), return_shape=True)(
     *arguments
   )
@@ -39,7 +49,7 @@ def fresh_jaxpr(fn: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
 def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
   """`fn(*arguments)`, compiled; equal programs are compiled once.
 
-  Programs are equal if their lowered text, and the shardings of their
+  Programs are equal if their lowered text, and the kinds and shardings of their
   arguments and the configuration of JAX, are. What `fn` closes over becomes an
   argument, so that no executable holds an array. Inside of `jit`, `vmap` and
   the like it is a part of the program around it.
@@ -55,7 +65,8 @@ def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
   """
   closed, shapes = fresh_jaxpr(fn, *arguments)
   leaves = [*closed.consts, *jax.tree.leaves(arguments)]
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+  traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+  if traced or jax.config.values["jax_disable_jit"]:
     return jax.jit(lambda *given: fn(*given))(*arguments)
 
   def run(*leaves: Any) -> list[Any]:
@@ -63,18 +74,20 @@ def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
     rest = leaves[len(closed.consts) :]
     return jax.core.eval_jaxpr(closed.jaxpr, consts, *rest)
 
-  lowered = jax.jit(run).lower(*leaves)
-  found = _compiled(lowered, leaves)(*leaves)
+  # Text names arguments by position, so all are kept; a key reads as integers.
+  lowered = jax.jit(run, keep_unused=True).lower(*leaves)
+  kinds = tuple(map(str, (*closed.in_avals, *closed.out_avals)))
+  found = _compiled(lowered, leaves, kinds)(*leaves)
   return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
-def _compiled(lowered: Any, leaves: list[Any]) -> Any:
+def _compiled(lowered: Any, leaves: list[Any], kinds: Hashable) -> Any:
   text = lowered.as_text()
   if _CALLS_BACK in text:
     return lowered.compile()
   places = tuple(_place(leaf) for leaf in leaves)
   code = hashlib.sha256(text.encode()).digest()
-  key = (code, places, _configuration())
+  key = (code, kinds, places, _configuration())
   with _lock:
     entry = _programs.setdefault(key, _Entry())
     _programs.move_to_end(key)

@@ -108,7 +108,8 @@ def saturation(op: LinearOp, first: Any, later: Any) -> np.ndarray:
   feed = op.later_feed
   if feed is not None and not scans:  # in a while loop: of no one repeat
     return np.full((), np.nan, np.float32)
-  if feed is None or feed.place is None or feed.place == op.feed.place:
+  same = feed is None or feed.place is None or feed.place == op.feed.place
+  if feed is None or same or not rows.size:  # or the loop has no repeat
     return rows
   moved = np.roll(_fed(feed, later, scans), -1 if scans[-1].reverse else 1, -1)
   start = -1 if scans[-1].reverse else 0  # the repeat that runs first
@@ -124,6 +125,8 @@ def _fed(feed: Feed, rows: Any, scans: tuple[Scan, ...]) -> np.ndarray:
   rows, around = np.asarray(rows), feed.place.scans
   pairs = list(zip(scans, around, strict=False))
   common = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+  if 0 in rows.shape:  # a loop of no repeat leaves what entered it
+    return np.full(repeats, np.nan, np.float32)
   for scan in reversed(around[common:]):  # what a loop leaves is its last
     rows = rows[..., 0 if scan.reverse else -1]
   lead = rows.shape[: rows.ndim - common]

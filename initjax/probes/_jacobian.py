@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from initjax._checks import check_choice, check_integer, check_key
+from initjax._checks import check_choice, check_integer, check_key, type_of
 from initjax._executables import execute
 from initjax._statistics import nan_is_unknown
 from initjax.probes._lanczos import quadrature
@@ -198,9 +198,10 @@ def _method_for(jacobian: Linearized) -> str:
 
 
 def _check_options(fn: Any, method: Any, probes: int, steps: int) -> None:
-  if not callable(fn):
+  if not callable(fn) or hasattr(fn, "apply"):
     raise TypeError(
-      f"fn must be a function of parameters and an input; got {fn!r}."
+      f"fn must be a function of parameters and an input; got {type_of(fn)}. "
+      "For a linen module pass module.apply."
     )
   if method is not None:
     check_choice("method", method, ("exact", "lanczos"))

@@ -80,7 +80,9 @@ def checked_input(x: Any) -> jax.Array:
     )
   (x,) = jax.tree.leaves(x)
   x = jnp.asarray(x)
-  if not jnp.issubdtype(x.dtype, jnp.floating) or x.size == 0:
+  if x.size == 0:
+    raise ValueError(f"x holds no sample; got {x.dtype}{list(x.shape)}.")
+  if not jnp.issubdtype(x.dtype, jnp.floating):
     raise ValueError(
       "x must hold real floating numbers, by which to differentiate; got "
       f"{x.dtype}{list(x.shape)}. For token ids, pass what their embedding is."

@@ -123,8 +123,8 @@ def symmetric_units(kernel: Kernel, others: list[Kernel]) -> Iterator[Verdict]:
   after += [k for k in [kernel] if k.op.place.scans]  # the layer above
   if not after:
     return  # outputs: what tells them apart is the target
-  twins, units = max(map(_twins, kernel.matrices()))
-  if not twins:
+  twins, units = max(map(_twins, kernel.matrices()), default=(0, 0))
+  if not twins or not np.isfinite(kernel.leaf).all():
     return
   alike = all((m == m[:1]).all() for k in after for m in k.matrices())
   yield Verdict(

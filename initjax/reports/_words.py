@@ -23,10 +23,7 @@ NOTHING_SEEN = (
   "model.apply, and the parameters themselves, not closed over. For an NNX or "
   "Equinox module: fn, params = initjax.functional(module)."
 )
-NOTHING_RAN = (
-  "nothing to judge: no sample was given, or no operation was run; all outputs "
-  "are empty"
-)
+NOTHING_RAN = "nothing to judge: no sample was given, or no operation was run"
 
 _KEY = re.compile(
   r"""\['((?:[^'\\]|\\.)*)'\] | \["((?:[^"\\]|\\.)*)"\] | \[([^\]'"]+)\]

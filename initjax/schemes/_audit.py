@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from initjax.reports._encoding import encoding_of_stdout, printable
 from initjax.schemes._keys_by_path import is_float, names_of
 
 _SAME = 1e-5  # 1 - cosine of leaves equal up to scale; rounding gives 1e-6
@@ -34,7 +35,7 @@ class Audit(NamedTuple):
   """paths of leaves that are equal, or equal up to a factor"""
 
   def __str__(self) -> str:
-    return "\n".join(_lines(self))
+    return printable("\n".join(_lines(self)), encoding_of_stdout())
 
 
 def audit(params: Any, *, expected: Any = None) -> Audit:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from initjax.reports._encoding import encoding_of_stdout, printable
 from initjax.schemes._factors import CALIBRATED, REASONS, SHARED, Row
 from initjax.tracing import SignalGraph
 
@@ -61,7 +62,7 @@ class Calibration:
         )
       code = int(row.code[repeat])
       bits = float(row.log2_before[repeat])
-      before = math.exp2(bits) if bits < 1024 else math.inf
+      before = math.inf if bits >= 1024 else math.exp2(bits)
       factor = float(row.factor[repeat])
       reason = REASONS[code]
       if code == SHARED and self.shared == "pooled":
@@ -90,4 +91,4 @@ class Calibration:
       name = f"{op.path} {where}".rstrip()
       note = "" if op.reason == REASONS[CALIBRATED] else f"  ({op.reason})"
       lines.append(f"{op.factor:10.4g} {op.before:21.4g}  {name}{note}")
-    return "\n".join(lines)
+    return printable("\n".join(lines), encoding_of_stdout())

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from initjax._statistics import wide
 
 NOT_RUN, CALIBRATED, SHARED, DEAD, NONFINITE, CONSTANT = range(6)
-DERIVED, ENTANGLED, CLOSED = range(6, 9)
+DERIVED, ENTANGLED, CLOSED, EMPTY = range(6, 10)
 REASONS = {
   NOT_RUN: "not run: a branch that was not taken",
   CALIBRATED: "calibrated",
@@ -20,6 +20,7 @@ REASONS = {
   DERIVED: "kernel is computed, not a view of floating-point parameters",
   ENTANGLED: "parameter is also used in another way than as a kernel",
   CLOSED: "inside a call that is run as a whole, such as a while loop",
+  EMPTY: "output is empty: no sample was given",
 }
 
 
@@ -70,7 +71,7 @@ def propose(
   x = x if jnp.iscomplexobj(x) else wide(x)
   if x.size == 0:
     zero = jnp.zeros((), jnp.finfo(x.dtype).dtype)
-    return Proposal(zero, zero - jnp.inf, jnp.int32(DEAD))
+    return Proposal(zero, zero + jnp.nan, jnp.int32(EMPTY))
   unit, mean, moment = _moments(x, statistic)
   noise = (8 * jnp.finfo(x.dtype).eps) ** 2
   is_zero = (moment == 0) & (mean == 0)

@@ -1,15 +1,26 @@
 """What `auto_init` sets and why: a record that prints as a table."""
 
+import functools
 import io
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from initjax._checks import check_integer
+from initjax.reports._encoding import (
+  encoding_of_stdout,
+  in_place,
+  printable,
+)
 from initjax.reports._fold import fold
 from initjax.reports._words import crop, fans, readable, repeat, short_paths
 
 if TYPE_CHECKING:
   from rich.console import Console, ConsoleOptions
+  from rich.segment import Segment
+
+_Say = Callable[[str], str]
+"""What stands for a text where it is printed."""
 
 _MOST = 12  # paths that are listed
 
@@ -49,23 +60,50 @@ class VariancePlan(NamedTuple):
   """what theory says of the whole"""
 
   def __str__(self) -> str:
-    return self.to_text()
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    return self.to_text(width, encoding_of_stdout())
 
-  def to_text(self, width: int = 100) -> str:
-    """The table as plain text, no line wider than `width`, at least 60."""
+  def to_text(self, width: int = 100, encoding: str = "utf-8") -> str:
+    """The table as plain text, no line wider than `width`.
+
+    Args:
+      width: in characters; where the columns have no room, rows are a list.
+      encoding: of where it will be written.
+
+    Raises:
+      ValueError: if `width` is too small.
+    """
     from rich.console import Console
 
-    check_integer("width", width, low=60)
+    check_integer("width", width, low=1)
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(self)
+    console = Console(file=file, width=width, color_system=None)
+    console.print(_Printed(self, encoding))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
   def __rich_console__(
     self, console: "Console", options: "ConsoleOptions"
-  ) -> Any:
-    del console
-    yield _table(self.rows, options.max_width)
-    yield from _below(self)
+  ) -> "Iterator[Segment]":
+    printed = _Printed(self, options.encoding)
+    yield from printed.__rich_console__(console, options)
+
+
+class _Printed(NamedTuple):
+  """A plan in an encoding; it knows its width when printed."""
+
+  plan: VariancePlan
+  encoding: str
+
+  def __rich_console__(
+    self, console: "Console", options: "ConsoleOptions"
+  ) -> "Iterator[Segment]":
+    from rich.segment import Segment
+
+    say = functools.partial(printable, encoding=self.encoding)
+    table = _table(self.plan.rows, options.max_width, say)
+    for part in (table, *_below(self.plan, say)):
+      for text, style, control in console.render(part, options):
+        yield Segment(in_place(text, self.encoding), style, control)
 
 
 _TITLES = (
@@ -78,7 +116,9 @@ _TITLES = (
   "std",
   "",
 )
-_CROPPED = (("operation", 24), ("fed by", 10), ("operation", 12))  # in turn
+_NUMBERS = ("E[φ²]", "gain", "std")
+_CROPPED = (("operation", 24), ("fed by", 8), ("operation", 12))  # in turn
+_DROPPED = ("fed by", "in→out")  # one after the other
 _GAP = 2
 
 
@@ -97,11 +137,47 @@ def _cells(
   ]
 
 
-def _table(rows: Sequence[VarianceRow], width: int) -> Any:
-  """Repeated blocks fold, as in a report."""
+def _table(rows: Sequence[VarianceRow], width: int, say: _Say) -> Any:
+  """Repeated blocks fold, as in a report; a list if the table has no room."""
   from rich.table import Table
   from rich.text import Text
 
+  lines = [[say(cell) for cell in line] for line in _lines(rows)]
+  widths = _widths(lines, width, say)
+  if _total(widths) > width:
+    return _list(lines, say)
+  grid = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+  kept = [place for place, size in enumerate(widths) if size]
+  for place in kept:
+    grid.add_column(
+      Text(say(_TITLES[place]), style="bold"),
+      justify="right" if _TITLES[place] in _NUMBERS else "left",
+      width=widths[place],
+      no_wrap=True,
+    )
+  for line in lines:
+    style = "dim" if line[0].startswith(say("⋮")) else ""
+    grid.add_row(*(Text(crop(line[i], widths[i]), style) for i in kept))
+  return grid
+
+
+def _list(lines: Sequence[Sequence[str]], say: _Say) -> Any:
+  """A line for each name and for each number: for narrow terminals."""
+  from rich.text import Text
+
+  found = []
+  for line in lines:
+    cells = dict(zip(_TITLES, line, strict=True))
+    name = " ".join(
+      filter(None, (cells["operation"], cells["repeat"], cells[""]))
+    )
+    found.append(name)
+    found += [f" {say(t)} {cells[t]}" for t in _NUMBERS if cells[t]]
+  return Text("\n".join(found), overflow="fold")
+
+
+def _lines(rows: Sequence[VarianceRow]) -> list[list[str]]:
+  """The cells of each line that is shown."""
   names, marks = short_paths(row.path for row in rows), _marks(rows)
   pieces = fold([row._asdict() for row in rows])
   lines = []
@@ -112,37 +188,30 @@ def _table(rows: Sequence[VarianceRow], width: int) -> Any:
       lines.append([more, *[""] * (len(_TITLES) - 1)])
     else:
       lines += [_cells(row, names, marks) for row in shown]
-  widths = _widths(lines, width)
-  grid = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
-  kept = [place for place, size in enumerate(widths) if size]
-  for place in kept:
-    right = _TITLES[place] in ("E[φ²]", "gain", "std")
-    grid.add_column(
-      Text(_TITLES[place], style="bold"),
-      justify="right" if right else "left",
-      width=widths[place],
-      no_wrap=True,
-    )
-  for line in lines:
-    style = "dim" if line[0].startswith("⋮") else ""
-    grid.add_row(*(Text(crop(line[i], widths[i]), style) for i in kept))
-  return grid
+  return lines
 
 
-def _widths(lines: Sequence[Sequence[str]], width: int) -> list[int]:
+def _widths(lines: Sequence[Sequence[str]], width: int, say: _Say) -> list[int]:
   """Of each column; 0 for one that says nothing."""
   from rich.cells import cell_len
 
   widths = []
   for place, title in enumerate(_TITLES):
     longest = max((cell_len(line[place]) for line in lines), default=0)
-    widths.append(max(longest, cell_len(title)) if longest else 0)
+    widths.append(max(longest, cell_len(say(title))) if longest else 0)
   for title, least in _CROPPED:
-    excess = sum(size + _GAP for size in widths if size) - width
+    excess = _total(widths) - width
     place = _TITLES.index(title)
     if excess > 0 and widths[place] > least:
       widths[place] = max(least, widths[place] - excess)
+  for title in _DROPPED:
+    if _total(widths) > width:
+      widths[_TITLES.index(title)] = 0
   return widths
+
+
+def _total(widths: Sequence[int]) -> int:
+  return sum(size + _GAP for size in widths if size) - _GAP
 
 
 def _marks(rows: Sequence[VarianceRow]) -> dict[str, str]:
@@ -151,18 +220,20 @@ def _marks(rows: Sequence[VarianceRow]) -> dict[str, str]:
   return {why: f"({number})" for number, why in enumerate(reasons, 1)}
 
 
-def _below(plan: VariancePlan) -> Any:
+def _below(plan: VariancePlan, say: _Say) -> Any:
   """Reasons by their numbers, and the notes."""
   from rich.padding import Padding
   from rich.text import Text
 
   names = short_paths(row.path for row in plan.rows)
   for why, mark in _marks(plan.rows).items():
-    yield Padding(Text(f"{mark} {readable(why, names)}"), (0, 0, 0, 2))
+    reason = say(f"{mark} {readable(why, names)}")
+    yield Padding(Text(reason, overflow="fold"), (0, 0, 0, 2))
   for note in plan.notes:
-    yield Text(f"· {readable(note, names)}")
+    yield Text(say(f"· {readable(note, names)}"), overflow="fold")
   if plan.kept:
     kept = list(short_paths(plan.kept).values())
     more = f" and {len(kept) - _MOST} more" if len(kept) > _MOST else ""
     listed = ", ".join(kept[:_MOST])
-    yield Text(f"· kept as they are: {listed}{more}", style="dim")
+    words = say(f"· kept as they are: {listed}{more}")
+    yield Text(words, style="dim", overflow="fold")

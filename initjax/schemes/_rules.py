@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_key
+from initjax.reports._encoding import encoding_of_stdout, printable
 from initjax.schemes._keys_by_path import (
   Names,
   dtype_of,
@@ -72,7 +73,8 @@ class Plan(NamedTuple):
       "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
       for line in table
     )
-    return "\n".join(line.rstrip() for line in lines)
+    text = "\n".join(line.rstrip() for line in lines)
+    return printable(text, encoding_of_stdout())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -283,7 +283,7 @@ def _check(
   observed = observe(fn, params, inputs, **options, norms=False)
   nothing = nothing_judged(observed.records)
   if nothing:
-    raise AssertionError(nothing.capitalize())
+    raise AssertionError(nothing[0].upper() + nothing[1:])
   verdicts = functools.cache(lambda: verdicts_on(observed, inputs))
   found = [
     finding
@@ -308,7 +308,8 @@ def _findings(
       yield from of_drift(observed, direction, drift, false_alarm)
       return
     noun = "signal" if direction == "forward" else "gradient"
-    kinds += tuple(kind for kind in _KINDS["finite"] if noun in kind)
+    finite = [kind for kind in _KINDS["finite"] if noun in kind]
+    kinds += ("non-finite signal", *finite)  # through it no gradient flows
   for verdict in verdicts():
     grave = verdict.severity == "error" or subject != "symmetry"
     if verdict.kind in kinds and grave and verdict.severity != "note":

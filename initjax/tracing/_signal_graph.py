@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from initjax._checks import type_of
 from initjax._executables import fresh_jaxpr
 from initjax.tracing._activations import source_of
 from initjax.tracing._geometry import leaf_origins
@@ -72,7 +73,7 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
   if not callable(fn) or hasattr(fn, "apply"):
     raise TypeError(
-      f"wanted a function fn(params, *inputs), got {fn!r}; for a "
+      f"wanted a function fn(params, *inputs), got {type_of(fn)}; for a "
       "linen module pass module.apply."
     )
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)

@@ -41,8 +41,9 @@ def test_nothing_to_judge_is_not_healthy(fn, arguments, words):
   assert words in " ".join(str(report).split())
   assert "healthy" not in str(report)
   assert "dead units" not in kinds(report)
-  with pytest.raises(AssertionError, match=words.capitalize()):
+  with pytest.raises(AssertionError, match=words.capitalize()) as error:
     testing.assert_healthy(fn, *arguments)
+  assert str(error.value)[1:] in " ".join(str(report).split())
 
 
 def test_what_was_measured_is_not_judged():
@@ -63,6 +64,25 @@ def test_a_branch_that_did_not_run_is_not_called_healthy():
   params = {"in": two_layer_params()["in"], "out": two_layer_params()["out"]}
   text = str(diagnose(model, params, X))
   assert "healthy as far as it ran: 1 of 2 rows did not run" in text
+
+
+def test_a_loop_of_no_repeat_does_not_run():
+  def model(params, x):
+    layer = lambda h, kernel: (jnp.tanh(h @ kernel), None)
+    h, _ = jax.lax.scan(layer, x, params["none"])
+    return h @ params["out"]
+
+  text = str(diagnose(model, {"none": kernels(1, 2)[:0], "out": W}, X))
+  assert text.endswith("healthy: nothing to report")
+
+
+def test_no_gradient_flows_through_nan():
+  params = two_layer_params()
+  params["out"] = np.nan * params["out"]
+  with pytest.raises(AssertionError, match="Non-finite"):
+    testing.assert_gradients_flow(two_layers, params, X)
+  params = two_layer_params() | {"in": params["out"]}
+  assert "symmetric units" not in kinds(diagnose(two_layers, params, X))
 
 
 # Functions without moments
@@ -139,6 +159,18 @@ def test_every_verb_runs_under_the_checks_of_jax():
 def test_python_numbers_are_outputs():
   report = diagnose(lambda p, x: (x @ p, 1.0), W, X)
   assert len(report.to_records()) == 1
+
+
+def test_errors_show_names_not_addresses():
+  class Module:
+    apply = __call__ = lambda self, params, x: x @ params["w"]
+
+  named = {"w": W, "activation": jax.nn.relu}
+  for verb in (diagnose, jacobian_spectrum, testing.assert_healthy):
+    with pytest.raises(TypeError, match=r"'activation'.*functional\(module"):
+      verb(lambda params, x: x @ params["w"], named, X[0])
+    with pytest.raises(TypeError, match=r"got Module[.;].*module\.apply"):
+      verb(Module(), {"w": W}, X[0])
 
 
 def test_shapes_are_no_parameters():

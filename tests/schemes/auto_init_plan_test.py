@@ -1,5 +1,6 @@
 """The plan: ties, constants and assumptions in words, and how it looks."""
 
+import io
 import re
 
 import flax.linen as nn
@@ -200,6 +201,22 @@ def test_the_table_fits():
     assert max(map(len, text.splitlines())) <= width
     assert re.search(r"layers_0 +64→512 +input +1 +1 +0.125", text)
     assert "(1) assumed unit second moment: product of two signals" in text
+  for width in (8, 20, 33, 47, 59, 70):
+    for encoding in ("ascii", "utf-8"):
+      text = plan.to_text(width, encoding)
+      text.encode(encoding)
+      assert max(map(len, text.splitlines())) <= width
+      assert "0.125" in text
+
+
+def test_a_plan_prints_in_the_encoding_of_its_reader(monkeypatch):
+  fn = lambda p, x: jnp.sqrt(jax.nn.relu(x @ p["λ"])) @ p["b"]
+  plan = plan_of(fn, {"λ": shape(4, 4), "b": shape(4, 4)}, shape(2, 4))
+  stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+  monkeypatch.setattr("sys.stdout", stdout)
+  monkeypatch.setenv("COLUMNS", "60")
+  print(plan, flush=True)
+  assert re.search(r"\nlambda +4->4 +input", stdout.buffer.getvalue().decode())
 
 
 # Errors

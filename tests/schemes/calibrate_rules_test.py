@@ -164,7 +164,8 @@ def test_a_constant_has_no_variance():
 
 def test_an_empty_batch():
   after, info = calibrate(alone, {"w": W}, X[:0])
-  assert reasons(info) == ["output is zero"]
+  assert reasons(info) == ["output is empty"]
+  assert np.isnan(info.operations[0].before)
   np.testing.assert_array_equal(after["w"], W)
 
 

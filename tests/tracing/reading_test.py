@@ -258,6 +258,20 @@ def test_a_model_written_twice_compiles_once_also_in_threads():
     )  # fmt: skip
 
 
+def test_programs_that_read_alike_are_told_apart():
+  """The same text, of other arguments, numbers of them, and kinds of keys."""
+  params = {name: np.full(3, x, np.float32) for x, name in enumerate("abc")}
+  for x, name in enumerate("abc"):
+    assert execute(lambda p, name=name: p[name] * 1, params)[0] == x
+  assert execute(lambda p: p["b"] * 1, {**params, "d": KEY})[0] == 1
+  draw = lambda key, x: jax.random.uniform(key) + 0 * x
+  plain = jax.random.key_data(KEY)
+  for key in (KEY, plain, KEY):
+    assert execute(draw, key, X[0])[0] == jax.random.uniform(KEY)
+  with jax.disable_jit():
+    assert execute(lambda p: p["c"] * 1, params)[0] == 2
+
+
 def test_configuration_and_devices_are_told_apart():
   run = lambda x: execute(lambda x: (x + 1, jax.random.split(KEY)), x)
   devices = jax.devices()[:2]
