@@ -131,6 +131,7 @@ def sigmas(activation, sigma_w2, x, *, draws=DRAWS, depth=DEPTH):
   return np.array(found).T
 
 
+@pytest.mark.slow
 def test_one_sample_follows_the_law():
   """Forward to the letter; back within what is unsure of its mean."""
   forward, backward = sigmas(jax.nn.relu, 2.0, X[:1])
@@ -156,7 +157,10 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize(
+  "name",
+  ["a batch", *(pytest.param(n, marks=pytest.mark.slow) for n in [*HARD][1:])],
+)
 def test_no_batch_scatters_more_than_the_law_allows(name):
   """20 draws of 10 layers; four standard errors are 0.63 of a deviation.
 
