@@ -4,6 +4,7 @@ import functools
 import zlib
 
 import jax
+import jax.monitoring
 import numpy as np
 
 KEY = jax.random.key(0)
@@ -57,3 +58,15 @@ def two_layer_params(bias=0.0, **others):
     "out": normal(64, 64, variance=2 / 64, seed=3),
   }
   return given | others
+
+
+def compilations(run):
+  """How many programs XLA compiles while `run()` runs."""
+  seen = []
+  listen = lambda event, duration, **_: seen.append(event)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    run()
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  return seen.count("/jax/core/compile/backend_compile_duration")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small_models import compilations
 
 from initjax.schemes import init_variables
 
@@ -133,18 +134,6 @@ def test_odd_leaves():
   wanted.pop("s")
   assert_same(found, wanted)
   assert found["w"] is found["tied"]
-
-
-def compilations(run):
-  """How many programs XLA compiles."""
-  events = []
-  listen = lambda event, _, **kwargs: events.append(event)
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    run()
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
-  return events.count("/jax/core/compile/backend_compile_duration")
 
 
 def test_depth_costs_no_compilations():

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import KEY, normal
 
 import initjax
 from initjax.tracing import signal_graph
-from tests.small_models import KEY, normal
 
 WIDTH = 64
 X = normal(32, WIDTH)

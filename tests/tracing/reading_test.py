@@ -7,16 +7,15 @@ import weakref
 
 import flax.linen as nn
 import jax
-import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import io_callback
+from small_models import KEY, compilations, normal
 
 import initjax
 from initjax._executables import execute
 from initjax.tracing import signal_graph
-from tests.small_models import KEY, normal
 
 W = normal(8, 8, variance=1 / 8)
 X = normal(4, 8)
@@ -219,18 +218,6 @@ def test_a_changed_variable_is_drawn_anew(monkeypatch):
   monkeypatch.setitem(globals(), "GLOBAL", np.full(1, 3.0, np.float32))
   after = initjax.init_variables(KEY, Module(), X)["params"]["w"]
   np.testing.assert_array_equal(after, np.float32(3) * before)
-
-
-def compilations(run):
-  """How many programs XLA compiles."""
-  seen: list[str] = []
-  listen = lambda event, duration, **_: seen.append(event)
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    run()
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
-  return seen.count("/jax/core/compile/backend_compile_duration")
 
 
 def test_a_model_written_twice_compiles_once_also_in_threads():
