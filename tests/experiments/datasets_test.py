@@ -81,6 +81,13 @@ def test_published_images_go_in_at_unit_size(mnist, monkeypatch):
     _datasets.load_inputs("mnist", 9999, 0)
 
 
+def test_an_input_without_a_size_is_refused(monkeypatch):
+  images = np.zeros((2, 28, 28, 1)), np.zeros(2)
+  monkeypatch.setattr(_datasets, "_published", lambda *_: images)
+  with pytest.raises(ValueError, match="mnist has an input that is 0 everywh"):
+    _datasets.load_inputs("mnist", 2, 0)
+
+
 def test_constant_images_are_refused(mnist):
   directory, _ = mnist
   header = bytes([0, 0, 8, 3]) + np.array([6, 28, 28], ">u4").tobytes()
