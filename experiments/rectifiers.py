@@ -1,4 +1,4 @@
-"""Do leaky ReLU and ELU cure dying ReLU?
+"""Do leaky ReLU and ELU fix dying ReLU?
 
 Question: what share of the units is dead (no gradient on any sample) while a
 network trains, by activation, learning rate, layer and first bias; do dead

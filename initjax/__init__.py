@@ -7,21 +7,27 @@
 """
 
 from initjax import (
+  diagnosis,
   gains,
+  graph,
   initializers,
   meanfield,
-  probes,
+  measurement,
+  model_init,
+  propagation,
+  recipes,
   reports,
-  schemes,
   stacks,
   testing,
-  tracing,
   typing,
 )
+from initjax.diagnosis import diagnose
 from initjax.gains import gain
-from initjax.probes import diagnose, measure
-from initjax.schemes import auto_init, calibrate, init_variables
-from initjax.tracing import functional, signal_graph
+from initjax.graph import functional, signal_graph
+from initjax.measurement import jacobian_spectrum, measure
+from initjax.model_init import auto_init, calibrate, init_variables
+from initjax.propagation import predict
+from initjax.recipes import rules
 
 __version__ = "0.1.0"
 
@@ -29,19 +35,25 @@ __all__ = [
   "auto_init",
   "calibrate",
   "diagnose",
+  "diagnosis",
   "functional",
   "gain",
   "gains",
+  "graph",
   "init_variables",
   "initializers",
+  "jacobian_spectrum",
   "meanfield",
   "measure",
-  "probes",
+  "measurement",
+  "model_init",
+  "predict",
+  "propagation",
+  "recipes",
   "reports",
-  "schemes",
+  "rules",
   "signal_graph",
   "stacks",
   "testing",
-  "tracing",
   "typing",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from initjax._checks import type_of
+from initjax._paths import paths_of
 
 _MAX_PROGRAMS = 128
 _CALLS_BACK = "callback"  # in the name of a custom call: it knows one function
@@ -33,13 +34,14 @@ _lock = threading.Lock()
 
 def fresh_jaxpr(fn: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
   """The jaxpr of `fn` as it is now, and the shapes of its outputs."""
-  for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
+  for place, leaf in enumerate(jax.tree.leaves(arguments)):
     numeric = isinstance(leaf, bool | int | float | complex)
     if not numeric and not hasattr(leaf, "dtype"):
+      path = paths_of(arguments)[place].partition("/")[2] or "."
       raise TypeError(
         "wanted arrays as parameters and inputs, got "
-        f"{type_of(leaf)} at {jax.tree_util.keystr(path[1:])}. For an NNX or "
-        "Equinox module: fn, params = initjax.functional(module)."
+        f"{type_of(leaf)} at {path}. For an NNX or Equinox module: "
+        "fn, params = initjax.functional(module)."
       )
   return jax.make_jaxpr(lambda *given: fn(*given), return_shape=True)(
     *arguments

@@ -57,7 +57,7 @@ class Verdict(NamedTuple):
   """the parameter it concerns; "" for the model as a whole"""
   message: str
   """what was measured, against what, and the cause"""
-  cure: str
+  fix: str
   """what to paste or change"""
   rows: tuple[int, ...] = ()
   """which records show it, by their position in the report"""

@@ -14,8 +14,9 @@ import pytest
 import initjax
 
 ROOT = pathlib.Path(__file__).parent.parent
-PACKAGES = ("gains", "initializers", "meanfield", "probes", "reports",
-            "schemes", "stacks", "testing", "tracing")  # fmt: skip
+PACKAGES = ("diagnosis", "gains", "graph", "initializers", "meanfield",
+            "measurement", "model_init", "propagation", "recipes", "reports",
+            "stacks", "testing")  # fmt: skip
 OF_NO_PAPER = {"measure", "signal_graph", "functional", "propagate"}
 OF_NO_PAPER |= {*initjax.reports.__all__}
 FUNCTIONS = {

@@ -33,9 +33,10 @@ LONGEST = 900  # seconds of one run; a mutant that needs more counts as caught
 PASSED, FAILED, NONE_SELECTED = 0, 1, 5
 TESTS = {  # of those that have no folder of their own, or more than one
   "_checks": ("initializers", "hard_inputs_test.py", "gains/gain_test.py"),
-  "_statistics": ("statistics_test.py", "hard_inputs_test.py", "probes"),
+  "_statistics": ("statistics_test.py", "hard_inputs_test.py", "measurement"),
+  "_activations": ("gains", "diagnosis/growth_test.py"),
   "_cli": ("cli_test.py",),
-  "tracing": ("tracing", "probes"),
+  "graph": ("graph", "measurement"),
 }
 SYMMETRIC = {  # or not worth a mutant
   "max", "min", "maximum", "minimum", "add", "multiply", "allclose", "zip",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._cli._errors import CallError
-from initjax.tracing import functional
+from initjax.graph import functional
 
 _WANTED = (
   "wanted a linen or an NNX module, a pair (fn, params), or a function or "

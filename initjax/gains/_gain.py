@@ -4,8 +4,8 @@ import math
 import sys
 from typing import Literal
 
+from initjax._activations import name_of
 from initjax._checks import check_choice, check_number
-from initjax.gains._activation import name_of
 from initjax.gains._moments import moments
 from initjax.typing import Activation
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from initjax._checks import check_number
-from initjax.gains._activation import (
+from initjax._activations import (
   Evaluate,
   TracedActivation,
   compiled,
   in_float64,
   trace,
 )
+from initjax._checks import check_number
 from initjax.gains._joint_mesh import (
   MAX_PANELS,
   TOLERANCE,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initjax.gains._activation import Evaluate
+from initjax._activations import Evaluate
 from initjax.gains._quadrature import (
   CUTOFF,
   NODES,

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initjax.gains._activation import (
+from initjax._activations import (
   TracedActivation,
   compiled,
   in_float64,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from initjax.gains._activation import (
+from initjax._activations import (
   Evaluate,
   TracedActivation,
   evaluator,

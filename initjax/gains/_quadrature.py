@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from initjax._activations import BLOCK
+
 NODES = 21  # Gauss-Lobatto: exact up to degree 39
-INTERVALS = 48  # evaluated together
+INTERVALS = BLOCK // NODES  # evaluated together
 CUTOFF = 38.0  # exp(-38²/2) = 1e-314: float64 ends here
 TAIL = 30.0  # beyond this many σ a convergent moment has nothing left
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
+from initjax._activations import name_of
 from initjax._checks import check_number
 from initjax.gains import moments
-from initjax.gains._activation import name_of
 from initjax.gains._length import length
 from initjax.meanfield._fixed_points import FixedPoint, describe
 from initjax.meanfield._search import ROUNDING, roots

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from initjax._activations import name_of
 from initjax._checks import check_choice, check_integer, check_number
 from initjax.gains import joint_moments
-from initjax.gains._activation import name_of
 from initjax.typing import Activation
 
 _EXACT_HEADS = 4096  # beyond this width, 40 standard deviations are summed

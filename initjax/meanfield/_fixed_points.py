@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from initjax._activations import in_float64, name_of
 from initjax._checks import check_number
 from initjax.gains import joint_moments, moments
-from initjax.gains._activation import in_float64, name_of
 from initjax.gains._length import length
 from initjax.meanfield._maps import check_variances
 from initjax.meanfield._search import ROUNDING, Curve, first_root

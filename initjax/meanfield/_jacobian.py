@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from initjax._activations import name_of
 from initjax._checks import check_choice, check_integer, check_number
 from initjax.gains import moments
-from initjax.gains._activation import name_of
 from initjax.typing import Activation
 
 _SPREAD = {"gaussian": 1.0, "orthogonal": 0.0}
@@ -56,8 +56,8 @@ def jacobian_moments(
   orthogonal weights and φ' ≈ 1.
 
   At finite width n this holds up to terms of relative size L/n (for He-normal
-  ReLU, 3/n a layer in the second moment). `initjax.probes.jacobian_spectrum`
-  measures the same two numbers.
+  ReLU, 3/n a layer in the second moment). `initjax.jacobian_spectrum` measures
+  the same two numbers.
 
   Args:
     activation: φ, any elementwise JAX function without jumps.

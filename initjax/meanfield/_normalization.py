@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
+from initjax._activations import evaluator, in_float64, name_of, trace
 from initjax._checks import check_integer
 from initjax.gains import moments
-from initjax.gains._activation import evaluator, in_float64, name_of, trace
 from initjax.typing import Activation
 
 _ORDERS = 400

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from initjax.gains import moments
-from initjax.gains._activation import (
+from initjax._activations import (
   evaluator,
   in_float64,
   trace,
 )
+from initjax.gains import moments
 from initjax.typing import Activation
 
 _STEP = 0.25  # octaves between two points of a table

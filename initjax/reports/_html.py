@@ -29,7 +29,7 @@ def html(
   """One standalone page: the verdicts, the figure, the table.
 
   It needs no other file and no script, is light or dark as the reader's
-  system is, and fits a telephone. A click on a cure selects all of it.
+  system is, and fits a telephone. A click on a fix selects all of it.
 
   Args:
     records: rows in order of execution, such as `report.to_records()`.
@@ -82,10 +82,7 @@ def _body(
   records: Sequence[Record], found: Sequence[Verdict] | None, heading: str
 ) -> str:
   verdicts = _words.ordered(found or ())
-  names = _words.names(records, verdicts)
-  cards = [
-    _card(number, verdict, names) for number, verdict in enumerate(verdicts, 1)
-  ]
+  cards = [_card(number, verdict) for number, verdict in enumerate(verdicts, 1)]
   parts = (
     heading,
     _conclusion(_words.conclusion(records, found)),
@@ -106,16 +103,15 @@ def _conclusion(words: str) -> str:
   return f'<p class="{kind}">{escape(words)}</p>' if words else ""
 
 
-def _card(number: int, verdict: Verdict, names: dict[str, str]) -> str:
+def _card(number: int, verdict: Verdict) -> str:
   """One verdict: what it is, where, why, and what mends it."""
-  name = escape(names[verdict.path])
-  where = f" <code>{name}</code>" if verdict.path else ""
-  message = escape(_words.readable(verdict.message, names))
-  cure = f"\n<pre>{escape(verdict.cure)}</pre>" if verdict.cure else ""
+  where = f" <code>{escape(verdict.path)}</code>" if verdict.path else ""
+  message = escape(verdict.message)
+  fix = f"\n<pre>{escape(verdict.fix)}</pre>" if verdict.fix else ""
   return f"""<section class="{verdict.severity}">
 <h2><span class="number">{number}</span> {escape(verdict.kind)}
 <span class="severity">{verdict.severity}</span>{where}</h2>
-<p>{message}</p>{cure}
+<p>{message}</p>{fix}
 </section>
 """
 

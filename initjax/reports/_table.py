@@ -74,7 +74,7 @@ def to_text(
     ValueError: if a verdict names a row that does not exist, or `width` is
       too small.
 
-  >>> verdict = Verdict("unused", "note", "['b']", "Nothing reads it.", "")
+  >>> verdict = Verdict("unused", "note", "b", "Nothing reads it.", "")
   >>> print(to_text([], [verdict], encoding="ascii"))
   no linear operation was found
   nothing to judge: no linear operation of a parameter was seen...
@@ -242,15 +242,14 @@ def _findings(
   width: int,
   say: _Say,
 ) -> "Iterator[RenderableType]":
-  """What theory leaves open, the conclusion, the verdicts with their cures."""
+  """What theory leaves open, the conclusion, the verdicts with their fixes."""
   from rich.text import Text
 
   verdicts = found or ()
-  names = _words.names(records, verdicts)
   silences = _words.silences(records)
   for number, silence in enumerate(silences):
     yield Text("" if number else "\n", "dim", overflow="fold").append(
-      say(_words.readable(silence, names))
+      say(silence)
     )
   if records:
     yield Text("")
@@ -261,13 +260,12 @@ def _findings(
   for number, verdict in enumerate(verdicts, 1):
     if number > 1 or words:
       yield Text("")
-    yield from _finding(number, verdict, names, width, say)
+    yield from _finding(number, verdict, width, say)
 
 
 def _finding(
   number: int,
   verdict: Verdict,
-  names: dict[str, str],
   width: int,
   say: _Say,
 ) -> "Iterator[RenderableType]":
@@ -276,13 +274,13 @@ def _finding(
 
   indent = 0 if width < _LEAST else 1
   mark = f"{_words.MARKS[verdict.severity]} {number}. {verdict.kind}"
-  where = f", {names[verdict.path]}" if verdict.path else ""
+  where = f", {verdict.path}" if verdict.path else ""
   style = f"bold {_STYLES[verdict.severity]}"
   yield Text.assemble(
     (say(mark), style), say(f" ({verdict.severity}){where}"), overflow="fold"
   )
-  message = say(_words.readable(verdict.message, names))
+  message = say(verdict.message)
   yield Padding(Text(message, overflow="fold"), (0, 0, 0, 2 * indent))
-  if verdict.cure:
-    cure = Text(say(verdict.cure), style="bold", overflow="fold")
-    yield Padding(cure, (0, 0, 0, 6 * indent))
+  if verdict.fix:
+    fix = Text(say(verdict.fix), style="bold", overflow="fold")
+    yield Padding(fix, (0, 0, 0, 6 * indent))

@@ -1,10 +1,10 @@
 """The words of a report: names of operations, sizes, marks of verdicts."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from initjax._paths import short_path
 from initjax.typing import Record, Verdict
 
 SEVERITIES = ("error", "warning", "note")
@@ -25,78 +25,23 @@ NOTHING_SEEN = (
 )
 NOTHING_RAN = "nothing to judge: no sample was given, or no operation was run"
 
-_KEY = re.compile(
-  r"""\['((?:[^'\\]|\\.)*)'\] | \["((?:[^"\\]|\\.)*)"\] | \[([^\]'"]+)\]
-  | \.([^.\[\]]+)""",
-  re.VERBOSE,
-)
-
 
 def short_paths(paths: Iterable[str]) -> dict[str, str]:
-  """A name for each pytree path, with what says nothing taken away.
+  """A name for each path, short where that tells it from all others.
 
-  Those are the collection "params", a last "value", and a last "kernel" or
-  "weight" unless something else has the same name without it. A path that is
-  not told from another by its short name keeps its own.
-
-  >>> short_paths(["['params']['Block_3']['Dense_0']['kernel']"]).values()
+  >>> short_paths(["params/Block_3/Dense_0/kernel"]).values()
   dict_values(['Block_3/Dense_0'])
   """
   paths = list(dict.fromkeys(paths))
-  keys = {path: _keys(path) for path in paths}
-  stems = Counter(_stem(parts) for parts in keys.values())
-  short = {}
-  for path, parts in keys.items():
-    stem = _stem(parts)
-    alone = stem and stems[stem] == 1
-    short[path] = "/".join(stem if alone else parts) or path or "(unnamed)"
+  short = {path: short_path(path) for path in paths}
+  shared = Counter(short.values())
+  for path in paths:
+    if shared[short[path]] > 1:  # a kernel beside a weight
+      short[path] = path.removeprefix("params/")
   shared = Counter(short.values())
   return {
-    path: path if shared[name] > 1 or _is_all_digits(name) else name
-    for path, name in short.items()
+    path: path if shared[name] > 1 else name for path, name in short.items()
   }
-
-
-def names(
-  records: Iterable[Record], verdicts: Iterable[Verdict]
-) -> dict[str, str]:
-  """The short paths of both; a verdict may concern what is no operation."""
-  others = short_paths(verdict.path for verdict in verdicts)
-  return others | short_paths(record["path"] for record in records)
-
-
-_PATH = re.compile(r"\['[^']*'\](?:\['[^']*'\]|\[\d+\]|\.\w+)*")
-
-
-def readable(message: str, short: dict[str, str]) -> str:
-  """`message`, with every pytree path in it as it is written elsewhere.
-
-  >>> readable("as ['params']['Dense_0']['kernel'] is", {})
-  'as Dense_0/kernel is'
-  """
-
-  def rename(found: re.Match[str]) -> str:
-    return short.get(found[0]) or "/".join(_keys(found[0])) or found[0]
-
-  return _PATH.sub(rename, message)
-
-
-def _keys(path: str) -> tuple[str, ...]:
-  """The keys of `path`, or none if it is not written as pytree paths are."""
-  if _KEY.sub("", path):
-    return ()
-  keys = ["".join(groups).replace("\\'", "'") for groups in _KEY.findall(path)]
-  if keys and keys[-1] == "value":
-    keys = keys[:-1]
-  return tuple(keys[1:] if keys[0:1] == ["params"] and keys[1:] else keys)
-
-
-def _stem(keys: tuple[str, ...]) -> tuple[str, ...]:
-  return keys[:-1] if keys[-1:] in (("kernel",), ("weight",)) else keys
-
-
-def _is_all_digits(name: str) -> bool:
-  return name.replace("/", "").isdigit()
 
 
 def crop(name: str, width: int) -> str:

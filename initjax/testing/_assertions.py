@@ -8,8 +8,8 @@ import jax
 
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
-from initjax.probes._diagnose import verdicts_on
-from initjax.probes._observe import Observed, observe
+from initjax.diagnosis._diagnose import verdicts_on
+from initjax.diagnosis._observe import Observed, observe
 from initjax.reports._words import nothing_judged
 from initjax.testing._findings import (
   Finding,
@@ -71,7 +71,7 @@ def assert_variance_stable(
       and `draws` for the mean over several draws.
 
   Raises:
-    AssertionError: with every violation, its layers, cause and cure.
+    AssertionError: with every violation, its layers, cause and fix.
     ValueError: if `false_alarm` or `target` makes no sense.
 
   >>> he = jax.nn.initializers.he_normal()
@@ -116,7 +116,7 @@ def assert_gradients_flow(
     **options: as in `assert_variance_stable`.
 
   Raises:
-    AssertionError: with every violation, its layers, cause and cure.
+    AssertionError: with every violation, its layers, cause and fix.
     ValueError: if `false_alarm` makes no sense.
 
   >>> kernels = jax.numpy.full((40, 8, 8), 0.01)
@@ -148,7 +148,7 @@ def assert_no_dead_units(
     **options: as in `assert_variance_stable`.
 
   Raises:
-    AssertionError: with the layers, their number of dead units, and the cure.
+    AssertionError: with the layers, their number of dead units, and the fix.
 
   >>> model = lambda p, x: jax.nn.relu(x @ p["kernel"] + p["bias"]) @ p["out"]
   >>> kernel = jax.random.normal(jax.random.key(0), (8, 64))
@@ -156,7 +156,7 @@ def assert_no_dead_units(
   >>> assert_no_dead_units(model, params, jax.numpy.ones((4, 8)))
   Traceback (most recent call last):
     ...
-  AssertionError: Dead units at ['out']: Up to 100%...
+  AssertionError: Dead units at out: Up to 100%...
 
   Reference: Lu et al. 2020.
   """
@@ -178,7 +178,7 @@ def assert_symmetry_broken(
     **options: as in `assert_variance_stable`.
 
   Raises:
-    AssertionError: with the kernels, and the cure.
+    AssertionError: with the kernels, and the fix.
 
   >>> model = lambda p, x: jax.numpy.tanh(x @ p[0]) @ p[1]
   >>> constant = [jax.numpy.ones((8, 8)), jax.numpy.ones((8, 8))]
@@ -208,7 +208,7 @@ def assert_finite_signal(
     **options: as in `assert_variance_stable`.
 
   Raises:
-    AssertionError: with the first row of each kind, and the cure.
+    AssertionError: with the first row of each kind, and the fix.
 
   >>> model = lambda p, x: jax.numpy.exp(x @ p[0]) @ p[1]
   >>> large = [100 * jax.numpy.eye(8), jax.numpy.eye(8)]

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-from initjax.probes._causes import explain, typical
-from initjax.probes._law import Drift
-from initjax.probes._observe import Observed
+from initjax.diagnosis._causes import explain, typical
+from initjax.diagnosis._law import Drift
+from initjax.diagnosis._observe import Observed
 from initjax.typing import Verdict
 
 _MOST_LINES = 8
@@ -22,7 +22,7 @@ class Finding(NamedTuple):
   header: tuple[str, ...] = ()
   lines: tuple[tuple[str, ...], ...] = ()
   """of the table"""
-  cure: str = ""
+  fix: str = ""
 
 
 def raise_all(findings: Sequence[Finding]) -> None:
@@ -35,8 +35,8 @@ def _text(finding: Finding) -> str:
   parts = [finding.message]
   if finding.lines:
     parts.append(_table(finding.header, finding.lines))
-  if finding.cure:
-    parts.append("To mend it:\n" + _indented(finding.cure))
+  if finding.fix:
+    parts.append("To mend it:\n" + _indented(finding.fix))
   return "\n".join(parts)
 
 
@@ -71,7 +71,7 @@ def of_verdict(observed: Observed, verdict: Verdict) -> Finding:
     lines.append((_name(observed, row), *sizes))
   where = f" at {verdict.path}" if verdict.path else ""
   message = f"{verdict.kind.capitalize()}{where}: {verdict.message}"
-  return Finding(message, header, tuple(lines), verdict.cure)
+  return Finding(message, header, tuple(lines), verdict.fix)
 
 
 def of_drift(
@@ -98,7 +98,7 @@ def of_drift(
   steps = len(rows) - 1
   growth = (drift.measured[-1] - drift.measured[0]) / steps
   growth = growth if direction == "forward" else -growth
-  cause, cure = explain(direction, growth, layer, len(ops))
+  cause, fix = explain(direction, growth, layer, len(ops))
   noun = _NOUNS[direction]
   yield Finding(
     f"The {noun} is not stable: over {len(rows)} operations its "
@@ -108,7 +108,7 @@ def of_drift(
     f"{allowed:.2f} are allowed.\n{cause}",
     ("operation", "measured", "healthy"),
     tuple(lines),
-    cure,
+    fix,
   )
 
 

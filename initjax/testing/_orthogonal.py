@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from initjax._checks import check_number
-from initjax.probes._leaves import Kernel, arrays_of, kernels
+from initjax._paths import Where, check_where, matches
+from initjax.graph import signal_graph
+from initjax.measurement._leaves import Kernel, arrays_of, kernels
 from initjax.testing._findings import Finding, raise_all
-from initjax.tracing import signal_graph
 
 
 def assert_orthogonal(
@@ -16,7 +17,7 @@ def assert_orthogonal(
   params: Any,
   *inputs: Any,
   scale: float | None = None,
-  where: Callable[[str], bool] = lambda path: True,
+  where: Where = "*",
 ) -> None:
   """Asserts that kernels, as matrices [in, out], are orthogonal up to a scale.
 
@@ -33,11 +34,12 @@ def assert_orthogonal(
     params: its parameters.
     *inputs: its other arguments; shapes suffice.
     scale: s; if None any scale of a kernel will do.
-    where: of a parameter's path, whether it shall be orthogonal.
+    where: which kernels shall be, as in `rules`: a glob over the path, a
+      `re.Pattern`, a predicate `(path, leaf)`, or a list of these.
 
   Raises:
     AssertionError: with every kernel that is not.
-    ValueError: if `where` picks no kernel, or `scale` is no such number.
+    ValueError: if `where` picks no kernel, or one of both is no such thing.
 
   >>> import jax, jax.numpy as jnp
   >>> kernel = jax.nn.initializers.orthogonal()(jax.random.key(0), (8, 4))
@@ -52,9 +54,12 @@ def assert_orthogonal(
   """
   if scale is not None:
     check_number("scale", scale, low=0, open_low=True)
+  check_where("where", where)
   graph = signal_graph(fn, params, *inputs)
   every = list(kernels(graph, arrays_of(params)))
-  chosen = [kernel for kernel in every if where(kernel.op.path)]
+  chosen = [
+    kernel for kernel in every if matches(where, kernel.op.path, kernel.leaf)
+  ]
   if not chosen:
     raise ValueError(
       "assert_orthogonal found no kernel to look at; the kernels are "
@@ -72,9 +77,9 @@ def assert_orthogonal(
       f"{len(lines)} of {len(chosen)} kernels are not orthogonal: entries of "
       f"WᵀW/{wanted} - 1 are as large as this."
     )
-    cure = "kernel_init=initjax.initializers.orthogonal()"
+    fix = "kernel_init=initjax.initializers.orthogonal()"
     header = ("kernel", "largest", "allowed")
-    raise_all([Finding(message, header, lines, cure)])
+    raise_all([Finding(message, header, lines, fix)])
 
 
 def _deviation(kernel: Kernel, scale: float | None) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Broken fans: what each layer's wrong fan costs, and that both cures work."""
+"""Broken fans: what each layer's wrong fan costs, and that both fixes work."""
 
 import numpy as np
 

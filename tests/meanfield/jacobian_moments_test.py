@@ -24,7 +24,7 @@ import pytest
 
 from initjax.gains import moments
 from initjax.meanfield import jacobian_moments
-from initjax.probes import jacobian_spectrum
+from initjax.measurement import jacobian_spectrum
 
 linear = lambda x: x
 

@@ -24,7 +24,7 @@ def models(draw):
     for index in range(draw(st.integers(1, 30))):
       for name, fan_in in block:
         number = "" if scanned else f"_{index}"
-        path = f"['stage{stage}']['Block{number}']['{name}']['kernel']"
+        path = f"stage{stage}/Block{number}/{name}/kernel"
         repeat = (index,) if scanned else ()
         rows.append(synthetic.record(path, repeat, fan_in=fan_in))
   return rows
@@ -72,7 +72,7 @@ def test_repeats_within_a_block_do_not_hide_that_blocks_repeat():
   """Six equal layers and another, six times: a fold of whole blocks."""
   names = [f"a_{i}" for i in range(6)] + ["b"]
   rows = [
-    synthetic.record(f"['Block_{block}']['{name}']['kernel']")
+    synthetic.record(f"Block_{block}/{name}/kernel")
     for block in range(6)
     for name in names
   ]
@@ -104,14 +104,14 @@ def test_a_first_block_fed_otherwise_does_not_shift_the_blocks():
 
 def test_stages_of_other_widths_fold_apart():
   rows = [
-    synthetic.record(f"['Dense_{i}']", fan_in=64 if i < 10 else 128)
+    synthetic.record(f"Dense_{i}", fan_in=64 if i < 10 else 128)
     for i in range(20)
   ]
   assert folds(rows) == [(range(1, 9), 1), (range(11, 19), 1)]
 
 
 def test_a_funnel_of_ever_other_widths_folds_by_its_path():
-  rows = [synthetic.record(f"['Dense_{i}']", fan_in=i) for i in range(300)]
+  rows = [synthetic.record(f"Dense_{i}", fan_in=i) for i in range(300)]
   assert folds(rows) == [(range(1, 299), 1)]
 
 
@@ -121,19 +121,19 @@ def test_a_long_report_of_unlike_rows_folds_its_middle():
 
 
 def test_few_rows_stay_as_they_are():
-  rows = [synthetic.record(f"['Dense_{i}']") for i in range(12)]
+  rows = [synthetic.record(f"Dense_{i}") for i in range(12)]
   assert folds(rows) == []
 
 
 def test_a_pinned_row_divides_a_fold():
-  rows = [synthetic.record(f"['Dense_{i}']") for i in range(50)]
+  rows = [synthetic.record(f"Dense_{i}") for i in range(50)]
   assert folds(rows, {20}) == [(range(1, 20), 1), (range(21, 49), 1)]
   assert folds(rows, {2}) == [(range(3, 49), 1)]  # one row is shown instead
 
 
 def test_thousands_of_rows_fold_at_once():
   rows = [
-    synthetic.record(f"['Block_{i}']['{name}']")
+    synthetic.record(f"Block_{i}/{name}")
     for i in range(1000)
     for name in "abcdef"
   ]

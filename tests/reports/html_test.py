@@ -83,17 +83,17 @@ def test_repeats_fold_away_and_verdicts_come_first():
 
 def test_cures_can_be_copied_as_they_are():
   _, verdicts = synthetic.MODELS["transformer"]
-  assert f"<pre>{verdicts[0].cure}</pre>" in page_of("transformer")
+  assert f"<pre>{verdicts[0].fix}</pre>" in page_of("transformer")
   assert "user-select: all" in page_of("transformer")
 
 
 def test_whatever_others_wrote_is_escaped():
-  rows = [synthetic.record(f"['{HOSTILE}']", fed_by=HOSTILE)]
+  rows = [synthetic.record(f"{HOSTILE}", fed_by=HOSTILE)]
   verdict = Verdict(HOSTILE, "error", HOSTILE, HOSTILE, HOSTILE, (0,))
   page = reports.html(rows, [verdict], title=HOSTILE)
   assert "<script" not in page
   said = "".join(Page(page).text)
-  # title, heading; kind, path, message, cure; the row's path and feed
+  # title, heading; kind, path, message, fix; the row's path and feed
   assert said.count("alert(1)") >= 8
 
 

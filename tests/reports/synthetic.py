@@ -6,7 +6,7 @@ from initjax.typing import Verdict
 
 
 def record(
-  path="['params']['Dense_0']['kernel']",
+  path="params/Dense_0/kernel",
   repeat=(),
   *,
   signal=0.0,
@@ -42,7 +42,7 @@ def exploding_mlp(depth=100):
     width = 3 * math.sqrt(0.014 * layer)
     rows.append(
       record(
-        f"['params']['Dense_{layer}']['kernel']",
+        f"params/Dense_{layer}/kernel",
         signal=0.9 * layer,
         gradient=0.9 * (depth - 1 - layer),
         fan_in=512 if layer else 784,
@@ -64,20 +64,20 @@ def exploding_mlp(depth=100):
 
 def transformer(blocks=24):
   """Six operations in each block, between an embedding and a head."""
-  rows = [record("['params']['Embed_0']['embedding']", fan_in=1)]
+  rows = [record("params/Embed_0/embedding", fan_in=1)]
   names = {
-    "SelfAttention_0']['query": "normalization",
-    "SelfAttention_0']['key": "normalization",
-    "SelfAttention_0']['value": "normalization",
-    "SelfAttention_0']['out": "softmax",
-    "MlpBlock_0']['Dense_0": "normalization",
-    "MlpBlock_0']['Dense_1": "gelu",
+    "SelfAttention_0/query": "normalization",
+    "SelfAttention_0/key": "normalization",
+    "SelfAttention_0/value": "normalization",
+    "SelfAttention_0/out": "softmax",
+    "MlpBlock_0/Dense_0": "normalization",
+    "MlpBlock_0/Dense_1": "gelu",
   }
   for block in range(blocks):
     for name, fed_by in names.items():
       rows.append(
         record(
-          f"['params']['Block_{block}']['{name}']['kernel']",
+          f"params/Block_{block}/{name}/kernel",
           gradient=0.2 * block - 10,
           fan_in=2048 if fed_by == "gelu" else 512,
           fed_by=fed_by,
@@ -90,10 +90,10 @@ def transformer(blocks=24):
           correlation=0.95,
         )
       )
-  rows.append(record("['params']['head']['kernel']", fan_out=50257))
-  cure = "# scale the branches:\nkernel_init=residual_normal(num_branches=48)"
+  rows.append(record("params/head/kernel", fan_out=50257))
+  fix = "# scale the branches:\nkernel_init=residual_normal(num_branches=48)"
   path = rows[-2]["path"]
-  verdict = Verdict("rank collapse", "warning", path, "Alike.", cure, (20, 30))
+  verdict = Verdict("rank collapse", "warning", path, "Alike.", fix, (20, 30))
   return rows, [verdict]
 
 
@@ -101,7 +101,7 @@ def dying_scan(repeats=50):
   """Two operations a repeat; the signal dies, the gradient never arrives."""
   rows = [
     record(
-      f"['params']['ScanBlock_0']['{name}']['kernel']",
+      f"params/ScanBlock_0/{name}/kernel",
       (repeat,),
       signal=-3.0 * repeat if repeat < repeats - 10 else -math.inf,
       gradient=math.nan,
@@ -109,7 +109,7 @@ def dying_scan(repeats=50):
     for repeat in range(repeats)
     for name in ("Dense_0", "Dense_1")
   ]
-  rows.append(record("['params']['aux']['kernel']", signal=None, gradient=None))
+  rows.append(record("params/aux/kernel", signal=None, gradient=None))
   path = rows[0]["path"]
   first = 2 * (repeats - 10)
   verdict = Verdict("underflow", "error", path, "Exactly 0.", "", (first,))

@@ -80,8 +80,8 @@ def test_detail_has_a_column_where_it_is_worth_a_look():
 
 def test_what_could_not_be_measured_has_an_empty_cell():
   rows = [
-    synthetic.record("['a']", correlation=0.99, dead_units=float("nan")),
-    synthetic.record("['b']", correlation=float("nan")),
+    synthetic.record("a", correlation=0.99, dead_units=float("nan")),
+    synthetic.record("b", correlation=float("nan")),
   ]
   text = reports.to_text(rows)
   assert cells(text, " a ")[-1] == "0.99"
@@ -115,10 +115,10 @@ def test_the_first_row_of_a_verdict_is_never_folded():
 
 def test_verdicts_come_errors_first_with_their_cure():
   verdicts = [
-    Verdict("unused", "note", "['b']['bias']", "Nobody reads it.", ""),
-    Verdict("wrong fan", "error", "['a']", "Off by 4.", "a = 1\nb = 2", (0,)),
+    Verdict("unused", "note", "b/bias", "Nobody reads it.", ""),
+    Verdict("wrong fan", "error", "a", "Off by 4.", "a = 1\nb = 2", (0,)),
   ]
-  text = reports.to_text([synthetic.record("['a']")], verdicts)
+  text = reports.to_text([synthetic.record("a")], verdicts)
   assert text.split("\n\n", 1)[1] == (
     "✗ 1. wrong fan (error), a\n"
     "  Off by 4.\n"

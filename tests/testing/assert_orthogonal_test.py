@@ -1,5 +1,7 @@
 """`assert_orthogonal`: kernels of all shapes, to rounding and no further."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ def test_a_scale_is_asked_for():
   kernel = 2 * orthogonal(8, 8)
   assert_orthogonal(dense, kernel, X, scale=2.0)
   message = r"(?s)^1 of 1 kernels are not orthogonal: entries of WᵀW/1 - 1.*"
-  message += r"kernel +largest +allowed\n +3 +\S+\n"
+  message += r"kernel +largest +allowed\n  \. +3 +\S+\n"
   message += r"To mend it:\n  kernel_init=initjax\.initializers\.orthogonal\(\)"
   with pytest.raises(AssertionError, match=message):
     assert_orthogonal(dense, kernel, X, scale=1.0)
@@ -63,10 +65,8 @@ def test_every_kernel_that_is_not_is_shown_and_no_other():
   with pytest.raises(AssertionError, match="2 of 3 kernels") as failure:
     assert_orthogonal(fn, params, X)
   text = str(failure.value)
-  assert "['b']" in text
-  assert "['c']" in text
-  assert "['a']" not in text
-  assert_orthogonal(fn, params, X, where=lambda path: "a" in path)
+  assert re.findall(r"^  (\w) ", text, re.MULTILINE) == ["b", "c"]
+  assert_orthogonal(fn, params, X, where="a")
 
 
 def test_stacks_of_layers_are_taken_apart():
@@ -96,9 +96,9 @@ def test_convolutions_are_matrices_of_windows():
 
 def test_mistakes():
   kernel = orthogonal(8, 8)
-  with pytest.raises(ValueError, match=r"found no kernel .* kernels are \["):
+  with pytest.raises(ValueError, match=r"found no kernel .* kernels are a"):
     assert_orthogonal(lambda p, x: x @ p["a"], {"a": kernel}, X,
-                      where=lambda path: False)  # fmt: skip
+                      where="b")  # fmt: skip
   with pytest.raises(ValueError, match="the kernels are none"):
     assert_orthogonal(lambda p, x: x + p, X[0], X)
   for scale in (0, -1.0, np.nan, "x"):

@@ -133,7 +133,7 @@ def test_a_gradient_that_is_stopped_does_not_flow():
     h = jax.lax.stop_gradient(jax.nn.relu(x @ params["in"]))
     return h @ params["out"]
 
-  message = r"Gradient is cut off at \['in'\]"
+  message = r"Gradient is cut off at in"
   fails(message, testing.assert_gradients_flow, model, two_layer_params(), X)
 
 
@@ -143,7 +143,7 @@ def test_a_gradient_that_is_stopped_does_not_flow():
 def test_dead_units():
   check = testing.assert_no_dead_units
   check(two_layers, two_layer_params(), X)
-  message = r"(?s)^Dead units at \['out'\]: Up to 100%.*initializers\.zeros"
+  message = r"(?s)^Dead units at out: Up to 100%.*initializers\.zeros"
   fails(message, check, two_layers, two_layer_params(-9.0), X)
 
 
@@ -151,7 +151,7 @@ def test_symmetry():
   check, params = testing.assert_symmetry_broken, two_layer_params()
   check(two_layers, params, X)
   equal = dict.fromkeys(("in", "out"), np.full((64, 64), 0.1, np.float32))
-  message = r"^Symmetric units at \['in'\]: 63 of its 64 columns"
+  message = r"^Symmetric units at in: 63 of its 64 columns"
   fails(message, check, two_layers, {**params, **equal}, X)
   copies = np.tile(kernels(2.0, 1), (DEPTH, 1, 1))
   fails("Identical layers", check, relu, copies, X)
@@ -165,7 +165,7 @@ def test_what_is_not_finite(place):
     x[0, 0] = np.nan
   else:
     params["in"][0, 0] = np.inf
-  message = rf"(?s)Non-finite {place}.*Non-finite signal at \['"
+  message = rf"(?s)Non-finite {place}.*Non-finite signal at in:"
   fails(message, check, two_layers, params, x)
 
 

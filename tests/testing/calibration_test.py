@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from initjax.probes._law import _drift
-from initjax.probes._observe import observe
+from initjax.diagnosis._law import _drift
+from initjax.diagnosis._observe import observe
 
 
 def _input(width):

@@ -132,4 +132,4 @@ def test_a_failure_of_absltest_shows_the_message():
   assert not result.errors
   ((test, text),) = result.failures
   assert "test_sick" in test.id()
-  assert "AssertionError: Dead units at ['out']" in text
+  assert "AssertionError: Dead units at out" in text

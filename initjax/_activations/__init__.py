@@ -1,0 +1,27 @@
+"""Activations as functions of one number: traced, and known by name."""
+
+from initjax._activations._names import KNOWN, is_flat, known_name
+from initjax._activations._traced import (
+  BLOCK,
+  Evaluate,
+  TracedActivation,
+  compiled,
+  evaluator,
+  in_float64,
+  name_of,
+  trace,
+)
+
+__all__ = [
+  "BLOCK",
+  "KNOWN",
+  "Evaluate",
+  "TracedActivation",
+  "compiled",
+  "evaluator",
+  "in_float64",
+  "is_flat",
+  "known_name",
+  "name_of",
+  "trace",
+]

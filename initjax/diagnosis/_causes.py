@@ -1,0 +1,191 @@
+"""Why a signal or a gradient grows or shrinks, and which weights mend it.
+
+The typical layer of a chain is compared with theory, at infinite width and unit
+variance: σ_w² = 1/E[φ²] keeps the signal, χ₁ = σ_w²E[φ'²] is the gradient's
+factor, and the slope of the length map says whether the signal stays there.
+
+Reference: Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from initjax._activations import known_name
+from initjax.diagnosis._fixes import fix, initializer
+from initjax.gains import moments
+from initjax.graph import LinearOp
+from initjax.measurement._leaves import Leaves, mean_square
+from initjax.propagation import THEORY_FAILS
+from initjax.typing import Activation
+
+_SHORT = 4.0  # log₂ of what a gradient may change in all
+
+
+class Layer(NamedTuple):
+  """What theory says of the typical operation of a chain."""
+
+  name: str
+  """of its activation"""
+  op: LinearOp
+  """one of them"""
+  sigma_w2: float
+  """variance of its kernel times fan_in"""
+  needed: float
+  """σ_w² that keeps the signal at unit variance, 1/E[φ²]"""
+  slope: float
+  """E[φ'²]"""
+  length_slope: float
+  """of the length map q → σ_w²E[φ(√q z)²] at q = 1 and σ_w² = `needed`"""
+
+  @property
+  def chi_1(self) -> float:
+    """The gradient's factor, σ_w²E[φ'²], with these weights."""
+    return self.sigma_w2 * self.slope
+
+
+def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Layer | None:
+  """The layer with the activation that most of these operations share."""
+  scale = _scale_of(ops, leaves)
+  fed = [(_fed_by(op), op) for op in ops if scale(op) > 0]
+  names = Counter(name for name, _ in fed if name)
+  if not names:
+    return None
+  name = names.most_common(1)[0][0]
+  shared = [op for label, op in fed if label == name]
+  scales = sorted(map(scale, shared))
+  phi = shared[0].usual_feed.activation
+  assert phi is not None  # it has a name
+  at_one = _at_one(phi)
+  if at_one is None:
+    return None
+  second_moment, slope, length_slope = at_one
+  if not 0 < slope < math.inf:
+    return None  # a step: no gradient at all, or infinite
+  return Layer(
+    name,
+    shared[-1],
+    sigma_w2=scales[len(scales) // 2],
+    needed=1 / second_moment,
+    slope=slope,
+    length_slope=length_slope,
+  )
+
+
+@functools.lru_cache(maxsize=256)
+def _at_one(phi: Activation) -> tuple[float, float, float] | None:
+  """E[φ²], E[φ'²] and the slope of the length map at unit variance, if any."""
+  try:
+    found, slope = moments(phi), _length_slope(phi)
+  except THEORY_FAILS:
+    return None
+  second, derivative = found.second_moment, found.derivative_second_moment
+  return float(second), float(derivative), slope
+
+
+def _scale_of(
+  ops: Sequence[LinearOp], leaves: Leaves
+) -> Callable[[LinearOp], float]:
+  """σ_w² = variance × fan_in of an operation; 0 if its kernel is not known.
+
+  Each leaf is read once, however many operations use it.
+  """
+  paths = {op.path for op in ops} & set(leaves)
+  squares = {path: mean_square(leaves[path]) for path in paths}
+  return lambda op: squares.get(op.path, 0.0) * op.multiplier**2 * op.fan_in
+
+
+def _fed_by(op: LinearOp) -> str:
+  """Name of the activation; empty if theory does not say what it is fed."""
+  feed = op.usual_feed
+  known = feed.reason in ("linear", "normalization", "residual sum")
+  if feed.activation is None or not known:
+    return ""
+  return known_name(feed.activation) or "the activation"
+
+
+def _length_slope(phi: Activation) -> float:
+  """d log E[φ(√q z)²] / d log q at q = 1, by a central difference."""
+  step = 1e-3
+  low, high = (
+    math.log(float(moments(phi, variance=q).second_moment))
+    for q in (1 - step, 1 + step)
+  )
+  return (high - low) / (math.log1p(step) - math.log1p(-step))
+
+
+_REMEDIES = (
+  "normalization before each activation (nn.LayerNorm, nn.BatchNorm), residual "
+  "branches, or relu with he_normal()"
+)
+_UNEXPLAINED = (
+  "Theory does not expect it of these activations and variances: look for "
+  "kernels or biases of nonzero mean, and for scales between the layers."
+)
+_CRITICAL_AT_ONE = ("tanh", "soft_sign", "erf", "hard_tanh", "sin")
+
+
+def explain(
+  direction: str, growth: float, layer: Layer | None, depth: int
+) -> tuple[str, str]:
+  """The cause of a growth, in log₂ per operation, and its fix."""
+  if layer is None:
+    silent = "No known activation feeds these operations: theory is silent."
+    shows = "initjax.signal_graph(fn, params, *inputs) shows what feeds each"
+    return silent, fix("", shows)
+  off = math.log2(layer.sigma_w2 / layer.needed)
+  expected = math.log2(layer.chi_1)
+  is_cause = abs(off) > 0.25 or abs(off - growth) < abs(growth) / 3
+  if is_cause and off * growth > 0:
+    cause = (
+      f"Kernels have σ_w² = {layer.sigma_w2:.3g} (variance × fan_in), where "
+      f"{layer.name} needs {layer.needed:.3g} to keep its signal: "
+      f"{2**off:.3g} times that."
+    )
+  elif direction == "forward" and layer.length_slope > 1:
+    cause = (
+      f"{layer.name} keeps unit variance at these weights, but this fixed "
+      f"point is unstable (its length map has slope {layer.length_slope:.3f}): "
+      "whatever strays, strays further."
+    )
+  elif direction == "backward" and abs(expected - growth) < abs(growth) / 2:
+    verb = "explodes" if expected > 0 else "vanishes"
+    cause = (
+      f"Theory says so: at these weights the gradient of {layer.name} {verb}, "
+      f"χ₁ = σ_w²E[φ'²] = {layer.chi_1:.3f} per layer. No seed helps."
+    )
+  else:
+    return _UNEXPLAINED, fix("", _REMEDIES)
+  return cause, _mended(layer, depth)
+
+
+def _mended(layer: Layer, depth: int) -> str:
+  """The initializer that holds both directions over this depth, if one does."""
+  if layer.name == "relu":
+    return initializer("he_normal", "", layer.op)
+  if layer.name == "leaky_relu":
+    return initializer("kaiming_normal", "negative_slope=0.01", layer.op)
+  drift = depth * abs(math.log2(layer.needed * layer.slope))
+  if drift < _SHORT and layer.length_slope <= 1:
+    return initializer("activation_scaling", _written(layer.name), layer.op)
+  if layer.name in _CRITICAL_AT_ONE:
+    chaos = f"σ_w² = 1 is the edge of chaos of {layer.name}; or"
+    return initializer("lecun_normal", "", layer.op, f"{chaos} {_REMEDIES}")
+  return fix(
+    "", f"no variance keeps {layer.name} this deep; instead {_REMEDIES}"
+  )
+
+
+def _written(name: str) -> str:
+  """How an activation is written in code."""
+  inside = {
+    "the activation": "φ",
+    "tanh": "jnp.tanh",
+    "sin": "jnp.sin",
+    "erf": "jax.lax.erf",
+  }
+  if name == "exact gelu":
+    return "functools.partial(jax.nn.gelu, approximate=False)"
+  return inside.get(name, f"jax.nn.{name}")

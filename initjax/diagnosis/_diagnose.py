@@ -1,0 +1,153 @@
+"""`diagnose`: what is wrong with a model, why, and the line that mends it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from initjax._statistics import nan_is_unknown
+from initjax.diagnosis._growth import check_growth
+from initjax.diagnosis._observe import DIRECTIONS, Observed, observe
+from initjax.diagnosis._parameters import check_parameters, check_values
+from initjax.diagnosis._signals import check_signals
+from initjax.measurement._leaves import arrays_of, mean_square
+from initjax.measurement._report import SignalReport
+from initjax.propagation._predict import predict_rows
+from initjax.reports._words import nothing_judged
+from initjax.typing import Record, Verdict
+
+_RANK = {"error": 0, "warning": 1, "note": 2}
+_SIGMAS = 3.0  # of the band of what a healthy network may show
+
+
+@nan_is_unknown()
+def diagnose(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+  init: Callable[[jax.Array], Any] | None = None,
+  draws: int | None = None,
+) -> SignalReport:
+  """`measure` with verdicts: exploding, vanishing, dead, saturated, ...
+
+  Each verdict says what was measured against what, its cause, and what to
+  paste or change. Growth is called sick only beyond what chance does at these
+  widths: over a single draw by the law of finite width, over several by how
+  they scatter. Runs `fn` itself, under jit; not to be called inside jit.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: any pytree of arrays; ignored where `init` is given.
+    *inputs: the other arguments of `fn`.
+    key: for the random cotangent, and for `init`.
+    cotangent: gradient with respect to the outputs, of their structure.
+    has_aux: whether `fn` returns `(outputs, aux)`.
+    init: from a key to parameters, for several draws.
+    draws: how many `init` draws (8 if None); without `init`, the length of
+      the leading axis of every leaf of `params`.
+
+  Returns:
+    A report with `verdicts`, worst first; `print` it, or `to_html`, `plot`.
+    `judged` is False if there was nothing to judge: no linear operation of a
+    parameter was seen, or none had a sample.
+
+  Raises:
+    TypeError: if `fn` is not callable.
+    ValueError: if no output can be differentiated, or leaves of `params` do
+      not have a leading axis of length `draws`.
+
+  >>> import jax.numpy as jnp
+  >>> def deep(kernels, x):
+  ...   layer = lambda h, kernel: (jax.nn.relu(h @ kernel), None)
+  ...   return jax.lax.scan(layer, x, kernels)[0]
+  >>> xavier = jax.nn.initializers.xavier_normal(batch_axis=0)
+  >>> kernels = xavier(jax.random.key(0), (50, 64, 64))
+  >>> report = diagnose(deep, kernels, jnp.ones((8, 64)))
+  >>> [verdict.kind for verdict in report.verdicts]
+  ['vanishing signal', 'vanishing gradient']
+  >>> print(report.verdicts[0].fix)
+  kernel_init=initjax.initializers.he_normal()
+  # with batch_axis=0 if all layers are drawn as one array
+
+  Reference: Glorot and Bengio 2010; He et al. 2015; Hanin and Nica 2020.
+  """
+  observed = observe(
+    fn,
+    params,
+    inputs,
+    key=key,
+    cotangent=cotangent,
+    has_aux=has_aux,
+    init=init,
+    draws=draws,
+  )
+  verdicts = verdicts_on(observed, inputs)
+  predicted = _predicted(observed, inputs)
+  return dataclasses.replace(
+    observed.report,
+    verdicts=verdicts,
+    bands=_bands(observed),
+    predicted=predicted,
+    judged=not nothing_judged(observed.records),
+  )
+
+
+def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
+  """All that is wrong, worst first."""
+  rows, leaves = observed.records, observed.leaves
+  graph = observed.report.graph
+  found = [
+    *check_values("parameter", leaves),
+    *check_values("input", arrays_of(inputs)),
+    *check_growth(rows, observed.bits, graph, leaves, observed.drift),
+    *check_signals(rows, graph, leaves),
+    *check_parameters(graph, leaves),
+  ]
+  found = [_with_rows(verdict, rows) for verdict in found]
+  return tuple(sorted(found, key=lambda verdict: _RANK[verdict.severity]))
+
+
+def _with_rows(verdict: Verdict, rows: list[Record]) -> Verdict:
+  """What concerns a parameter concerns the rows that use it."""
+  if verdict.rows or not verdict.path:
+    return verdict
+  uses = (i for i, row in enumerate(rows) if row["path"] == verdict.path)
+  return verdict._replace(rows=tuple(uses))
+
+
+def _bands(observed: Observed) -> tuple[Any, ...]:
+  """What a healthy chain that starts likewise may show; for chains alone."""
+  if observed.chain is None:
+    return ()
+  rows = list(observed.chain.rows)
+  missing = [None] * (len(observed.records) - len(rows))
+  both: list[list[Any]] = []
+  for direction in DIRECTIONS:
+    drift = observed.drift(direction)
+    if drift is None:  # theory is silent on its activations
+      both.append([None] * len(observed.records))
+      continue
+    plain = observed.bits[direction].mean(axis=0)[rows]
+    middle = drift.expected + plain - drift.measured
+    margin = drift.margin(_SIGMAS)
+    low, high = middle - margin, middle + margin
+    both.append([*zip(low.tolist(), high.tolist(), strict=True), *missing])
+  return tuple(zip(*both, strict=True))
+
+
+def _predicted(observed: Observed, inputs: Any) -> tuple[Any, ...]:
+  """What theory predicts for these weights, from what went in and came back."""
+  squares = [mean_square(leaf) for leaf in arrays_of(inputs).values()]
+  size = next((square for square in squares if square > 0), 1.0)
+  theory = predict_rows(observed.report.graph, observed.leaves, size)
+  start = observed.bits["backward"].mean(axis=0)[-1:]
+  forward, backward = (
+    [x if math.isfinite(x) else None for x in column.tolist()]
+    for column in (theory.forward, theory.backward + start)
+  )
+  return tuple(zip(forward, backward, theory.silent, strict=True))

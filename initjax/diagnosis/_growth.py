@@ -1,0 +1,222 @@
+"""Exploding and vanishing: growth per operation, against what chance allows.
+
+One draw of the weights proves little: the logarithm of |x_L|² of a healthy
+network walks at random. For a chain of layers the law is known (`_law`).
+Elsewhere each layer of fan n adds, at order 1/n,
+
+    mean -κ/(2n), variance κ/n,  κ = E[φ⁴]/E[φ²]² - 1 forward,
+                                 κ = 3E[φ'⁴]/E[φ'²]² - 1 backward
+
+(2 for a linear layer, 5 both ways for ReLU), which is an upper bound. Only
+growth beyond it is called sick.
+
+Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax._activations import KNOWN, known_name
+from initjax.diagnosis._causes import explain, typical
+from initjax.diagnosis._law import Drift
+from initjax.gains import moments
+from initjax.graph import LinearOp, SignalGraph
+from initjax.propagation import THEORY_FAILS
+from initjax.typing import Activation, Record, Verdict
+
+_NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
+_GRAVE = 20.0  # a factor 1000 in size
+_SIGMAS = 3.0
+
+
+class Walk(NamedTuple):
+  """What chance does to log₂ second moments, up to each row."""
+
+  drift: np.ndarray
+  """[rows]; negative"""
+  spread: np.ndarray
+  """[rows]; one standard deviation"""
+
+
+class Growth(NamedTuple):
+  """One direction of a model, in the order the signal takes it."""
+
+  direction: str
+  rows: list[int]
+  """which records"""
+  bits: np.ndarray
+  """log₂ second moments of these rows [draws, rows]"""
+  per_row: float
+  """log₂ growth of one row, robust, mean over draws"""
+  total: float
+  """over all rows"""
+  spread: float
+  """standard deviation of the total, of the mean over draws"""
+  drift: float
+  """what a healthy network loses"""
+  in_time: bool
+  """whether it is over time steps, which share their weights"""
+
+
+def check_growth(
+  rows: Sequence[Record],
+  moments_by_draw: Mapping[str, np.ndarray],
+  graph: SignalGraph,
+  leaves: Mapping[str, np.ndarray],
+  drift_of: Callable[[str], Drift | None],
+) -> Iterator[Verdict]:
+  """Verdicts on both directions.
+
+  Args:
+    rows: the records.
+    moments_by_draw: by direction, log₂ second moments [draws, rows].
+    graph: of the model.
+    leaves: parameters by path, of the first draw.
+    drift_of: what the law says of a direction; None if there is none.
+  """
+  ops = [graph.ops[index] for index, _ in graph.rows()]
+  for direction in ("forward", "backward"):
+    bits = moments_by_draw[direction]
+    if direction == "backward":  # what strides and pooling share out is kept
+      bits = bits + np.log2([max(row["backward_size"], 1) for row in rows])
+    growth = _growth(ops, bits, direction)
+    drift = drift_of(direction)
+    if growth is not None and drift is not None:
+      growth = _by_law(growth, drift)
+    if growth is not None and _is_sick(growth):
+      yield _verdict(growth, rows, ops, leaves)
+
+
+def walk(ops: Sequence[LinearOp], direction: str) -> Walk:
+  """Drift and spread from the first row to each, in this order of rows."""
+  kappas = [_kappa(op, direction) / max(op.fan_in, 1) for op in ops]
+  steps = np.cumsum([0.0, *kappas[1:]])
+  return Walk(-steps / (2 * math.log(2)), np.sqrt(steps) / math.log(2))
+
+
+def _kappa(op: LinearOp, direction: str) -> float:
+  """κ at unit variance; that of ReLU for an activation without a name."""
+  activation = op.usual_feed.activation
+  if activation is None:
+    return 2.0
+  return _kappa_of(known_name(activation) or "relu", direction)
+
+
+@functools.cache
+def _kappa_of(name: str, direction: str) -> float:
+  known = KNOWN[name]
+  try:
+    if direction == "forward":
+      first, second = moments(known), moments(lambda x: known(x) ** 2)
+      return float(second.second_moment / first.second_moment**2) - 1
+    first = moments(known)
+    slope = _slope(known)
+    second = moments(lambda x: slope(x) ** 2)
+    kappa = second.second_moment / first.derivative_second_moment**2
+    return 3 * float(kappa) - 1
+  except THEORY_FAILS:
+    return 5.0
+
+
+def _slope(activation: Activation) -> Activation:
+  return lambda x: jax.jvp(activation, (x,), (jnp.ones_like(x),))[1]
+
+
+def _growth(
+  ops: Sequence[LinearOp], bits: np.ndarray, direction: str
+) -> Growth | None:
+  """The growth of one direction; None if too few rows are alive."""
+  order = np.arange(len(ops))[:: 1 if direction == "forward" else -1]
+  order = order[np.isfinite(bits[:, order]).all(axis=0)]
+  if order.size < max(3, len(ops) / 2):
+    return None
+  slopes = np.array([_median_slope(draw) for draw in bits[:, order]])
+  steps = order.size - 1
+  chance = walk([ops[i] for i in order], direction)
+  spread = float(chance.spread[-1]) / math.sqrt(len(slopes))
+  if len(slopes) >= 4:
+    spread = steps * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
+  return Growth(
+    direction,
+    [int(i) for i in order],
+    bits[:, order],
+    float(slopes.mean()),
+    float(slopes.mean()) * steps,
+    spread,
+    float(chance.drift[-1]),
+    in_time=sum(map(_shares_weights, ops)) > len(ops) / 2,
+  )
+
+
+def _by_law(growth: Growth, drift: Drift) -> Growth:
+  """With what the law of its own chain allows."""
+  steps = len(growth.rows) - 1
+  change = float(drift.expected[-1] - drift.expected[0])
+  return growth._replace(
+    drift=change if growth.direction == "forward" else -change,
+    spread=drift.error * steps,
+  )
+
+
+def _shares_weights(op: LinearOp) -> bool:
+  """Whether all repeats of a scan use the same kernel."""
+  stacked = any(step.startswith("scan[") for step in op.view)
+  return bool(op.place.scans) and not stacked
+
+
+def _median_slope(values: np.ndarray) -> float:
+  """Theil's slope: the median over all pairs, deaf to single odd rows."""
+  far, near = np.triu_indices(values.size, 1)[::-1]
+  return float(np.median((values[far] - values[near]) / (far - near)))
+
+
+def _is_sick(growth: Growth) -> bool:
+  allowed = _SIGMAS * growth.spread + _NOTABLE
+  low, high = min(growth.drift, 0.0), max(growth.drift, 0.0)
+  return not low - allowed <= growth.total <= high + allowed
+
+
+# The verdict in words
+
+
+def _verdict(
+  growth: Growth,
+  rows: Sequence[Record],
+  ops: Sequence[LinearOp],
+  leaves: Mapping[str, np.ndarray],
+) -> Verdict:
+  grave = abs(growth.total) > _GRAVE and not growth.in_time
+  noun = "signal" if growth.direction == "forward" else "gradient"
+  measured = "second moment" if noun == "signal" else "sum of squares"
+  word = "exploding" if growth.total > 0 else "vanishing"
+  margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
+  factor = 2**growth.per_row
+  low, high = factor * 2**-margin, factor * 2**margin
+  own = [ops[row] for row in growth.rows]
+  cause, mended = explain(
+    growth.direction, growth.per_row, typical(own, leaves), len(own)
+  )
+  return Verdict(
+    f"{word} {noun}",
+    "error" if grave else "warning",
+    str(rows[growth.rows[0]]["path"]),
+    f"The {measured} changes {factor:.3g} times per operation ({low:.3g} to "
+    f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
+    f"where chance allows 2^{growth.drift:.1f} ± "
+    f"{_SIGMAS * growth.spread:.1f}. {cause}",
+    mended,
+    tuple(_strayed(growth)),
+  )
+
+
+def _strayed(growth: Growth) -> list[int]:
+  """Rows that left the size of the first by more than is notable."""
+  mean = growth.bits.mean(axis=0)
+  far = abs(mean - mean[0]) > _NOTABLE
+  return sorted(row for row, off in zip(growth.rows, far, strict=True) if off)

@@ -1,0 +1,183 @@
+"""What chance does to a chain of layers, and whether more than that happened.
+
+Theory at the chain's own widths gives the mean and the covariance of all
+logarithms under the null hypothesis (`_null`), and generalized least squares
+the best estimate of the drift per layer, with its error: for ReLU that compares
+the ends, for contracting maps it averages over layers.
+
+Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022; Aitken 1935.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from initjax.diagnosis._chain import Chain
+from initjax.diagnosis._null import null_of
+from initjax.propagation import THEORY_FAILS
+from initjax.typing import Record
+
+
+class Drift(NamedTuple):
+  """One direction of a chain: what was measured, what the null expects."""
+
+  measured: np.ndarray
+  """[rows]: log₂ of the second moment, biases included; backward of the sum of
+  squares"""
+  expected: np.ndarray
+  """[rows]: mean over healthy chains that start with the same number"""
+  std: np.ndarray
+  """[rows]: their standard deviation"""
+  unsure: np.ndarray
+  """[rows]: by how much that mean may be off, either way"""
+  per_layer: float
+  """growth in log₂ per layer beyond what is expected, in the direction that
+  the signal takes"""
+  error: float
+  """its standard deviation by chance"""
+
+  @property
+  def sigmas(self) -> float:
+    """By how many standard deviations it drifts."""
+    return self.per_layer / self.error
+
+  def margin(self, sigmas: float) -> np.ndarray:
+    """[rows]: how far from `expected` a healthy chain may be."""
+    return sigmas * self.std + self.unsure
+
+  def reversed(self) -> "Drift":
+    """The rows in the opposite order."""
+    measured, expected, std, unsure = (part[::-1] for part in self[:4])
+    return Drift(measured, expected, std, unsure, self.per_layer, self.error)
+
+
+def forward_drift(
+  chain: Chain,
+  bits: np.ndarray,
+  first: Record,
+  target: float | None = None,
+) -> Drift | None:
+  """Of the second moments; None where theory is silent.
+
+  Args:
+    chain: from `chain_of`.
+    bits: log₂ second moments of all records [draws, records], finite.
+    first: the record of the chain's first row, with `correlation`.
+    target: the second moment, biases included, that the weights should keep;
+      if None, that which most layers have.
+  """
+  measured = _with_biases(chain, bits).mean(axis=0)
+  correlation = float(first.get("correlation", math.nan))
+  known = math.isfinite(correlation)
+  steps = np.arange(len(measured), dtype=float)
+
+  def by_theory() -> Drift:
+    null = null_of(
+      chain,
+      measured,
+      target,
+      correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
+      batch=int(first["samples"]) if known else 1,
+    )
+    return _drift(
+      measured,
+      null.forward,
+      null.forward_drift,
+      null.forward_covariance / len(bits),
+      start=null.kept,
+      growth=steps if target is None else null.accumulated,
+      averaged=chain.has_positions,
+    )
+
+  return _if_known(by_theory)
+
+
+def backward_drift(
+  chain: Chain, bits: Mapping[str, np.ndarray], sizes: Sequence[float]
+) -> Drift | None:
+  """Of the gradients' sums of squares; None where theory is silent.
+
+  How the gradients of different samples correlate is not known. Their average
+  is taken to scatter like one of them, which is an upper bound.
+
+  Args:
+    chain: from `chain_of`.
+    bits: by direction, log₂ second moments [draws, records], finite.
+    sizes: of each record, the number of entries.
+  """
+  rows = list(chain.rows)
+  gradient = bits["backward"][:, rows]
+  measured = gradient.mean(axis=0) + np.log2([max(sizes[at], 1) for at in rows])
+  signal = _with_biases(chain, bits["forward"]).mean(axis=0)
+
+  def by_theory() -> Drift:
+    null = null_of(chain, signal)
+    return _drift(
+      measured[::-1],
+      null.backward[::-1],
+      null.backward_drift[::-1],
+      null.backward_covariance[::-1, ::-1] / len(gradient),
+      start=np.ones(len(rows)),
+      growth=np.arange(len(rows), dtype=float),
+      averaged=True,
+    ).reversed()
+
+  return _if_known(by_theory)
+
+
+def _if_known(by_theory: Callable[[], Drift]) -> Drift | None:
+  """What theory says; None if an activation lets it say no number."""
+  try:
+    with np.errstate(all="ignore"):
+      drift = by_theory()
+  except THEORY_FAILS:
+    return None
+  numbers = (drift.per_layer, drift.error, *drift.expected, *drift.std)
+  return drift if np.isfinite(numbers).all() and drift.error > 0 else None
+
+
+def _with_biases(chain: Chain, bits: np.ndarray) -> np.ndarray:
+  with np.errstate(divide="ignore"):
+    return np.logaddexp2(bits[:, list(chain.rows)], np.log2(chain.sigma_b2))
+
+
+def _drift(
+  measured: np.ndarray,
+  expected: np.ndarray,
+  drift: np.ndarray,
+  covariance: np.ndarray,
+  *,
+  start: np.ndarray,
+  growth: np.ndarray,
+  averaged: bool,
+) -> Drift:
+  """Least squares: measured - expected = drift + a·start + b·growth + chance.
+
+  Rows stand in the order that the signal takes. `drift` is that of the mean of
+  logarithms; the logarithm of an average over more than the law knows of
+  (`averaged`) drifts less, down to not at all.
+  """
+  ridge = 1e-9 * np.trace(covariance) / len(start)  # one row may be certain
+  design = np.stack([start, growth], axis=1)
+  weighted = np.linalg.solve(covariance + ridge * np.eye(len(start)), design)
+  precision = np.linalg.inv(design.T @ weighted)
+  since = np.eye(len(start))
+  since[:, 0] -= start  # what is left of the first row's deviation is known
+  variances = np.einsum("ij,jk,ik->i", since, covariance, since)
+  unsure = drift / 2 if averaged else 0 * drift
+  middle = expected + drift - unsure
+  ends = (
+    float((precision @ weighted.T @ (measured - middle + sign * unsure))[1])
+    for sign in (-1, 1)
+  )
+  low, high = sorted(ends)
+  return Drift(
+    measured,
+    measured[0] * start + since @ middle,
+    np.sqrt(np.maximum(variances, 0.0)),
+    abs(since @ unsure),
+    per_layer=max(low, 0.0) + min(high, 0.0),
+    error=math.sqrt(precision[1, 1]),
+  )

@@ -1,0 +1,150 @@
+"""The null hypothesis: a chain that keeps its signal's size, by theory.
+
+Forward, the weights are those that keep the signal at the size that it has;
+backward, those for which χ₁ = 1 there. A contracting map, such as that of tanh,
+keeps it at any σ_w² above 1/φ'(0)²: there the null has the variance of the
+model.
+
+Reference: Poole et al. 2016; Schoenholz et al. 2017; Hanin and Nica 2020.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from initjax.diagnosis._chain import Chain
+from initjax.meanfield import Layer, trajectory
+from initjax.propagation import response
+
+_FLAT = 1e-3
+_SETTLING = 400  # layers; on the edge q falls to 1/800 by then
+_SMALL = -60.0  # log₂ of a variance at which φ is linear
+
+
+class Null(NamedTuple):
+  """A chain of these widths and activations that keeps its signal's size."""
+
+  forward: np.ndarray
+  """[rows]: log₂ second moments, at infinite width"""
+  forward_drift: np.ndarray
+  """[rows]: what the mean of logarithms is above that"""
+  forward_covariance: np.ndarray
+  backward: np.ndarray
+  """[rows]: log₂ sums of squares of a gradient with χ₁ = 1"""
+  backward_drift: np.ndarray
+  backward_covariance: np.ndarray
+  kept: np.ndarray
+  """[rows]: what is left of a deviation in the first"""
+  accumulated: np.ndarray
+  """[rows]: what one bit of gain too much in every layer adds up to"""
+
+
+def null_of(
+  chain: Chain,
+  measured: np.ndarray,
+  target: float | None = None,
+  *,
+  correlation: float = 0.0,
+  batch: int = 1,
+) -> Null:
+  wanted = float(np.median(measured)) if target is None else math.log2(target)
+  log2_sigma_w2, level = _keeping(chain, wanted), wanted
+  if target is None and _contracts(chain, wanted):
+    log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2)
+  layers = _layers(chain, log2_sigma_w2)
+  start = 2 ** float(measured[0])
+  t = trajectory(layers, second_moment=start)
+  drift = t.forward_drift
+  if batch > 1:  # averages of few large samples scatter like one of them
+    mean = trajectory(
+      layers, second_moment=start, correlation=correlation, batch=batch
+    )
+    drift = mean.forward_drift
+  if math.isnan(level):
+    level = _settled(chain, log2_sigma_w2, float(t.forward[-1]))
+  backward = t.backward + np.log2(chain.widths)
+  return Null(
+    t.forward,
+    drift,
+    t.forward_covariance,
+    backward - _growth_above(chain, log2_sigma_w2, level),
+    t.backward_drift,
+    t.backward_covariance,
+    *_passed_on(chain, t.forward),
+  )
+
+
+def _growth_above(
+  chain: Chain, log2_sigma_w2: np.ndarray, level: float
+) -> np.ndarray:
+  """log₂ of ∏ χ₁ over the rows after each, at one level of the signal."""
+  slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
+  log2_chi = log2_sigma_w2 + slopes
+  return np.append(np.cumsum(log2_chi[::-1])[::-1], 0.0)
+
+
+def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
+  """The chain with these weights, its first row as the data."""
+  rest = zip(
+    chain.activations,
+    np.exp2(log2_sigma_w2).tolist(),
+    chain.sigma_b2[1:].tolist(),
+    chain.widths[1:],
+    strict=True,
+  )
+  return [Layer(width=chain.widths[0]), *(Layer(*each) for each in rest)]
+
+
+def _keeping(chain: Chain, level: float) -> np.ndarray:
+  """[rows - 1]: log₂ σ_w² of weights that keep a signal at that log₂ q."""
+  sizes = [response(phi)(level).log2_second_moment for phi in chain.activations]
+  signal = np.maximum(1 - chain.sigma_b2[1:] / 2**level, 1e-3)  # not the bias
+  return level + np.log2(signal) - sizes
+
+
+def _contracts(chain: Chain, level: float) -> bool:
+  """Whether deviations of a signal of that log₂ q shrink."""
+  slopes = (response(phi)(level).slope for phi in chain.activations)
+  return max(slopes) < 1 - _FLAT
+
+
+def _of_the_model(
+  chain: Chain, keeping: np.ndarray
+) -> tuple[np.ndarray, float]:
+  """log₂ σ_w² of the model itself; log₂ q where it settles, NaN if unknown.
+
+  Without biases σ_w² must not be below 1/φ'(0)², or the signal dies fast: on
+  that edge it settles at 0.
+  """
+  ratios = np.log2(chain.sigma_w2[1:]) - keeping
+  own = keeping + (ratios.mean() if np.isfinite(ratios).all() else 0.0)
+  edge = _keeping(chain, _SMALL)
+  if chain.sigma_b2.any() or (own > edge + _FLAT).all():
+    return own, math.nan
+  return np.maximum(own, edge), _SMALL
+
+
+def _settled(chain: Chain, log2_sigma_w2: np.ndarray, log2_q: float) -> float:
+  """log₂ q after these layers, over and over again."""
+  layers = list(
+    zip(chain.activations, log2_sigma_w2, chain.sigma_b2[1:], strict=True)
+  )
+  for step in range(_SETTLING):
+    phi, log2_weights, sigma_b2 = layers[step % len(layers)]
+    signal = 2 ** (log2_weights + response(phi)(log2_q).log2_second_moment)
+    log2_q = math.log2(signal + sigma_b2)
+  return log2_q
+
+
+def _passed_on(
+  chain: Chain, log2_q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """[rows]: of a deviation in the first row; of one in every layer's gain."""
+  kept, accumulated = [1.0], [0.0]
+  for i, phi in enumerate(chain.activations):
+    signal = 1 - chain.sigma_b2[i + 1] / 2 ** log2_q[i + 1]
+    slope = signal * response(phi)(log2_q[i]).slope
+    kept.append(slope * kept[-1])
+    accumulated.append(slope * accumulated[-1] + signal)
+  return np.array(kept), np.array(accumulated)

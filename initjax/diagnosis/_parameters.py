@@ -1,0 +1,283 @@
+"""Verdicts that the values of the parameters give, without running the model.
+
+Each check takes the graph and the leaves by path, as NumPy arrays, and yields
+verdicts. A leaf of one value throughout (zeros, ones) is nobody's mistake and
+is passed over, except where equal columns are the point.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from initjax.diagnosis._fixes import fix, named_axes
+from initjax.gains import gain
+from initjax.graph import LinearOp, SignalGraph
+from initjax.measurement._leaves import (
+  Kernel,
+  Leaves,
+  is_random,
+  kernels,
+  mean_square,
+)
+from initjax.propagation import THEORY_FAILS
+from initjax.typing import Activation, Verdict
+
+
+def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
+  """Infinities and NaN in what is given, before anything is computed."""
+  bad = [path for path, x in leaves.items() if not np.isfinite(x).all()]
+  if bad:
+    yield Verdict(
+      f"non-finite {noun}",
+      "error",
+      bad[0] if noun == "parameter" else "",
+      f"Among the {noun}s, {_some(bad)}: infinite numbers or NaN. Whatever "
+      "follows has them too.",
+      fix("", f"look at where this {noun} comes from"),
+    )
+
+
+def check_parameters(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
+  """All checks of this module."""
+  yield from duplicates(leaves)
+  found = list(kernels(graph, leaves))
+  for check in (identical_layers, wrong_fan):
+    yield from _together([v for kernel in found for v in check(kernel)])
+  yield from _together(
+    [v for kernel in found for v in symmetric_units(kernel, found)]
+  )
+  yield from unused(graph, leaves)
+  yield from not_entered(graph)
+
+
+def _together(found: list[Verdict]) -> Iterator[Verdict]:
+  """The first of each fix; it says which others are mended by the same."""
+  groups: dict[tuple[str, str], list[Verdict]] = {}
+  for verdict in found:
+    key = (verdict.severity, verdict.fix)
+    groups.setdefault(key, []).append(verdict)
+  for first, *others in groups.values():
+    more = f" So with {_some([v.path for v in others])}." if others else ""
+    yield first._replace(message=first.message + more)
+
+
+def duplicates(leaves: Leaves) -> Iterator[Verdict]:
+  """Leaves that are equal, entry by entry, and look drawn."""
+  groups: dict[Any, list[str]] = {}
+  for path, leaf in leaves.items():
+    if is_random(leaf):
+      key = (leaf.shape, str(leaf.dtype), leaf.tobytes())
+      groups.setdefault(key, []).append(path)
+  for first, *others in groups.values():
+    if others:
+      yield _duplicate(first, others)
+
+
+def _duplicate(first: str, others: list[str]) -> Verdict:
+  """An error if Flax made it; a copy may be meant."""
+  names = {"".join(re.findall(r"\w+", path)) for path in (first, *others)}
+  equal = f"Equal, entry by entry, to {_some(others)}: "
+  if len(names) > 1:
+    return Verdict(
+      "duplicate parameters",
+      "warning",
+      first,
+      equal + "drawn with one key, or copied.",
+      fix("", "a key of its own for each; nothing if the copy is meant"),
+    )
+  return Verdict(  # the same letters, cut otherwise
+    "duplicate parameters",
+    "error",
+    first,
+    equal + "Flax joins the names along a path before it hashes them, so that "
+    "ab/cdef and abc/def share a key (flax#2157).",
+    fix('flax.config.update("flax_fix_rng_separator", True)', "before init"),
+  )
+
+
+def identical_layers(kernel: Kernel) -> Iterator[Verdict]:
+  """Layers stacked on one axis that were drawn with the same key."""
+  matrices = kernel.matrices()
+  distinct = len({layer.tobytes() for layer in matrices})
+  if distinct < len(matrices) and is_random(matrices[0]):
+    yield Verdict(
+      "identical layers",
+      "error",
+      kernel.op.path,
+      f"Of its {len(matrices)} stacked layers only {distinct} differ, entry by "
+      "entry: some were drawn with one key.",
+      fix(
+        'nn.scan(..., split_rngs={"params": True})',
+        "nn.vmap likewise; in NNX nnx.split_rngs(splits=...)",
+      ),
+    )
+
+
+def symmetric_units(kernel: Kernel, others: list[Kernel]) -> Iterator[Verdict]:
+  """Columns that equal another, of units that also feed what follows alike."""
+  after = [k for k in others if k.op.source == kernel.op.path]
+  after += [k for k in [kernel] if k.op.place.scans]  # the layer above
+  if not after:
+    return  # outputs: what tells them apart is the target
+  twins, units = max(map(_twins, kernel.matrices()), default=(0, 0))
+  if not twins or not np.isfinite(kernel.leaf).all():
+    return
+  alike = all((m == m[:1]).all() for k in after for m in k.matrices())
+  yield Verdict(
+    "symmetric units",
+    "error" if alike else "warning",
+    kernel.op.path,
+    f"{twins} of its {units} columns repeat another: such units compute the "
+    "same, "
+    + (
+      "get the same gradient and stay equal for ever."
+      if alike
+      else "until the different weights that read them tell them apart."
+    )
+    + " A constant initializer does this.",
+    fix("kernel_init=initjax.initializers.he_normal()", "or any random one"),
+  )
+
+
+def _twins(matrix: np.ndarray) -> tuple[int, int]:
+  """How many columns repeat another, more than chance does, and of how many.
+
+  Few entries may agree by chance; then half of all columns must.
+  """
+  fan_in, units = matrix.shape
+  columns = matrix[:, matrix.any(axis=0)]  # zeros start a residual branch
+  twins = columns.shape[1] - len({column.tobytes() for column in columns.T})
+  return (twins, units) if fan_in >= 8 or 2 * twins > units else (0, units)
+
+
+def wrong_fan(kernel: Kernel) -> Iterator[Verdict]:
+  """A variance that fits a fan read off the shape, and not the true one."""
+  op, scales = kernel.op, _scales(kernel.op)
+  average = (op.fan_in + op.fan_out) / 2  # Xavier's
+  true_fans = (op.fan_in, average, 3 * op.fan_in)  # PyTorch's, Equinox's
+  if any(_rule_for(kernel, fan, scales) for fan in true_fans):
+    return
+  for assumed in _assumed_fans(kernel):
+    rule = _rule_for(kernel, assumed, scales)
+    if rule and _apart(assumed, op.fan_in):
+      off = op.fan_in / assumed
+      yield Verdict(
+        "wrong fan",
+        "error" if abs(math.log2(off)) > 2 else "warning",
+        op.path,
+        f"Its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
+        "were summed, which is what the shape "
+        f"{kernel.leaf.shape} looks like; the operation sums {op.fan_in:g}. "
+        f"Its output comes out {off:.3g} times as large, in variance, as is "
+        "meant.",
+        _fan_fix(kernel, rule, scales[rule], assumed),
+      )
+      return
+
+
+def _scales(op: LinearOp) -> dict[str, float]:
+  """Variance × fan of the common rules."""
+  scales = {"lecun_normal": 1.0, "he_normal": 2.0}
+  if op.activation is not None:
+    scales["activation_scaling"] = _needed(op.activation)
+  return scales
+
+
+def _rule_for(
+  kernel: Kernel, fan: float, scales: dict[str, float]
+) -> str | None:
+  """The rule whose variance this is, if `fan` were the fan.
+
+  Within five standard errors; None if there are too few entries to tell.
+  """
+  error = 5 * math.sqrt(2 / max(kernel.leaf.size, 1)) + 0.02
+  if error > 0.25:
+    return None
+  moment = mean_square(kernel.leaf)
+  ratios = {rule: moment * fan / scale for rule, scale in scales.items()}
+  return next((r for r, x in ratios.items() if abs(x - 1) < error), None)
+
+
+@functools.lru_cache(maxsize=256)
+def _needed(activation: Activation) -> float:
+  """gain² of an activation; 1 if it has none, which is found out once."""
+  try:
+    return gain(activation) ** 2
+  except THEORY_FAILS:
+    return 1.0
+
+
+def _apart(first: float, second: float) -> bool:
+  return abs(math.log(first / second)) > math.log(1.2)
+
+
+def _assumed_fans(kernel: Kernel) -> list[int]:
+  """What JAX takes for fan_in: all axes but the last; also of one layer."""
+  shape = kernel.leaf.shape
+  layer = [math.prod(shape[1:-1])] if 0 in kernel.batch else []
+  return [math.prod(shape[:-1]), *layer]
+
+
+def _fan_fix(kernel: Kernel, rule: str, scale: float, assumed: int) -> str:
+  """The axes that make it right, or, if no axes do, the scale."""
+  fan_in, shape = kernel.op.fan_in, kernel.leaf.shape
+  start = "kernel_init=initjax.initializers."
+  if math.prod(shape[axis] for axis in kernel.ins) == fan_in:
+    given = "φ, " if rule == "activation_scaling" else ""
+    return fix(
+      f"{start}{rule}({given}{named_axes(kernel.op)})",
+      "or, where the layer reshapes its kernel first (as DenseGeneral does), "
+      f"a variance {assumed / fan_in:g} times as large",
+    )
+  scale *= assumed / fan_in
+  return f'{start}variance_scaling({scale:g}, "fan_in", "truncated_normal")'
+
+
+def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
+  """Parameters that nothing uses, and kernels that are no parameters."""
+  idle = [path for path in graph.unused if path in leaves]
+  if idle:
+    yield Verdict(
+      "unused parameters",
+      "warning",
+      idle[0],
+      f"{_some(idle)} meet no data: their gradient is zero.",
+      fix("", "remove them, or use them in the forward pass"),
+    )
+  closed = [op for op in graph.ops if op.origin == "constant"]
+  if closed:
+    op = closed[0]
+    yield Verdict(
+      "constant kernel",
+      "warning",
+      "",
+      f"{len(closed)} kernel{'s' * (len(closed) > 1)} (fan_in "
+      f"{op.fan_in:g}, output {list(op.shape)}): constants the function "
+      "closes over, which will not be trained.",
+      fix(
+        "fn, params = initjax.functional(module)",
+        "for NNX and Equinox; else make them an argument: fn(params, *inputs)",
+      ),
+    )
+
+
+def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
+  """Calls whose linear operations have no row."""
+  if graph.opaque:
+    yield Verdict(
+      "not looked at",
+      "note",
+      "",
+      f"{_some(graph.opaque)}: linear operations inside could not be read, so "
+      "nothing is said of them.",
+      fix("", "a plain JAX function in its place shows what it does"),
+    )
+
+
+def _some(paths: Sequence[str]) -> str:
+  shown = ", ".join(paths[:4])
+  return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")

@@ -1,0 +1,110 @@
+"""Which exact zeros are meant: those that a kernel of zeros makes.
+
+Residual branches and readouts are often started at zero. Such a kernel excuses
+what it feeds, and the gradient of what feeds it; nothing beside its path.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from initjax.graph import LinearOp, SignalGraph
+from initjax.graph._graph import Site, Term, terms_within
+from initjax.measurement._leaves import Leaves
+from initjax.typing import Record
+
+Sources = list[set[int] | None]
+"""The rows that feed each row, and last the output; None if it is not known."""
+
+_INPUT = -1  # among the rows that feed another: what the model is given
+_FROM_OUTSIDE = ("input", "indices", "constant")
+
+
+def meant_zeros(
+  rows: Sequence[Record], graph: SignalGraph, leaves: Leaves, direction: str
+) -> set[int]:
+  """Rows that are 0 because of kernels of zeros that learn, and of no other."""
+  sources = _sources(graph)
+  causes = {
+    row
+    for row, (index, _) in enumerate(graph.rows())
+    if _is_zero(graph.ops[index], leaves) and _learns(rows, row, sources[row])
+  }
+  fed = _downstream if direction == "forward" else _upstream
+  return fed(causes, sources)
+
+
+def _downstream(causes: set[int], sources: Sources) -> set[int]:
+  """The causes, and rows that nothing else feeds."""
+  meant: set[int] = set()
+  for row, fed_by in enumerate(sources[:-1]):
+    by_zeros = bool(meant) if fed_by is None else fed_by and fed_by <= meant
+    if row in causes or by_zeros:
+      meant.add(row)
+  return meant
+
+
+def _upstream(causes: set[int], sources: Sources) -> set[int]:
+  """Rows that feed nothing but the causes, and such rows."""
+  feeds: dict[int, set[int]] = {}
+  for later, fed_by in enumerate(sources):
+    for row in fed_by or ():
+      feeds.setdefault(row, set()).add(later)
+  excused = set(causes)
+  meant: set[int] = set()
+  unknown: set[int] = set()  # any row before them may feed them
+  for row in reversed(range(len(sources) - 1)):
+    fed = feeds.get(row) or unknown
+    if fed and fed <= excused:
+      meant.add(row)
+      excused.add(row)
+    if sources[row] is None:
+      unknown.add(row)
+  return meant
+
+
+def _is_zero(op: LinearOp, leaves: Leaves) -> bool:
+  """Whether its kernel is zero, or made of one that is."""
+  found = (leaves[path] for path in op.paths if path in leaves)
+  return any(leaf.ndim > 1 and not leaf.any() for leaf in found)
+
+
+def _learns(
+  rows: Sequence[Record], row: int, fed_by: Iterable[int] | None
+) -> bool:
+  """Whether a kernel has a gradient: something goes in, and comes back."""
+  inputs = list(range(row) if fed_by is None else fed_by) or [_INPUT]
+  alive = (i == _INPUT or rows[i]["forward_largest"] != 0 for i in inputs)
+  return rows[row]["backward_largest"] != 0 and any(alive)
+
+
+def _sources(graph: SignalGraph) -> Sources:
+  latest: dict[Site, int] = {}
+  found: Sources = []
+  for row, (index, repeat) in enumerate(graph.rows()):
+    op = graph.ops[index]
+    feed = op.feed_at(repeat)
+    outside = feed.reason in _FROM_OUTSIDE
+    terms = list(terms_within(feed.stream))
+    found.append({_INPUT} if outside else _rows_of(terms, latest, found))
+    latest[op.place.site] = row
+  return [*found, _rows_of(list(terms_within(graph.output)), latest, found)]
+
+
+def _rows_of(
+  terms: Sequence[Term], latest: dict[Site, int], found: Sources
+) -> set[int] | None:
+  """Operations, and what feeds the streams of those that came before."""
+  if not terms or any(term.kind == "unknown" for term in terms):
+    return None
+  rows: set[int] = set()
+  for term in terms:
+    row = latest.get(term.site)
+    if term.kind == "input":
+      rows.add(_INPUT)
+    elif row is not None and term.kind == "output":
+      rows.add(row)
+    elif row is not None and term.kind in ("stream", "inner"):
+      before = found[row]
+      if before is None:
+        return None
+      rows |= before
+  return rows

@@ -1,0 +1,13 @@
+"""Looking inside any JAX model through its jaxpr.
+
+>>> import jax, jax.numpy as jnp
+>>> graph = signal_graph(jnp.dot, jnp.ones((3, 8)), jnp.ones((8, 2)))
+>>> graph.ops[0].fan_in
+8
+"""
+
+from initjax.graph._frameworks import functional
+from initjax.graph._graph import Feed, LinearOp, SignalGraph
+from initjax.graph._signal_graph import signal_graph
+
+__all__ = ["Feed", "LinearOp", "SignalGraph", "functional", "signal_graph"]

@@ -1,0 +1,185 @@
+"""Reading back the activation that feeds a linear operation.
+
+From the operand we walk back through elementwise equations to the last value
+through which all paths lead: the source. What lies between is a function of one
+scalar, and can be called.
+"""
+
+import heapq
+from typing import Any
+
+import jax.numpy as jnp
+
+from initjax.graph._graph import Feed
+from initjax.graph._recovered import (
+  IDENTITY_STEPS,
+  dropout,
+  identity,
+  recovered,
+)
+from initjax.graph._values import Node, Value
+
+_UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil conj cos cosh
+digamma erf erf_inv erfc exp exp2 expm1 floor imag integer_pow is_finite lgamma
+log log1p logistic neg not population_count real round rsqrt sign sin sinh sqrt
+square tan tanh"""
+_NARY = """add add_any and atan2 clamp complex div eq ge gt le lt max min mul ne
+nextafter or pow rem select_n sub xor"""
+ELEMENTWISE = frozenset((*_UNARY.split(), *_NARY.split()))
+LAYOUT = frozenset((*IDENTITY_STEPS.split(), "convert_element_type"))
+CALLS = frozenset(("jit", "pjit", "closed_call"))
+RULES = frozenset(("custom_jvp_call", "custom_vjp_call"))
+RANDOM = frozenset(("random_bits", "threefry2x32", "rng_bit_generator"))
+
+_MOVED = """broadcast_in_dim expand_dims reshape rev slice split squeeze
+transpose"""
+_MOVES = frozenset(_MOVED.split())
+_AFFINE = frozenset(("add", "sub", "mul", "div"))
+
+_REASONS = {
+  "select_n": "mask or dropout",
+  "add": "residual sum",
+  "add_any": "residual sum",
+  "sub": "residual sum",
+  "mul": "product of two branches",
+  "div": "product of two branches",
+}
+
+
+def feed_of(operand: Value) -> Feed:
+  """The activation between `operand` and its source, and what that is."""
+  if operand.node is None:
+    return Feed()
+  source, between = source_of(operand.node)
+  reason, operation = _describe(source)
+  activation: Any = identity if reason == "linear" else None
+  if any(node.label not in LAYOUT for node in between):
+    activation = recovered(source, between)
+  return Feed(activation, reason, operation, source.place, source.output)
+
+
+def source_of(operand: Node) -> tuple[Node, list[Node]]:
+  """The farthest node on all paths to `operand`, and what lies between.
+
+  Nodes are numbered in order of execution: when the highest open one is taken
+  and none is left, every path leads through it. Paths that move entries apart
+  (the two halves of a gated unit) do not meet in a function of one scalar.
+  """
+  operand = _unpadded(operand)
+  moves: dict[int, tuple[str, ...]] = {
+    id(operand): ()
+  }  # what moved entries, from there to the operand
+  open_nodes = [(-operand.index, id(operand), operand)]
+  visited: list[Node] = []
+  source, count = operand, 0
+  while open_nodes:
+    _, _, node = heapq.heappop(open_nodes)
+    if not open_nodes:
+      source, count = node, len(visited)
+    visited.append(node)
+    if not _passes_through(node):
+      break
+    moved = (*_move(node), *moves[id(node)])
+    for below in [v.node for v in _signals(node) if v.node is not None]:
+      if moves.setdefault(id(below), moved) != moved:
+        return source, visited[:count]
+      entry = (-below.index, id(below), below)
+      if entry not in open_nodes:
+        heapq.heappush(open_nodes, entry)
+  return source, visited[:count]
+
+
+def _unpadded(node: Node) -> Node:
+  """What a node is but for its borders: zeros, or more of the same entries."""
+  if node.label == "pad" and node.operands[1].scalar == 0:
+    return node if node.operands[0].node is None else node.operands[0].node
+  if node.label != "concatenate":
+    return node
+  parts = [_without_layout(v.node) for v in node.operands if v.node is not None]
+  same = len(parts) == len(node.operands) and len(set(map(id, parts))) == 1
+  return parts[0] if same else node
+
+
+def _without_layout(node: Node) -> Node:
+  """The node below slices and paddings."""
+  while node.label in LAYOUT and node.operands[0].node is not None:
+    node = node.operands[0].node
+  inside = _unpadded(node)
+  return node if inside is node else _without_layout(inside)
+
+
+def _move(node: Node) -> tuple[str, ...]:
+  """How an equation moves entries, if it does."""
+  if node.label not in _MOVES or node.equation is None:
+    return ()
+  return (f"{node.label} {node.equation.params} {node.output}",)
+
+
+def _passes_through(node: Node) -> bool:
+  """Whether the node's output at one place depends on one place of data."""
+  if node.operation is not None or node.label not in ELEMENTWISE | LAYOUT:
+    return False
+  if has_complex(node):
+    return False
+  others = [value for value in _signals(node) if value.node is None]
+  return all(
+    value.kind == "constant" and value.scalar is not None for value in others
+  )
+
+
+def has_complex(node: Node) -> bool:
+  """Whether complex numbers go in or come out: no function of one real."""
+  if node.equation is None:
+    return False
+  variables = (*node.equation.invars, *node.equation.outvars)
+  return any(
+    jnp.issubdtype(getattr(variable.aval, "dtype", bool), jnp.complexfloating)
+    for variable in variables
+  )
+
+
+def _signals(node: Node) -> tuple[Value, ...]:
+  """The operands of an elementwise equation, without a mask of dropout."""
+  dropped = dropout(node)
+  return node.operands if dropped is None else (dropped.kept,)
+
+
+def _describe(source: Node) -> tuple[str, str | None]:
+  """What the source is, in the words of the report."""
+  node = source
+  while node.operation is None:
+    below = [value.node for value in node.operands if value.node is not None]
+    affine = node.label in _AFFINE | LAYOUT and len(below) == 1
+    if not affine:
+      break
+    node = below[0]  # a bias or a scale on the way
+  if node.operation is not None:
+    return "linear", node.operation
+  if node.label in ("input", "loop"):
+    return "input", None
+  if node.label in _REASONS:
+    statistic = _reduction_below(node)
+    return statistic or _REASONS[node.label], None
+  return node.label.replace("_", " "), None
+
+
+def _reduction_below(node: Node) -> str | None:
+  """Softmax or normalization, if a statistic of the data scales it."""
+  if node.label not in ("mul", "div", "sub"):
+    return None
+  open_nodes, labels = [node], set()
+  steps = 0
+  while open_nodes and steps < 64:
+    steps += 1
+    current = open_nodes.pop()
+    labels.add(current.label)
+    if current.operation is None:
+      open_nodes.extend(
+        value.node for value in current.operands if value.node is not None
+      )
+  reduces = any(label.startswith("reduce_") for label in labels)
+  if reduces and "exp" in labels and node.label == "div":
+    return "softmax"
+  if reduces and labels & {"rsqrt", "sqrt"}:
+    return "normalization"
+  return None

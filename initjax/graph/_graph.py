@@ -1,0 +1,265 @@
+"""What the reader of a model returns: linear operations, in order."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+from initjax._paths import short_path
+from initjax.graph._geometry import Axes
+from initjax.typing import Activation
+
+Site = tuple[int, ...]
+"""Position of an equation: its index, and those of the calls around it."""
+
+
+class Scan(NamedTuple):
+  """A loop around an equation."""
+
+  site: Site
+  length: int
+  reverse: bool
+
+
+class Place(NamedTuple):
+  """Where in a program an equation is."""
+
+  site: Site = ()
+  scans: tuple[Scan, ...] = ()
+  """outermost first"""
+  closed: bool = False
+  """whether it lies in a call that is run as a whole: a custom derivative
+  rule, a while loop, a shard_map"""
+
+  @property
+  def repeats(self) -> tuple[int, ...]:
+    """Lengths of the scans around it."""
+    return tuple(scan.length for scan in self.scans)
+
+  def is_first(self, repeat: tuple[int, ...]) -> bool:
+    """Whether a repeat is the first of the innermost scan."""
+    if not self.scans:
+      return True
+    scan = self.scans[-1]
+    return repeat[-1] == (scan.length - 1 if scan.reverse else 0)
+
+  def inside(self, index: int) -> "Place":
+    """One equation deeper."""
+    return self._replace(site=(*self.site, index))
+
+
+class Term(NamedTuple):
+  """One term of a stream, times `factor` and the parameters `scales`."""
+
+  kind: Literal[
+    "output",
+    "stream",
+    "inner",
+    "normalized",
+    "product",
+    "bias",
+    "input",
+    "unknown",
+  ]
+  """the output of an operation; the stream that feeds one, or what that stream
+  normalizes; a normalized stream; a product of images, or one alone; a
+  parameter that is added; an input; what is normalized, where it cannot be
+  said"""
+  site: Site = ()
+  """of the operation: always the latest of its repeats; of an input, its own"""
+  path: str = ""
+  """of the bias"""
+  inner: "Stream" = ()
+  """what is normalized"""
+  over: str = "units"
+  """normalized over the "units" of each sample, or over "samples" """
+  images: "tuple[Image, ...]" = ()
+  """of a product: independent, given what feeds their streams"""
+  factor: float = 1.0
+  scales: tuple[str, ...] = ()
+
+
+Stream = tuple[Term, ...]
+"""A sum of independent terms."""
+
+
+class Image(NamedTuple):
+  """A function of a stream, entry by entry."""
+
+  activation: Activation
+  stream: Stream
+  share: float = 1.0
+  """of the stream's entries that it takes: ½ for the halves of a gated unit"""
+
+
+def terms_within(stream: Stream | None) -> Iterator[Term]:
+  """Every term of a stream, and of the streams that its terms are made of."""
+  for term in stream or ():
+    yield term
+    yield from terms_within(term.inner)
+    for image in term.images:
+      yield from terms_within(image.stream)
+
+
+class Feed(NamedTuple):
+  """What feeds an operation: activation(source)."""
+
+  activation: Activation | None = None
+  """a function of one scalar, None if there is none to be recovered"""
+  reason: str = "input"
+  """what the source is: "linear", "input", "normalization", "residual sum",
+  "product of two branches", "softmax", or a primitive"""
+  source: str | None = None
+  """path of the operation whose output (plus bias) is that source"""
+  place: Place | None = None
+  """of the equation whose output is the source; None for an input"""
+  output: int = 0
+  """which of that equation's outputs"""
+  stream: Stream | None = None
+  """what that source is a sum of; None where it cannot be said"""
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearOp:
+  """One use of a parameter in a linear operation."""
+
+  paths: tuple[str, ...]
+  """of the parameters, such as "params/Dense_0/kernel"; several where
+  the kernel is made of several, none for a constant"""
+  kind: Literal["dot", "convolution", "embedding", "ragged_dot", "data"]
+  """the operation; "data" has no parameter at all (attention scores)"""
+  shape: tuple[int, ...]
+  """of the output, without the axes of surrounding loops"""
+  dtype: Any
+  """of the output"""
+  fan_in: float
+  """terms summed into one output element"""
+  fan_out: float
+  """output elements that one input element feeds"""
+  origin: Literal["parameter", "derived", "constant", "data"]
+  """of the kernel: a leaf seen through a linear view; computed from leaves;
+  a constant closed over by the function; or data"""
+  axes: Axes
+  """which axes of the operands are summed, and which are samples"""
+  place: Place
+  """where in the program it is"""
+  feed: Feed
+  """what feeds the operation; in a scan, what feeds the first repeat"""
+  view: tuple[str, ...] = ()
+  """linear steps between the leaf and the operand"""
+  multiplier: float = 1.0
+  """constant factor between the leaf and the operand"""
+  leaf_shape: tuple[int, ...] | None = None
+  """of the parameter, where there is one"""
+  in_axes: tuple[int, ...] | None = None
+  """axes of the parameter that are summed; None if not to be followed"""
+  out_axes: tuple[int, ...] | None = None
+  """axes of the parameter that become features of the output"""
+  groups: int = 1
+  strides: tuple[int, ...] = ()
+  dilation: tuple[int, ...] = ()
+  later_feed: Feed | None = None
+  """in a scan, what feeds the repeats after the first"""
+  kernel: Any = dataclasses.field(default=None, compare=False, repr=False)
+  """the operand that is the kernel: a `Value`"""
+  kernel_shape: tuple[int, ...] = ()
+  """of that operand, in one repeat"""
+
+  def feed_at(self, repeat: tuple[int, ...]) -> Feed:
+    """What feeds one repeat."""
+    if self.later_feed is None or self.place.is_first(repeat):
+      return self.feed
+    return self.later_feed
+
+  @property
+  def usual_feed(self) -> Feed:
+    """What feeds most repeats."""
+    return self.later_feed or self.feed
+
+  @property
+  def path(self) -> str:
+    """The parameter's path; several are joined by ", "."""
+    return ", ".join(self.paths)
+
+  @property
+  def repeats(self) -> tuple[int, ...]:
+    """Lengths of the surrounding scans, outermost first."""
+    return self.place.repeats
+
+  @property
+  def activation(self) -> Activation | None:
+    """The function that feeds the (first) operation, if there is one."""
+    return self.feed.activation
+
+  @property
+  def reason(self) -> str:
+    """What that function is applied to, in words: see `Feed`."""
+    return self.feed.reason
+
+  @property
+  def source(self) -> str | None:
+    """Path of the operation whose output that is."""
+    return self.feed.source
+
+
+def _rows(
+  ops: list[tuple[int, LinearOp]], depth: int, repeat: tuple[int, ...]
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+  """Rows of operations that share the scans up to `depth`, at one repeat."""
+
+  def scan_of(item: tuple[int, LinearOp]) -> Scan | None:
+    scans = item[1].place.scans
+    return scans[depth] if len(scans) > depth else None
+
+  for scan, group in itertools.groupby(ops, key=scan_of):
+    members = list(group)
+    if scan is None:
+      yield from ((index, repeat) for index, _ in members)
+      continue
+    steps = range(scan.length)
+    for step in reversed(steps) if scan.reverse else steps:
+      yield from _rows(members, depth + 1, (*repeat, step))
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalGraph:
+  """How a model uses its parameters, read from its jaxpr."""
+
+  ops: tuple[LinearOp, ...]
+  """every use of a parameter, in the order of execution"""
+  products: tuple[LinearOp, ...]
+  """products of two data operands, such as attention scores, in order"""
+  elementwise: tuple[str, ...]
+  """parameters that are only added or multiplied: biases, norm scales"""
+  unused: tuple[str, ...]
+  """parameters that meet no data and are no output themselves"""
+  opaque: tuple[str, ...]
+  """calls that hold linear operations and could not be entered, by name"""
+  output: Stream | None = None
+  """what that output is a (function of a) sum of which holds the last
+  operation's; None where it cannot be said"""
+
+  def rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Every repeat of every operation, in the order of execution.
+
+    Operations that share a scan take turns; a reversed one counts down.
+    """
+    yield from _rows(list(enumerate(self.ops)), 0, ())
+
+  def __iter__(self) -> Iterator[LinearOp]:
+    return iter(self.ops)
+
+  def __len__(self) -> int:
+    return len(self.ops)
+
+  def __getitem__(self, path: str) -> LinearOp:
+    """The one operation that uses the parameter `path`, whole or short.
+
+    Raises:
+      KeyError: if there is none, or more than one.
+    """
+    found = [op for op in self.ops if path in (op.path, short_path(op.path))]
+    if len(found) != 1:
+      listed = ", ".join(sorted({op.path for op in self.ops}))
+      raise KeyError(f"{path} has {len(found)} uses; the paths are {listed}.")
+    return found[0]

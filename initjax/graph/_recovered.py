@@ -1,0 +1,152 @@
+"""A function of one scalar, read back from the equations of a jaxpr.
+
+It is a value: two traces that saw the same equations recover equal functions,
+so that graphs can be compared, and what is found out of one serves for all.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax.graph._formula import formula
+from initjax.graph._values import Node, Value
+
+IDENTITY_STEPS = """broadcast_in_dim copy copy_p expand_dims
+optimization_barrier pvary reduce_precision reshape reshard rev
+sharding_constraint slice split squeeze transpose"""
+_IDENTITIES = frozenset(IDENTITY_STEPS.split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One equation, applied to results of earlier steps and to numbers."""
+
+  label: str
+  details: str
+  """parameters of the equation, as text"""
+  arguments: tuple[Any, ...]
+  """an integer is the result of that step, 0 the source; text is a number"""
+  equation: Any = dataclasses.field(compare=False, repr=False)
+  numbers: tuple[Any, ...] = dataclasses.field(compare=False, repr=False)
+  """for each argument its number, None for a result"""
+
+  def __call__(self, results: Sequence[Any], like: jax.Array) -> jax.Array:
+    """The result, in the precision asked for, not the model's."""
+    given = [
+      number if number is not None else results[place]
+      for number, place in zip(self.numbers, self.arguments, strict=True)
+    ]
+    if self.label in _IDENTITIES:
+      return given[0]
+    if self.label == "dropout":
+      return given[0] * given[1]
+    if self.label == "convert_element_type":
+      wanted = self.equation.params["new_dtype"]
+      floating = jnp.issubdtype(wanted, jnp.floating)
+      return given[0].astype(like.dtype if floating else wanted)
+    full = jnp.broadcast_arrays(*(_cast(number, like) for number in given))
+    return self.equation.primitive.bind(*full, **self.equation.params)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Recovered:
+  """The function: steps, of which the last gives the result."""
+
+  steps: tuple[Step, ...]
+
+  def __repr__(self) -> str:
+    return formula(self.steps, _IDENTITIES)
+
+  @property
+  def __name__(self) -> str:
+    return repr(self)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """φ(x), entry by entry."""
+    results = [x]
+    for step in self.steps:
+      results.append(step(results, x))
+    return results[-1]
+
+
+def identity(x: jax.Array) -> jax.Array:
+  """What lies between two linear maps that follow each other."""
+  return x
+
+
+def recovered(source: Node, between: Sequence[Node]) -> Recovered:
+  """The function that leads from `source` through all nodes `between`."""
+  ordered = sorted(between, key=lambda node: node.index)
+  places = {id(source): 0}
+  places |= {id(node): place for place, node in enumerate(ordered, 1)}
+  return Recovered(tuple(_step(node, places) for node in ordered))
+
+
+def _step(node: Node, places: dict[int, int]) -> Step:
+  dropped = dropout(node)
+  if dropped is not None:
+    scale = math.sqrt(dropped.rate)  # the root of its mean square over masks
+    values: Sequence[Value] = (dropped.kept, Value("constant", scalar=scale))
+    label, details = "dropout", ""
+  else:
+    values, label = node.operands, node.label
+    moves = label in _IDENTITIES
+    details = "" if moves else str(node.equation.params)
+  numbers = tuple(v.scalar if v.node is None else None for v in values)
+  arguments = tuple(
+    places[id(value.node)] if value.node is not None else _text(value.scalar)
+    for value in values
+  )
+  return Step(label, details, arguments, node.equation, numbers)
+
+
+def _text(number: Any) -> str:
+  array = np.asarray(number)
+  return f"{array.dtype} {array.tolist()!r}"
+
+
+def _cast(argument: Any, like: jax.Array) -> jax.Array:
+  argument = jnp.asarray(argument)
+  if jnp.issubdtype(argument.dtype, jnp.floating):
+    return argument.astype(like.dtype)
+  return argument
+
+
+# Dropout
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+  """An entry is kept with probability `rate`, otherwise 0."""
+
+  kept: Value
+  rate: float
+
+
+def dropout(node: Node) -> Dropout | None:
+  """What a selection by random numbers keeps, if the rest is 0."""
+  if node.label != "select_n" or len(node.operands) != 3:
+    return None
+  mask, *cases = node.operands
+  zeros = [case.scalar is not None and case.scalar == 0 for case in cases]
+  if mask.node is None or not mask.node.noise or sum(zeros) != 1:
+    return None
+  below = _threshold(mask.node)
+  if below is None:
+    return None
+  kept = cases[1] if zeros[0] else cases[0]
+  return Dropout(kept, below if zeros[0] else 1 - below)
+
+
+def _threshold(mask: Node) -> float | None:
+  """p, where the mask is u < p of uniform random numbers u."""
+  while mask.label in _IDENTITIES and mask.operands[0].node is not None:
+    mask = mask.operands[0].node
+  if mask.label != "lt" or mask.operands[1].scalar is None:
+    return None
+  return float(mask.operands[1].scalar)

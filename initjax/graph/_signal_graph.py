@@ -1,0 +1,128 @@
+"""`signal_graph`: from a model to its linear operations."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from initjax._checks import type_of
+from initjax._executables import fresh_jaxpr
+from initjax._paths import paths_of
+from initjax.graph._activations import source_of
+from initjax.graph._geometry import leaf_origins
+from initjax.graph._graph import (
+  Place,
+  SignalGraph,
+  Site,
+  Stream,
+  terms_within,
+)
+from initjax.graph._linear import Reader
+from initjax.graph._read import read
+from initjax.graph._values import Value, data
+
+
+def signal_graph(
+  fn: Callable[..., Any], params: Any, *inputs: Any
+) -> SignalGraph:
+  """Reads how `fn(params, *inputs)` uses its parameters.
+
+  One `LinearOp` for each use of a parameter in a matrix product, a convolution
+  or an embedding look-up, in order of execution, with its fans by use:
+
+      fan_in   terms summed into one output element
+      fan_out  output elements that one input element feeds
+
+  and the activation that feeds it. Nothing is computed or allocated.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`; flags by
+      `functools.partial(model.apply, train=False)`.
+    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s.
+    *inputs: the other arguments of `fn`, likewise.
+
+  Raises:
+    TypeError: if `fn` is not callable.
+
+  >>> import jax, jax.numpy as jnp
+  >>> def mlp(params, x):
+  ...   return jax.nn.relu(x @ params["first"]) @ params["second"]
+  >>> shape = jax.ShapeDtypeStruct
+  >>> params = {"first": shape((3, 8), jnp.float32),
+  ...           "second": shape((8, 2), jnp.float32)}
+  >>> graph = signal_graph(mlp, params, shape((5, 3), jnp.float32))
+  >>> [(op.path, op.fan_in, op.fan_out) for op in graph.ops]
+  [('first', 3, 8), ('second', 8, 2)]
+  >>> float(graph["second"].activation(jnp.float32(-1.0)))
+  0.0
+  """
+  return trace(fn, params, *inputs).graph
+
+
+class Trace(NamedTuple):
+  """A model's jaxpr, and where its operations are in it."""
+
+  jaxpr: Any
+  graph: SignalGraph
+  sites: tuple[Site, ...]
+  """of the operations of the graph, in the same order"""
+  out_shape: Any
+  """pytree of the function's outputs"""
+
+
+def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
+  """Traces `fn` once and reads its jaxpr."""
+  if not callable(fn) or hasattr(fn, "apply"):
+    raise TypeError(
+      f"wanted a function fn(params, *inputs), got {type_of(fn)}; for a "
+      "linen module pass module.apply."
+    )
+  jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
+  paths = paths_of(params)
+  reader = Reader()
+  others = len(jaxpr.in_avals) - len(paths)
+  values = [
+    _leaf(path, aval) for path, aval in zip(paths, jaxpr.in_avals, strict=False)
+  ]
+  values += [data(reader.node("input")) for _ in range(others)]
+  outputs = read(reader, jaxpr, values, Place())
+  graph = _graph(reader, paths, outputs)
+  sites = (
+    site for site in sorted(reader.sites) if reader.sites[site].origin != "data"
+  )
+  return Trace(jaxpr, graph, tuple(sites), out_shape)
+
+
+def _leaf(path: str, aval: Any) -> Value:
+  shape = tuple(aval.shape)
+  origins = leaf_origins(len(shape))
+  return Value("parameter", (path,), leaf_shape=shape, origins=origins)
+
+
+def _graph(
+  reader: Reader, paths: list[str], outputs: list[Value]
+) -> SignalGraph:
+  noted = [reader.sites[site] for site in sorted(reader.sites)]
+  ops = tuple(op for op in noted if op.origin != "data")
+  used = {path for op in ops for path in op.paths}
+  used |= {path for value in outputs for path in value.paths}
+  beside = [path for path in paths if path not in used]
+  return SignalGraph(
+    ops=ops,
+    products=tuple(op for op in noted if op.origin == "data"),
+    elementwise=tuple(path for path in beside if path in reader.elementwise),
+    unused=tuple(path for path in beside if path not in reader.elementwise),
+    opaque=tuple(reader.opaque),
+    output=_output(reader, outputs, ops[-1].place.site) if ops else None,
+  )
+
+
+def _output(reader: Reader, outputs: list[Value], last: Site) -> Stream | None:
+  """The terms of the first output that holds the operation at `last`."""
+  nodes = (source_of(v.node)[0] for v in outputs if v.node is not None)
+  streams = (reader.streams.of(node) for node in nodes)
+  return next((stream for stream in streams if _holds(stream, last)), None)
+
+
+def _holds(stream: Stream | None, site: Site) -> bool:
+  return any(
+    (term.kind, term.site) == ("output", site) for term in terms_within(stream)
+  )

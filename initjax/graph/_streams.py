@@ -1,0 +1,240 @@
+"""What a source is a sum of: outputs of operations, biases, other streams.
+
+Theory follows the size of a signal from one operation to the next. Between an
+operation and the activation that it feeds lie sums (residual branches, biases),
+products (gated units), factors and normalizations; they are read here as terms.
+In a loop the stream that the body was given goes by the name of the operation
+that it feeds, so that a residual stream over many repeats is one more term of
+itself.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from initjax.graph._activations import (
+  LAYOUT,
+  dropout,
+  has_complex,
+  source_of,
+)
+from initjax.graph._graph import Image, Site, Stream, Term, terms_within
+from initjax.graph._normalizations import (
+  SUMS,
+  Normalization,
+  find_normalized,
+  normalization,
+)
+from initjax.graph._recovered import identity, recovered
+from initjax.graph._values import Node, Value, size_of
+
+_CHOICES = frozenset(("slice", "split", "rev"))  # of entries
+_CENTRED = frozenset(("output", "bias", "input", "normalized"))
+
+
+class _Factor(NamedTuple):
+  """What multiplies all terms of a stream."""
+
+  number: float = 1.0
+  paths: tuple[str, ...] = ()
+  """of parameters that multiply them, such as the scale of a branch"""
+
+  def on(self, stream: Stream) -> Stream:
+    """The terms, multiplied."""
+    return tuple(
+      term._replace(
+        factor=term.factor * self.number, scales=(*term.scales, *self.paths)
+      )
+      for term in stream
+    )
+
+
+@dataclasses.dataclass
+class Streams:
+  """Streams read so far: which operation each of these nodes feeds."""
+
+  names: dict[int, tuple[Node, Term]] = dataclasses.field(default_factory=dict)
+  """by `id`; the node is kept, so that its id stays its own"""
+
+  def feeding(self, operand: Value, site: Site) -> Stream | None:
+    """The source of what feeds the operation at `site`; None if unknown.
+
+    Later the same node, and what it normalizes, go by the name of `site`.
+    """
+    if operand.node is None:
+      return None
+    source, _ = source_of(operand.node)
+    stream = self.of(source)
+    self._name(source, Term("stream", site))
+    inner = find_normalized(source)
+    if inner is not None and stream is not None:
+      self._name(inner, Term("inner", site))
+    return stream
+
+  def _name(self, node: Node, term: Term) -> None:
+    if node.operation is None and node.label not in ("input", "loop"):
+      self.names.setdefault(id(node), (node, term))
+
+  def of(self, node: Node) -> Stream | None:
+    """The terms of a node; names of earlier streams end the descent."""
+    return _Descent(self.names).of(node)
+
+
+@dataclasses.dataclass
+class _Descent:
+  """From one node down to what is known."""
+
+  names: dict[int, tuple[Node, Term]]
+  seen: dict[int, Stream | None] = dataclasses.field(default_factory=dict)
+
+  def of(self, node: Node) -> Stream | None:
+    """The terms of a node, each node read once."""
+    if id(node) not in self.seen:
+      self.seen[id(node)] = self._read(node)
+    return self.seen[id(node)]
+
+  def _read(self, node: Node) -> Stream | None:
+    if node.operation is not None and node.place is not None:
+      return (Term("output", node.place.site),)
+    if id(node) in self.names:
+      return (self.names[id(node)][1],)
+    if node.label in ("input", "loop"):
+      return (Term("input", (node.index,)),)
+    found = normalization(node)
+    if found is not None:
+      return (self._normalized(found),)
+    if node.label in SUMS:
+      return self._sum(node)
+    below = _factor_below(node)
+    if below is None:
+      return self._product(node)
+    stream, factor = self.of(below[0]), below[1]
+    return None if stream is None else factor.on(stream)
+
+  def _normalized(self, found: Normalization) -> Term:
+    inner = self.of(found.inner) or (Term("unknown"),)
+    return Term("normalized", inner=inner, over=found.over, scales=found.scales)
+
+  def _sum(self, node: Node) -> Stream | None:
+    found: Stream = ()
+    for place, value in enumerate(node.operands):
+      terms: Stream | None = None
+      if value.node is not None:
+        terms = self.of(value.node)
+      elif value.scalar is not None and value.scalar == 0:
+        terms = ()
+      elif len(value.paths) == 1 and not value.derived:
+        terms = (Term("bias", path=value.paths[0], factor=value.multiplier),)
+      if terms is None:
+        return None
+      sign = -1.0 if place and node.label == "sub" else 1.0
+      found += _Factor(sign).on(terms)
+    if has_complex(node) and any(term.kind not in _CENTRED for term in found):
+      return None  # the phases of their means are not known
+    return found if _are_distinct(found) else None
+
+  def _product(self, node: Node) -> Stream | None:
+    """A function of one stream, or a product of two such."""
+    source, between = source_of(node)
+    if source is not node:
+      parts = [(source, between)]
+    else:
+      below = [value.node for value in node.operands if value.node is not None]
+      parts = [source_of(each) for each in below]
+      if node.label != "mul" or len(parts) != len(node.operands):
+        return None
+    images = [self._image(*part) for part in parts]
+    known = tuple(image for image in images if image is not None)
+    if len(known) < len(parts):
+      return None
+    alone = tuple(Term("product", images=(image,)) for image in known)
+    if not (_are_distinct(alone) or _choose_apart(parts, known[0].stream)):
+      return None
+    return (Term("product", images=known),)
+
+  def _image(self, source: Node, between: Sequence[Node]) -> Image | None:
+    stream = self.of(source)
+    if stream is None:
+      return None
+    moved = all(each.label in LAYOUT for each in between)
+    activation = identity if moved else recovered(source, between)
+    return Image(activation, stream, _share(between))
+
+
+def _are_distinct(stream: Stream) -> bool:
+  """Whether no signal is there twice, so that the terms are independent.
+
+  In a loop whose carry has no name the outputs of two repeats look the same.
+  """
+  signals = ("output", "stream", "inner", "input")
+  named = [
+    [(t.kind, t.site) for t in terms_within((term,)) if t.kind in signals]
+    for term in stream
+  ]
+  together = [name for names in named for name in set(names)]
+  return len(set(together)) == len(together)
+
+
+def _choose_apart(
+  parts: Sequence[tuple[Node, Sequence[Node]]], stream: Stream
+) -> bool:
+  """Whether they take different entries of one stream, as gated units do.
+
+  Entries of a product may share a factor.
+  """
+  (first, first_between), *rest = parts
+  return all(term.kind != "product" for term in stream) and all(
+    node is first and _choices(between) != _choices(first_between)
+    for node, between in rest
+  )
+
+
+def _choices(between: Sequence[Node]) -> list[str]:
+  nodes = sorted(between, key=lambda node: node.index)
+  return [
+    f"{node.label} {node.equation.params} {node.output}"
+    for node in nodes
+    if node.label in _CHOICES and node.equation is not None
+  ]
+
+
+def _share(between: Sequence[Node]) -> float:
+  """Of the entries of a source, how many are left."""
+  share = 1.0
+  for node in between:
+    if node.label in _CHOICES and node.equation is not None:
+      before = node.equation.invars[0].aval.shape
+      after = node.equation.outvars[node.output].aval.shape
+      share *= math.prod(after) / max(1, math.prod(before))
+  return share
+
+
+def _factor_below(node: Node) -> tuple[Node, _Factor] | None:
+  """The one signal of a node, and its factor; None if there is no such."""
+  dropped = dropout(node)
+  if dropped is not None and dropped.kept.node is not None:
+    return dropped.kept.node, _Factor(dropped.rate**0.5)  # root mean square
+  signals = [value.node for value in node.operands if value.node is not None]
+  others = [value for value in node.operands if value.node is None]
+  if len(signals) != 1 or len(others) > 1:
+    return None
+  if node.label in LAYOUT | {"neg"} and not others:
+    return signals[0], _Factor(-1.0 if node.label == "neg" else 1.0)
+  factor = _factor_of(others[0]) if others else None
+  if factor is None:
+    return None
+  if node.label == "mul":
+    return signals[0], factor
+  if node.label == "div" and not factor.paths and node.operands[1] is others[0]:
+    return signals[0], _Factor(1 / factor.number if factor.number else 0.0)
+  return None
+
+
+def _factor_of(value: Value) -> _Factor | None:
+  """Of a number or a parameter; None if its size is not known."""
+  if value.scalar is not None:
+    return _Factor(size_of(value.scalar))
+  if len(value.paths) != 1 or value.derived:
+    return None
+  return _Factor(value.multiplier, value.paths)

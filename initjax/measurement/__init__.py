@@ -1,0 +1,19 @@
+"""Measuring signals inside any JAX model.
+
+>>> import jax.numpy as jnp
+>>> report = measure(jnp.dot, jnp.ones((3, 8)), jnp.ones((8, 2)))
+>>> report.to_records()[0]["fan_in"]
+8
+"""
+
+from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
+from initjax.measurement._measure import Measured, measure
+from initjax.measurement._report import SignalReport
+
+__all__ = [
+  "JacobianSpectrum",
+  "Measured",
+  "SignalReport",
+  "jacobian_spectrum",
+  "measure",
+]

@@ -1,0 +1,134 @@
+"""What `detail=True` adds: dead units, correlation of samples, saturation.
+
+Units and samples are told apart by the operation's own axes, so transposed
+layouts are right: a unit is a place along the summed axes of its input (a
+channel of a convolution), a sample a place along the free ones (an image).
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax._statistics import wide
+from initjax.graph import LinearOp
+from initjax.graph._graph import Feed, Scan
+from initjax.typing import Activation
+
+
+class Detail(NamedTuple):
+  """More on one operation; NaN where it cannot be said."""
+
+  dead_units: jax.Array
+  """units of its input that are exactly 0 on every sample"""
+  units: jax.Array
+  """how many its input has"""
+  samples: jax.Array
+  """how many there are of its output"""
+  correlation: jax.Array
+  """mean cosine between its outputs on two different samples"""
+
+
+def detail(
+  op: LinearOp, operands: list[Any] | None, output: jax.Array
+) -> Detail:
+  """Of an operation just run; all NaN if only its output is at hand."""
+  if operands is None or op.kind == "data":
+    return Detail(*(jnp.full((), jnp.nan, jnp.float32),) * 4)
+  dead, units = jnp.array(jnp.nan), jnp.nan
+  if op.axes.units:
+    signal = operands[1 - op.axes.kernel]
+    dead, units = _dead_units(signal, op.axes.units)
+  samples, correlation = _correlation(output, op.axes.samples)
+  numbers = (dead, units, samples, correlation)
+  return Detail(*(jnp.asarray(number, jnp.float32) for number in numbers))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _dead_units(
+  signal: jax.Array, units: tuple[int, ...]
+) -> tuple[jax.Array, float]:
+  """How many units are 0 on every sample, and how many there are.
+
+  NaN if there is no sample.
+  """
+  samples = tuple(axis for axis in range(signal.ndim) if axis not in units)
+  alive = jnp.any(signal != 0, axis=samples)
+  dead = jnp.sum(~alive, dtype=jnp.float32)
+  return dead if signal.size else jnp.full_like(dead, jnp.nan), alive.size
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _correlation(
+  output: jax.Array, samples: tuple[int, ...]
+) -> tuple[float, jax.Array]:
+  """(|Σ u_a|² - N) / (N (N - 1)) over samples a, u_a of length 1.
+
+  Samples that are exactly 0 have no direction and are left out; NaN if each
+  is a single number, whose cosine with another is 1 or -1 and tells nothing.
+  """
+  x = wide(output)
+  rest = tuple(axis for axis in range(x.ndim) if axis not in samples)
+  largest = jnp.max(abs(x), initial=0)
+  x = x / jnp.where(largest > 0, largest, 1)
+  squares = jnp.sum(x**2, axis=rest, keepdims=True)
+  units = x * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
+  # As a real number: the pairs of 46,341 samples are more than int32 holds.
+  count = jnp.sum(squares > 0).astype(x.dtype)
+  total = jnp.sum(jnp.sum(units, axis=samples) ** 2)
+  number = squares.size
+  cosine = (total - count) / jnp.maximum(count * (count - 1), 1)
+  known = (count > 1) & (x.size > number)
+  return number, jnp.where(known, cosine, jnp.nan)
+
+
+def mean_slope(activation: Activation, source: jax.Array) -> jax.Array:
+  """E|φ'| over all entries of the source; its own scale is that of φ."""
+  if jnp.issubdtype(source.dtype, jnp.floating):
+    source = wide(source)
+  _, slope = jax.jvp(activation, (source,), (jnp.ones_like(source),))
+  return jnp.mean(abs(slope)).astype(jnp.float32)
+
+
+# Which row of the source fed which row of the operation
+
+
+def saturation(op: LinearOp, first: Any, later: Any) -> np.ndarray:
+  """E|φ'| for each row [..., *repeats] of an operation; NaN if unknown.
+
+  Args:
+    op: the operation.
+    first: E|φ'| where the source of its feed arose, in the rows of that place.
+    later: the same for what feeds later repeats of a scan.
+  """
+  scans = op.place.scans
+  rows = _fed(op.feed, first, scans)
+  feed = op.later_feed
+  if feed is not None and not scans:  # in a while loop: of no one repeat
+    return np.full((), np.nan, np.float32)
+  same = feed is None or feed.place is None or feed.place == op.feed.place
+  if feed is None or same or not rows.size:  # or the loop has no repeat
+    return rows
+  moved = np.roll(_fed(feed, later, scans), -1 if scans[-1].reverse else 1, -1)
+  start = -1 if scans[-1].reverse else 0  # the repeat that runs first
+  moved[..., start] = rows[..., start]
+  return moved
+
+
+def _fed(feed: Feed, rows: Any, scans: tuple[Scan, ...]) -> np.ndarray:
+  """Rows of a source, for the scans around the operation that it feeds."""
+  repeats = tuple(scan.length for scan in scans)
+  if rows is None or feed.place is None:
+    return np.full(repeats, np.nan, np.float32)
+  rows, around = np.asarray(rows), feed.place.scans
+  pairs = list(zip(scans, around, strict=False))
+  common = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+  if 0 in rows.shape:  # a loop of no repeat leaves what entered it
+    return np.full(repeats, np.nan, np.float32)
+  for scan in reversed(around[common:]):  # what a loop leaves is its last
+    rows = rows[..., 0 if scan.reverse else -1]
+  lead = rows.shape[: rows.ndim - common]
+  rows = rows.reshape((*rows.shape, *(1,) * (len(scans) - common)))
+  return np.broadcast_to(rows, (*lead, *repeats)).copy()

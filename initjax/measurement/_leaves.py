@@ -1,0 +1,119 @@
+"""Parameters as NumPy arrays: the kernels among them, as matrices."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax._paths import leaves_by_path
+from initjax.graph import LinearOp, SignalGraph
+
+Leaves = Mapping[str, np.ndarray]
+"""Parameters that have a gradient, by path."""
+
+
+def arrays_of(tree: Any) -> dict[str, np.ndarray]:
+  """The leaves that have a gradient, by path."""
+  check_arrays(tree)
+  return {
+    path: np.asarray(leaf)
+    for path, leaf in leaves_by_path(tree).items()
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  }
+
+
+def check_arrays(tree: Any) -> None:
+  """Raises a TypeError if a leaf is the shape of an array alone."""
+  for path, leaf in leaves_by_path(tree).items():
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+      raise TypeError(
+        f"wanted arrays, got {leaf} at {path}; "
+        "draw the parameters first, by model.init or init_variables."
+      )
+
+
+class Kernel(NamedTuple):
+  """A kernel whose axes could be followed."""
+
+  op: LinearOp
+  """its first use"""
+  leaf: np.ndarray
+  ins: tuple[int, ...]
+  """axes that are summed"""
+  outs: tuple[int, ...]
+  """axes that become features"""
+  batch: tuple[int, ...]
+  """all others: stacked layers, heads, experts"""
+
+  def matrices(self) -> np.ndarray:
+    """Its values as [batch, in, out]."""
+    leaf = self.leaf.transpose(*self.batch, *self.ins, *self.outs)
+    sizes = (
+      math.prod(self.leaf.shape[axis] for axis in axes)
+      for axes in (self.batch, self.ins, self.outs)
+    )
+    return wide(leaf).reshape(*sizes)
+
+
+def kernels(graph: SignalGraph, leaves: Leaves) -> Iterator[Kernel]:
+  """Every kernel that is a parameter seen through views, once."""
+  seen = set()
+  for op in graph.ops:
+    if op.origin != "parameter" or op.kind == "embedding" or op.path in seen:
+      continue
+    seen.add(op.path)
+    leaf = leaves.get(op.path)
+    if op.in_axes is not None and op.out_axes is not None and leaf is not None:
+      used = (*op.in_axes, *op.out_axes)
+      batch = tuple(axis for axis in range(leaf.ndim) if axis not in used)
+      yield Kernel(op, leaf, op.in_axes, op.out_axes, batch)
+
+
+def wide(leaf: np.ndarray) -> np.ndarray:
+  """The leaf in float64 or complex128."""
+  complex_or_real = np.complex128 if np.iscomplexobj(leaf) else np.float64
+  return leaf.astype(complex_or_real)
+
+
+def mean_square(leaf: np.ndarray) -> float:
+  """E|w|²."""
+  return float(np.mean(abs(wide(leaf)) ** 2)) if leaf.size else 0.0
+
+
+def mean_square_at(leaves: Leaves, path: str) -> float:
+  """E|w|² of a parameter; NaN if it has no gradient, as integers."""
+  return mean_square(leaves[path]) if path in leaves else math.nan
+
+
+def is_random(leaf: np.ndarray) -> bool:
+  """Whether its entries look drawn: zeros and identities repeat theirs.
+
+  16 bits hold few numbers, so many that are drawn agree; a sample tells.
+  """
+  sample = leaf.ravel()[:: max(1, leaf.size // 4096)]
+  distinct = len({entry.tobytes() for entry in sample})
+  return distinct > max(1, min(32, sample.size // 2))
+
+
+_SHIFT = 0.1  # of E[z²], by the mean of a kernel: not neglected if 4σ from 0
+
+
+def kernel_variance(
+  op: LinearOp, repeat: tuple[int, ...], leaves: Leaves
+) -> float:
+  """Variance of the kernel's entries, at one repeat; NaN if not known."""
+  leaf = leaves.get(op.path)
+  if op.origin != "parameter" or leaf is None:
+    return math.nan
+  slices = sum(step.startswith("scan[") for step in op.view)
+  if slices == len(repeat) and all(s.startswith("scan[") for s in op.view):
+    leaf = leaf[repeat]
+  if not np.isfinite(leaf).all() or not leaf.size:
+    return math.nan
+  size, shift = mean_square(leaf), abs(wide(leaf).mean()) ** 2
+  if shift * op.fan_in > _SHIFT * size and shift * leaf.size > 16 * size:
+    return math.nan
+  return size * op.multiplier**2

@@ -1,0 +1,298 @@
+"""`measure`: the size of every signal in a model, forward and backward."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+
+from initjax._checks import check_key
+from initjax._paths import leaves_by_path
+from initjax._statistics import (
+  empty_slot,
+  nan_is_unknown,
+  spread,
+  tally,
+  tap,
+)
+from initjax.graph import LinearOp
+from initjax.graph._graph import Feed, Site
+from initjax.graph._replay import Slot, Visit, Visited, replay
+from initjax.graph._signal_graph import Trace, trace
+from initjax.measurement._detail import Detail, mean_slope
+from initjax.measurement._detail import detail as detail_of
+from initjax.measurement._report import SignalReport
+
+
+class Measured(NamedTuple):
+  """A report, and what the same two passes gave besides."""
+
+  report: SignalReport
+  outputs: Any
+  """of `fn`, aux included"""
+  gradients: Any
+  """of the loss with respect to `params`"""
+
+
+@overload
+def measure(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+  detail: bool = False,
+  return_gradients: Literal[False] = False,
+) -> SignalReport: ...
+
+
+@overload
+def measure(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+  detail: bool = False,
+  return_gradients: Literal[True],
+) -> Measured: ...
+
+
+@nan_is_unknown()
+def measure(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+  detail: bool = False,
+  return_gradients: bool = False,
+) -> SignalReport | Measured:
+  """Statistics of every linear operation of `fn(params, *inputs)`.
+
+  One forward and one backward pass, in which nothing is kept but sums; unless
+  asked for, no gradient of a parameter is computed. Works inside `jit` and
+  `vmap` and on sharded arrays; the model is neither changed nor hooked.
+
+  A scalar output is a loss and is differentiated. Otherwise the gradient of
+  the outputs is `cotangent`, or independent N(0, 1) numbers from `key`.
+
+  What lies in a call that has a derivative rule of its own is measured once,
+  at the output of the call; in a while loop, which has no gradient, not at
+  all; inside a shard_map each operation is that of a shard, and there is no
+  detail but the norms. With `check_vma=False`, JAX does not know which arrays
+  are equal on several devices: each copy is then counted.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: any pytree of arrays.
+    *inputs: the other arguments of `fn`.
+    key: for the random cotangent; `jax.random.key(0)` if None.
+    cotangent: gradient with respect to the outputs, of their structure.
+    has_aux: whether `fn` returns `(outputs, aux)`; aux gets no gradient.
+    detail: also count the units that are 0 on every sample, and give the mean
+      cosine between samples, E|φ'| of the activation that feeds an operation,
+      and the norm of each parameter's gradient (which costs that gradient).
+    return_gradients: return `Measured(report, outputs, gradients)`, so that a
+      training step can watch itself.
+
+  Raises:
+    TypeError: if `fn` is not callable.
+    ValueError: if no output can be differentiated, or the cotangent does not
+      fit the outputs.
+
+  >>> def mlp(params, x):
+  ...   return jax.nn.relu(x @ params["first"]) @ params["second"]
+  >>> params = {"first": jnp.ones((3, 8)), "second": jnp.ones((8, 2))}
+  >>> report = measure(mlp, params, jnp.ones((5, 3)))
+  >>> [round(2 ** float(row.log2_second_moment)) for row in report.forward]
+  [9, 576]
+  """
+  if key is not None:
+    check_key(key)
+  traced = trace(fn, params, *inputs)
+  run, slots = _instrumented(traced, inputs, has_aux, detail)
+  gradients = None
+  if detail or return_gradients:
+    main, pull_back, aux = jax.vjp(run, slots, params, has_aux=True)
+    backward, gradients = pull_back(_cotangent(main, cotangent, key))
+  else:
+    main, pull_back, aux = jax.vjp(
+      lambda slots: run(slots, params), slots, has_aux=True
+    )
+    (backward,) = pull_back(_cotangent(main, cotangent, key))
+  outputs, found = aux
+  report = _report(traced, found, backward, gradients if detail else None)
+  return Measured(report, outputs, gradients) if return_gradients else report
+
+
+def _instrumented(
+  traced: Trace, inputs: Any, has_aux: bool, detail: bool
+) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:
+  """The function of (slots, params) to be differentiated, and its slots."""
+  visit, slots, blanks = _plan(traced, detail)
+  others = jax.tree.leaves(inputs)
+
+  def run(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
+    given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
+    arguments = [*jax.tree.leaves(params), *others]
+    flat, found = replay(visit, traced.jaxpr, arguments, given)
+    flat = [jnp.asarray(leaf) for leaf in flat]  # Python's numbers among them
+    outputs = jax.tree.unflatten(jax.tree.structure(traced.out_shape), flat)
+    main = outputs[0] if has_aux else outputs
+    return _differentiable(main), (outputs, found)
+
+  return run, slots
+
+
+class _Seen(NamedTuple):
+  """What a site hands out."""
+
+  tally: Any
+  detail: Detail | None
+  slopes: dict[tuple[int, bool], jax.Array]
+  """by operation, and whether this feeds its later repeats"""
+
+
+def _plan(
+  traced: Trace, detail: bool
+) -> tuple[Visit, dict[Site, Any], dict[Site, _Seen]]:
+  """What to do at the sites, their slots, and what they hand out if not run."""
+  ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
+  sources = _sources(traced.graph.ops) if detail else {}
+
+  def visit(visited: Visited, slot: Slot) -> tuple[list[Any], _Seen]:
+    return _visit(
+      ops.get(visited.site), sources.get(visited.site, {}), visited, slot
+    )
+
+  slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
+  blanks = {}
+  for site in {**ops, **sources}:
+    fed = sources.get(site, {})
+    nothing = {
+      at: jnp.zeros(feed.place.repeats if feed.place else ())
+      for at, feed in fed.items()
+    }
+    shape = ops[site].repeats if site in ops else ()
+    more = Detail(*(jnp.zeros(shape),) * 4) if detail and site in ops else None
+    blanks[site] = _Seen(slots.get(site), more, nothing)
+  return visit, slots, blanks
+
+
+def _sources(
+  ops: tuple[LinearOp, ...],
+) -> dict[Site, dict[tuple[int, bool], Feed]]:
+  """Where the arguments of activations arise that are to be watched."""
+  found: dict[Site, dict[tuple[int, bool], Feed]] = {}
+  for index, op in enumerate(ops):
+    for later, feed in ((False, op.feed), (True, op.later_feed)):
+      if feed is None or feed.activation is None or feed.place is None:
+        continue
+      if not feed.place.closed:
+        found.setdefault(feed.place.site, {})[index, later] = feed
+  return found
+
+
+def _visit(
+  op: LinearOp | None,
+  fed: dict[tuple[int, bool], Feed],
+  visited: Visited,
+  slot: Slot,
+) -> tuple[list[Any], _Seen]:
+  outputs = list(visited.outputs)
+  seen = [jax.lax.stop_gradient(output) for output in outputs]
+  slopes = {
+    at: mean_slope(feed.activation, seen[feed.output])
+    for at, feed in fed.items()
+    if feed.activation is not None
+  }
+  if op is None:
+    return outputs, _Seen(None, None, slopes)
+  if jnp.issubdtype(seen[0].dtype, jnp.inexact):
+    outputs[0] = tap(outputs[0], slot.backward)
+  more = None
+  if slot.forward.detail is not None:
+    operands = jax.lax.stop_gradient(visited.operands)
+    more = detail_of(op, None if op.place.closed else operands, seen[0])
+  tallied = spread(tally(seen[0]), slot.forward.tally)
+  return outputs, _Seen(tallied, more, slopes)
+
+
+def _report(
+  traced: Trace, found: dict[Site, _Seen], backward: Any, gradients: Any
+) -> SignalReport:
+  seen = [found[site] for site in traced.sites]
+  details = slopes = norms = None
+  if gradients is not None:
+    details = tuple(one.detail for one in seen if one.detail is not None)
+    known = {at: s for one in found.values() for at, s in one.slopes.items()}
+    slopes = tuple(
+      (known.get((index, False)), known.get((index, True)))
+      for index in range(len(seen))
+    )
+    norms = _norms(gradients)
+  return SignalReport(
+    tuple(one.tally for one in seen),
+    tuple(backward[site] for site in traced.sites),
+    details,
+    slopes,
+    norms,
+    traced.graph,
+  )
+
+
+def _norms(gradients: Any) -> dict[str, jax.Array]:
+  """Euclidean norms, without underflow."""
+  norms = {}
+  for path, leaf in leaves_by_path(gradients).items():
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+      found = tally(leaf).statistics()
+      log2_squared = found.log2_second_moment + jnp.log2(found.size)
+      norms[path] = jnp.exp2(log2_squared / 2)
+  return norms
+
+
+def _differentiable(outputs: Any) -> list[jax.Array]:
+  """The leaves that have a gradient."""
+  leaves = jax.tree.leaves(outputs)
+  found = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+  if not found:
+    kinds = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
+    raise ValueError(
+      f"measure needs an output that can be differentiated; got {kinds}. "
+      "Return the logits or the loss, and has_aux=True for what comes beside."
+    )
+  return found
+
+
+def _cotangent(
+  outputs: list[jax.Array], cotangent: Any, key: jax.Array | None
+) -> list[jax.Array]:
+  """The gradient to start with, leaf by leaf."""
+  if cotangent is not None:
+    given = _differentiable(cotangent)
+    wanted = [leaf.shape for leaf in outputs]
+    if [leaf.shape for leaf in given] != wanted:
+      raise ValueError(
+        f"cotangent must have the shapes of the outputs, {wanted}; got "
+        f"{[leaf.shape for leaf in given]}."
+      )
+    return [
+      new.astype(leaf.dtype) for new, leaf in zip(given, outputs, strict=True)
+    ]
+  if len(outputs) == 1 and outputs[0].shape == ():
+    return [jnp.ones_like(outputs[0])]
+  key = jax.random.key(0) if key is None else key
+  keys = jax.random.split(key, len(outputs))
+  return [_noise(one, leaf) for one, leaf in zip(keys, outputs, strict=True)]
+
+
+def _noise(key: jax.Array, like: jax.Array) -> jax.Array:
+  """Numbers with E|x|² = 1; complex ones have a random phase."""
+  if jnp.iscomplexobj(like):
+    return jax.random.normal(key, like.shape, like.dtype)
+  return jax.random.normal(key, like.shape).astype(like.dtype)

@@ -1,0 +1,187 @@
+"""What `measure` returns, and how it becomes plain rows."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from initjax import reports
+from initjax._statistics import Statistics, Tally
+from initjax.graph import LinearOp, SignalGraph
+from initjax.graph._feed_names import fed_by
+from initjax.measurement._detail import Detail, saturation
+from initjax.reports._encoding import encoding_of_stdout
+from initjax.typing import Record, Verdict
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SignalReport:
+  """Statistics of every linear operation: a pytree, so it passes through jit.
+
+  Rows stand in the order of `graph.ops`; under scans the leaves of a row have
+  the lengths of the scans as last axes, under vmap (several draws of the
+  parameters) one more in front.
+  """
+
+  forward_tallies: tuple[Tally, ...]
+  backward_tallies: tuple[Tally, ...]
+  details: tuple[Detail, ...] | None
+  """with `detail=True`, of each operation"""
+  slopes: tuple[tuple[Any, Any], ...] | None
+  """with `detail=True`, E|φ'| of what feeds each operation, where it arises"""
+  gradient_norms: dict[str, jax.Array] | None
+  """with `detail=True`, the Euclidean norm of each parameter's gradient"""
+  graph: SignalGraph = dataclasses.field(metadata={"static": True})
+  """what the rows are"""
+  verdicts: tuple[Verdict, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+  """what `diagnose` found"""
+  bands: tuple[Any, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+  """for each record, log₂ second moments a healthy network may show:
+  (forward low, high), (backward low, high); None where no law is known"""
+  predicted: tuple[Any, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+  """for each record, what theory predicts for its weights: log₂ second moments
+  forward and backward, None where it is silent, and why it stops there"""
+  judged: bool = dataclasses.field(default=False, metadata={"static": True})
+  """whether there was an operation to judge, and `diagnose` did: without it no
+  verdicts mean nothing"""
+
+  @property
+  def forward(self) -> tuple[Statistics, ...]:
+    """Statistics of each operation's output, before its bias."""
+    return tuple(tally.statistics() for tally in self.forward_tallies)
+
+  @property
+  def backward(self) -> tuple[Statistics, ...]:
+    """Statistics of the gradient with respect to that output."""
+    return tuple(tally.statistics() for tally in self.backward_tallies)
+
+  def to_records(self) -> list[Record]:
+    """A list of plain dicts, one for each operation and repeat.
+
+    They stand in the order of execution. Several draws are averaged:
+    logarithms, so the geometric mean; of `largest` and `nonfinite` the worst
+    draw is given. `draws` then tells their number, and
+    `forward_log2_second_moment_std` how they scatter.
+    """
+    return list(self._records())
+
+  @property
+  def _found(self) -> tuple[Verdict, ...] | None:
+    """The verdicts; None if nobody judged."""
+    return self.verdicts if self.judged or self.verdicts else None
+
+  def __str__(self) -> str:
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
+      return f"SignalReport of {len(self.graph)} operations, being traced"
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    return reports.to_text(
+      self.to_records(),
+      self._found,
+      width=width,
+      encoding=encoding_of_stdout(),
+    )
+
+  def _repr_html_(self) -> str:
+    return reports.html_fragment(self.to_records(), self._found)
+
+  def to_json(self, path: epath.PathLike) -> None:
+    """Writes records, verdicts and gradient norms as standard JSON.
+
+    Without verdicts, `judged` tells a healthy model from one not looked at.
+
+    Raises:
+      FileExistsError: if there is a file already; nothing is overwritten.
+    """
+    norms = self.gradient_norms or {}
+    content = {
+      "records": self.to_records(),
+      "judged": self.judged,
+      "verdicts": [verdict._asdict() for verdict in self.verdicts],
+      "gradient_norms": {path: np.asarray(n) for path, n in norms.items()},
+    }
+    reports.write_json(path, content)
+
+  def to_html(self, path: epath.PathLike, title: str = "initjax") -> None:
+    """Writes one standalone page: verdicts, figure, table.
+
+    Raises:
+      FileExistsError: if there is a file already; nothing is overwritten.
+    """
+    page = reports.html(self.to_records(), self._found, title=title)
+    reports.write_text(path, page)
+
+  def plot(self, path: epath.PathLike | None = None) -> Any:
+    """The matplotlib figure: log₂ second moments against depth, both ways.
+
+    Args:
+      path: where to write it as well, by the ending: .png, .svg, .pdf.
+
+    Raises:
+      ImportError: if matplotlib is missing.
+      FileExistsError: if there is a file already; nothing is overwritten.
+    """
+    figure = reports.figure(self.to_records(), self.verdicts)
+    if path is not None:
+      reports.write_figure(path, figure)
+    return figure
+
+  def _records(self) -> Iterator[Record]:
+    forward, backward, details, slopes = jax.device_get(
+      (self.forward, self.backward, self.details, self.slopes)
+    )
+    more: list[dict[str, Any]] = [{} for _ in self.graph.ops]
+    if details is not None:
+      more = [row._asdict() for row in details]
+      for row, op, slope in zip(more, self.graph.ops, slopes, strict=True):
+        row["saturation"] = saturation(op, *slope)
+    for number, (index, repeat) in enumerate(self.graph.rows()):
+      record = _identity(self.graph.ops[index], repeat)
+      for direction, rows in (("forward", forward), ("backward", backward)):
+        record |= _numbers(direction, rows[index], repeat)
+      for name, leaf in more[index].items():
+        record[name] = float(np.mean(leaf[(..., *repeat)]))
+      if self.bands:
+        record["forward_band"], record["backward_band"] = self.bands[number]
+      if self.predicted:
+        names = ("forward_predicted", "backward_predicted", "theory_silent")
+        record |= zip(names, self.predicted[number], strict=True)
+      yield record
+
+
+def _identity(op: LinearOp, repeat: tuple[int, ...]) -> Record:
+  return {
+    "path": op.path,
+    "repeat": repeat,
+    "kind": op.kind,
+    "fan_in": op.fan_in,
+    "fan_out": op.fan_out,
+    "fed_by": fed_by(op.feed_at(repeat)),
+  }
+
+
+def _numbers(
+  direction: str, rows: Statistics, repeat: tuple[int, ...]
+) -> Record:
+  """One direction of one row, averaged over draws."""
+  draws = {name: leaf[(..., *repeat)] for name, leaf in rows._asdict().items()}
+  record = {f"{direction}_{name}": float(x.mean()) for name, x in draws.items()}
+  for name in ("largest", "nonfinite"):
+    record[f"{direction}_{name}"] = float(draws[name].max())
+  moments = draws["log2_second_moment"]
+  if moments.ndim:
+    record["draws"] = moments.size
+    with np.errstate(invalid="ignore"):
+      std = float(moments.std(ddof=1)) if moments.size > 1 else np.nan
+    record[f"{direction}_log2_second_moment_std"] = std
+  return record

@@ -1,0 +1,220 @@
+"""`auto_init`: every kernel by its true fans and by what really feeds it."""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax._checks import check_choice, check_key, check_number
+from initjax._paths import leaves_by_path
+from initjax.graph import SignalGraph, signal_graph
+from initjax.model_init._assign import Share, Table, Tied, assign, kernels_of
+from initjax.model_init._draw import (
+  DISTRIBUTIONS,
+  Distribution,
+  Draw,
+  drawn_leaf,
+)
+from initjax.model_init._plan import VariancePlan
+from initjax.model_init._reasons import plan_of, warning_of
+from initjax.propagation._sizes import Direction, Sizes
+
+_CHOICES = {
+  "direction": ("forward", "backward"),
+  "distribution": DISTRIBUTIONS,
+  "tied": ("first", "last"),
+}
+
+
+def auto_init(
+  key: jax.Array,
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  direction: Direction = "forward",
+  distribution: Distribution = "truncated_normal",
+  tied: Tied = "first",
+  second_moment: float = 1.0,
+  plan: bool = False,
+) -> Any:
+  """Draws every kernel of a model with the variance that its place asks for.
+
+  The graph of `fn` says how each parameter is used. A kernel that feeds on φ(h)
+  gets, with its true fans and ζ ~ N(0, 1),
+
+      forward   Var W = 1/(fan_in·E[φ(√q ζ)²])    unit second moment comes out
+      backward  Var W = 1/(fan_out·E[φ'(√q ζ)²])  the gradient keeps its size
+
+  where q = E[h²] is counted through sums (residual streams, biases as they
+  are), products of branches with kernels of their own (gated units; backward,
+  the gradient of the product is kept), factors and normalizations; constant
+  factors between parameter and operation are taken out. What the graph does not
+  tell (softmax, pooling) is taken to have unit second moment, as is an
+  activation without finite moments (1/x, log x), and the plan says so. There is
+  no compromise of both directions: along a stack, the ratios fan_in/fan_out
+  cancel.
+
+  Kernels that are sliced before use are drawn part by part, stacked ones layer
+  by layer, rows of an embedding with unit variance. Where a kernel is used more
+  than once, `tied` says which use that carries a signal decides. A kernel
+  computed from parameters (weight standardization) is drawn as if it were used
+  directly. Keys go by path: no other parameter has a say in the values.
+
+  Args:
+    key: a PRNG key; for a plan, anything.
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: any pytree. Kernels may be `jax.ShapeDtypeStruct`s; all else must be
+      concrete and is returned as it is.
+    *inputs: the other arguments of `fn`; shapes are enough.
+    direction: "forward" or "backward".
+    distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
+      (embeddings and computed kernels are then normal).
+    tied: "first" or "last" use decides.
+    second_moment: of the inputs, > 0.
+    plan: return the `VariancePlan` and draw nothing.
+
+  Raises:
+    ValueError: for an unknown option, or where nothing can be initialized.
+    TypeError: for a parameter that is no kernel and has no value, or for what
+      is no key.
+
+  Warns:
+    UserWarning: where theory says that the forward map is unstable, so that
+      chance is amplified tenfold or more over the depth of the model.
+
+  >>> def mlp(params, x):
+  ...   return jax.nn.relu(x @ params["first"]) @ params["second"]
+  >>> shape = jax.ShapeDtypeStruct
+  >>> params = {"first": shape((64, 256), jnp.float32),
+  ...           "second": shape((256, 256), jnp.float32)}
+  >>> x = jax.random.normal(jax.random.key(0), (512, 64))
+  >>> params = auto_init(jax.random.key(1), mlp, params, x)
+  >>> round(float(params["second"].std() * 256**0.5), 1)  # √2
+  1.4
+
+  Reference: He et al. 2015, Eqs. 7-14, for any φ; Poole et al. 2016, Eq. 3.
+  """
+  options = {"direction": direction, "distribution": distribution, "tied": tied}
+  for name, value in options.items():
+    check_choice(name, value, _CHOICES[name])
+  check_number("second_moment", second_moment, low=0, open_low=True)
+  if not plan:
+    check_key(key)
+  model = _read(fn, params, inputs)
+  sizes = Sizes(model.mean_square, second_moment)
+  shares, table = assign(
+    model.graph, model.kernels, sizes, direction=direction, tied=tied
+  )
+  model.check(table)
+  if plan:
+    return _planned(model, shares, table, direction, distribution, tied)
+  message = warning_of(model.graph, shares)
+  if message:
+    warnings.warn(message, stacklevel=2)
+  return _drawn(key, params, model, table, distribution)
+
+
+class _Model(NamedTuple):
+  """A model as it was read, and its parameters by path."""
+
+  graph: SignalGraph
+  kernels: tuple[Any, ...]
+  leaves: Mapping[str, Any]
+
+  def mean_square(self, path: str) -> float:
+    """Of a bias or a scale."""
+    leaf = self.leaves[path]
+    if isinstance(leaf, (jax.ShapeDtypeStruct, jax.core.Tracer)):
+      raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
+    square = np.abs(np.asarray(leaf).astype(np.complex128)) ** 2
+    return float(square.mean()) if square.size else 0.0
+
+  def check(self, table: Table) -> None:
+    """Raises if there is no kernel, or no value of what is none."""
+    if not table:
+      raise ValueError(
+        "wanted a model that uses parameters in matrix products, convolutions "
+        "or look-ups, found none to initialize; are its kernels, or its data, "
+        "closed over instead of passed, as fn(params, x)?"
+      )
+    drawn = {path for path, _ in table}
+    for path, leaf in self.leaves.items():
+      if isinstance(leaf, jax.ShapeDtypeStruct) and path not in drawn:
+        raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
+
+
+_ABSTRACT = (
+  "wanted a value for {path}, which is no kernel, got {leaf}; take it from "
+  "model.init or init_variables, or put jnp.zeros or jnp.ones there."
+)
+
+
+def _read(fn: Callable[..., Any], params: Any, inputs: Any) -> _Model:
+  leaves = leaves_by_path(params)
+  graph = signal_graph(fn, params, *inputs)
+  extents = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
+  return _Model(graph, kernels_of(graph, extents), leaves)
+
+
+def _planned(
+  model: _Model,
+  shares: list[Share],
+  table: Table,
+  direction: Direction,
+  distribution: Distribution,
+  tied: Tied,
+) -> VariancePlan:
+  drawn = {path for path, _ in table}
+  kept = tuple(path for path in model.leaves if path not in drawn)
+  rules = {"direction": direction, "distribution": distribution, "tied": tied}
+  return plan_of(model.graph, model.kernels, shares, table, kept, **rules)
+
+
+def _drawn(
+  key: jax.Array,
+  params: Any,
+  model: _Model,
+  table: Table,
+  distribution: Distribution,
+) -> Any:
+  """The parameters with every kernel drawn."""
+  draws: dict[str, list[Draw]] = {}
+  for (path, part), given in table.items():
+    op, kernel = model.graph.ops[given.index], model.kernels[given.index]
+    draws.setdefault(path, []).append(Draw(op, kernel, given, part))
+  shapes = {
+    path: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+    for path, leaf in model.leaves.items()
+  }
+
+  def leaf_at(path: str, leaf: Any) -> Any:
+    if path not in draws:
+      return leaf
+    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+    draw: Callable[..., jax.Array] = functools.partial(
+      drawn_leaf,
+      path=path,
+      shapes=shapes,
+      draws=draws[path],
+      distribution=distribution,
+    )
+    sharding = _sharding(leaf)
+    if sharding is not None:
+      draw = jax.jit(draw, out_shardings=sharding)
+    return draw(key, start=None if abstract else leaf)
+
+  leaves = [leaf_at(path, leaf) for path, leaf in model.leaves.items()]
+  return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def _sharding(leaf: Any) -> Any:
+  """Where the leaf is to live, if that is said."""
+  if isinstance(leaf, jax.core.Tracer):
+    return None
+  sharding = getattr(leaf, "sharding", None)
+  return sharding if isinstance(sharding, jax.sharding.NamedSharding) else None

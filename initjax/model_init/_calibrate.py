@@ -1,0 +1,149 @@
+"""`calibrate`: unit second moment at every operation, in one forward pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax._checks import check_choice, check_number
+from initjax._paths import is_float, leaves_by_path, paths_of
+from initjax.graph._signal_graph import Trace, trace
+from initjax.model_init._calibration import Calibration
+from initjax.model_init._groups import groups_of
+from initjax.model_init._kernels import kernels_of
+from initjax.model_init._leaves import rescaled
+from initjax.model_init._pass import Plan, beginning, pooled, run
+
+
+def calibrate(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  target: float | jax.Array = 1.0,
+  statistic: str = "second_moment",
+  shared: str = "first",
+) -> tuple[Any, Calibration]:
+  """Rescales every kernel so that its output has the wanted second moment.
+
+  One forward pass. The output of a linear operation, before its bias, scales
+  with its kernel, so at each operation
+
+      factor = √(target / statistic(output)),
+
+  the output is multiplied by it, and the same pass goes on. Each factor is
+  carried back to the parameters through the transpose of the view L that made
+  the kernel, entry by entry:
+
+      leaf ← leaf · Lᵀ(factor) / Lᵀ(1),
+
+  so stacked layers get a factor for each repeat of their scan, and slices of a
+  fused kernel one each. An operation is a matrix product, a convolution or an
+  embedding look-up with a parameter; it has one factor for all its output, also
+  where it holds several heads or experts. Parameters that are not kernels, such
+  as biases, keep their values.
+
+  The statistic of every operation is then the target, to rounding, except
+  where `info.skipped` says why not:
+
+  - a kernel used several times (tied, overlapping slices, or the same at every
+    repeat of a scan) has one factor, which its later uses have to take as well:
+    that of its first use whose output is not zero, or with "pooled" the one
+    that gives all live uses taken together the target. Pooling takes a second
+    pass, and is exact as far as signals do not change by it;
+  - factor 1 where there is nothing to divide by: an output that is zero, not
+    finite or, for the variance, constant; and in a branch not taken;
+  - factor 1 where a kernel is not a view of parameters, as under weight
+    standardisation; where a parameter reaches an operation in another way too;
+    and inside while loops, `shard_map` and kernels written by hand.
+
+  Works inside `jit` and `vmap`, and on sharded parameters, which stay so.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`.
+    params: any pytree of arrays.
+    *inputs: the other arguments of `fn`: a batch of data, keys.
+    target: the statistic that is wanted, in squared units of the signal.
+    statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
+      entries of the output.
+    shared: "first" or "pooled", for kernels that are used several times.
+
+  Returns:
+    The parameters, and a `Calibration`: rows of factors, statistics before and
+    reasons; printed, it is a table.
+
+  Raises:
+    TypeError: if `fn` is not callable.
+    ValueError: if the target is not positive, an array is abstract, or no
+      parameter is used in a linear operation.
+
+  Reference: the goal is that of LSUV, Mishkin & Matas (2016), "All you need is
+  a good init", algorithm 1, which takes at least one forward pass per layer.
+
+  >>> import jax.numpy as jnp
+  >>> def mlp(params, x):
+  ...   return jax.nn.relu(x @ params["first"]) @ params["second"]
+  >>> params = {"first": jnp.ones((3, 8)), "second": jnp.ones((8, 2))}
+  >>> params, info = calibrate(mlp, params, jnp.ones((5, 3)))
+  >>> [(op.path, round(op.before, 4)) for op in info.operations]
+  [('first', 9.0), ('second', 64.0)]
+  >>> mlp(params, jnp.ones((1, 3)))
+  Array([[1., 1.]], dtype=float32)
+  """
+  check_number("target", target, low=0.0, open_low=True)
+  check_choice("statistic", statistic, ("second_moment", "variance"))
+  check_choice("shared", shared, ("first", "pooled"))
+  _check_concrete(params, inputs)
+  params = jax.tree.map(_in_jax, params)
+  traced = trace(fn, params, *inputs)
+  plan = _plan(traced, params, statistic, target)
+  leaves = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
+  start = beginning(plan)
+  _, states, rows = run(plan, traced.jaxpr, leaves, start)
+  if shared == "pooled" and any(group.shared for group in plan.groups):
+    start = pooled(plan, states)
+    _, states, rows = run(plan, traced.jaxpr, leaves, start)
+  flat, structure = jax.tree.flatten(params)
+  changed = rescaled(plan, states, leaves)[: len(flat)]
+  ordered = tuple(rows[site] for site in traced.sites)
+  info = Calibration(ordered, traced.graph, statistic, shared)
+  return jax.tree.unflatten(structure, changed), info
+
+
+_NO_KERNEL = (
+  "calibrate wanted a function that uses parameters in matrix products, "
+  "convolutions or embedding look-ups, got one without; pass what is to be "
+  "rescaled as the first argument: fn(params, *inputs)."
+)
+_NO_INPUT = (
+  "calibrate wanted the data among its arguments, got params alone: what fn "
+  "closes over is a constant, and its product with a kernel no signal; let fn "
+  "take the data, fn(params, x), and call calibrate(fn, params, x)."
+)
+
+
+def _plan(traced: Trace, params: Any, statistic: str, target: Any) -> Plan:
+  paths = paths_of(params)
+  if not traced.sites:
+    alone = len(traced.jaxpr.in_avals) == len(paths)
+    raise ValueError(_NO_INPUT if alone else _NO_KERNEL)
+  ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
+  kernels = kernels_of(traced, paths)
+  return Plan(ops, kernels, groups_of(ops, kernels), statistic, target)
+
+
+def _in_jax(leaf: Any) -> Any:
+  """NumPy's float64 becomes what it is in the pass."""
+  numpy = is_float(leaf) and isinstance(leaf, np.ndarray)
+  return jnp.asarray(leaf) if numpy else leaf
+
+
+def _check_concrete(params: Any, inputs: Any) -> None:
+  for name, tree in (("params", params), ("inputs", inputs)):
+    for path, leaf in leaves_by_path(tree).items():
+      if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise ValueError(
+          f"calibrate needs values, got {leaf} at {path} of {name}; initialize "
+          "it first, for instance by auto_init."
+        )

@@ -1,0 +1,156 @@
+"""A model's own initialization, each distinct part of it compiled once."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from initjax._checks import check_choice
+from initjax.graph._compat import open_jaxpr
+from initjax.model_init._compiled import compiled
+from initjax.model_init._models import Making, making
+from initjax.model_init._path_keys import by_path, derived, key_test
+from initjax.model_init._placement import placements
+from initjax.model_init._progress import watched
+from initjax.model_init._slices import is_input, program_of
+from initjax.model_init._values import Constant, Input, Value, nodes, read
+
+
+def init_variables(
+  key_or_rngs: Any,
+  model: Any,
+  *inputs: Any,
+  method: Any = None,
+  kwargs: dict[str, Any] | None = None,
+  shardings: Any = None,
+  keys: str = "model",
+  progress: bool | None = None,
+) -> Any:
+  """A model's variables by its own initializers, fast and in little memory.
+
+  The init function is traced, not run. Its jaxpr is cut into one slice for
+  each leaf, and slices that differ only in keys and numbers share one
+  compilation, so that depth costs none. Values are those of `model.init` bit
+  for bit, but where XLA rounds one program otherwise than several, in the last
+  place: a·b + c, quotients, complex products, draws inside a loop (`nn.scan`).
+
+  What is drawn elementwise from threefry keys (partitionable, as is the
+  default), of whatever distribution, is drawn in blocks: no temporary grows
+  with the leaf. Other key types and other draws (orthogonal) need the
+  temporaries that they need in JAX. A leaf that depends on the inputs is
+  computed, with all others that do, in one compilation of their own.
+
+  Args:
+    key_or_rngs: a key, a dict of keys by name for linen, or an `nnx.Rngs`,
+      whose counters advance as they do when the module is built.
+    model: a linen module; or a function of the key and the inputs, such as
+      `functools.partial(model.init, train=False)`, Haiku's `init` or a
+      `lambda key: Module(key=key)` of Equinox; or, with `nnx.Rngs`, a function
+      of them that builds an NNX module. Leaves that are no JAX arrays stay.
+    *inputs: what the model is initialized on; shapes (`jax.ShapeDtypeStruct`)
+      will do unless a leaf depends on their values.
+    method: the linen method to initialize by.
+    kwargs: keyword arguments of the model, such as `{"train": False}`.
+    shardings: a tree of `NamedSharding` like the variables or a prefix of
+      them, or a `Mesh`, for the partitioning that the model declares. Each
+      device draws its own part and values do not depend on the mesh; leaves
+      that are not elementwise are drawn by XLA's own partitioning.
+    keys: "model", or "path": the n-th key that a leaf draws from is
+      `fold_in(h, n)`, where h is the root key into which 64 bits of SHA-256 of
+      the leaf's path are folded. Then equal keys (flax#2157) cannot be, and a
+      layer added elsewhere changes nothing.
+    progress: whether to show a bar; None: after 3 seconds, on a terminal.
+
+  Returns:
+    What `model.init(key_or_rngs, *inputs)`, or the function, would return.
+
+  Raises:
+    TypeError: for a model or keys of another kind.
+    ValueError: if `shardings` do not fit the variables, or a leaf depends on an
+      input of which only the shape is given.
+
+  >>> import flax.linen as nn, jax.numpy as jnp
+  >>> model = nn.Dense(8)
+  >>> variables = init_variables(jax.random.key(0), model, jnp.ones((1, 3)))
+  >>> variables["params"]["kernel"].shape
+  (3, 8)
+
+  Reference: flax#2157 and jax#19893, the issues that it answers.
+  """
+  check_choice("keys", keys, ("model", "path"))
+  made = making(key_or_rngs, model, inputs, method, kwargs or {})
+  where = tuple(placements(shardings, made.tree, made.paths))
+  plan = _plan(made.jaxpr, len(made.keys), where)
+  drawn: list[Any] = []
+  wanted = [value for part in plan.parts for value in part.keys]
+  given = derived(wanted if keys == "model" else (), made.keys)
+  for part in watched(plan.parts, progress):
+    known = given
+    if keys == "path":
+      known = given | by_path(part.keys, made.paths[part.place], made.keys)
+    drawn += part.draw(*(_argument(x, known, made) for x in part.arguments))
+  return made.finish([drawn[i] for i in plan.places])
+
+
+class _Part(NamedTuple):
+  """What is drawn in one call."""
+
+  draw: Callable[..., Any]
+  arguments: tuple[Value, ...]
+  keys: list[Value]
+  """those of the arguments that it draws from"""
+  place: int
+  """the first leaf that it makes"""
+
+
+class _Plan(NamedTuple):
+  parts: list[_Part]
+  places: list[int]
+  """for each leaf, its place in what the parts give"""
+
+
+def _plan(jaxpr: Any, num_keys: int, where: tuple[Any, ...]) -> _Plan:
+  """Each distinct value by itself; those that read an input together."""
+  inputs = [Input(i) for i in range(len(open_jaxpr(jaxpr).jaxpr.invars))]
+  values = list(zip(read(jaxpr, inputs), where, strict=True))
+  is_key = key_test([value for value, _ in values], num_keys)
+  distinct = list(dict.fromkeys(values))
+  alone = [[x] for x in distinct if not _reads_input(x[0], is_key)]
+  together = [x for x in distinct if _reads_input(x[0], is_key)]
+  groups = alone + [together] * bool(together)
+  parts = [_part(group, is_key, values.index(group[0])) for group in groups]
+  order = {x: i for i, x in enumerate(itertools.chain(*groups))}
+  return _Plan(parts, [order[value] for value in values])
+
+
+def _part(group: list[Any], is_key: Any, place: int) -> _Part:
+  program, arguments = program_of([value for value, _ in group], is_key)
+  shardings = tuple(sharding for _, sharding in group)
+  settled = None if all(x is None for x in shardings) else shardings
+  keys = [value for value in arguments if is_key(value)]
+  if not program.steps:  # a leaf that is one of the keys given stays that
+    keys = [value for value in keys if not isinstance(value, Input)]
+  return _Part(compiled(program, settled), arguments, keys, place)
+
+
+def _reads_input(value: Value, is_key: Any) -> bool:
+  operands = itertools.chain.from_iterable(
+    node.operands for node in nodes([value], stop=is_key)
+  )
+  return is_input(x for x in [value, *operands] if not is_key(x))
+
+
+def _argument(value: Value, known: dict[Value, Any], made: Making) -> Any:
+  if isinstance(value, Constant):
+    return value.value
+  if value in known:
+    return known[value]
+  assert isinstance(value, Input)
+  array = made.arrays[value.place - len(made.keys)]
+  if isinstance(array, jax.ShapeDtypeStruct):
+    raise ValueError(
+      "a variable depends on the values of an input of which only the shape "
+      f"{array.shape} is given; pass an array."
+    )
+  return array

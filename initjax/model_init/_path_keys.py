@@ -1,0 +1,95 @@
+"""The keys that draws start from: as the model derives them, or by path."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from initjax._paths import key_of
+from initjax.model_init._values import (
+  Constant,
+  Input,
+  Node,
+  Out,
+  Value,
+  bind,
+  nodes,
+)
+
+_DERIVATIONS = (
+  "random_wrap",
+  "random_clone",
+  "random_unwrap",
+  "random_fold_in",
+  "random_split",
+  *("slice", "squeeze", "reshape", "broadcast_in_dim", "transpose"),
+  *("dynamic_slice", "gather", "concatenate", "copy", "copy_p"),
+)
+
+
+def key_test(
+  outputs: Sequence[Value], num_keys: int
+) -> Callable[[Value], bool]:
+  """Tells the values that are keys, derived from the first inputs alone."""
+  found: set[Node] = set()
+
+  def is_key(value: Value) -> bool:
+    if isinstance(value, Input):
+      return value.place < num_keys
+    return isinstance(value, Out) and value.node in found
+
+  for node in nodes(outputs):
+    given = [x for x in node.operands if not isinstance(x, Constant)]
+    if node.name in _DERIVATIONS and given and all(map(is_key, given)):
+      found.add(node)
+  return is_key
+
+
+def derived(
+  wanted: Sequence[Value], keys: Sequence[jax.Array]
+) -> dict[Value, Any]:
+  """The keys as the model derives them, each step taken once."""
+  known: dict[Value, Any] = {Input(i): key for i, key in enumerate(keys)}
+
+  def get(value: Value) -> Any:
+    return value.value if isinstance(value, Constant) else known[value]
+
+  for node in nodes(wanted):
+    results = bind(node.eqn, [get(value) for value in node.operands])
+    known |= {Out(node, i): result for i, result in enumerate(results)}
+  return known
+
+
+def by_path(
+  wanted: Sequence[Value], path: str, keys: Sequence[jax.Array]
+) -> dict[Value, Any]:
+  """Keys for the draws of one leaf that depend on its path alone.
+
+  The n-th key that the leaf draws from becomes
+  `fold_in(key_of(root, path), n)`, split if it is an array of keys; the root
+  is the first of the given keys that the model derives it from.
+  """
+  found: dict[Value, Any] = {}
+  for place, value in enumerate(wanted):
+    root = keys[min(_roots(value))]
+    aval = value.aval if isinstance(value, Out) else root
+    typed = jnp.issubdtype(root.dtype, jax.dtypes.prng_key)
+    root = root if typed else jax.random.wrap_key_data(root)
+    key = jax.random.fold_in(key_of(root, path), place)
+    found[value] = _shaped(key, aval)
+  return found
+
+
+def _roots(value: Value) -> set[int]:
+  if isinstance(value, Input):
+    return {value.place}
+  operands = (x for node in nodes([value]) for x in node.operands)
+  return {x.place for x in operands if isinstance(x, Input)}
+
+
+def _shaped(key: jax.Array, aval: Any) -> jax.Array:
+  if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
+    return jax.random.split(key, aval.shape) if aval.shape else key
+  keys = jax.random.split(key, aval.shape[:-1]) if aval.ndim > 1 else key
+  return jax.random.key_data(keys)

@@ -1,0 +1,212 @@
+"""A jaxpr as values that know how they are computed.
+
+Calls (jit, remat, custom derivatives) are inlined; of a loop, each output is a
+loop of its own that carries only what that output needs. Numbers that depend
+on nothing are computed at once, as they are outside of jit.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from initjax.graph._compat import open_jaxpr, scan_operands
+from initjax.graph._read import PARTS, PURE
+
+_CALLS: tuple[str, ...] = (
+  "jit",
+  "pjit",
+  "closed_call",
+  "core_call",
+  "remat",
+  "remat2",
+)
+_CALLS += ("checkpoint", "custom_jvp_call", "custom_vjp_call")
+_OTHERS = """argmax argmin clz concatenate cumsum cumprod dot_general
+dynamic_update_slice iota pad random_bits random_clone random_fold_in
+random_gamma random_seed random_split random_unwrap random_wrap reduce_and
+reduce_max reduce_min reduce_or reduce_prod reduce_sum rng_bit_generator
+scatter shift_left shift_right_arithmetic shift_right_logical squeeze stack
+stop_gradient threefry2x32"""
+_PURE = PURE | PARTS | frozenset(_OTHERS.split())
+"""What is computed while reading: no callback, nothing with effects."""
+_serial = itertools.count()
+
+
+class Input(NamedTuple):
+  """An argument of what was traced, by position."""
+
+  place: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+  """A number or an array that depends on nothing."""
+
+  value: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loop:
+  """A scan that computes one of its outputs."""
+
+  body: "tuple[Value, ...]"
+  """the carries that the output needs, then the row if it is of rows"""
+  inputs: tuple[int, ...]
+  """which inputs of the body the operands are: constants, carries, rows"""
+  num_consts: int
+  num_carry: int
+  place: int | None
+  """the output is this carry; None: the stacked rows"""
+  length: int
+  reverse: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+  """One operation."""
+
+  eqn: Any
+  loop: Loop | None
+  operands: "tuple[Value, ...]"
+  avals: tuple[Any, ...]
+  serial: int = dataclasses.field(default_factory=lambda: next(_serial))
+
+  @property
+  def name(self) -> str:
+    """The primitive's name; "loop" for a part of a scan."""
+    return "loop" if self.loop else self.eqn.primitive.name
+
+
+class Out(NamedTuple):
+  """One output of an operation."""
+
+  node: Node
+  place: int
+
+  @property
+  def aval(self) -> Any:
+    """Its shape and dtype."""
+    return self.node.avals[self.place]
+
+
+Value = Input | Constant | Out
+
+
+def read(jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
+  """The outputs of a jaxpr, closed or not, as values of its inputs."""
+  body, consts = open_jaxpr(jaxpr)
+  known: dict[Any, Value] = dict(zip(body.invars, inputs, strict=True))
+  known |= zip(body.constvars, map(Constant, consts), strict=True)
+
+  def value(atom: Any) -> Value:
+    if hasattr(atom, "val"):
+      return Constant(_literal(atom))
+    return known[atom]
+
+  for eqn in _live(body):
+    outputs = _apply(eqn, [value(atom) for atom in eqn.invars])
+    known |= zip(eqn.outvars, outputs, strict=True)
+  return [value(atom) for atom in body.outvars]
+
+
+def _literal(atom: Any) -> Any:
+  return np.asarray(atom.val, atom.aval.dtype)
+
+
+def _live(body: Any) -> list[Any]:
+  """The equations that an output needs, in order."""
+  needed = {atom for atom in body.outvars if not hasattr(atom, "val")}
+  kept = []
+  for eqn in reversed(body.eqns):
+    if not needed.isdisjoint(eqn.outvars):
+      kept.append(eqn)
+      needed.update(atom for atom in eqn.invars if not hasattr(atom, "val"))
+  return kept[::-1]
+
+
+def _apply(eqn: Any, operands: list[Value]) -> list[Value]:
+  name = eqn.primitive.name
+  if name in _CALLS:
+    inner = "jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"
+    return read(eqn.params[inner], operands)
+  if name == "scan":
+    return list(_loops(eqn, operands))
+  avals = tuple(var.aval for var in eqn.outvars)
+  if name in _PURE and _is_number(operands, avals):
+    return [Constant(x) for x in _computed(eqn, operands)]
+  node = Node(eqn, None, tuple(operands), avals)
+  return [Out(node, index) for index in range(len(avals))]
+
+
+def _is_number(operands: Iterable[Value], avals: Iterable[Any]) -> bool:
+  known = all(isinstance(operand, Constant) for operand in operands)
+  return known and all(math.prod(aval.shape) == 1 for aval in avals)
+
+
+def _computed(eqn: Any, operands: Iterable[Any]) -> list[Any]:
+  with jax.ensure_compile_time_eval():
+    return bind(eqn, [operand.value for operand in operands])
+
+
+def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
+  """The equation's operation on arrays."""
+  params = eqn.primitive.get_bind_params(eqn.params)
+  subfuns, params = params if isinstance(params, tuple) else ((), params)
+  with eqn.ctx.manager:
+    results = eqn.primitive.bind(*subfuns, *operands, **params)
+  multiple = eqn.primitive.multiple_results
+  return list(results) if multiple else [results]
+
+
+def _loops(eqn: Any, operands: list[Value]) -> Iterator[Value]:
+  """Each output of a scan as a scan of its own."""
+  num_consts, num_carry = scan_operands(eqn.params)
+  body = read(eqn.params["jaxpr"], [Input(i) for i in range(len(operands))])
+  reads = [{x.place for x in _sources([out])} for out in body]
+  for place, var in enumerate(eqn.outvars):
+    needed, carries = reads[place], {place} & set(range(num_carry))
+    while True:
+      needed = needed.union(*(reads[i] for i in carries))
+      more = {i for i in range(num_carry) if num_consts + i in needed}
+      if more <= carries:
+        break
+      carries |= more
+    kept = tuple(sorted(needed | {num_consts + i for i in carries}))
+    rows = place >= num_carry
+    loop = Loop(
+      body=tuple(body[i] for i in sorted(carries) + [place] * rows),
+      inputs=kept,
+      num_consts=sum(i < num_consts for i in kept),
+      num_carry=len(carries),
+      place=None if rows else sorted(carries).index(place),
+      length=eqn.params["length"],
+      reverse=eqn.params["reverse"],
+    )
+    node = Node(eqn, loop, tuple(operands[i] for i in kept), (var.aval,))
+    yield Out(node, 0)
+
+
+def _sources(outputs: Iterable[Value]) -> list[Input]:
+  found = [out for out in outputs if isinstance(out, Input)]
+  for node in nodes(outputs):
+    found += [x for x in node.operands if isinstance(x, Input)]
+  return found
+
+
+def nodes(
+  outputs: Iterable[Value], stop: Callable[[Value], bool] = lambda _: False
+) -> list[Node]:
+  """The operations that the outputs need, in order; none behind a stop."""
+  found: set[Node] = set()
+  waiting = list(outputs)
+  while waiting:
+    value = waiting.pop()
+    if isinstance(value, Out) and value.node not in found and not stop(value):
+      found.add(value.node)
+      waiting += value.node.operands
+  return sorted(found, key=lambda node: node.serial)

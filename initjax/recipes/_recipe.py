@@ -1,0 +1,58 @@
+"""What every recipe returns, and how it is made: rules, and a forward pass."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from initjax._paths import Where
+from initjax.recipes._rules import Plan, Rule, rules
+from initjax.typing import DType, Initializer, OutSharding
+
+
+class Recipe(NamedTuple):
+  """New parameters, and what the forward pass must do with them."""
+
+  params: Any
+  multipliers: Mapping[str, Any]
+  """by their name in `forward`: numbers, or arrays with a row a branch"""
+  forward: str
+  """the equation of a block, and which multipliers are trained"""
+  plan: Plan
+  """which leaves were set or scaled, and by which rule"""
+
+
+def by_rules(
+  key: jax.Array | None,
+  params: Any,
+  pairs: Sequence[tuple[Where | None, Any]],
+  *,
+  multipliers: Mapping[str, Any],
+  forward: str,
+) -> Recipe:
+  """A recipe of rules; those without a pattern are left out."""
+  given: list[Rule] = [(w, target) for w, target in pairs if w is not None]
+  made = rules(given)
+  plan = made.plan(params)
+  return Recipe(made.apply(key, params), multipliers, forward, plan)
+
+
+def scaled(init: Initializer, factor: float) -> Initializer:
+  """The initializer times a number; narrow dtypes are drawn in float32."""
+
+  def draw(
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: DType = None,
+    out_sharding: OutSharding = None,
+  ) -> jax.Array:
+    dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    if out_sharding is None:
+      drawn = init(key, shape, wide)
+    else:
+      drawn = init(key, shape, wide, out_sharding)
+    return (drawn * factor).astype(dtype)
+
+  return draw

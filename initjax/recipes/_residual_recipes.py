@@ -1,0 +1,165 @@
+"""Recipes for residual networks without normalization, or at the identity."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from initjax._checks import check_integer
+from initjax._paths import Where
+from initjax.initializers import zeros
+from initjax.recipes._recipe import Recipe, by_rules
+from initjax.recipes._scaled_before import scaled_before
+
+
+def fixup(
+  params: Any,
+  *,
+  num_branches: int,
+  layers_per_branch: int,
+  branch: Where,
+  last: Where,
+  classifier: Where,
+) -> Recipe:
+  """Fixup: branch kernels × L^(-1/(2m-2)), the last of each 0.
+
+  With L branches of m layers each, an SGD step of rate η then changes the
+  output by Θ(η), whatever the depth. The kernels of `params` should come from
+  a standard method, such as He's. The forward pass has no normalization; it
+  adds a scalar bias (0) before each kernel and each activation, and
+  multiplies each branch by a scalar (1), all of them trained.
+
+  Args:
+    params: concrete parameters.
+    num_branches: L >= 1, in the whole network.
+    layers_per_branch: m >= 2.
+    branch: the kernels in the branches; those of `last` may be among them.
+    last: the last kernel of each branch.
+    classifier: the kernel (and bias) of the output layer.
+
+  Raises:
+    ValueError: for counts too small, or a pattern that matches nothing.
+
+  Warns:
+    UserWarning: if the branches look as if they had been scaled before.
+
+  >>> params = {"a": jnp.ones(2), "b": jnp.ones(2), "head": jnp.ones(2)}
+  >>> made = fixup(params, num_branches=100, layers_per_branch=2, branch="a",
+  ...              last="b", classifier="head")
+  >>> made.params["a"], made.multipliers["scale"].shape
+  (Array([0.1, 0.1], dtype=float32), (100,))
+
+  Reference: Zhang, Dauphin and Ma 2019, §3 (Fixup initialization, rules 1-3).
+  """
+  check_integer("num_branches", num_branches, low=1)
+  check_integer("layers_per_branch", layers_per_branch, low=2)
+  factor = num_branches ** (-1 / (2 * layers_per_branch - 2))
+  zeroed = [last, classifier]
+  usual = scaled_before(params, branch, factor, beside=zeroed, fan=True)
+  if usual is not None:
+    warnings.warn(
+      f"fixup scales by {factor:.4g}, but √fan_in times all that branch names "
+      "is smaller by that factor than for the other kernels "
+      f"({usual:.4g}) already; if fixup has scaled it, do not do so twice.",
+      stacklevel=2,
+    )
+  return by_rules(
+    jax.random.key(0),  # nothing is drawn but zeros
+    params,
+    [(last, zeros), (classifier, zeros), (branch, factor)],
+    multipliers={
+      "scale": jnp.ones(num_branches),
+      "bias": jnp.zeros((num_branches, 2 * layers_per_branch)),
+    },
+    forward="x + scale·F(x), a scalar bias added before each kernel and each "
+    "activation of F; scale and bias are trained; no normalization",
+  )
+
+
+def skipinit(
+  params: Any, *, num_branches: int, alpha: Where | None = None
+) -> Recipe:
+  """SkipInit: x + α·F(x) with a trained scalar α = 0 for each branch.
+
+  The network is the identity from block to block at the start, as deep
+  networks with BatchNorm are nearly. Kernels keep their values.
+
+  Args:
+    params: any parameters.
+    num_branches: in the whole network, >= 1.
+    alpha: the leaves that hold α, if `params` has them; they become 0.
+
+  Raises:
+    ValueError: for a count too small, or a pattern that matches nothing.
+
+  >>> skipinit({}, num_branches=3).multipliers["alpha"]
+  Array([0., 0., 0.], dtype=float32)
+
+  Reference: De and Smith 2020, §4 (SkipInit).
+  """
+  return _gated(params, num_branches, alpha, "biases in all layers of F")
+
+
+def rezero(
+  params: Any, *, num_branches: int, alpha: Where | None = None
+) -> Recipe:
+  """ReZero: x + α·F(x) with a trained scalar α = 0 for each layer.
+
+  The two branches of a transformer layer, attention and feed-forward, share
+  one α, so `num_branches` counts layers there. No LayerNorm, no warm-up.
+
+  Args:
+    params: any parameters.
+    num_branches: how many α there are, >= 1.
+    alpha: the leaves that hold α, if `params` has them; they become 0.
+
+  Raises:
+    ValueError: for a count too small, or a pattern that matches nothing.
+
+  >>> rezero({"alpha": jnp.ones(2)}, num_branches=2, alpha="alpha").params
+  {'alpha': Array([0., 0.], dtype=float32)}
+
+  Reference: Bachlechner et al. 2021, Eq. 1.
+  """
+  return _gated(params, num_branches, alpha, "no LayerNorm, no warm-up")
+
+
+def _gated(
+  params: Any, num_branches: int, alpha: Where | None, more: str
+) -> Recipe:
+  check_integer("num_branches", num_branches, low=1)
+  return by_rules(
+    jax.random.key(0),
+    params,
+    [(alpha, zeros)],
+    multipliers={"alpha": jnp.zeros(num_branches)},
+    forward=f"x + alpha·F(x); alpha is trained; {more}",
+  )
+
+
+def zero_last_scale(params: Any, *, last_scale: Where) -> Recipe:
+  """The scale of each block's last normalization becomes 0.
+
+  Every block x + γ·norm(F(x)) starts as the identity; γ is trained.
+
+  Args:
+    params: any parameters; the scales may be abstract.
+    last_scale: the scale γ of the last normalization of each branch.
+
+  Raises:
+    ValueError: if the pattern matches nothing.
+
+  >>> params = {"BatchNorm_1": {"scale": jnp.ones(2)}}
+  >>> zero_last_scale(params, last_scale="*BatchNorm_1/scale").params
+  {'BatchNorm_1': {'scale': Array([0., 0.], dtype=float32)}}
+
+  Reference: Goyal et al. 2017, §5.1 (zero γ).
+  """
+  return by_rules(
+    jax.random.key(0),
+    params,
+    [(last_scale, zeros)],
+    multipliers={},
+    forward="as it is",
+  )

@@ -1,0 +1,247 @@
+"""Rules: which leaf is set or scaled by what; the first that matches wins."""
+
+import dataclasses
+import numbers
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from initjax._checks import check_key
+from initjax._paths import (
+  Where,
+  check_target,
+  check_where,
+  is_float,
+  key_of,
+  leaves_by_path,
+  map_floats,
+  matches,
+  near_misses,
+  where_text,
+)
+from initjax.recipes._layouts import Layout, layouts, misread
+from initjax.reports._encoding import encoding_of_stdout, printable
+from initjax.typing import Initializer
+
+Rule = tuple[Where, Initializer | float]
+
+
+class PlanRow(NamedTuple):
+  """What the rules do to one leaf."""
+
+  path: str
+  shape: tuple[int, ...]
+  dtype: str
+  rule: int | None
+  """the first that matches, counted from 0; None if the leaf stays"""
+  action: str
+  """"draw", "× factor" or "keep" """
+  shadowed: tuple[int, ...]
+  """later rules that match, too"""
+
+
+class Plan(NamedTuple):
+  """What the rules would do; `print(plan)` is a table."""
+
+  rows: tuple[PlanRow, ...]
+  patterns: tuple[str, ...]
+  """of the rules, in their order"""
+
+  @property
+  def untouched(self) -> tuple[str, ...]:
+    """Paths of the leaves that stay as they are."""
+    return tuple(row.path for row in self.rows if row.rule is None)
+
+  def __str__(self) -> str:
+    table = [("leaf", "shape", "dtype", "action", "rule", "shadowed")]
+    for row in self.rows:
+      rule = (
+        "" if row.rule is None else f"{row.rule}: {self.patterns[row.rule]}"
+      )
+      shadowed = ", ".join(map(str, row.shadowed))
+      shape = "×".join(map(str, row.shape)) or "scalar"
+      table.append((row.path, shape, row.dtype, row.action, rule, shadowed))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (
+      "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+      for line in table
+    )
+    text = "\n".join(line.rstrip() for line in lines)
+    return printable(text, encoding_of_stdout())
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """Rules in order; see `rules`."""
+
+  pairs: tuple[Rule, ...]
+
+  def plan(self, params: Any) -> Plan:
+    """What `apply` would do with every leaf; touches nothing.
+
+    Raises:
+      ValueError: if a rule matches no leaf.
+    """
+    rows: list[PlanRow] = []
+    hit: set[int] = set()
+    for path, leaf in leaves_by_path(params).items():
+      if hasattr(leaf, "dtype"):
+        found = self._matching(path, leaf)
+        hit.update(found)
+        rows.append(_row(self.pairs, path, leaf, found))
+    for number, (where, _) in enumerate(self.pairs):
+      if number not in hit:
+        _raise_unmatched(number, where, [row.path for row in rows])
+    return Plan(
+      tuple(rows), tuple(where_text(where) for where, _ in self.pairs)
+    )
+
+  def apply(self, key: jax.Array | None, params: Any) -> Any:
+    """Parameters set and scaled by the rules.
+
+    Every leaf is drawn with a key made of its path alone, so no other leaf
+    changes it. Dtype, sharding and the box around a leaf stay (but where JAX
+    has no such dtype: NumPy's float64 becomes float32, unless x64 is on).
+
+    Args:
+      key: may be None if no rule draws.
+      params: any tree of arrays; abstract where an initializer sets them.
+
+    Raises:
+      ValueError: if a rule matches no leaf, or scales an abstract one.
+      TypeError: for what is no key, if a rule draws.
+
+    Warns:
+      UserWarning: where an initializer counts the outputs of an Equinox layer,
+        whose kernels are [out, in], as its inputs.
+    """
+    if key is not None or any(callable(target) for _, target in self.pairs):
+      check_key(key)
+    self._warn_of_layouts(self.plan(params), layouts(params))
+
+    def visit(path: str, leaf: Any) -> Any:
+      found = self._matching(path, leaf)
+      if not found:
+        return leaf
+      target = self.pairs[found[0]][1]
+      if isinstance(target, numbers.Real):
+        return _scaled(path, leaf, float(target))
+      assert key is not None
+      return _drawn(path, key_of(key, path), leaf, target)
+
+    return map_floats(visit, params)
+
+  def _warn_of_layouts(self, plan: Plan, known: Mapping[str, Layout]) -> None:
+    """Once for each rule whose initializer takes outputs for inputs."""
+    warned: set[int] = set()
+    for row in plan.rows:
+      if row.rule is None or row.rule in warned or row.path not in known:
+        continue
+      target = self.pairs[row.rule][1]
+      wrong = misread(target, row.shape, known[row.path])
+      if wrong is not None:
+        warned.add(row.rule)
+        message = f"rule {row.rule} draws {row.path}, {wrong}"
+        warnings.warn(message, stacklevel=3)
+
+  def _matching(self, path: str, leaf: Any) -> list[int]:
+    if not is_float(leaf):
+      return []
+    return [
+      number
+      for number, (where, _) in enumerate(self.pairs)
+      if matches(where, path, leaf)
+    ]
+
+
+def rules(pairs: Sequence[Rule]) -> Rules:
+  """Rules `(where, what)` for the leaves of any tree; the first match wins.
+
+  `where` is a glob over the leaf's path, names joined by "/" (`*` is any
+  text, slashes too), a `re.Pattern` found in it, a predicate `(path, leaf)`,
+  or a list of these. `what` is an initializer, or a number that scales the
+  leaf. Leaves that no rule matches, and those that are not floats (counters,
+  random keys), stay. Flax boxes and NNX variables are part of no path.
+
+  Args:
+    pairs: the rules, in order.
+
+  Raises:
+    ValueError: if a rule is not such a pair.
+
+  >>> params = {"Dense_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+  >>> halved = rules([("*/kernel", 0.5)])
+  >>> halved.apply(None, params)["Dense_0"]["kernel"][0]
+  Array([0.5, 0.5], dtype=float32)
+  >>> halved.plan(params).untouched
+  ('Dense_0/bias',)
+
+  Reference: rules over parameter paths are common practice in JAX, such as
+  the partition rules of T5X (Roberts et al. 2022).
+  """
+  checked: list[Rule] = []
+  for pair in pairs:
+    if (
+      not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2
+    ):
+      raise ValueError(f"a rule is a pair (where, what); got {pair!r}.")
+    where, target = pair
+    check_where("the pattern of a rule", where)
+    check_target(target)
+    checked.append((where, target))
+  return Rules(tuple(checked))
+
+
+def _row(
+  pairs: tuple[Rule, ...], path: str, leaf: Any, found: list[int]
+) -> PlanRow:
+  action = "keep"
+  if found:
+    target = pairs[found[0]][1]
+    scales = isinstance(target, numbers.Real)
+    action = f"× {target:.4g}" if scales else "draw"
+  rule = found[0] if found else None
+  shape, dtype = tuple(leaf.shape), str(leaf.dtype)
+  return PlanRow(path, shape, dtype, rule, action, tuple(found[1:]))
+
+
+def _raise_unmatched(number: int, where: Where, paths: list[str]) -> None:
+  near = ", ".join(near_misses(where, paths)) or "no leaf at all"
+  raise ValueError(
+    f"rule {number}, {where_text(where)!r}, matches no leaf of floats; near "
+    f"it: {near}. A glob must match the whole path: begin it with *."
+  )
+
+
+def dtype_of(leaf: Any) -> Any:
+  """The dtype that the leaf has in JAX: float32 for NumPy's float64 at x32."""
+  return jax.dtypes.canonicalize_dtype(leaf.dtype)
+
+
+def _scaled(path: str, leaf: Any, factor: float) -> jax.Array:
+  if isinstance(leaf, jax.ShapeDtypeStruct):
+    raise ValueError(
+      f"{path} is abstract and cannot be scaled by {factor:g}; draw it first, "
+      "or give the rule an initializer."
+    )
+  dtype = dtype_of(leaf)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  return (jnp.asarray(leaf, wide) * factor).astype(dtype)
+
+
+def _drawn(path: str, key: jax.Array, leaf: Any, init: Any) -> jax.Array:
+  shape, dtype = tuple(leaf.shape), dtype_of(leaf)
+  draw = lambda key: jnp.asarray(init(key, shape, dtype), dtype)
+  traced = isinstance(leaf, jax.core.Tracer)
+  sharding = None if traced else getattr(leaf, "sharding", None)
+  if isinstance(sharding, jax.sharding.NamedSharding):
+    draw = jax.jit(draw, out_shardings=sharding)
+  drawn = draw(key)
+  if drawn.shape != shape:
+    raise ValueError(
+      f"the initializer of {path} gave shape {drawn.shape}; wanted {shape}."
+    )
+  return drawn

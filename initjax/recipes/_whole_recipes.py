@@ -1,0 +1,187 @@
+"""Recipes for whole networks: PyTorch's defaults, the identity, ZerO."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from initjax._checks import Axes, axes_tuple, positive_axes
+from initjax._paths import Where, leaves_by_path, matches
+from initjax.initializers import (
+  dirac,
+  eye,
+  normal,
+  ones,
+  torch_linear_bias,
+  torch_linear_kernel,
+  zero_hadamard,
+  zeros,
+)
+from initjax.recipes._recipe import Recipe, by_rules
+from initjax.recipes._rules import Rule
+from initjax.typing import DType, Initializer
+
+
+def torch_defaults(
+  key: jax.Array,
+  params: Any,
+  *,
+  kernels: Where = "*kernel",
+  embeddings: Where = "*embedding",
+  batch_axis: Axes = (),
+) -> Recipe:
+  """What PyTorch starts with, in a Flax model.
+
+      kernels      U(±1/√fan_in)
+      bias         U(±1/√fan_in) of the kernel beside it, 0 beside none
+      scale        1
+      embeddings   N(0, 1)
+
+  Args:
+    key: a key; each leaf gets its own by its path.
+    params: any parameters, which may be abstract.
+    kernels: of dense layers and convolutions, `[*window, in, out]`.
+    embeddings: tables `[tokens, features]`.
+    batch_axis: axes of stacked layers, the same for all kernels.
+
+  Raises:
+    ValueError: if a kernel has too few axes.
+
+  >>> params = {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}
+  >>> made = torch_defaults(jax.random.key(0), params)
+  >>> bool(abs(made.params["kernel"]).max() <= 0.5)
+  True
+
+  Reference: `reset_parameters` of `torch.nn.Linear`, `Conv2d`, `Embedding`,
+  `LayerNorm` (PyTorch 2).
+  """
+  leaves = {
+    path: leaf
+    for path, leaf in leaves_by_path(params).items()
+    if hasattr(leaf, "shape")
+  }
+  found = [
+    path for path, leaf in leaves.items() if matches(kernels, path, leaf)
+  ]
+  pairs: list[Rule] = [
+    (_one(p), torch_linear_kernel(batch_axis=batch_axis)) for p in found
+  ]
+  for path in found:
+    batch = positive_axes(
+      "batch_axis", axes_tuple("batch_axis", batch_axis), leaves[path].shape
+    )
+    sizes = [n for i, n in enumerate(leaves[path].shape) if i not in batch]
+    bias = _beside(path, "bias")
+    if bias in leaves:
+      pairs.append((_one(bias), torch_linear_bias(math.prod(sizes[:-1]))))
+  others = (("*bias", zeros), ("*scale", ones), (embeddings, normal(1.0)))
+  pairs += [
+    (where, init)
+    for where, init in others
+    if any(matches(where, path, leaf) for path, leaf in leaves.items())
+  ]
+  return by_rules(key, params, pairs, multipliers={}, forward="as it is")
+
+
+def _one(path: str) -> Where:
+  """Exactly this path, whatever letters it has."""
+
+  def this(name: str, leaf: Any) -> bool:
+    del leaf
+    return name == path
+
+  this.__name__ = path
+  return this
+
+
+def _beside(path: str, name: str) -> str:
+  parent, slash, _ = path.rpartition("/")
+  return parent + slash + name
+
+
+def identity(
+  params: Any, *, kernels: Where = "*kernel", stacked: bool = False
+) -> Recipe:
+  """Every kernel passes on its input: I, or a Dirac delta in the window.
+
+  Args:
+    params: any parameters, kernels may be abstract.
+    kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
+    stacked: whether kernels have an axis of layers before these.
+
+  Raises:
+    ValueError: if the pattern matches nothing, or a kernel has one axis.
+
+  >>> identity({"kernel": jnp.ones((2, 2))}).params["kernel"]
+  Array([[1., 0.],
+         [0., 1.]], dtype=float32)
+
+  Reference: Le, Jaitly and Hinton 2015, §2; `torch.nn.init.dirac_`.
+  """
+
+  def init(
+    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
+  ) -> jax.Array:
+    passing: Initializer = eye() if len(shape) == 2 else dirac()
+    return passing(key, shape, dtype, out_sharding)
+
+  return by_rules(
+    jax.random.key(0),
+    params,
+    [(kernels, _each(init) if stacked else init)],
+    multipliers={},
+    forward="as it is",
+  )
+
+
+def zero_initialization(
+  params: Any,
+  *,
+  kernels: Where = "*kernel",
+  last: Where | None = None,
+  biases: Where | None = None,
+  stacked: bool = False,
+) -> Recipe:
+  """ZerO: zeros, identities and Hadamard matrices, nothing random.
+
+  Kernels are `initializers.zero_hadamard`; the last kernel of each residual
+  branch is 0, so that every block starts as the identity.
+
+  Args:
+    params: any parameters, those set may be abstract.
+    kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
+    last: the last kernel of each branch, which becomes 0.
+    biases: become 0.
+    stacked: whether kernels have an axis of layers before these.
+
+  Raises:
+    ValueError: if a pattern matches nothing, or a kernel has one axis.
+
+  >>> params = {"a": {"kernel": jnp.ones((1, 2))}}
+  >>> zero_initialization(params).params["a"]["kernel"]
+  Array([[1., 1.]], dtype=float32)
+
+  Reference: Zhao, Schäfer and Anandkumar 2022, Algorithms 1 and 2.
+  """
+  hadamard = zero_hadamard()
+  init = _each(hadamard) if stacked else hadamard
+  return by_rules(
+    jax.random.key(0),
+    params,
+    [(last, zeros), (biases, zeros), (kernels, init)],
+    multipliers={},
+    forward="as it is",
+  )
+
+
+def _each(init: Initializer) -> Initializer:
+  """The same kernel for each layer of a stack; for those without randomness."""
+
+  def draw(
+    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
+  ) -> jax.Array:
+    one = init(key, tuple(shape[1:]), dtype)
+    return jnp.broadcast_to(one, tuple(shape), out_sharding=out_sharding)
+
+  return draw

@@ -1,0 +1,40 @@
+"""audit finds moments, and copies even when scaled."""
+
+import numpy as np
+import pytest
+from drawn_by_numpy import normal
+
+from initjax.recipes import audit
+
+
+def test_moments_against_what_is_expected():
+  w = normal(0, 100, 100, scale=0.5)
+  (row, zero) = audit(
+    {"w": w, "zero": np.zeros(3)}, expected={"w": 0.5, "zero": None}
+  ).rows
+  np.testing.assert_allclose(row.std, np.std(w.astype(float)), rtol=1e-12)
+  assert abs(row.deviation) < 4  # standard errors
+  assert (zero.std, zero.expected_std, zero.deviation) == (0.0, None, None)
+  assert audit({"w": 2 * w}, expected=0.5).rows[0].deviation > 100
+
+
+def test_deviations_are_in_standard_errors():
+  """Of 400 samples: std 1, to four standard errors √(1/2·400)."""
+  samples = normal(2, 400, 1000)
+  rows = audit(dict(enumerate(samples)), expected=1.0).rows
+  deviations = np.array([row.deviation for row in rows])
+  assert abs(deviations.std() - 1) < 4 / np.sqrt(2 * 400)
+
+
+def test_copies_up_to_scale():
+  one, two = normal(1, 2, 8, 8)
+  found = audit(
+    {"a": one, "b": -3 * one, "c": two, "d": np.ones(9), "e": np.ones(9)}
+  )
+  assert found.duplicates == (("a", "b"),)
+  assert "equal up to a factor: a, b" in str(found)
+
+
+def test_a_wrong_tree_is_refused():
+  with pytest.raises(ValueError, match="standard deviations like params"):
+    audit({"w": np.ones(3)}, expected={"v": 1.0})
