@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from initjax._statistics import wide
+from initjax._statistics import wide_dtype
 from initjax.graph._graph import LinearOp, Site
 from initjax.model_init._kernel_views import View, overlap
 from initjax.model_init._kernels import Kernels
@@ -67,7 +67,7 @@ def _group(
     scan.site: scan.length for site in sites for scan in ops[site].place.scans
   }
   shape = tuple(lengths[scan] for scan in sliced[0] if scan in slicers)
-  dtypes = [wide(jnp.zeros((), ops[site].dtype)).dtype for site in sites]
+  dtypes = [wide_dtype(ops[site].dtype) for site in sites]
   carried = any(
     length > 1 for scan, length in lengths.items() if scan not in slicers
   )

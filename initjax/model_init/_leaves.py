@@ -1,6 +1,6 @@
 """Carrying factors back from where kernels are used to the parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ def rescaled(plan: Plan, states: States, leaves: Sequence[Any]) -> list[Any]:
   weighted: dict[int, list[Any]] = {}
   for number, group in enumerate(plan.groups):
     state = states[number]
-    factor = jnp.where(state.factor > 0, state.factor, 1)
+    factor = _or_one(state.factor)
     for site in group.sites:
       view = plan.kernels.views[site]
       for leaf, terms in _carried_back(view, factor, leaves).items():
@@ -34,21 +34,39 @@ def rescaled(plan: Plan, states: States, leaves: Sequence[Any]) -> list[Any]:
 def _carried_back(
   view: View, factor: jax.Array, leaves: Sequence[Any]
 ) -> dict[int, tuple[jax.Array, jax.Array | None]]:
-  """For each leaf Lᵀ(factor), and Lᵀ(1) unless that is 1 everywhere."""
+  """For each leaf Lᵀ(factor), and Lᵀ(1) unless that is 1 everywhere.
+
+  One factor for all entries, each of them used once, needs no transpose.
+  """
   like = {
     leaf: jax.ShapeDtypeStruct(jnp.shape(leaves[leaf]), factor.dtype)
     for leaf in view.leaves
   }
-  back = jax.linear_transpose(view.build, like)
+  once = view.distinct and _size(view, like) == sum(
+    leaf.size for leaf in like.values()
+  )
+  if once and factor.ndim == 0:
+    return dict.fromkeys(view.leaves, (factor, None))
   wanted = jax.eval_shape(view.build, like)
+  back = jax.linear_transpose(view.build, like)
   lead = factor.reshape(factor.shape + (1,) * (len(wanted.shape) - factor.ndim))
   (sums,) = back(jnp.broadcast_to(lead, wanted.shape))
-  size = sum(jnp.size(leaves[leaf]) for leaf in view.leaves)
-  once = view.distinct and wanted.size == size
   if once:
     return {leaf: (total, None) for leaf, total in sums.items()}
   (counts,) = back(jnp.ones(wanted.shape, factor.dtype))
   return {leaf: (total, counts[leaf]) for leaf, total in sums.items()}
+
+
+def _size(view: View, like: Mapping[int, Any]) -> int:
+  """Entries of the kernel, in all repeats."""
+  if view.moved:
+    return int(jax.eval_shape(view.build, like).size)
+  return sum(region.size for _, region in view.regions)
+
+
+@jax.jit
+def _or_one(factor: jax.Array) -> jax.Array:
+  return jnp.where(factor > 0, factor, 1)
 
 
 def _factor_of(terms: list[tuple[jax.Array, jax.Array | None]]) -> jax.Array:
@@ -63,6 +81,7 @@ def _factor_of(terms: list[tuple[jax.Array, jax.Array | None]]) -> jax.Array:
   return jnp.where(whole > 0, total / jnp.where(whole > 0, whole, 1), 1)
 
 
+@jax.jit
 def _multiplied(leaf: Any, factor: jax.Array) -> jax.Array:
   dtype = jnp.promote_types(leaf.dtype, factor.dtype)
   return (leaf.astype(dtype) * factor.astype(dtype)).astype(leaf.dtype)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from initjax._statistics import wide
+from initjax._statistics import wide_dtype
 from initjax.graph._graph import LinearOp, Site
 from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, run
 from initjax.model_init._factors import (
@@ -21,6 +22,7 @@ from initjax.model_init._factors import (
   DERIVED,
   ENTANGLED,
   NOT_RUN,
+  Proposal,
   Row,
   left_alone,
   propose,
@@ -58,9 +60,15 @@ class Plan(NamedTuple):
 def beginning(plan: Plan) -> States:
   """Nothing is known."""
   return {
-    number: State(*(jnp.zeros(group.shape, group.dtype),) * 3)
+    number: State(*(_full(group.shape, 0, group.dtype),) * 3)
     for number, group in enumerate(plan.groups)
   }
+
+
+def _full(shape: tuple[int, ...], number: float, dtype: Any) -> jax.Array:
+  """Of NumPy if it is one number, which becomes a literal of the program."""
+  full: Any = jnp.full if shape else np.full
+  return full(shape, number, dtype)
 
 
 def one_pass(
@@ -87,6 +95,14 @@ def _visit(
   if state is None:
     code = ENTANGLED if visited.site in plan.kernels.views else DERIVED
     return visited.outputs, left_alone(proposal, code), None
+  output, row, state = _rescaled(output, proposal, state)
+  return [output, *others], row, state
+
+
+@jax.jit  # so that a model of many sites is traced once for each shape
+def _rescaled(
+  output: jax.Array, proposal: Proposal, state: State
+) -> tuple[jax.Array, Row, State]:
   row = row_of(proposal, state.factor.astype(proposal.factor.dtype))
   live = proposal.factor > 0
   factor = jnp.where(live | (state.factor > 0), row.factor, 0)
@@ -96,15 +112,16 @@ def _visit(
     state.total + jnp.where(live, excess, 0).astype(state.total.dtype),
     state.uses + live.astype(state.uses.dtype),
   )
-  return [scaled(output, row.factor), *others], row, state
+  return scaled(output, row.factor), row, state
 
 
 def _not_run(plan: Plan, site: Site) -> Row:
   """The row of an operation in a branch not taken, or that is not entered."""
   op = plan.ops[site]
   code = NOT_RUN if site in plan.kernels.reached else CLOSED
-  ones = jnp.ones(op.repeats, wide(jnp.zeros((), op.dtype)).dtype)
-  return Row(ones, ones * jnp.nan, jnp.full(op.repeats, code, jnp.int32))
+  full = functools.partial(_full, op.repeats)
+  dtype = wide_dtype(op.dtype)
+  return Row(full(1, dtype), full(np.nan, dtype), full(code, np.int32))
 
 
 def pooled(plan: Plan, states: States) -> States:
