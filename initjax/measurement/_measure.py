@@ -166,7 +166,7 @@ def _plan(
   sources = _sources(traced.graph.ops) if detail else {}
   # so that an activation of many operations is traced once for each shape
   slope = functools.cache(
-    lambda phi: jax.jit(functools.partial(mean_slope, phi))
+    lambda phi: jax.jit(functools.partial(mean_slope, phi), inline=True)
   )
 
   def visit(

@@ -101,20 +101,21 @@ def calibrate(
   traced = trace(fn, params, *inputs)
   plan = _plan(traced, params, statistic)
 
-  def program(params: Any, others: Any, target: Any) -> Any:
-    leaves, structure = jax.tree.flatten(params)
-    forward = functools.partial(
-      one_pass, plan, traced.jaxpr, [*leaves, *others], target
-    )
+  flat, structure = jax.tree.flatten(params)
+  leaves = [*flat, *jax.tree.leaves(inputs)]
+
+  def program(leaves: list[Any], target: Any) -> Any:
+    forward = functools.partial(one_pass, plan, traced.jaxpr, leaves, target)
     states, rows = forward(beginning(plan))
     if shared == "pooled" and any(group.shared for group in plan.groups):
       states, rows = forward(pooled(plan, states))
-    changed = rescaled(plan, states, leaves)
     ordered = tuple(rows[site] for site in traced.sites)
-    return jax.tree.unflatten(structure, changed), ordered
+    return rescaled(plan, states, leaves), ordered
 
-  changed, rows = execute(program, params, jax.tree.leaves(inputs), target)
-  return changed, Calibration(rows, traced.graph, statistic, shared)
+  changed, rows = execute(program, leaves, target)
+  after = [changed.get(place, leaf) for place, leaf in enumerate(flat)]
+  info = Calibration(rows, traced.graph, statistic, shared)
+  return jax.tree.unflatten(structure, after), info
 
 
 _NO_KERNEL = (
