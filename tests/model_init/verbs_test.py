@@ -78,7 +78,7 @@ WITHOUT_KEYS = {
   ),
   "identity": lambda: recipes.identity(NUMPY).params,
   "gpt2": lambda: (
-    recipes.gpt2(NUMPY, residual="*kernel", num_residual_branches=2).params
+    recipes.gpt2(NUMPY, residual="*kernel", num_branches=2).params
   ),
   "fixup": lambda: recipes.fixup(NUMPY, **COUNTS, **FIXUP).params,
   "rezero": lambda: (
