@@ -11,8 +11,7 @@ from initjax._checks import check_choice, check_number
 from initjax._paths import is_float, leaves_by_path, paths_of
 from initjax.graph._signal_graph import Trace, trace
 from initjax.model_init._calibration import Calibration
-from initjax.model_init._groups import groups_of
-from initjax.model_init._kernels import kernels_of
+from initjax.model_init._groups import groups_of, kernels_of
 from initjax.model_init._leaves import rescaled
 from initjax.model_init._pass import Plan, beginning, pooled, run
 
@@ -104,11 +103,10 @@ def calibrate(
   if tied == "pooled" and any(group.shared for group in plan.groups):
     start = pooled(plan, states)
     _, states, rows = run(plan, traced.jaxpr, leaves, start)
-  flat, structure = jax.tree.flatten(params)
-  changed = rescaled(plan, states, leaves)[: len(flat)]
+  changed = [*rescaled(plan, states, leaves_by_path(params)).values()]
   ordered = tuple(rows[site] for site in traced.sites)
   info = Calibration(ordered, traced.graph, statistic, tied)
-  return jax.tree.unflatten(structure, changed), info
+  return jax.tree.unflatten(jax.tree.structure(params), changed), info
 
 
 _NO_KERNEL = (

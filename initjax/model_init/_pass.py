@@ -27,8 +27,7 @@ from initjax.model_init._factors import (
   row_of,
   scaled,
 )
-from initjax.model_init._groups import Group
-from initjax.model_init._kernels import Kernels
+from initjax.model_init._groups import Group, Kernels
 
 
 class State(NamedTuple):
