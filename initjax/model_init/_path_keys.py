@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._paths import key_of
+from initjax.graph._primitives import KEYS
 from initjax.model_init._values import (
   Constant,
   Input,
@@ -15,16 +16,6 @@ from initjax.model_init._values import (
   Value,
   bind,
   nodes,
-)
-
-_DERIVATIONS = (
-  "random_wrap",
-  "random_clone",
-  "random_unwrap",
-  "random_fold_in",
-  "random_split",
-  *("slice", "squeeze", "reshape", "broadcast_in_dim", "transpose"),
-  *("dynamic_slice", "gather", "concatenate", "copy", "copy_p"),
 )
 
 
@@ -41,7 +32,7 @@ def key_test(
 
   for node in nodes(outputs):
     given = [x for x in node.operands if not isinstance(x, Constant)]
-    if node.name in _DERIVATIONS and given and all(map(is_key, given)):
+    if node.name in KEYS and given and all(map(is_key, given)):
       found.add(node)
   return is_key
 

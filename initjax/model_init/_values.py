@@ -15,25 +15,8 @@ import jax
 import numpy as np
 
 from initjax.graph._compat import open_jaxpr, scan_operands
-from initjax.graph._read import PARTS, PURE
+from initjax.graph._primitives import INLINED, PURE_ARRAYS
 
-_CALLS: tuple[str, ...] = (
-  "jit",
-  "pjit",
-  "closed_call",
-  "core_call",
-  "remat",
-  "remat2",
-)
-_CALLS += ("checkpoint", "custom_jvp_call", "custom_vjp_call")
-_OTHERS = """argmax argmin clz concatenate cumsum cumprod dot_general
-dynamic_update_slice iota pad random_bits random_clone random_fold_in
-random_gamma random_seed random_split random_unwrap random_wrap reduce_and
-reduce_max reduce_min reduce_or reduce_prod reduce_sum rng_bit_generator
-scatter shift_left shift_right_arithmetic shift_right_logical squeeze stack
-stop_gradient threefry2x32"""
-_PURE = PURE | PARTS | frozenset(_OTHERS.split())
-"""What is computed while reading: no callback, nothing with effects."""
 _serial = itertools.count()
 
 
@@ -131,13 +114,13 @@ def _live(body: Any) -> list[Any]:
 
 def _apply(eqn: Any, operands: list[Value]) -> list[Value]:
   name = eqn.primitive.name
-  if name in _CALLS:
+  if name in INLINED:
     inner = "jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"
     return read(eqn.params[inner], operands)
   if name == "scan":
     return list(_loops(eqn, operands))
   avals = tuple(var.aval for var in eqn.outvars)
-  if name in _PURE and _is_number(operands, avals):
+  if name in PURE_ARRAYS and _is_number(operands, avals):
     return [Constant(x) for x in _computed(eqn, operands)]
   node = Node(eqn, None, tuple(operands), avals)
   return [Out(node, index) for index in range(len(avals))]
