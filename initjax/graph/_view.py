@@ -64,6 +64,11 @@ class View:
   """whether it is more than entries moved and scaled"""
 
   @property
+  def size(self) -> int:
+    """Entries in all repeats."""
+    return math.prod((*self.shape, *(scan.length for scan in self.scans)))
+
+  @property
   def steps(self) -> tuple[str, ...]:
     """From the (first) leaf, such as "transpose" or "scan[6]"."""
     label = f"scan[{self.below[0].shape[0]}]" if self.name == "scan" else ""
@@ -319,8 +324,7 @@ def _flat(views: Sequence[View]) -> View:
   scans = views[0].scans if alike else ()
   flat = []
   for view in views:
-    dropped = () if alike else (scan.length for scan in view.scans)
-    size = (math.prod((*view.shape, *dropped)),)
+    size = (math.prod(view.shape) if alike else view.size,)
     move = Reshape(view.shape, size)
     flat.append(_after(view, "", size, move=move, scans=scans, axes=None))
   total = (sum(view.shape[0] for view in flat),)

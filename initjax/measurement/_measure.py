@@ -17,7 +17,7 @@ from initjax._statistics import (
 )
 from initjax.graph import LinearOp
 from initjax.graph._graph import Feed, Site
-from initjax.graph._replay import Slot, Visit, Visited, replay
+from initjax.graph._interpret import Slot, Visited, Visitor, run
 from initjax.graph._signal_graph import Trace, trace
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
@@ -138,14 +138,14 @@ def _measured(
   if key is not None:
     check_key(key)
   traced = trace(fn, params, *inputs)
-  run, slots = _instrumented(traced, inputs, has_aux, detail)
+  watched, slots = _instrumented(traced, inputs, has_aux, detail)
   gradients = None
   if detail or grad:
-    main, pull_back, aux = jax.vjp(run, slots, params, has_aux=True)
+    main, pull_back, aux = jax.vjp(watched, slots, params, has_aux=True)
     backward, gradients = pull_back(_cotangent(main, cotangent, key))
   else:
     main, pull_back, aux = jax.vjp(
-      lambda slots: run(slots, params), slots, has_aux=True
+      lambda slots: watched(slots, params), slots, has_aux=True
     )
     (backward,) = pull_back(_cotangent(main, cotangent, key))
   outputs, found = aux
@@ -157,19 +157,19 @@ def _instrumented(
   traced: Trace, inputs: Any, has_aux: bool, detail: bool
 ) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:
   """The function of (slots, params) to be differentiated, and its slots."""
-  visit, slots, blanks = _plan(traced, detail)
+  visitor, slots, blanks = _plan(traced, detail)
   others = jax.tree.leaves(inputs)
 
-  def run(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
+  def watched(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
     given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
     arguments = [*jax.tree.leaves(params), *others]
-    flat, found = replay(visit, traced.jaxpr, arguments, given)
+    flat, found, _ = run(traced.jaxpr, arguments, visitor, given)
     flat = [jnp.asarray(leaf) for leaf in flat]  # Python's numbers among them
     outputs = jax.tree.unflatten(jax.tree.structure(traced.out_shape), flat)
     main = outputs[0] if has_aux else outputs
     return _differentiable(main), (outputs, found)
 
-  return run, slots
+  return watched, slots
 
 
 class _Seen(NamedTuple):
@@ -183,15 +183,18 @@ class _Seen(NamedTuple):
 
 def _plan(
   traced: Trace, detail: bool
-) -> tuple[Visit, dict[Site, Any], dict[Site, _Seen]]:
+) -> tuple[Visitor, dict[Site, Any], dict[Site, _Seen]]:
   """What to do at the sites, their slots, and what they hand out if not run."""
   ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
   sources = _sources(traced.graph.ops) if detail else {}
 
-  def visit(visited: Visited, slot: Slot) -> tuple[list[Any], _Seen]:
-    return _visit(
-      ops.get(visited.site), sources.get(visited.site, {}), visited, slot
-    )
+  def visit(
+    visited: Visited, slot: Slot, state: None
+  ) -> tuple[list[Any], _Seen, None]:
+    if visited.equation.primitive.name == "while":  # it has no gradient
+      return visited.outputs, slot.forward, state
+    op, fed = ops.get(visited.site), sources.get(visited.site, {})
+    return *_visit(op, fed, visited, slot), state
 
   slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
   blanks = {}
@@ -204,7 +207,7 @@ def _plan(
     shape = ops[site].repeats if site in ops else ()
     more = Detail(*(jnp.zeros(shape),) * 4) if detail and site in ops else None
     blanks[site] = _Seen(slots.get(site), more, nothing)
-  return visit, slots, blanks
+  return Visitor(visit), slots, blanks
 
 
 def _sources(

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._statistics import wide
+from initjax._statistics import wide_dtype
 from initjax.graph._graph import LinearOp, Site
-from initjax.graph._primitives import RULES
+from initjax.graph._interpret import FORWARD
 from initjax.graph._signal_graph import Trace
 from initjax.graph._view import View, memory_of, overlap
 
@@ -43,7 +43,7 @@ def kernels_of(traced: Trace, paths: Sequence[str]) -> Kernels:
     if op.view is not None
     and not op.view.computed
     and floats.issuperset(op.paths)
-    and op.place.whole <= RULES
+    and op.place.whole <= FORWARD
   }
   return Kernels(views, traced.entangled)
 
@@ -94,7 +94,7 @@ def _group(
   }
   first = (scan.site for scan in views[sites[0]].scans)
   shape = tuple(lengths[scan] for scan in first if scan in slicers)
-  dtypes = [wide(jnp.zeros((), ops[site].dtype)).dtype for site in sites]
+  dtypes = [wide_dtype(ops[site].dtype) for site in sites]
   carried = any(
     length > 1 for scan, length in lengths.items() if scan not in slicers
   )

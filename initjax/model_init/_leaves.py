@@ -1,6 +1,5 @@
 """Carrying factors back from where kernels are used to the parameters."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ def rescaled(
   weighted: dict[str, list[Any]] = {}
   for number, group in enumerate(plan.groups):
     state = states[number]
-    factor = jnp.where(state.factor > 0, state.factor, 1)
+    factor = _or_one(state.factor)
     for site in group.sites:
       view = plan.kernels.views[site]
       for leaf, terms in _carried_back(view, factor).items():
@@ -37,21 +36,30 @@ def rescaled(
 def _carried_back(
   view: View, factor: jax.Array
 ) -> dict[str, tuple[jax.Array, jax.Array | None]]:
-  """For each leaf Lᵀ(factor), and Lᵀ(1) unless that is 1 everywhere."""
+  """For each leaf Lᵀ(factor), and Lᵀ(1) unless that is 1 everywhere.
+
+  One factor for all entries, each of them used once, needs no transpose.
+  """
   like = {
     leaf: jax.ShapeDtypeStruct(shape, factor.dtype)
     for leaf, shape in view.leaves.items()
   }
-  back = jax.linear_transpose(view.apply, like)
+  once = view.distinct and view.size == sum(leaf.size for leaf in like.values())
+  if once and factor.ndim == 0:
+    return dict.fromkeys(view.leaves, (factor, None))
   wanted = jax.eval_shape(view.apply, like)
+  back = jax.linear_transpose(view.apply, like)
   lead = factor.reshape(factor.shape + (1,) * (len(wanted.shape) - factor.ndim))
   (sums,) = back(jnp.broadcast_to(lead, wanted.shape))
-  size = sum(math.prod(shape) for shape in view.leaves.values())
-  once = view.distinct and wanted.size == size
   if once:
     return {leaf: (total, None) for leaf, total in sums.items()}
   (counts,) = back(jnp.ones(wanted.shape, factor.dtype))
   return {leaf: (total, counts[leaf]) for leaf, total in sums.items()}
+
+
+@jax.jit
+def _or_one(factor: jax.Array) -> jax.Array:
+  return jnp.where(factor > 0, factor, 1)
 
 
 def _factor_of(terms: list[tuple[jax.Array, jax.Array | None]]) -> jax.Array:
@@ -66,6 +74,7 @@ def _factor_of(terms: list[tuple[jax.Array, jax.Array | None]]) -> jax.Array:
   return jnp.where(whole > 0, total / jnp.where(whole > 0, whole, 1), 1)
 
 
+@jax.jit
 def _multiplied(leaf: Any, factor: jax.Array) -> jax.Array:
   dtype = jnp.promote_types(leaf.dtype, factor.dtype)
   return (leaf.astype(dtype) * factor.astype(dtype)).astype(leaf.dtype)
