@@ -8,6 +8,7 @@ from typing import Any
 
 from initjax.graph import _geometry
 from initjax.graph._activations import feed_of
+from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
 from initjax.graph._primitives import LAYOUT
@@ -51,7 +52,7 @@ class Reader:
 
 
 def read_linear(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> Value:
   """A product: notes it if one side is data, and says what comes out."""
   first, second = operands[:2]
@@ -85,7 +86,9 @@ def read_linear(
   return _output(reader, op, signal, weight, others)
 
 
-def _no_operation(equation: Any, values: Sequence[Value], site: Site) -> Value:
+def _no_operation(
+  equation: Equation, values: Sequence[Value], site: Site
+) -> Value:
   """A product without data, or of what is no data yet in a loop."""
   touched = frozenset(
     touch._replace(product=site, operand=operand)
@@ -100,11 +103,12 @@ def _no_operation(equation: Any, values: Sequence[Value], site: Site) -> Value:
 
 
 def read_look_up(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> Value:
   """A row of a table for every index: an embedding."""
   table, indices = operands[:2]
-  ranks = (equation.invars[0].aval.ndim, equation.outvars[0].aval.ndim)
+  atoms = (equation.invars[0], equation.outvars[0])
+  ranks = [len(atom.aval.shape) for atom in atoms]
   axes = _geometry.gather_axes(equation.params, *ranks)
   fans = _geometry.gather_fans(equation.params)
   op = LinearOp(
@@ -135,7 +139,7 @@ def _output(
   return data(node, touched)
 
 
-def _measures(equation: Any, kernel: int) -> tuple[Any, Axes, Fans]:
+def _measures(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
   """Kind, axes and fans of a product whose operand `kernel` is the kernel."""
   name, params = equation.primitive.name, equation.params
   shapes = [tuple(atom.aval.shape) for atom in equation.invars[:2]]
@@ -162,7 +166,7 @@ def _window(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _common(
-  equation: Any, weight: Value, place: Place, axes: Axes
+  equation: Equation, weight: Value, place: Place, axes: Axes
 ) -> dict[str, Any]:
   """What every LinearOp says of its kernel and its output."""
   output = equation.outvars[0].aval

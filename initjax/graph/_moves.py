@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.graph._compat import Equation
+
 Array = np.ndarray | jax.Array
 Shape = tuple[int, ...]
-Axes = tuple[tuple[int, ...], ...] | None
-"""For each axis of an array, the axes of the leaf it holds; None if lost."""
+Held = tuple[tuple[int, ...], ...]
+"""For each axis of an array, the axes of the leaf it holds."""
 Pick = int | tuple[int, int | None, int]
 """Of one axis: an entry, or start, stop and step."""
 
@@ -29,7 +31,7 @@ class Move(Protocol):
   def __call__(self, x: Array, lead: int) -> Array:
     """The array, moved behind its leading axes."""
 
-  def axes(self, held: tuple[tuple[int, ...], ...]) -> Axes:
+  def axes(self, held: Held) -> Held:
     """What the axes of the output hold, for what those of the input do."""
 
 
@@ -42,7 +44,7 @@ class Transpose:
   def __call__(self, x: Array, lead: int) -> Array:
     return x.transpose((*range(lead), *(lead + axis for axis in self.order)))
 
-  def axes(self, held: tuple[tuple[int, ...], ...]) -> Axes:
+  def axes(self, held: Held) -> Held:
     return tuple(held[axis] for axis in self.order)
 
 
@@ -56,7 +58,7 @@ class Index:
     own = (p if isinstance(p, int) else slice(*p) for p in self.picks)
     return x[(slice(None),) * lead + tuple(own)]
 
-  def axes(self, held: tuple[tuple[int, ...], ...]) -> Axes:
+  def axes(self, held: Held) -> Held:
     kept = zip(self.picks, held, strict=True)
     return tuple(own for pick, own in kept if not isinstance(pick, int))
 
@@ -71,7 +73,7 @@ class Reshape:
   def __call__(self, x: Array, lead: int) -> Array:
     return _reshaped(x, (*x.shape[:lead], *self.shape))
 
-  def axes(self, held: tuple[tuple[int, ...], ...]) -> Axes:
+  def axes(self, held: Held) -> Held:
     """A new axis holds every old one that it shares strides with.
 
     >>> Reshape((4, 6), (4, 3, 2)).axes(((0,), (1,)))
@@ -107,16 +109,9 @@ class Broadcast:
       return np.broadcast_to(x, shape)
     return jnp.broadcast_to(x, shape)
 
-  def axes(self, held: tuple[tuple[int, ...], ...]) -> Axes:
+  def axes(self, held: Held) -> Held:
     came = dict(zip(self.places, held, strict=True))
     return tuple(came.get(axis, ()) for axis in range(len(self.shape)))
-
-
-def side_by_side(parts: Sequence[Array], axis: int) -> Array:
-  """Arrays side by side."""
-  if isinstance(parts[0], np.ndarray):
-    raise ValueError("arrays side by side are no view of memory")
-  return jnp.concatenate(parts, axis=axis)
 
 
 def _reshaped(x: Array, shape: Shape) -> Array:
@@ -134,7 +129,7 @@ def _strides(shape: Shape) -> list[tuple[int, int]]:
 # Of an equation
 
 
-def moves_of(equation: Any, numbers: Sequence[Any]) -> list[Move] | None:
+def moves_of(equation: Equation, numbers: Sequence[Any]) -> list[Move] | None:
   """A move for each output of an equation that moves its first operand.
 
   Args:
@@ -186,7 +181,7 @@ def _along(shape: Shape, picks: dict[int, Pick]) -> Index:
   return Index(tuple(picks.get(axis, own) for axis, own in enumerate(whole)))
 
 
-def _dynamic_slice(equation: Any, starts: Sequence[int]) -> Index:
+def _dynamic_slice(equation: Equation, starts: Sequence[int]) -> Index:
   """Starts are moved so that the slice lies inside."""
   shape, sizes = equation.invars[0].aval.shape, equation.params["slice_sizes"]
   picks = []
@@ -196,7 +191,7 @@ def _dynamic_slice(equation: Any, starts: Sequence[int]) -> Index:
   return Index(tuple(picks))
 
 
-def _gather(equation: Any, numbers: Sequence[int]) -> Index | None:
+def _gather(equation: Equation, numbers: Sequence[int]) -> Index | None:
   """At one index that lies inside, such as `jnp.take(x, 2)`."""
   shape, indices = (atom.aval.shape for atom in equation.invars)
   places = equation.params["dimension_numbers"]

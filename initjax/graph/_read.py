@@ -14,7 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from initjax.graph._compat import open_jaxpr, scan_operands, sub_jaxprs
+from initjax.graph._compat import (
+  Atom,
+  Equation,
+  open_jaxpr,
+  scan_operands,
+  sub_jaxprs,
+)
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import Reader, read_linear, read_look_up
 from initjax.graph._primitives import (
@@ -39,7 +45,7 @@ from initjax.graph._values import (
 from initjax.graph._view import follow, part, sliced
 
 _LOOK_UP = ["parameter", "data"]  # of a gather: the table and the indices
-_MAX_PASSES = 4
+_PASSES = 4
 
 
 def read(
@@ -75,7 +81,7 @@ def _closed_over(constant: Any) -> Value:
 
 
 def _read_equation(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   name = equation.primitive.name
   if name in LINEAR:
@@ -112,7 +118,7 @@ def _holds_linear(jaxpr: Any) -> bool:
 
 
 def _read_other(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
@@ -133,7 +139,7 @@ def _read_other(
 
 
 def _read_view(
-  equation: Any, operands: list[Value], noise: bool
+  equation: Equation, operands: list[Value], noise: bool
 ) -> list[Value]:
   """A parameter after one more step; noise may multiply it, as DropConnect."""
   name, views = equation.primitive.name, [value.view for value in operands]
@@ -150,7 +156,7 @@ def _read_view(
   return [Value("parameter", view, touched=touched) for view in found]
 
 
-def _constant(equation: Any, operands: list[Value]) -> Value:
+def _constant(equation: Equation, operands: list[Value]) -> Value:
   """A constant; its number is kept where it has one."""
   name, params = equation.primitive.name, equation.params
   scalars = [value.scalar for value in operands]
@@ -173,7 +179,7 @@ def _constant(equation: Any, operands: list[Value]) -> Value:
 
 
 def _read_scan(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   params = equation.params
   num_consts, num_carry = scan_operands(params)
@@ -198,7 +204,7 @@ def _read_scan(
 
 
 def _read_while(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   params = equation.params
   place = _whole(place, "while")
@@ -234,7 +240,7 @@ def _touched(values: list[Value], touched: frozenset[Touch]) -> list[Value]:
 
 
 def _read_shard_map(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   """Inside, an array is a shard of what it is outside."""
   (inner, *_) = sub_jaxprs(equation.params)
@@ -244,7 +250,7 @@ def _read_shard_map(
   return _touched(_shards(outputs, equation.outvars), touched_by(operands))
 
 
-def _shards(values: list[Value], variables: list[Any]) -> list[Value]:
+def _shards(values: list[Value], variables: list[Atom]) -> list[Value]:
   found = []
   for value, variable in zip(values, variables, strict=True):
     view, shape = value.view, tuple(variable.aval.shape)
@@ -262,9 +268,10 @@ def _fixpoint(
   place: Place,
 ) -> list[Value]:
   """Reads a body until its carry is stable; keeps its first and last feeds."""
-  # A repeat is read after the other until what the carry is made of repeats,
-  # at least three times: the second has named its streams, the third met the
-  # names. What touched a carry is never forgotten, so it grows until it is all.
+  # Each pass reads one more repeat, until the carry is of the kind it was: the
+  # second names its streams, the third meets the names, and one that alternates
+  # is left after the fourth. What touched a carry stays, so that set grows from
+  # pass to pass until it holds everything, however many passes that takes.
   outputs, fed = body(carry), carry
   first = _sites_under(reader, place)
   for turn in itertools.count():
@@ -273,7 +280,7 @@ def _fixpoint(
     pairs = list(zip(fed, outputs, strict=False))
     closed = all(after.touched <= before.touched for before, after in pairs)
     settled = turn and all(same_kind(*pair) for pair in pairs)
-    if closed and (settled or turn >= _MAX_PASSES - 2):
+    if closed and (settled or turn >= _PASSES - 2):
       break
   for site, op in _sites_under(reader, place).items():
     began = first[site].feed if site in first else Feed(reason="constant")
@@ -320,7 +327,7 @@ def _stacked(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:
 
 
 def _read_cond(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   branches = [
     read(reader, branch, operands[1:], place.inside(number))

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.graph._compat import Equation
 from initjax.graph._moves import (
   Array,
-  Axes,
+  Held,
   Move,
   Reshape,
   Shape,
   moves_of,
-  side_by_side,
 )
 from initjax.graph._primitives import JOINS, LAYOUT, PARTS, SCALES, STAYS
 
@@ -52,7 +52,7 @@ class View:
   joined; None if they stay, or if that is not known"""
   scans: "tuple[Scan, ...]" = ()
   """that slice it, outermost first"""
-  axes: Axes = None
+  axes: Held | None = None
   """for each axis the axes of the leaf that it holds; None if lost"""
   leaf_shape: Shape | None = None
   """of the leaf; None if there are several or their entries are scaled apart"""
@@ -109,13 +109,15 @@ class View:
     parts = [view.apply(leaves, fill) for view in self.below if view.paths]
     if self.move is None:
       return parts[0]
-    lead = len(self.scans)
+    lead, first = len(self.scans), parts[0]
     if not isinstance(self.move, int):
-      return self.move(parts[0], lead)
-    given, repeats = iter(parts), parts[0].shape[:lead]
-    zeros = lambda shape: jnp.full((*repeats, *shape), fill, parts[0].dtype)
+      return self.move(first, lead)
+    if isinstance(first, np.ndarray):
+      raise ValueError("arrays side by side are no view of memory")
+    given, repeats = iter(parts), first.shape[:lead]
+    zeros = lambda shape: jnp.full((*repeats, *shape), fill, first.dtype)
     every = [next(given) if v.paths else zeros(v.shape) for v in self.below]
-    return side_by_side(every, lead + self.move)
+    return jnp.concatenate(every, axis=lead + self.move)
 
   @property
   def leaves(self) -> dict[str, Shape]:
@@ -172,7 +174,7 @@ def sliced(view: View, scan: "Scan") -> View:
   return dataclasses.replace(view, scans=scans) if view.computed else after
 
 
-def part(view: View, name: str, shape: Shape, axes: Axes) -> View:
+def part(view: View, name: str, shape: Shape, axes: Held | None) -> View:
   """A part that cannot be told beforehand."""
   return _after(view, name, shape, axes=axes, exact=False)
 
@@ -193,7 +195,7 @@ def computed(views: Sequence[View], name: str, shape: Shape) -> View:
 
 
 def follow(
-  equation: Any, views: Sequence[View | None], numbers: Sequence[Any]
+  equation: Equation, views: Sequence[View | None], numbers: Sequence[Any]
 ) -> list[View] | None:
   """Views of an equation's outputs; None if it does more than move and scale.
 
@@ -224,7 +226,7 @@ def _after(view: View, name: str, shape: Shape, **changes: Any) -> View:
 
 
 def _moved(
-  equation: Any, view: View, numbers: Sequence[Any]
+  equation: Equation, view: View, numbers: Sequence[Any]
 ) -> list[View] | None:
   name, avals = equation.primitive.name, [v.aval for v in equation.outvars]
   moves = moves_of(equation, numbers)
@@ -245,7 +247,7 @@ def _moved(
 
 
 def _scaled(
-  equation: Any, view: View, place: int, numbers: Sequence[Any]
+  equation: Equation, view: View, place: int, numbers: Sequence[Any]
 ) -> list[View] | None:
   """Every entry stays, times a constant; that may differ between entries."""
   name, output = equation.primitive.name, equation.outvars[0].aval
@@ -256,14 +258,13 @@ def _scaled(
     rounds = _is_float(before) and not _is_float(output.dtype)
     return None if rounds else [_after(view, name, view.shape)]
   number = -1.0 if name == "neg" else numbers[1 - place]
-  if (
-    number is None or view.multiplier is None or (name == "div" and not number)
-  ):
-    apart: dict[str, Any] = {"multiplier": None, "axes": None}
-    return [dataclasses.replace(view, leaf_shape=None, **apart)]
-  factor = size_of(number)
-  multiplier = view.multiplier * (1 / factor if name == "div" else factor)
-  return [dataclasses.replace(view, multiplier=multiplier)]
+  factor = None if number is None else size_of(number)
+  if name == "div" and factor is not None:
+    factor = 1 / factor if factor else None
+  if factor is None or view.multiplier is None:
+    lost = dataclasses.replace(view, multiplier=None, axes=None)
+    return [dataclasses.replace(lost, leaf_shape=None)]
+  return [dataclasses.replace(view, multiplier=view.multiplier * factor)]
 
 
 def _is_float(dtype: Any) -> bool:
@@ -280,7 +281,7 @@ def size_of(scalar: Any) -> float:
 
 
 def _joined(
-  equation: Any, views: Sequence[View | None], numbers: Sequence[Any]
+  equation: Equation, views: Sequence[View | None], numbers: Sequence[Any]
 ) -> list[View] | None:
   """Parameters side by side, and zeros among them."""
   name, shape = equation.primitive.name, tuple(equation.outvars[0].aval.shape)
