@@ -1,5 +1,6 @@
 """`measure`: the size of every signal in a model, forward and backward."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -187,14 +188,23 @@ def _plan(
   """What to do at the sites, their slots, and what they hand out if not run."""
   ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
   sources = _sources(traced.graph.ops) if detail else {}
+  # so that an activation of many operations is traced once for each shape
+  slope = functools.cache(
+    lambda phi: jax.jit(functools.partial(mean_slope, phi))
+  )
 
   def visit(
     visited: Visited, slot: Slot, state: None
   ) -> tuple[list[Any], _Seen, None]:
     if visited.equation.primitive.name == "while":  # it has no gradient
       return visited.outputs, slot.forward, state
-    op, fed = ops.get(visited.site), sources.get(visited.site, {})
-    return *_visit(op, fed, visited, slot), state
+    slopes = {
+      at: slope(feed.activation)(
+        jax.lax.stop_gradient(visited.outputs[feed.output])
+      )
+      for at, feed in sources.get(visited.site, {}).items()
+    }
+    return *_visit(ops.get(visited.site), slopes, visited, slot), state
 
   slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
   blanks = {}
@@ -226,26 +236,21 @@ def _sources(
 
 def _visit(
   op: LinearOp | None,
-  fed: dict[tuple[int, bool], Feed],
+  slopes: dict[tuple[int, bool], jax.Array],
   visited: Visited,
   slot: Slot,
 ) -> tuple[list[Any], _Seen]:
   outputs = list(visited.outputs)
-  seen = [jax.lax.stop_gradient(output) for output in outputs]
-  slopes = {
-    at: mean_slope(feed.activation, seen[feed.output])
-    for at, feed in fed.items()
-    if feed.activation is not None
-  }
   if op is None:
     return outputs, _Seen(None, None, slopes)
-  if jnp.issubdtype(seen[0].dtype, jnp.inexact):
+  seen = jax.lax.stop_gradient(outputs[0])
+  if jnp.issubdtype(seen.dtype, jnp.inexact):
     outputs[0] = tap(outputs[0], slot.backward)
   more = None
   if slot.forward.detail is not None:
     operands = jax.lax.stop_gradient(visited.operands)
-    more = detail_of(op, None if op.place.closed else operands, seen[0])
-  tallied = spread(tally(seen[0]), slot.forward.tally)
+    more = detail_of(op, None if op.place.closed else operands, seen)
+  tallied = spread(tally(seen), slot.forward.tally)
   return outputs, _Seen(tallied, more, slopes)
 
 
