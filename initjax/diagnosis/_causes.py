@@ -17,8 +17,8 @@ from initjax._activations import known_name
 from initjax.diagnosis._fixes import fix, initializer
 from initjax.gains import moments
 from initjax.graph import LinearOp
+from initjax.meanfield import THEORY_FAILS
 from initjax.measurement._leaves import Leaves, mean_square
-from initjax.propagation import THEORY_FAILS
 from initjax.typing import Activation
 
 _SHORT = 4.0  # log₂ of what a gradient may change in all

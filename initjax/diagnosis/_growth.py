@@ -27,7 +27,7 @@ from initjax.diagnosis._causes import explain, typical
 from initjax.diagnosis._law import Drift
 from initjax.gains import moments
 from initjax.graph import LinearOp, SignalGraph
-from initjax.propagation import THEORY_FAILS
+from initjax.meanfield import THEORY_FAILS
 from initjax.typing import Activation, Record, Verdict
 
 _NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size

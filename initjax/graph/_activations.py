@@ -10,11 +10,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from initjax._activations import identity
 from initjax.graph._graph import Feed
 from initjax.graph._recovered import (
   IDENTITY_STEPS,
   dropout,
-  identity,
   recovered,
 )
 from initjax.graph._values import Node, Value

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from initjax._activations import identity
 from initjax.graph._activations import (
   LAYOUT,
   dropout,
@@ -26,7 +27,7 @@ from initjax.graph._normalizations import (
   find_normalized,
   normalization,
 )
-from initjax.graph._recovered import identity, recovered
+from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value, size_of
 
 _CHOICES = frozenset(("slice", "split", "rev"))  # of entries

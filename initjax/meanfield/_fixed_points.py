@@ -9,7 +9,6 @@ from initjax._activations import in_float64, name_of
 from initjax._checks import check_number
 from initjax.gains import joint_moments, moments
 from initjax.gains._length import length
-from initjax.meanfield._maps import check_variances
 from initjax.meanfield._search import ROUNDING, Curve, first_root
 from initjax.typing import Activation
 
@@ -215,3 +214,9 @@ def _stable_correlation(
   c = 1 - theta**2
   slope = joint_moments(activation, c, q).derivative_product
   return c, sigma_w2 * float(slope)
+
+
+def check_variances(sigma_w2: float, sigma_b2: float) -> None:
+  """Raises unless σ_w² > 0 and σ_b² >= 0."""
+  check_number("sigma_w2", sigma_w2, low=0, open_low=True)
+  check_number("sigma_b2", sigma_b2, low=0)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.meanfield._averages import log_average
-from initjax.meanfield._drift import backward_means, forward_means
+from initjax.meanfield._mean_shift import backward_means, forward_means
+from initjax.meanfield._moment_tables import mehler
 from initjax.meanfield._steps import Layer, Steps
-from initjax.meanfield._tables import mehler
 
 
 class Chance(NamedTuple):

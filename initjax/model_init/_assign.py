@@ -13,11 +13,12 @@ from typing import Literal, NamedTuple
 
 from initjax.graph import LinearOp, SignalGraph
 from initjax.model_init._views import View, view_of
-from initjax.propagation._sizes import Direction, Fed, Signal, Sizes
+from initjax.propagation import Fed, Signal, Walk
 
 Key = tuple[str, str]
 """The path of a leaf and the part of it that is seen: "" is the whole."""
 Repeat = tuple[int, ...]
+Direction = Literal["forward", "backward"]
 Tied = Literal["first", "last"]
 
 _ROUNDS, _UNDAMPED = 50, 3
@@ -101,7 +102,7 @@ Table = dict[Key, Given]
 def assign(
   graph: SignalGraph,
   kernels: tuple[Kernel, ...],
-  sizes: Sizes,
+  sizes: Walk,
   *,
   direction: Direction,
   tied: Tied,
@@ -148,7 +149,7 @@ def _same(first: Table, second: Table) -> bool:
 class _Walk:
   graph: SignalGraph
   kernels: tuple[Kernel, ...]
-  sizes: Sizes
+  sizes: Walk
   direction: Direction
   tied: Tied
   before: Table
