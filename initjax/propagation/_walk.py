@@ -239,8 +239,9 @@ class Walk:
     elif not self.assumes and not (source.gaussian and in_range):
       return unknown
     try:
+      found = _moments(phi, q)
       shared = _shared(phi, source) if self.over_samples else 0.0
-      return Fed(source, *_moments(phi, q), shared, q, doubt)
+      return Fed(source, *found, shared, q, doubt)
     except THEORY_FAILS as error:
       self.failure = str(error)
     if not self.assumes:
