@@ -60,7 +60,7 @@ def length(activation: Activation, variance: Numbers = 1.0) -> Length:
 
 
 def _length(traced: TracedActivation, v: np.ndarray) -> np.ndarray:
-  """[2, v]"""
+  """Both [2, v]; inf in both where φ grows too fast."""
   try:
     return _integrate(traced, v)
   except DivergenceError as error:
