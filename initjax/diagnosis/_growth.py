@@ -16,23 +16,21 @@ Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from initjax._activations import KNOWN, known_name
 from initjax.diagnosis._causes import explain, typical
 from initjax.diagnosis._law import Drift
+from initjax.diagnosis._observe import DIRECTIONS
 from initjax.graph import LinearOp, SignalGraph
 from initjax.meanfield import THEORY_FAILS, fluctuation
-from initjax.typing import Record, Verdict
+from initjax.typing import Direction, Record, Verdict
 
 _NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
 _GRAVE = 20.0  # a factor 1000 in size
 _SIGMAS = 3.0
-
-Direction = Literal["forward", "backward"]
-_DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 
 
 class Growth(NamedTuple):
@@ -72,7 +70,7 @@ def check_growth(
     drift_of: what the law says of a direction; None if there is none.
   """
   ops = [graph.ops[index] for index, _ in graph.rows()]
-  for direction in _DIRECTIONS:
+  for direction in DIRECTIONS:
     bits = moments_by_draw[direction]
     if direction == "backward":  # what strides and pooling share out is kept
       bits = bits + np.log2([max(row["backward_size"], 1) for row in rows])

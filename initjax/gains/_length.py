@@ -11,9 +11,9 @@ from initjax._activations import (
   trace,
 )
 from initjax._checks import check_numbers
-from initjax.gains._moments import Numbers, check_not_nan, explained
+from initjax.gains._moments import check_not_nan, explained
 from initjax.gains._quadrature import DivergenceError, gaussian_integrals
-from initjax.typing import Activation
+from initjax.typing import Activation, Numbers
 
 _NAMES = ("E[φ²]", "E[xφφ']", "E[x²φ²]")
 _JUMP = 1e-10  # relative gap between two forms of the slope: φ² jumps

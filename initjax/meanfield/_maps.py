@@ -10,9 +10,7 @@ import numpy as np
 from initjax._checks import check_number
 from initjax.gains import joint_moments, moments
 from initjax.meanfield._fixed_points import check_variances, fixed_point
-from initjax.typing import Activation
-
-Numbers = float | np.ndarray
+from initjax.typing import Activation, Numbers
 
 _AT_ZERO = 1e-24  # stands for the limit q -> 0 of a correlation
 

@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 from initjax.graph import LinearOp, SignalGraph
 from initjax.model_init._views import View, view_of
 from initjax.propagation import Fed, Signal, Walk
+from initjax.typing import Direction
 
 Key = tuple[str, str]
 """The path of a leaf and the part of it that is seen: "" is the whole."""
 Repeat = tuple[int, ...]
-Direction = Literal["forward", "backward"]
 Tied = Literal["first", "last"]
 
 _ROUNDS, _UNDAMPED = 50, 3

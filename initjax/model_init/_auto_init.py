@@ -14,7 +14,6 @@ from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path
 from initjax.graph import SignalGraph, signal_graph
 from initjax.model_init._assign import (
-  Direction,
   Share,
   Table,
   Tied,
@@ -30,6 +29,7 @@ from initjax.model_init._draw import (
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, warning_of
 from initjax.propagation import Walk
+from initjax.typing import Direction
 
 _CHOICES = {
   "direction": ("forward", "backward"),
