@@ -11,7 +11,7 @@ from initjax.measurement._leaves import Leaves
 from initjax.measurement._leaves import arrays_of as arrays_of
 from initjax.measurement._leaves import kernel_variance as kernel_variance
 from initjax.measurement._leaves import mean_square_at as mean_square_at
-from initjax.measurement._measure import Measured, measure
+from initjax.measurement._measure import Measured, measure, measure_and_grad
 from initjax.measurement._report import SignalReport
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
   "SignalReport",
   "jacobian_spectrum",
   "measure",
+  "measure_and_grad",
 ]
