@@ -117,6 +117,9 @@ def _noises(
   c = np.append(steps.correlation_in, steps.correlation_out[-1])
   earlier = np.minimum(*np.indices(streams.shape))
   both = [streams, streams * c[earlier]]
+  # Averages of f and g over the same n units covary by Σ_k ρ^k·f_k·g_k/n, where
+  # ρ is the correlation of a unit's two values: kept by the skips between two
+  # depths, and of two inputs as alike as they were at the earlier depth.
   scale = np.sqrt(np.outer(inverse_widths, inverse_widths))
   plain = all(layer.skip == 0 for layer in layers)
   units = []

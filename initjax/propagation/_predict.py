@@ -136,6 +136,7 @@ def _gradients(
   else:  # streams that reach the output beside the last row
     site = graph.ops[-1].place.site
     walk.total(graph.output, site).gradient = 1.0
+  # Backwards, all that a signal feeds has handed on its gradient before it.
   for signal in reversed(walk.tape or ()):
     for below, factor in signal.edges:
       given = signal.gradient * factor

@@ -45,6 +45,10 @@ class Signal:
   """what it is made of, and the gradient's factor going back"""
   gradient: float = math.nan
   """E[δ²], summed over what it feeds; NaN if it feeds nothing"""
+  # An operation passes a relative change of size on times d log E[φ²]/d log q,
+  # and has chance of its own, a change of 1. Where images of one stream are
+  # multiplied, a change that they share acts through all of them, one that the
+  # operation of an image adds through that alone: so both are followed.
   stretch: float = 0.0
   """by what a relative change of size, somewhere before, is multiplied"""
   upstream: float = 0.0
@@ -198,8 +202,7 @@ class Walk:
   def _product(self, images: Sequence[Image], site: Site) -> Signal:
     """Of images that are independent, given what feeds them all.
 
-    Their moments multiply. A change of size before all of them acts through
-    each, so that slopes add; one of their own operations acts through one.
+    Their moments multiply; of a change of size that they share, slopes add.
     """
     fed = [
       self._through(image.activation, self.total(image.stream, site))
