@@ -14,7 +14,7 @@ from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
 from initjax.measurement._leaves import arrays_of, mean_square
 from initjax.measurement._report import SignalReport
-from initjax.propagation._predict import predict_rows
+from initjax.propagation import predict_rows
 from initjax.reports._words import nothing_judged
 from initjax.typing import Record, Verdict
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._null import null_of
-from initjax.propagation import THEORY_FAILS
+from initjax.meanfield import THEORY_FAILS
 from initjax.typing import Record
 
 

@@ -19,9 +19,9 @@ from initjax.graph import LinearOp
 from initjax.measurement._leaves import arrays_of, check_arrays
 from initjax.measurement._measure import measure
 from initjax.measurement._report import SignalReport
-from initjax.typing import Record
+from initjax.typing import Direction, Record
 
-DIRECTIONS = ("forward", "backward")
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ def _check_draws(params: Any, init: Any, draws: int | None) -> None:
 
 def _moments(report: SignalReport) -> dict[str, np.ndarray]:
   """By direction, log₂ second moments [draws, records]."""
-  found = {}
+  found: dict[str, np.ndarray] = {}
   for direction in DIRECTIONS:
     rows = jax.device_get(getattr(report, direction))
     columns = [

@@ -16,6 +16,7 @@ import numpy as np
 from initjax.diagnosis._fixes import fix, named_axes
 from initjax.gains import gain
 from initjax.graph import LinearOp, SignalGraph
+from initjax.meanfield import THEORY_FAILS
 from initjax.measurement._leaves import (
   Kernel,
   Leaves,
@@ -23,7 +24,6 @@ from initjax.measurement._leaves import (
   kernels,
   mean_square,
 )
-from initjax.propagation import THEORY_FAILS
 from initjax.typing import Activation, Verdict
 
 

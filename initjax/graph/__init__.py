@@ -7,7 +7,26 @@
 """
 
 from initjax.graph._frameworks import functional
-from initjax.graph._graph import Feed, LinearOp, SignalGraph
+from initjax.graph._graph import (
+  Feed,
+  Image,
+  LinearOp,
+  SignalGraph,
+  Site,
+  Stream,
+  Term,
+)
+from initjax.graph._graph import terms_within as terms_within
 from initjax.graph._signal_graph import signal_graph
 
-__all__ = ["Feed", "LinearOp", "SignalGraph", "functional", "signal_graph"]
+__all__ = [
+  "Feed",
+  "Image",
+  "LinearOp",
+  "SignalGraph",
+  "Site",
+  "Stream",
+  "Term",
+  "functional",
+  "signal_graph",
+]

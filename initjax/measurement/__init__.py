@@ -7,11 +7,16 @@
 """
 
 from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
+from initjax.measurement._leaves import Leaves
+from initjax.measurement._leaves import arrays_of as arrays_of
+from initjax.measurement._leaves import kernel_variance as kernel_variance
+from initjax.measurement._leaves import mean_square_at as mean_square_at
 from initjax.measurement._measure import Measured, measure, measure_and_grad
 from initjax.measurement._report import SignalReport
 
 __all__ = [
   "JacobianSpectrum",
+  "Leaves",
   "Measured",
   "SignalReport",
   "jacobian_spectrum",

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 
 from initjax.graph import LinearOp, SignalGraph
 from initjax.graph._view import View
-from initjax.propagation._sizes import Direction, Fed, Signal, Sizes
+from initjax.propagation import Fed, Signal, Walk
+from initjax.typing import Direction
 
 Key = tuple[str, str]
 """The path of a leaf and the part of it that is seen: "" is the whole."""
@@ -105,7 +106,7 @@ Table = dict[Key, Given]
 def assign(
   graph: SignalGraph,
   kernels: tuple[Kernel, ...],
-  sizes: Sizes,
+  sizes: Walk,
   *,
   direction: Direction,
   tied: Tied,
@@ -152,7 +153,7 @@ def _same(first: Table, second: Table) -> bool:
 class _Walk:
   graph: SignalGraph
   kernels: tuple[Kernel, ...]
-  sizes: Sizes
+  sizes: Walk
   direction: Direction
   tied: Tied
   before: Table
