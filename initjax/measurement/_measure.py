@@ -16,6 +16,7 @@ from initjax._statistics import (
   tap,
 )
 from initjax.graph import LinearOp
+from initjax.graph._frameworks import as_function
 from initjax.graph._graph import Feed, Site
 from initjax.graph._replay import Slot, Visit, Visited, replay
 from initjax.graph._signal_graph import Trace, trace
@@ -87,8 +88,9 @@ def measure(
   are equal on several devices: each copy is then counted.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: any pytree of arrays.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree of arrays. A module that holds its parameters is followed
+      by its inputs.
     *inputs: the other arguments of `fn`.
     key: for the random cotangent; `jax.random.key(0)` if None.
     cotangent: gradient with respect to the outputs, of their structure.
@@ -100,7 +102,7 @@ def measure(
       training step can watch itself.
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -113,6 +115,7 @@ def measure(
   """
   if key is not None:
     check_key(key)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   traced = trace(fn, params, *inputs)
   run, slots = _instrumented(traced, inputs, has_aux, detail)
   gradients = None

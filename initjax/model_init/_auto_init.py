@@ -13,6 +13,7 @@ import numpy as np
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path
 from initjax.graph import SignalGraph, signal_graph
+from initjax.graph._frameworks import as_function
 from initjax.model_init._assign import Share, Table, Tied, assign, kernels_of
 from initjax.model_init._draw import (
   DISTRIBUTIONS,
@@ -67,9 +68,10 @@ def auto_init(
 
   Args:
     key: a PRNG key; for a plan, anything.
-    fn: a function of parameters and inputs, such as `model.apply`.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
     params: any pytree. Kernels may be `jax.ShapeDtypeStruct`s; all else must be
-      concrete and is returned as it is.
+      concrete and is returned as it is. A module that holds its parameters is
+      followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: "forward" or "backward".
     distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
@@ -77,6 +79,9 @@ def auto_init(
     tied: "first" or "last" use decides.
     second_moment: of the inputs, > 0.
     plan: return the `VariancePlan` and draw nothing.
+
+  Returns:
+    The parameters, or a new module with them where one was given.
 
   Raises:
     ValueError: for an unknown option, or where nothing can be initialized.
@@ -105,6 +110,7 @@ def auto_init(
   check_number("second_moment", second_moment, low=0, open_low=True)
   if not plan:
     check_key(key)
+  fn, params, inputs, as_given = as_function(fn, params, inputs)
   model = _read(fn, params, inputs)
   sizes = Sizes(model.mean_square, second_moment)
   shares, table = assign(
@@ -116,7 +122,7 @@ def auto_init(
   message = warning_of(model.graph, shares)
   if message:
     warnings.warn(message, stacklevel=2)
-  return _drawn(key, params, model, table, distribution)
+  return as_given(_drawn(key, params, model, table, distribution))
 
 
 class _Model(NamedTuple):
