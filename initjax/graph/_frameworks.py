@@ -125,7 +125,9 @@ def _advice(given: Any) -> str:
       "of a Haiku transform pass apply and the parameters, and the key that it "
       "takes after them: (transform.apply, params, key, *inputs)."
     )
-  return "such as (model.apply, variables, x), or (module, x) of NNX or Equinox."
+  return (
+    "such as (model.apply, variables, x), or (module, x) of NNX or Equinox."
+  )
 
 
 # What each framework has
@@ -209,9 +211,7 @@ def _joined(fn: Callable[..., Any], parts: _Parts) -> Callable[..., Any]:
 def _concrete(others: Any) -> Any:
   """With the values of a fresh module where they are abstract."""
   leaves, structure = jax.tree.flatten(others)
-  return jax.tree.unflatten(
-    structure, map(_fresh, paths_of(others), leaves)
-  )
+  return jax.tree.unflatten(structure, map(_fresh, paths_of(others), leaves))
 
 
 def _fresh(path: str, leaf: Any) -> Any:

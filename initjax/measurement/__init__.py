@@ -7,7 +7,7 @@
 """
 
 from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
-from initjax.measurement._measure import Measured, measure
+from initjax.measurement._measure import Measured, measure, measure_and_grad
 from initjax.measurement._report import SignalReport
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
   "SignalReport",
   "jacobian_spectrum",
   "measure",
+  "measure_and_grad",
 ]

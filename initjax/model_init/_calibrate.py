@@ -24,7 +24,7 @@ def calibrate(
   *inputs: Any,
   target: float | jax.Array = 1.0,
   statistic: str = "second_moment",
-  shared: str = "first",
+  tied: str = "first",
 ) -> tuple[Any, Calibration]:
   """Rescales every kernel so that its output has the wanted second moment.
 
@@ -69,7 +69,7 @@ def calibrate(
     target: the statistic that is wanted, in squared units of the signal.
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
       entries of the output.
-    shared: "first" or "pooled", for kernels that are used several times.
+    tied: "first" or "pooled", for kernels that are used several times.
 
   Returns:
     The parameters, or a new module with them where one was given, and a
@@ -96,7 +96,7 @@ def calibrate(
   """
   check_number("target", target, low=0.0, open_low=True)
   check_choice("statistic", statistic, ("second_moment", "variance"))
-  check_choice("shared", shared, ("first", "pooled"))
+  check_choice("tied", tied, ("first", "pooled"))
   fn, params, inputs, as_given = as_function(fn, params, inputs)
   _check_concrete(params, inputs)
   params = jax.tree.map(_in_jax, params)
@@ -105,13 +105,13 @@ def calibrate(
   leaves = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
   start = beginning(plan)
   _, states, rows = run(plan, traced.jaxpr, leaves, start)
-  if shared == "pooled" and any(group.shared for group in plan.groups):
+  if tied == "pooled" and any(group.shared for group in plan.groups):
     start = pooled(plan, states)
     _, states, rows = run(plan, traced.jaxpr, leaves, start)
   flat, structure = jax.tree.flatten(params)
   changed = rescaled(plan, states, leaves)[: len(flat)]
   ordered = tuple(rows[site] for site in traced.sites)
-  info = Calibration(ordered, traced.graph, statistic, shared)
+  info = Calibration(ordered, traced.graph, statistic, tied)
   return as_given(jax.tree.unflatten(structure, changed)), info
 
 
