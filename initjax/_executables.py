@@ -40,8 +40,8 @@ def fresh_jaxpr(fn: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
       path = paths_of(arguments)[place].partition("/")[2] or "."
       raise TypeError(
         "wanted arrays as parameters and inputs, got "
-        f"{type_of(leaf)} at {path}. For an NNX or Equinox module: "
-        "fn, params = initjax.functional(module)."
+        f"{type_of(leaf)} at {path}. A module goes first, its inputs follow; "
+        "its keywords go through initjax.functional(module, ...)."
       )
   return jax.make_jaxpr(lambda *given: fn(*given), return_shape=True)(
     *arguments

@@ -47,7 +47,7 @@ def functional(
   Args:
     module: an NNX, Equinox or linen module.
     variables: of a linen module that is not bound.
-    method: what to call instead of the module, by its name or as `Model.encode`.
+    method: what to call instead of the module: a name, or `Model.encode`.
     **kwargs: keywords of the call, the same each time.
 
   Raises:
@@ -62,7 +62,7 @@ def functional(
   (2, 8)
   """
   _check_instance(module)
-  if _is_unbound(module):
+  if is_unbound(module):
     _check_variables(module, variables)
     return functools.partial(module.apply, method=method, **kwargs), variables
   parts = _parts(module)
@@ -97,14 +97,17 @@ def as_function(fn: Any, params: Any, inputs: tuple[Any, ...]) -> Call:
   - a function of parameters, which may be such a module too.
   """
   _check_instance(fn)
-  if _is_model(fn):
+  if is_model(fn):
     _check_no_parameters(fn, params)
     fn, params, inputs = _method(fn, None), fn, (params, *inputs)
-  elif _is_unbound(fn):
+  elif is_unbound(fn):
     _check_variables(fn, params)
     fn = fn.apply
   elif not callable(fn) or hasattr(fn, "apply"):
-    raise TypeError(_NO_FUNCTION.format(name=type_of(fn)) + _advice(fn))
+    raise TypeError(
+      "wanted a function fn(params, *inputs), such as model.apply, or a "
+      f"module, got {type_of(fn)}{_advice(fn)}."
+    )
   parts = _parts(params)
   if parts is None:
     return Call(fn, params, inputs, lambda new: new)
@@ -112,7 +115,6 @@ def as_function(fn: Any, params: Any, inputs: tuple[Any, ...]) -> Call:
   return Call(_joined(fn, parts), parts.params, inputs, as_given)
 
 
-_NO_FUNCTION = "wanted a function fn(params, *inputs) or a module, got {name}; "
 _HOLDS_ITS_OWN = (
   "{name} holds its parameters: pass (module, *inputs), without them; for "
   "others than its own, fn, params = initjax.functional(module)."
@@ -122,12 +124,10 @@ _HOLDS_ITS_OWN = (
 def _advice(given: Any) -> str:
   if hasattr(given, "apply") and hasattr(given, "init"):
     return (
-      "of a Haiku transform pass apply and the parameters, and the key that it "
-      "takes after them: (transform.apply, params, key, *inputs)."
+      "; of a Haiku transform pass apply and the parameters, and the key that "
+      "it takes after them: (transform.apply, params, key, *inputs)"
     )
-  return (
-    "such as (model.apply, variables, x), or (module, x) of NNX or Equinox."
-  )
+  return ""
 
 
 # What each framework has
@@ -141,11 +141,11 @@ def _module(framework: str) -> Any:
   return getattr(sys.modules.get(framework), "Module", ())
 
 
-def _is_unbound(given: Any) -> bool:
+def is_unbound(given: Any) -> bool:
   return isinstance(given, _module("flax.linen")) and given.scope is None
 
 
-def _is_model(given: Any) -> bool:
+def is_model(given: Any) -> bool:
   """Whether it holds its parameters, so that what comes next are inputs."""
   if isinstance(given, _module("equinox")):
     return any(map(is_float, jax.tree.leaves(given)))
@@ -173,7 +173,8 @@ def _parts(tree: Any) -> _Parts | None:
   is_equinox = lambda node: isinstance(node, _module("equinox"))
   if any(map(is_equinox, jax.tree.leaves(tree, is_leaf=is_equinox))):
     equinox = sys.modules["equinox"]
-    return _Parts(*equinox.partition(tree, is_float), join=equinox.combine)
+    params, others = equinox.partition(tree, is_float)
+    return _Parts(params, others, equinox.combine)
   return None
 
 

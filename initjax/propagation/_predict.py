@@ -76,7 +76,8 @@ def predict(
     second_moment: of the inputs, > 0.
 
   Raises:
-    TypeError: if `fn` is neither a function nor a module, or parameters have no values.
+    TypeError: if `fn` is neither a function nor a module, or parameters have no
+      values.
     ValueError: if `second_moment` is no such number.
 
   >>> import jax, jax.numpy as jnp

@@ -161,13 +161,6 @@ def test_what_cannot_be_entered_is_named():
   assert graph.opaque == ("pallas_call",)
 
 
-def test_errors_say_what_to_pass():
-  with pytest.raises(TypeError, match=r"module\.apply"):
-    signal_graph(nn.Dense(3), {}, X)
-  with pytest.raises(TypeError, match=r"fn = module\.apply"):
-    functional(nn.Dense(3))
-
-
 def test_kernels_of_a_stack_that_is_iterated():
   """jax 0.12 has an equation of its own for that."""
 
