@@ -2,13 +2,12 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from initjax.graph import functional, signal_graph
+from initjax.graph import signal_graph
 
 X = np.ones((3, 8), np.float32)
 W = np.ones((8, 8), np.float32)
