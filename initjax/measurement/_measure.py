@@ -17,6 +17,7 @@ from initjax._statistics import (
   tap,
 )
 from initjax.graph import LinearOp
+from initjax.graph._frameworks import as_function
 from initjax.graph._graph import Feed, Site
 from initjax.graph._interpret import Slot, Visited, Visitor, run
 from initjax.graph._signal_graph import Trace, trace
@@ -61,8 +62,9 @@ def measure(
   are equal on several devices: each copy is then counted.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: any pytree of arrays.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree of arrays. A module that holds its parameters is followed
+      by its inputs.
     *inputs: the other arguments of `fn`.
     key: for the random cotangent; `jax.random.key(0)` if None.
     cotangent: gradient with respect to the outputs, of their structure.
@@ -72,7 +74,7 @@ def measure(
       and the norm of each parameter's gradient (which costs that gradient).
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -102,8 +104,9 @@ def measure_and_grad(
   So a training step watches itself, at the price of the statistics alone.
 
   Args:
-    fn: a function of parameters and inputs, such as a loss.
-    params: any pytree of arrays.
+    fn: a function of parameters and inputs, such as a loss, or a module.
+    params: any pytree of arrays; none for a module that holds them, whose
+      gradient is that of the parameters of `initjax.functional`.
     *inputs: the other arguments of `fn`.
     key: as in `measure`, like all other options.
     cotangent: the gradient with respect to the outputs.
@@ -111,7 +114,7 @@ def measure_and_grad(
     detail: whether to measure more.
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -138,6 +141,7 @@ def _measured(
   """Without `grad` or `detail`, no gradient of a parameter is computed."""
   if key is not None:
     check_key(key)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   traced = trace(fn, params, *inputs)
   watched, slots = _instrumented(traced, inputs, has_aux, detail)
   gradients = None

@@ -8,6 +8,7 @@ import numpy as np
 from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
 from initjax.graph import signal_graph
+from initjax.graph._frameworks import as_function
 from initjax.measurement._leaves import Kernel, arrays_of, kernels
 from initjax.testing._findings import Finding, raise_all
 
@@ -30,8 +31,8 @@ def assert_orthogonal(
   layers, heads and convolutions are right.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments; shapes suffice.
     scale: s; if None any scale of a kernel will do.
     where: which kernels shall be, as in `rules`: a glob over the path, a
@@ -55,6 +56,7 @@ def assert_orthogonal(
   if scale is not None:
     check_number("scale", scale, low=0, open_low=True)
   check_where("where", where)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   graph = signal_graph(fn, params, *inputs)
   every = list(kernels(graph, arrays_of(params)))
   chosen = [
