@@ -9,15 +9,15 @@ Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022; Aitken 1935.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._null import null_of
+from initjax.measurement import RowStatistics
 from initjax.propagation import THEORY_FAILS
-from initjax.typing import Record
 
 
 class Drift(NamedTuple):
@@ -54,22 +54,19 @@ class Drift(NamedTuple):
 
 
 def forward_drift(
-  chain: Chain,
-  bits: np.ndarray,
-  first: Record,
-  target: float | None = None,
+  chain: Chain, found: RowStatistics, target: float | None = None
 ) -> Drift | None:
   """Of the second moments; None where theory is silent.
 
   Args:
     chain: from `chain_of`.
-    bits: log₂ second moments of all records [draws, records], finite.
-    first: the record of the chain's first row, with `correlation`.
+    found: what was measured, second moments finite.
     target: the second moment, biases included, that the weights should keep;
       if None, that which most layers have.
   """
+  bits = found.log2_moments["forward"]
   measured = _with_biases(chain, bits).mean(axis=0)
-  correlation = float(first.get("correlation", math.nan))
+  correlation = float(found.correlation[0])
   known = math.isfinite(correlation)
   steps = np.arange(len(measured), dtype=float)
 
@@ -79,7 +76,7 @@ def forward_drift(
       measured,
       target,
       correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
-      batch=int(first["samples"]) if known else 1,
+      batch=int(found.samples[0]) if known else 1,
     )
     return _drift(
       measured,
@@ -94,9 +91,7 @@ def forward_drift(
   return _if_known(by_theory)
 
 
-def backward_drift(
-  chain: Chain, bits: Mapping[str, np.ndarray], sizes: Sequence[float]
-) -> Drift | None:
+def backward_drift(chain: Chain, found: RowStatistics) -> Drift | None:
   """Of the gradients' sums of squares; None where theory is silent.
 
   How the gradients of different samples correlate is not known. Their average
@@ -104,13 +99,13 @@ def backward_drift(
 
   Args:
     chain: from `chain_of`.
-    bits: by direction, log₂ second moments [draws, records], finite.
-    sizes: of each record, the number of entries.
+    found: what was measured, second moments finite.
   """
-  rows = list(chain.rows)
-  gradient = bits["backward"][:, rows]
-  measured = gradient.mean(axis=0) + np.log2([max(sizes[at], 1) for at in rows])
-  signal = _with_biases(chain, bits["forward"]).mean(axis=0)
+  rows = chain.length
+  gradient = found.log2_moments["backward"][:, :rows]
+  sizes = np.log2(np.maximum(found.backward.size[:rows], 1))
+  measured = gradient.mean(axis=0) + sizes
+  signal = _with_biases(chain, found.log2_moments["forward"]).mean(axis=0)
 
   def by_theory() -> Drift:
     null = null_of(chain, signal)
@@ -119,8 +114,8 @@ def backward_drift(
       null.backward[::-1],
       null.backward_drift[::-1],
       null.backward_covariance[::-1, ::-1] / len(gradient),
-      start=np.ones(len(rows)),
-      growth=np.arange(len(rows), dtype=float),
+      start=np.ones(rows),
+      growth=np.arange(rows, dtype=float),
       averaged=True,
     ).reversed()
 
@@ -140,7 +135,7 @@ def _if_known(by_theory: Callable[[], Drift]) -> Drift | None:
 
 def _with_biases(chain: Chain, bits: np.ndarray) -> np.ndarray:
   with np.errstate(divide="ignore"):
-    return np.logaddexp2(bits[:, list(chain.rows)], np.log2(chain.sigma_b2))
+    return np.logaddexp2(bits[:, : chain.length], np.log2(chain.sigma_b2))
 
 
 def _drift(
@@ -159,7 +154,10 @@ def _drift(
   logarithms; the logarithm of an average over more than the law knows of
   (`averaged`) drifts less, down to not at all.
   """
-  ridge = 1e-9 * np.trace(covariance) / len(start)  # one row may be certain
+  # Generalized least squares, since deviations are passed on from row to row:
+  # for ReLU, whose logarithm walks at random, it compares the ends alone, where
+  # an ordinary fit would take a walk for a trend. One row may be certain.
+  ridge = 1e-9 * np.trace(covariance) / len(start)
   design = np.stack([start, growth], axis=1)
   weighted = np.linalg.solve(covariance + ridge * np.eye(len(start)), design)
   precision = np.linalg.inv(design.T @ weighted)

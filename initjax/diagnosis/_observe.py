@@ -15,13 +15,14 @@ from initjax._paths import leaves_by_path
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._chain import Chain, chain_of
 from initjax.diagnosis._law import Drift, backward_drift, forward_drift
-from initjax.graph import LinearOp
-from initjax.measurement._leaves import arrays_of, check_arrays
-from initjax.measurement._measure import measure
-from initjax.measurement._report import SignalReport
-from initjax.typing import Record
-
-DIRECTIONS = ("forward", "backward")
+from initjax.measurement import (
+  RowStatistics,
+  SignalReport,
+  arrays_of,
+  check_arrays,
+  measure,
+  row_statistics,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,19 +30,12 @@ class Observed:
   """A report, and what follows from it before anybody judges."""
 
   report: SignalReport
-  records: list[Record]
-  bits: dict[str, np.ndarray]
-  """by direction, log₂ second moments [draws, records]"""
+  found: RowStatistics
+  """the report as arrays"""
   leaves: dict[str, np.ndarray]
   """parameters that have a gradient, by path, of the first draw"""
   chain: Chain | None
   """the model, if it is one whose signal and gradient arrive"""
-
-  @property
-  def ops(self) -> list[LinearOp]:
-    """The operation of each record."""
-    graph = self.report.graph
-    return [graph.ops[index] for index, _ in graph.rows()]
 
   def drift(self, direction: str, target: float | None = None) -> Drift | None:
     """By the law of the model's own chain; None where there is none."""
@@ -57,14 +51,12 @@ class Observed:
 
   def _towards(self, target: float | None) -> Drift | None:
     assert self.chain is not None
-    first = self.records[self.chain.rows[0]]
-    return forward_drift(self.chain, self.bits["forward"], first, target)
+    return forward_drift(self.chain, self.found, target)
 
   @functools.cached_property
   def _backward_drift(self) -> Drift | None:
     assert self.chain is not None
-    sizes = [record["backward_size"] for record in self.records]
-    return backward_drift(self.chain, self.bits, sizes)
+    return backward_drift(self.chain, self.found)
 
 
 @nan_is_unknown()
@@ -102,10 +94,10 @@ def observe(
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
   leaves = arrays_of(params)
-  bits = _moments(report)
-  arrived = all(np.isfinite(rows).all() for rows in bits.values())
+  found = row_statistics(report)
+  arrived = all(np.isfinite(x).all() for x in found.log2_moments.values())
   chain = chain_of(report.graph, leaves) if arrived else None
-  return Observed(report, report.to_records(), bits, leaves, chain)
+  return Observed(report, found, leaves, chain)
 
 
 def _measure(
@@ -150,17 +142,3 @@ def _check_draws(params: Any, init: Any, draws: int | None) -> None:
         f"params; {path} has shape {jnp.shape(leaf)}. "
         "Stack several draws, or give init=, a function of a key."
       )
-
-
-def _moments(report: SignalReport) -> dict[str, np.ndarray]:
-  """By direction, log₂ second moments [draws, records]."""
-  found = {}
-  for direction in DIRECTIONS:
-    rows = jax.device_get(getattr(report, direction))
-    columns = [
-      np.atleast_1d(rows[index].log2_second_moment[(..., *repeat)])
-      for index, repeat in report.graph.rows()
-    ]
-    both = np.stack(columns, axis=1) if columns else np.zeros((1, 0))
-    found[direction] = both.astype(np.float64)
-  return found

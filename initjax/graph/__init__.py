@@ -6,8 +6,21 @@
 8
 """
 
+from initjax.graph._feed_names import fed_by as fed_by
 from initjax.graph._frameworks import functional
-from initjax.graph._graph import Feed, LinearOp, SignalGraph
+from initjax.graph._graph import Feed, LinearOp, Row, SignalGraph
+from initjax.graph._graph import Scan as Scan
+from initjax.graph._graph import Site as Site
+from initjax.graph._graph import Stream as Stream
+from initjax.graph._graph import Term as Term
+from initjax.graph._graph import terms_within as terms_within
 from initjax.graph._signal_graph import signal_graph
 
-__all__ = ["Feed", "LinearOp", "SignalGraph", "functional", "signal_graph"]
+__all__ = [
+  "Feed",
+  "LinearOp",
+  "Row",
+  "SignalGraph",
+  "functional",
+  "signal_graph",
+]

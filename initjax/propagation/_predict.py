@@ -18,7 +18,7 @@ from initjax.gains import joint_moments, moments
 from initjax.graph import LinearOp, SignalGraph
 from initjax.graph._graph import Image, Site, Stream, Term, terms_within
 from initjax.graph._recovered import identity
-from initjax.measurement._leaves import (
+from initjax.measurement import (
   Leaves,
   arrays_of,
   kernel_variance,
@@ -107,9 +107,9 @@ def predict_rows(
   over_samples = any(map(_over_samples, _streams(graph)))
   walk = _Walk(leaves, second_moment, over_samples)
   rows, silent = [], []
-  for index, at in graph.rows():
+  for _, op, repeat in graph.rows:
     walk.silent = ""
-    rows.append(walk.run(graph.ops[index], at))
+    rows.append(walk.run(op, repeat))
     silent.append(walk.silent)
   forward = [row.size for row in rows]
   complete = not graph.opaque and all(map(_is_known, _streams(graph)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._paths import Where
-from initjax.recipes._rules import Plan, Rule, rules
+from initjax.recipes._rules import Rule, RulesPlan, rules
 from initjax.typing import DType, Initializer, OutSharding
 
 
@@ -19,7 +19,7 @@ class Recipe(NamedTuple):
   """by their name in `forward`: numbers, or arrays with a row a branch"""
   forward: str
   """the equation of a block, and which multipliers are trained"""
-  plan: Plan
+  plan: RulesPlan
   """which leaves were set or scaled, and by which rule"""
 
 

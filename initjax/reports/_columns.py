@@ -1,32 +1,11 @@
-"""The columns of the table: what each says of one row, and of folded rows."""
+"""The columns of a report: what each says of one row, and of folded rows."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from initjax.reports import _words
-from initjax.reports._fold import Piece, fold
-from initjax.typing import Record, Verdict
-
-
-class Column(NamedTuple):
-  """One column of the table."""
-
-  title: str
-  unit: str
-  """the second line of the heading"""
-  one: Callable[[Record], str]
-  """the cell of a row"""
-  many: Callable[[Sequence[Record]], str] = lambda records: ""
-  """the cell of folded rows"""
-
-
-class Line(NamedTuple):
-  """One line of the table: a row, or several rows folded."""
-
-  severity: str
-  """the worst of the verdicts on its rows; "" if there is none"""
-  cells: tuple[str, ...]
-  piece: Piece
+from initjax.reports._text_table import Column
+from initjax.typing import Record
 
 
 class _Extra(NamedTuple):
@@ -64,18 +43,17 @@ _EXTRAS = (
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
-  """Those that have something to say about `records`; the operation first."""
+  """Those of a report on `records`; the operation first."""
   names = _words.short_paths(record["path"] for record in records)
-  found = [Column("operation", "", lambda row: names[row["path"]], _how_many)]
-  if any(record["repeat"] for record in records):
-    found.append(Column("repeat", "", _words.repeat))
-  found += [
-    Column("fans", "in→out", _words.fans),
-    Column("fed by", "", lambda row: row["fed_by"]),
+  found = [
+    Column("operation", lambda row: names[row["path"]]),
+    Column("repeat", _words.repeat_of),
+    Column("fans", _words.fans, unit="in→out", is_number=True),
+    Column("fed by", lambda row: row["fed_by"]),
     _size_column("signal", "forward"),
-    *_theory_column("→ theory", "forward", records),
+    _theory_column("→ theory", "forward"),
     _size_column("gradient", "backward"),
-    *_theory_column("← theory", "backward", records),
+    _theory_column("← theory", "backward"),
   ]
   return found + [
     _extra_column(extra)
@@ -84,75 +62,22 @@ def columns(records: Sequence[Record]) -> list[Column]:
   ]
 
 
-def lines(
-  records: Sequence[Record],
-  verdicts: Sequence[Verdict],
-  shown: Sequence[Column],
-) -> list[Line]:
-  """The table, folded, as cells of text."""
-  severities = _words.severities(records, verdicts)
-  pieces = fold(records, _words.beginnings(verdicts))
-  return [
-    line(records, severities, shown, part)
-    for piece in pieces
-    for part in ([piece] if piece.folded else one_by_one(piece))
-  ]
-
-
-def line(
-  records: Sequence[Record],
-  severities: Sequence[str],
-  shown: Sequence[Column],
-  piece: Piece,
-) -> Line:
-  """The line of `piece`: of one row, or of several folded."""
-  rows = [records[row] for row in piece.rows]
-  worst = min(
-    (severities[row] for row in piece.rows if severities[row]),
-    key=_words.SEVERITIES.index,
-    default="",
-  )
-  if not piece.folded:
-    return Line(worst, tuple(column.one(rows[0]) for column in shown), piece)
-  cells = [column.many(rows) for column in shown]
-  if piece.period > 1:
-    blocks = len(rows) // piece.period
-    cells[0] = f"⋮ {blocks} more blocks of {piece.period}"
-  elif not piece.period:
-    cells[0] = f"⋮ {len(rows)} more rows"
-  return Line(worst, tuple(cells), piece)
-
-
-def one_by_one(piece: Piece) -> list[Piece]:
-  """A piece for each row."""
-  return [Piece(range(row, row + 1)) for row in piece.rows]
-
-
-def _how_many(records: Sequence[Record]) -> str:
-  return f"⋮ {len(records)} more like these"
-
-
 def _size_column(title: str, direction: str) -> Column:
   return Column(
     title,
-    "log₂ E[x²]",
     lambda row: _words.size(row, direction),
     lambda rows: _words.size_range(rows, direction),
+    "log₂ E[x²]",
+    is_number=True,
   )
 
 
-def _theory_column(
-  title: str, direction: str, records: Sequence[Record]
-) -> list[Column]:
-  """What is predicted beside what was measured, if anything is."""
-  name = f"{direction}_predicted"
-
+def _theory_column(title: str, direction: str) -> Column:
   def one(record: Record) -> str:
-    value = _words.measured(record, name)
+    value = _words.measured(record, f"{direction}_predicted")
     return "" if value is None else _words.decimal(value, 2)
 
-  known = any(map(one, records))
-  return [Column(title, "log₂ E[x²]", one)] if known else []
+  return Column(title, one, unit="log₂ E[x²]", is_number=True)
 
 
 def _extra_column(extra: _Extra) -> Column:
@@ -165,7 +90,7 @@ def _extra_column(extra: _Extra) -> Column:
     ends = [extra.words(value) for value in (values[:1] + values[-1:])]
     return "…".join(dict.fromkeys(ends))
 
-  return Column(extra.title, extra.unit, one, many)
+  return Column(extra.title, one, many, extra.unit, is_number=True)
 
 
 def _measured(extra: _Extra, records: Sequence[Record]) -> list[float]:

@@ -8,7 +8,7 @@ import numpy as np
 from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
 from initjax.graph import signal_graph
-from initjax.measurement._leaves import Kernel, arrays_of, kernels
+from initjax.measurement import KernelLeaf, arrays_of, kernel_leaves
 from initjax.testing._findings import Finding, raise_all
 
 
@@ -56,7 +56,7 @@ def assert_orthogonal(
     check_number("scale", scale, low=0, open_low=True)
   check_where("where", where)
   graph = signal_graph(fn, params, *inputs)
-  every = list(kernels(graph, arrays_of(params)))
+  every = list(kernel_leaves(graph, arrays_of(params)))
   chosen = [
     kernel for kernel in every if matches(where, kernel.op.path, kernel.leaf)
   ]
@@ -82,7 +82,7 @@ def assert_orthogonal(
     raise_all([Finding(message, header, lines, fix)])
 
 
-def _deviation(kernel: Kernel, scale: float | None) -> tuple[float, float]:
+def _deviation(kernel: KernelLeaf, scale: float | None) -> tuple[float, float]:
   """Largest entry of WᵀW/s² - 1, and what rounding may do."""
   largest, longer = 0.0, 1
   for matrix in kernel.matrices():
