@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initjax.graph import LinearOp, SignalGraph, Site, Stream
+from initjax.graph import PARTS, LinearOp, SignalGraph, Site, Stream
 from initjax.measurement import Leaves, kernel_variance, mean_square_at
 from initjax.typing import Activation
 
@@ -69,12 +69,9 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   )
 
 
-_PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
-
-
 def _shares_kernels(graph: SignalGraph) -> bool:
   """Whether layers are not independent: recurrent ones, tied kernels."""
-  whole = [op.path for op in graph if not _PARTS & set(op.view)]
+  whole = [op.path for op in graph if not PARTS & set(op.view)]
   slices = (sum(s.startswith("scan[") for s in op.view) for op in graph)
   recurs = (
     n < len(op.place.scans) for op, n in zip(graph, slices, strict=True)

@@ -79,7 +79,7 @@ def duplicates(leaves: Leaves) -> Iterator[Verdict]:
     verdict = Verdict(
       "duplicate parameters",
       "warning",
-      group.path,
+      group.paths[0],
       f"{said}: drawn with one key, or copied.",
       fix("", "a key of its own for each; nothing if the copy is meant"),
     )

@@ -14,6 +14,7 @@ from initjax.graph._graph import Site as Site
 from initjax.graph._graph import Stream as Stream
 from initjax.graph._graph import Term as Term
 from initjax.graph._graph import terms_within as terms_within
+from initjax.graph._primitives import PARTS as PARTS
 from initjax.graph._signal_graph import signal_graph
 
 __all__ = [

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from initjax.graph import _geometry
-from initjax.graph._activations import LAYOUT, feed_of
+from initjax.graph._activations import feed_of
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
+from initjax.graph._primitives import LAYOUT
 from initjax.graph._streams import Streams
 from initjax.graph._values import Node, Value, data, joined
 

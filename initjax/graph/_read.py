@@ -13,17 +13,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from initjax.graph._activations import (
-  CALLS,
-  ELEMENTWISE,
-  LAYOUT,
-  RANDOM,
-  RULES,
-)
 from initjax.graph._compat import open_jaxpr, scan_operands, sub_jaxprs
 from initjax.graph._geometry import follow
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import Reader, read_linear, read_look_up
+from initjax.graph._primitives import (
+  INLINED,
+  LAYOUT,
+  LINEAR,
+  PARTS,
+  PURE,
+  RANDOM,
+  RULES,
+)
 from initjax.graph._values import (
   CONSTANT,
   Made,
@@ -34,16 +36,8 @@ from initjax.graph._values import (
   size_of,
 )
 
-_LINEAR = frozenset(
-  ("dot_general", "conv_general_dilated", "ragged_dot_general")
-)
-REMAT = frozenset(("remat", "remat2", "checkpoint"))
 _LOOK_UP = ["parameter", "data"]  # of a gather: the table and the indices
 _MAX_PASSES = 4
-PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
-_VIEWS = LAYOUT | PARTS | {"squeeze"}
-PURE = ELEMENTWISE | LAYOUT
-"""What is computed while reading; nothing that has effects or calls back."""
 
 
 def read(
@@ -82,11 +76,11 @@ def _read_equation(
   reader: Reader, equation: Any, operands: list[Value], place: Place
 ) -> list[Value]:
   name = equation.primitive.name
-  if name in _LINEAR:
+  if name in LINEAR:
     return [read_linear(reader, equation, operands, place)]
   if name == "gather" and [value.kind for value in operands] == _LOOK_UP:
     return [read_look_up(reader, equation, operands, place)]
-  if name in CALLS | RULES | REMAT or name == "shard_map":
+  if name in INLINED or name == "shard_map":
     (inner, *_) = sub_jaxprs(equation.params)
     closed = place.closed or name in RULES or name == "shard_map"
     return read(reader, inner, operands, place._replace(closed=closed))
@@ -100,7 +94,7 @@ def _read_equation(
 def _holds_linear(jaxpr: Any) -> bool:
   equations = open_jaxpr(jaxpr).jaxpr.eqns
   return any(
-    equation.primitive.name in _LINEAR
+    equation.primitive.name in LINEAR
     or any(_holds_linear(inner) for inner in sub_jaxprs(equation.params))
     for equation in equations
   )
@@ -140,7 +134,7 @@ def _read_view(name: str, equation: Any, operands: list[Value]) -> Value:
   """A parameter seen through one more step, linear or not."""
   parameters = [value for value in operands if value.kind == "parameter"]
   first, rest = parameters[0], parameters[1:]
-  if name in _VIEWS and not rest:
+  if name in LAYOUT | PARTS and not rest:
     origins = follow(equation, first.origins)
     view = (*first.view, name)
     return dataclasses.replace(first, view=view, origins=origins)

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from initjax.graph._activations import CALLS
 from initjax.graph._compat import open_jaxpr, scan_operands, sub_jaxprs
 from initjax.graph._graph import Site
-from initjax.graph._read import REMAT
+from initjax.graph._primitives import CALLS, JITS, REMAT
 from initjax.graph._shard_map import in_shards
 
 
@@ -141,7 +140,7 @@ def _replay_call(
     run = jax.checkpoint(
       run, policy=params["policy"], prevent_cse=params["prevent_cse"]
     )
-  elif equation.primitive.name in ("jit", "pjit"):
+  elif equation.primitive.name in JITS:
     run = jax.jit(run, inline=params["inline"])
   return run(operands, slots)
 

@@ -13,23 +13,17 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from initjax.graph._activations import (
-  LAYOUT,
-  dropout,
-  has_complex,
-  source_of,
-)
+from initjax.graph._activations import dropout, has_complex, source_of
 from initjax.graph._graph import Image, Site, Stream, Term, terms_within
 from initjax.graph._normalizations import (
-  SUMS,
   Normalization,
   find_normalized,
   normalization,
 )
+from initjax.graph._primitives import CHOICES, LAYOUT, SUMS
 from initjax.graph._recovered import identity, recovered
 from initjax.graph._values import Node, Value, size_of
 
-_CHOICES = frozenset(("slice", "split", "rev"))  # of entries
 _CENTRED = frozenset(("output", "bias", "input", "normalized"))
 
 
@@ -195,7 +189,7 @@ def _choices(between: Sequence[Node]) -> list[str]:
   return [
     f"{node.label} {node.equation.params} {node.output}"
     for node in nodes
-    if node.label in _CHOICES and node.equation is not None
+    if node.label in CHOICES and node.equation is not None
   ]
 
 
@@ -203,7 +197,7 @@ def _share(between: Sequence[Node]) -> float:
   """Of the entries of a source, how many are left."""
   share = 1.0
   for node in between:
-    if node.label in _CHOICES and node.equation is not None:
+    if node.label in CHOICES and node.equation is not None:
       before = node.equation.invars[0].aval.shape
       after = node.equation.outvars[node.output].aval.shape
       share *= math.prod(after) / max(1, math.prod(before))

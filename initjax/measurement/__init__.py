@@ -17,7 +17,7 @@ from initjax.measurement._leaves import kernel_leaves as kernel_leaves
 from initjax.measurement._leaves import kernel_variance as kernel_variance
 from initjax.measurement._leaves import mean_square as mean_square
 from initjax.measurement._leaves import mean_square_at as mean_square_at
-from initjax.measurement._measure import Measured, measure
+from initjax.measurement._measure import Measured, measure, measure_and_grad
 from initjax.measurement._report import SignalReport
 from initjax.measurement._row_statistics import RowStatistics as RowStatistics
 from initjax.measurement._row_statistics import row_statistics as row_statistics
@@ -28,4 +28,5 @@ __all__ = [
   "SignalReport",
   "jacobian_spectrum",
   "measure",
+  "measure_and_grad",
 ]

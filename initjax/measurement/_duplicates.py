@@ -14,18 +14,14 @@ _BY_CHANCE = 1e-6  # how likely two leaves may be equal up to a factor
 
 
 class Duplicates(NamedTuple):
-  """One leaf, and those that repeat it."""
+  """Leaves that repeat the first of them."""
 
-  path: str
+  paths: tuple[str, ...]
+  """of all, in their order"""
   equal: tuple[str, ...]
-  """entry by entry, bit by bit"""
+  """of those that are equal to the first entry by entry"""
   scaled: tuple[str, ...]
-  """up to a factor other than 1, and rounding"""
-
-  @property
-  def paths(self) -> tuple[str, ...]:
-    """All of them, in the order of the leaves."""
-    return (self.path, *self.equal, *self.scaled)
+  """of those that are so up to a factor, and rounding"""
 
 
 def find_duplicates(leaves: Leaves) -> list[Duplicates]:
@@ -44,7 +40,7 @@ def find_duplicates(leaves: Leaves) -> list[Duplicates]:
     if len(paths) > 1:
       found += _groups({path: leaves[path] for path in paths})
   order = {path: place for place, path in enumerate(leaves)}
-  return sorted(found, key=lambda group: order[group.path])
+  return sorted(found, key=lambda group: order[group.paths[0]])
 
 
 def _groups(leaves: Leaves) -> list[Duplicates]:
@@ -59,20 +55,20 @@ def _groups(leaves: Leaves) -> list[Duplicates]:
       continue
     others = [paths[i] for i in np.flatnonzero(near[place]) if i > place]
     others = [other for other in others if other not in taken]
-    equal = [p for p in others if _is_equal(leaves[path], leaves[p])]
-    scaled = [
-      p for p in others
-      if p not in equal and _is_scaled(leaves[path], leaves[p])
-    ]  # fmt: skip
+    like = [(p, _likeness(leaves[path], leaves[p])) for p in others]
+    equal = tuple(p for p, likeness in like if likeness == "equal")
+    scaled = tuple(p for p, likeness in like if likeness == "scaled")
     taken.update(equal, scaled)
     if equal or scaled:
-      found.append(Duplicates(path, tuple(equal), tuple(scaled)))
+      same = tuple(p for p, likeness in like if likeness)
+      found.append(Duplicates((path, *same), equal, scaled))
   return found
 
 
 def _sample(leaf: np.ndarray) -> np.ndarray:
   """Some entries without their mean, of length 1, or 0 where there is none."""
-  x = _of_unit_size(leaf.ravel()[:: max(1, leaf.size // _SAMPLE)])
+  places = np.linspace(0, leaf.size - 1, min(leaf.size, _SAMPLE)).astype(int)
+  x = _of_unit_size(leaf.ravel()[places])
   x = x - x.mean()
   length = np.linalg.norm(x)
   return x / length if np.isfinite(length) and length > 0 else np.zeros_like(x)
@@ -85,24 +81,24 @@ def _of_unit_size(leaf: np.ndarray) -> np.ndarray:
     return x / (abs(x).max() or 1.0)
 
 
-def _is_equal(one: np.ndarray, other: np.ndarray) -> bool:
-  return one.dtype == other.dtype and np.array_equal(one, other)
+def _likeness(one: np.ndarray, other: np.ndarray) -> str:
+  """Whether they are "equal", "scaled" (equal up to a factor) or neither, "".
 
-
-def _is_scaled(one: np.ndarray, other: np.ndarray) -> bool:
-  """Whether what is left of one, the other's part taken out, is rounding.
-
-  It is compared with the spread about the mean, since two leaves of ones and a
-  little noise point the same way, too. Of n numbers a part t is left by chance
-  with a probability of about t^(n-1).
+  They are scaled if what is left of one, the other's part taken out, is
+  rounding. It is compared with the spread about the mean, since two leaves of
+  ones and a little noise point the same way, too. Of n numbers a part t is left
+  by chance with a probability of about t^(n-1).
   """
+  if one.dtype == other.dtype and np.array_equal(one, other):
+    return "equal"
   rounding = 2 * float(max(jnp.finfo(x.dtype).eps for x in (one, other)))
   few = one.size < 8
   part = rounding if few else max(rounding, _ROUNDED)
   if one.size < 4 or part ** (one.size - 1) > _BY_CHANCE:
-    return False
+    return ""
   a, b = (_of_unit_size(leaf).ravel() for leaf in (one, other))
   if not np.isfinite(a).all() or not np.isfinite(b).all():
-    return False
+    return ""
   left = a - b * (np.vdot(b, a) / np.vdot(b, b))
-  return bool(np.linalg.norm(left) <= part * np.linalg.norm(a - a.mean()))
+  spread = np.linalg.norm(a - a.mean())
+  return "scaled" if np.linalg.norm(left) <= part * spread else ""

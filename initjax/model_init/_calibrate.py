@@ -23,7 +23,7 @@ def calibrate(
   *inputs: Any,
   target: float | jax.Array = 1.0,
   statistic: str = "second_moment",
-  shared: str = "first",
+  tied: str = "first",
 ) -> tuple[Any, Calibration]:
   """Rescales every kernel so that its output has the wanted second moment.
 
@@ -67,7 +67,7 @@ def calibrate(
     target: the statistic that is wanted, in squared units of the signal.
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
       entries of the output.
-    shared: "first" or "pooled", for kernels that are used several times.
+    tied: "first" or "pooled", for kernels that are used several times.
 
   Returns:
     The parameters, and a `Calibration`: rows of factors, statistics before and
@@ -93,7 +93,7 @@ def calibrate(
   """
   check_number("target", target, low=0.0, open_low=True)
   check_choice("statistic", statistic, ("second_moment", "variance"))
-  check_choice("shared", shared, ("first", "pooled"))
+  check_choice("tied", tied, ("first", "pooled"))
   _check_concrete(params, inputs)
   params = jax.tree.map(_in_jax, params)
   traced = trace(fn, params, *inputs)
@@ -101,13 +101,13 @@ def calibrate(
   leaves = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
   start = beginning(plan)
   _, states, rows = run(plan, traced.jaxpr, leaves, start)
-  if shared == "pooled" and any(group.shared for group in plan.groups):
+  if tied == "pooled" and any(group.shared for group in plan.groups):
     start = pooled(plan, states)
     _, states, rows = run(plan, traced.jaxpr, leaves, start)
   flat, structure = jax.tree.flatten(params)
   changed = rescaled(plan, states, leaves)[: len(flat)]
   ordered = tuple(rows[site] for site in traced.sites)
-  info = Calibration(ordered, traced.graph, statistic, shared)
+  info = Calibration(ordered, traced.graph, statistic, tied)
   return jax.tree.unflatten(structure, changed), info
 
 

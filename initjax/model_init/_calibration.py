@@ -49,7 +49,7 @@ class Calibration:
   """what the rows are"""
   statistic: str = dataclasses.field(metadata={"static": True})
   """what was calibrated"""
-  shared: str = dataclasses.field(metadata={"static": True})
+  tied: str = dataclasses.field(metadata={"static": True})
   """how kernels that are used several times were treated"""
 
   @property
@@ -73,7 +73,7 @@ class Calibration:
       before = math.inf if bits >= 1024 else math.exp2(bits)
       factor = float(row.factor[repeat])
       reason = REASONS[code]
-      if code == SHARED and self.shared == "pooled":
+      if code == SHARED and self.tied == "pooled":
         reason = _POOLED
       found.append(Operation(op.path, repeat, factor, before, reason))
     return tuple(found)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax.graph._graph import Site
+from initjax.graph._primitives import INDEXED, JOINS, SCALES, STAYS
 from initjax.model_init._view_steps import STEPS, Step, dynamic_slice
 
 Leaves = Mapping[int, Any]
@@ -23,11 +24,6 @@ Leaves = Mapping[int, Any]
 Region = tuple[int, np.ndarray]
 """Entries of a leaf, as a view of memory."""
 
-_IDENTITIES = """convert_element_type copy copy_p div mul neg pvary
-reduce_precision reshard sharding_constraint"""
-_SAME = frozenset(_IDENTITIES.split())
-_JOINS = frozenset(("concatenate", "stack"))
-_PARTS = frozenset(("dynamic_slice", "gather"))
 _MAX_WORK: Any = 10_000
 
 
@@ -84,16 +80,16 @@ def follow(
     numbers: of its operands, where they are literals.
   """
   name = equation.primitive.name
-  if name in _JOINS:
+  if name in JOINS:
     return _joined(equation, views)
   view = views[1] if name == "mul" and views[0] is None else views[0]
   if view is None or sum(one is not None for one in views) > 1:
     return None
   outputs = [variable.aval for variable in equation.outvars]
-  if name in _SAME:
+  if name in STAYS | SCALES:
     same = _is_same(outputs[0], equation.invars[views.index(view)].aval)
     return [view] if same else None
-  if name in STEPS or name in _PARTS:
+  if name in STEPS or name in INDEXED:
     if view.closed:
       return [view] * len(outputs)
     step = _step(equation, numbers[1:], outputs)

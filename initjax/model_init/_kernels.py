@@ -12,15 +12,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from initjax.graph._activations import CALLS, RULES
 from initjax.graph._compat import open_jaxpr, scan_operands, sub_jaxprs
 from initjax.graph._graph import LinearOp, Site
-from initjax.graph._read import REMAT
+from initjax.graph._primitives import INDEXED, INLINED
 from initjax.graph._signal_graph import Trace
 from initjax.model_init._kernel_views import View, follow, leaf_view
-
-CALLED = CALLS | RULES | REMAT
-"""Calls that are entered: no derivative is taken, so no rule is lost."""
 
 
 class _Held(NamedTuple):
@@ -96,7 +92,7 @@ def _read_equation(
   name = equation.primitive.name
   if site in walk.ops:
     return _read_operation(walk, equation, operands, site)
-  if name in CALLED:
+  if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
     return _read(walk, inner, operands, site)
   if name == "scan":
@@ -114,7 +110,7 @@ def _read_equation(
 def _followed(equation: Any, operands: list[_Held]) -> list[View] | None:
   """Views of the outputs, if all that is done is to move a kernel's entries."""
   if not all(held.constant or held.view for held in operands):
-    indices = equation.primitive.name in ("gather", "dynamic_slice")
+    indices = equation.primitive.name in INDEXED
     if not (indices and operands[0].view):
       return None
     if any(held.spilled for held in operands[1:]):

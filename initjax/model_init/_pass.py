@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from initjax._statistics import wide
 from initjax.graph._compat import open_jaxpr, scan_operands, sub_jaxprs
 from initjax.graph._graph import LinearOp, Site
+from initjax.graph._primitives import INLINED, JITS
 from initjax.graph._replay import bind
 from initjax.model_init._factors import (
   CLOSED,
@@ -27,7 +28,7 @@ from initjax.model_init._factors import (
   scaled,
 )
 from initjax.model_init._groups import Group
-from initjax.model_init._kernels import CALLED, Kernels
+from initjax.model_init._kernels import Kernels
 
 
 class State(NamedTuple):
@@ -122,7 +123,7 @@ def _run(
   if site in plan.ops:
     return _operation(plan, equation, operands, states, site)
   name = equation.primitive.name
-  if name in CALLED:
+  if name in INLINED:
     return _call(plan, equation, operands, states, site)
   rebuild = {"scan": _scan, "cond": _cond}.get(name)
   if rebuild is not None:
@@ -175,7 +176,7 @@ def _call(
   def enter(operands: list[Any], states: States) -> Result:
     return run(plan, inner, operands, states, site)
 
-  if equation.primitive.name in ("jit", "pjit"):
+  if equation.primitive.name in JITS:
     enter = jax.jit(enter, inline=equation.params["inline"])
   return enter(operands, states)
 

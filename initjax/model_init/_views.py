@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from initjax.graph._activations import LAYOUT
 from initjax.graph._graph import Site
-from initjax.graph._read import PARTS
+from initjax.graph._primitives import IDENTITIES, JOINS, PARTS, SCALES
 from initjax.graph._values import Made, Value, size_of
 
-_SCALED = frozenset(("mul", "div", "neg", "convert_element_type"))
-_MOVES = (LAYOUT | PARTS | {"squeeze", "concatenate"}) - _SCALED
+_MOVES = IDENTITIES | PARTS | JOINS
 
 
 class View(NamedTuple):
@@ -56,7 +54,7 @@ def view_of(value: Value) -> View | None:
   if any(other.scalar is None for other in others):
     return None
   name = made.equation.primitive.name
-  if name in _SCALED and len(below) == 1:
+  if name in SCALES and len(below) == 1:
     return _scaled(name, made.operands, below[0])
   same = len({view.multiplier for view in below}) == 1
   return _moved(made, below) if name in _MOVES and same else None

@@ -7,15 +7,14 @@ execution gives the second moment of each; walking back gives the gradient's.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from initjax._checks import check_number
-from initjax._paths import paths_of
 from initjax.gains import joint_moments, moments
-from initjax.graph import LinearOp, SignalGraph
+from initjax.graph import LinearOp, SignalGraph, signal_graph
 from initjax.graph._graph import Image, Site, Stream, Term, terms_within
 from initjax.graph._recovered import identity
 from initjax.measurement import (
@@ -45,9 +44,12 @@ class Prediction(NamedTuple):
 
 
 def predict(
-  graph: SignalGraph, params: Any, *, second_moment: float = 1.0
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  second_moment: float = 1.0,
 ) -> Prediction:
-  """Predicts signal and gradient of a traced model at infinite width.
+  """Predicts signal and gradient of a model at infinite width.
 
   With the weights as they are, σ_w² = mean square × fan_in, an operation fed by
   φ(h) gives
@@ -67,37 +69,30 @@ def predict(
   repeats.
 
   Args:
-    graph: of the model, from `initjax.signal_graph`.
+    fn: a function of parameters and inputs, such as `model.apply`.
     params: its parameters, with values.
+    *inputs: its other arguments; shapes are enough.
     second_moment: of the inputs, > 0.
 
   Raises:
-    ValueError: if `params` lack a parameter of the graph, or `second_moment`
-      is no such number.
+    TypeError: if `fn` is not callable, or parameters have no values.
+    ValueError: if `second_moment` is no such number.
 
-  >>> import jax, jax.numpy as jnp, initjax
+  >>> import jax, jax.numpy as jnp
   >>> def mlp(kernels, x):
   ...   first, second = kernels
   ...   return jax.nn.relu(x @ first) @ second
   >>> he = jax.nn.initializers.he_normal()
   >>> key = jax.random.key(0)
   >>> kernels = he(key, (256, 256)), he(key, (256, 256))
-  >>> graph = initjax.signal_graph(mlp, kernels, jnp.ones((1, 256)))
-  >>> predict(graph, kernels).forward.round(1)
+  >>> predict(mlp, kernels, jnp.ones((1, 256))).forward.round(1)
   array([1., 1.])
 
   Reference: Schoenholz et al. 2017, Eqs. 3, 9; Yang and Schoenholz 2017.
   """
   check_number("second_moment", second_moment, low=0, open_low=True)
-  missing = {path for op in graph.ops for path in op.paths} - {
-    *paths_of(params)
-  }
-  if missing:
-    raise ValueError(
-      f"params lack {sorted(missing)}, which the graph uses; pass those with "
-      "which it was traced, as arrays."
-    )
-  return predict_rows(graph, arrays_of(params), second_moment)
+  leaves = arrays_of(params)
+  return predict_rows(signal_graph(fn, params, *inputs), leaves, second_moment)
 
 
 def predict_rows(

@@ -111,6 +111,7 @@ def _table(found: Audit) -> TextTable:
     columns,
     crop=(("leaf", 40),),
     drop=(("dtype",), ("shape",)),
+    drops_first=True,
     named_by=("leaf",),
     listed=("mean", "std", "expected", "off by"),
     notes=[

@@ -78,6 +78,7 @@ def _table(plan: RulesPlan) -> TextTable:
     columns,
     crop=(("leaf", 40), ("rule", 16)),
     drop=(("dtype",), ("shape",)),
+    drops_first=True,
     named_by=("leaf",),
     listed=("action", "rule", "shadowed"),
     folds=False,

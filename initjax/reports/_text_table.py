@@ -41,17 +41,12 @@ class Column(NamedTuple):
 
 
 def number_column(title: str, field: str, digits: int = 4) -> Column:
-  """A number of the records; of folded rows from the least to the greatest."""
+  """A number of the records."""
 
   def one(record: Record) -> str:
     return "" if record[field] is None else f"{record[field]:.{digits}g}"
 
-  def many(records: Sequence[Record]) -> str:
-    known = sorted(r[field] for r in records if r[field] is not None)
-    ends = (f"{number:.{digits}g}" for number in known[:1] + known[-1:])
-    return " … ".join(dict.fromkeys(ends))
-
-  return Column(title, one, many, is_number=True)
+  return Column(title, one, is_number=True)
 
 
 def leaf_columns() -> tuple[Column, ...]:
@@ -94,6 +89,8 @@ class TextTable:
   """titles and least widths of columns that may be cropped, in this order"""
   drop: Sequence[Sequence[str]] = ()
   """titles that give way one group after the other, until the rest has room"""
+  drops_first: bool = False
+  """whether nothing is cropped as long as something is left to drop"""
   named_by: Sequence[str] = ()
   """titles whose cells name a row where a list stands for the table"""
   listed: Sequence[str] = ()
@@ -260,10 +257,11 @@ def _fit(
     cells = (line.cells[place] for line in lines)
     words = (say(column.title), say(column.unit), *cells)
     widths[column.title] = max(map(cell_len, words))
-  for dropped in ((), *table.drop):
+  for dropped in (stages := ((), *table.drop)):
     for title in dropped:
       widths.pop(title, None)
-    cropped = _cropped(widths, table.crop, width)
+    whole = table.drops_first and dropped is not stages[-1]
+    cropped = _cropped(widths, () if whole else table.crop, width)
     if _sum(cropped) <= width:
       return cropped
   return None
