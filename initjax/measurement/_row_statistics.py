@@ -57,19 +57,8 @@ def row_statistics(report: "SignalReport") -> RowStatistics:
   forward, backward, details, slopes = jax.device_get(
     (report.forward, report.backward, report.details, report.slopes)
   )
-  detail = dict.fromkeys(_DETAILS, np.full(len(graph.rows), np.nan))
-  if details:
-    saturations = [
-      saturation(op, *slope)
-      for op, slope in zip(graph.ops, slopes, strict=True)
-    ]
-    columns = (*zip(*details, strict=True), saturations)
-    detail = {
-      name: _by_row(graph, column).mean(axis=1).astype(float)
-      for name, column in zip(_DETAILS, columns, strict=True)
-    }
   moments = {
-    direction: _by_row(graph, [one.log2_second_moment for one in found])
+    direction: _table(graph, [one.log2_second_moment for one in found])
     for direction, found in (("forward", forward), ("backward", backward))
   }
   one_draw = not graph.ops or forward[0].size.ndim == len(graph.ops[0].repeats)
@@ -79,23 +68,46 @@ def row_statistics(report: "SignalReport") -> RowStatistics:
     _over_draws(graph, backward),
     {d: np.ascontiguousarray(x.T, float) for d, x in moments.items()},
     None if one_draw else moments["forward"].shape[1],
-    **detail,
+    **_detail_by_row(graph, details, slopes),
     has_detail=bool(details),
   )
 
 
-def _by_row(graph: SignalGraph, leaves: Sequence[Any]) -> np.ndarray:
-  """[rows, draws] of one number, given for each operation [..., *repeats]."""
-  rows = [
+def _detail_by_row(
+  graph: SignalGraph, details: Any, slopes: Any
+) -> dict[str, np.ndarray]:
+  """[rows] of each number; NaN without detail."""
+  if not details:
+    return dict.fromkeys(_DETAILS, np.full(len(graph.rows), np.nan))
+  pairs = zip(graph.ops, slopes, strict=True)
+  saturations = [saturation(op, *slope) for op, slope in pairs]
+  columns = (*zip(*details, strict=True), saturations)
+  return {
+    name: np.array([one.mean() for one in _by_row(graph, column)], float)
+    for name, column in zip(_DETAILS, columns, strict=True)
+  }
+
+
+def _by_row(graph: SignalGraph, leaves: Sequence[Any]) -> list[np.ndarray]:
+  """Of each row, [draws] of a number given for each operation [..., *repeats].
+
+  One number may stand for all draws.
+  """
+  return [
     np.ravel(leaves[row.number][(..., *row.repeat)]) for row in graph.rows
   ]
+
+
+def _table(graph: SignalGraph, leaves: Sequence[Any]) -> np.ndarray:
+  """All of them, [rows, draws]."""
+  rows = _by_row(graph, leaves)
   return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
 
 
 def _over_draws(graph: SignalGraph, found: Sequence[Statistics]) -> Statistics:
   """[rows] of each number."""
   by_name = {
-    name: _by_row(graph, [getattr(one, name) for one in found])
+    name: _table(graph, [getattr(one, name) for one in found])
     for name in Statistics._fields
   }
   return Statistics(
