@@ -6,15 +6,20 @@
 8
 """
 
-from initjax.graph._feed_names import fed_by as fed_by
+from initjax.graph._feed_names import fed_by
 from initjax.graph._frameworks import functional
-from initjax.graph._graph import Feed, LinearOp, Row, SignalGraph
-from initjax.graph._graph import Scan as Scan
-from initjax.graph._graph import Site as Site
-from initjax.graph._graph import Stream as Stream
-from initjax.graph._graph import Term as Term
-from initjax.graph._graph import terms_within as terms_within
-from initjax.graph._primitives import PARTS as PARTS
+from initjax.graph._graph import (
+  Feed,
+  LinearOp,
+  Row,
+  Scan,
+  SignalGraph,
+  Site,
+  Stream,
+  Term,
+  terms_within,
+)
+from initjax.graph._primitives import PARTS
 from initjax.graph._signal_graph import signal_graph
 
 __all__ = [

@@ -10,20 +10,23 @@ Equinox module: fn, params = initjax.functional(module).
 """
 
 from initjax.reports._figure import figure
-from initjax.reports._files import check_directory as check_directory
-from initjax.reports._files import check_free as check_free
-from initjax.reports._files import write_figure, write_json, write_text
+from initjax.reports._files import (
+  check_directory,
+  check_free,
+  write_figure,
+  write_json,
+  write_text,
+)
 from initjax.reports._html import html, html_fragment
 from initjax.reports._table import table, to_text
-from initjax.reports._text_table import Column as Column
-from initjax.reports._text_table import Note as Note
-from initjax.reports._text_table import TextTable as TextTable
-from initjax.reports._text_table import leaf_columns as leaf_columns
-from initjax.reports._text_table import number_column as number_column
-from initjax.reports._words import fans as fans
-from initjax.reports._words import nothing_judged as nothing_judged
-from initjax.reports._words import repeat_of as repeat_of
-from initjax.reports._words import short_paths as short_paths
+from initjax.reports._text_table import (
+  Column,
+  Note,
+  TextTable,
+  leaf_columns,
+  number_column,
+)
+from initjax.reports._words import fans, nothing_judged, repeat_of, short_paths
 
 __all__ = [
   "figure",
