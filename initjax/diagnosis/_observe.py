@@ -37,26 +37,22 @@ class Observed:
   chain: Chain | None
   """the model, if it is one whose signal and gradient arrive"""
 
+  drifts: dict[tuple[str, float | None], Drift | None] = dataclasses.field(
+    default_factory=dict
+  )
+  """what `drift` has found so far"""
+
   def drift(self, direction: str, target: float | None = None) -> Drift | None:
     """By the law of the model's own chain; None where there is none."""
     if self.chain is None:
       return None
-    if direction == "backward":
-      return self._backward_drift
-    return self._forward_drift if target is None else self._towards(target)
-
-  @functools.cached_property
-  def _forward_drift(self) -> Drift | None:
-    return self._towards(None)
-
-  def _towards(self, target: float | None) -> Drift | None:
-    assert self.chain is not None
-    return forward_drift(self.chain, self.found, target)
-
-  @functools.cached_property
-  def _backward_drift(self) -> Drift | None:
-    assert self.chain is not None
-    return backward_drift(self.chain, self.found)
+    if (direction, target) not in self.drifts:
+      self.drifts[direction, target] = (
+        forward_drift(self.chain, self.found, target)
+        if direction == "forward"
+        else backward_drift(self.chain, self.found)
+      )
+    return self.drifts[direction, target]
 
 
 @nan_is_unknown()
@@ -86,11 +82,17 @@ def observe(
   if init is not None and draws is not None:
     keys = jax.random.split(key, draws)
     params = jax.jit(functools.partial(jax.lax.map, init))(keys)
-  arguments = (params, inputs, key, cotangent)
-  measured = functools.partial(
-    _measure, fn, has_aux=has_aux, one=draws is None, norms=norms
-  )
-  report = execute(measured, *arguments)
+
+  def one(params: Any, inputs: Any, key: jax.Array, cotangent: Any) -> Any:
+    options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+    report = measure(fn, params, *inputs, **options, detail=True)
+    return report if norms else dataclasses.replace(report, gradient_norms=None)
+
+  def all_in_turn(params: Any, *others: Any) -> Any:
+    return jax.lax.map(lambda params: one(params, *others), params)
+
+  measured = one if draws is None else all_in_turn
+  report = execute(measured, params, inputs, key, cotangent)
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
   leaves = arrays_of(params)
@@ -98,34 +100,6 @@ def observe(
   arrived = all(np.isfinite(x).all() for x in found.log2_moments.values())
   chain = chain_of(report.graph, leaves) if arrived else None
   return Observed(report, found, leaves, chain)
-
-
-def _measure(
-  fn: Callable[..., Any],
-  params: Any,
-  inputs: tuple[Any, ...],
-  key: jax.Array,
-  cotangent: Any,
-  *,
-  has_aux: bool,
-  one: bool,
-  norms: bool,
-) -> SignalReport:
-  """The report on one draw, or on all along the leading axis, in turn."""
-
-  def run(params: Any) -> SignalReport:
-    report = measure(
-      fn,
-      params,
-      *inputs,
-      key=key,
-      cotangent=cotangent,
-      has_aux=has_aux,
-      detail=True,
-    )
-    return report if norms else dataclasses.replace(report, gradient_norms=None)
-
-  return run(params) if one else jax.lax.map(run, params)
 
 
 def _check_draws(params: Any, init: Any, draws: int | None) -> None:

@@ -113,8 +113,6 @@ def _table(operations: Sequence[Operation], statistic: str) -> TextTable:
       Column("", lambda row: marks.get(row["reason"], "")),
     ),
     crop=(("operation", 24),),
-    named_by=("operation", "repeat", ""),
-    listed=("factor", before),
     notes=[Note(f"{mark} {why}", indent=2) for why, mark in marks.items()],
     empty="no linear operation was found",
   )

@@ -88,8 +88,6 @@ def _table(plan: VariancePlan) -> TextTable:
     ),
     crop=(("operation", 24), ("fed by", 8), ("operation", 12)),
     drop=(("fed by",), ("in→out",)),
-    named_by=("operation", "repeat", ""),
-    listed=("E[φ²]", "gain", "std"),
     notes=(
       *(Note(f"{mark} {why}", indent=2) for why, mark in marks.items()),
       *(Note(f"· {note}") for note in plan.notes),

@@ -112,8 +112,6 @@ def _table(found: Audit) -> TextTable:
     crop=(("leaf", 40),),
     drop=(("dtype",), ("shape",)),
     drops_first=True,
-    named_by=("leaf",),
-    listed=("mean", "std", "expected", "off by"),
     notes=[
       Note(f"equal up to a factor: {', '.join(paths)}")
       for paths in found.duplicates

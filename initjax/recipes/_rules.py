@@ -79,8 +79,7 @@ def _table(plan: RulesPlan) -> TextTable:
     crop=(("leaf", 40), ("rule", 16)),
     drop=(("dtype",), ("shape",)),
     drops_first=True,
-    named_by=("leaf",),
-    listed=("action", "rule", "shadowed"),
+    named_by=("action", "rule", "shadowed"),
     folds=False,
   )
 

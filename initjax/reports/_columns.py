@@ -1,21 +1,10 @@
 """The columns of a report: what each says of one row, and of folded rows."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from initjax.reports import _words
 from initjax.reports._text_table import Column
 from initjax.typing import Record
-
-
-class _Extra(NamedTuple):
-  """A measurement that has a column only where it is worth a look."""
-
-  title: str
-  unit: str
-  value: Callable[[Record], float | None]
-  words: Callable[[float], str]
-  is_noteworthy: Callable[[float], bool]
 
 
 def _dead(record: Record) -> float | None:
@@ -23,23 +12,12 @@ def _dead(record: Record) -> float | None:
   return None if dead is None or not units else dead / units
 
 
-_EXTRAS = (
-  _Extra("dead", "units", _dead, _words.share, lambda x: x > 0.05),
-  _Extra(
-    "slope",
-    "|φ'|",
-    lambda record: _words.measured(record, "saturation"),
-    lambda x: f"{x:.2f}",
-    lambda x: x < 0.1,
-  ),
-  _Extra(
-    "corr.",
-    "samples",
-    lambda record: _words.measured(record, "correlation"),
-    lambda x: f"{x:.2f}",
-    lambda x: x > 0.9,
-  ),
-)
+def _saturation(record: Record) -> float | None:
+  return _words.measured(record, "saturation")
+
+
+def _correlation(record: Record) -> float | None:
+  return _words.measured(record, "correlation")
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
@@ -55,10 +33,16 @@ def columns(records: Sequence[Record]) -> list[Column]:
     _size_column("gradient", "backward"),
     _theory_column("← theory", "backward"),
   ]
+  two_digits = "{:.2f}".format
+  extras = (
+    ("dead", "units", _dead, _words.share, lambda x: x > 0.05),
+    ("slope", "|φ'|", _saturation, two_digits, lambda x: x < 0.1),
+    ("corr.", "samples", _correlation, two_digits, lambda x: x > 0.9),
+  )
   return found + [
-    _extra_column(extra)
-    for extra in _EXTRAS
-    if any(map(extra.is_noteworthy, _measured(extra, records)))
+    _extra_column(title, unit, value, words)
+    for title, unit, value, words, is_noteworthy in extras
+    if any(map(is_noteworthy, _known(value, records)))
   ]
 
 
@@ -80,19 +64,25 @@ def _theory_column(title: str, direction: str) -> Column:
   return Column(title, one, unit="log₂ E[x²]", is_number=True)
 
 
-def _extra_column(extra: _Extra) -> Column:
+def _extra_column(
+  title: str,
+  unit: str,
+  value: Callable[[Record], float | None],
+  words: Callable[[float], str],
+) -> Column:
+  """A measurement that has a column only where it is worth a look."""
+
   def one(record: Record) -> str:
-    value = extra.value(record)
-    return "" if value is None else extra.words(value)
+    return "".join(map(words, _known(value, [record])))
 
   def many(records: Sequence[Record]) -> str:
-    values = sorted(_measured(extra, records))
-    ends = [extra.words(value) for value in (values[:1] + values[-1:])]
-    return "…".join(dict.fromkeys(ends))
+    values = sorted(_known(value, records))
+    return "…".join(dict.fromkeys(map(words, values[:1] + values[-1:])))
 
-  return Column(extra.title, one, many, extra.unit, is_number=True)
+  return Column(title, one, many, unit, is_number=True)
 
 
-def _measured(extra: _Extra, records: Sequence[Record]) -> list[float]:
-  values = map(extra.value, records)
-  return [value for value in values if value is not None]
+def _known(
+  value: Callable[[Record], float | None], records: Sequence[Record]
+) -> list[float]:
+  return [x for x in map(value, records) if x is not None]

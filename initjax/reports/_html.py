@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from initjax.reports import _figure, _words
+from initjax.reports._fold import one_by_one
 from initjax.reports._style import STYLE
 from initjax.reports._table import table
 from initjax.reports._text_table import (
@@ -13,7 +14,6 @@ from initjax.reports._text_table import (
   Line,
   filled,
   line_of,
-  one_by_one,
 )
 from initjax.typing import Record, Verdict
 
@@ -93,7 +93,7 @@ def _body(
   return (
     f'<div class="initjax">\n<style>{STYLE}</style>\n'
     + "\n".join(part for part in parts if part)
-    + f"\n{_rows(records, verdicts)}\n</div>"
+    + f"\n{_operations(records, verdicts)}\n</div>"
   )
 
 
@@ -148,8 +148,7 @@ def _svg(
   return re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
 
 
-def _rows(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
-  """The table of operations."""
+def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
   if not records:
     return '<p class="hint">no linear operation was found</p>'
   text = table(records, verdicts)

@@ -37,8 +37,6 @@ def table(
       ("→ theory", "← theory"),
       *(("fed by",), ("fans",), ("corr.",), ("slope",), ("dead",), ("repeat",)),
     ),
-    named_by=("operation", "repeat"),
-    listed=("signal", "gradient"),
     notes=tuple(_notes(records, verdicts)),
     severities=_words.severities(records, verdicts or ()),
     pinned=_words.beginnings(verdicts or ()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from initjax._checks import check_integer
 from initjax.reports._encoding import encoding_of_stdout, in_place, printable
-from initjax.reports._fold import Piece, fold
+from initjax.reports._fold import Piece, fold, one_by_one
 from initjax.reports._words import MARKS, SEVERITIES, crop
 from initjax.typing import Record
 
@@ -91,10 +91,9 @@ class TextTable:
   """titles that give way one group after the other, until the rest has room"""
   drops_first: bool = False
   """whether nothing is cropped as long as something is left to drop"""
-  named_by: Sequence[str] = ()
-  """titles whose cells name a row where a list stands for the table"""
-  listed: Sequence[str] = ()
-  """titles whose cells have a line each there"""
+  named_by: Sequence[str] = ("repeat", "")
+  """titles whose cells name a row, besides the first, where a list stands for
+  the table; numbers that are never dropped have a line each there"""
   notes: Sequence[Note] = ()
   severities: Sequence[str] | None = None
   """of the verdicts on each row; None for a table without marks"""
@@ -134,7 +133,7 @@ class TextTable:
 
     encoding = self.encoding or options.encoding
     say = functools.partial(printable, encoding=encoding)
-    parts = [_rows(self, options.max_width, say)]
+    parts = [_grid(self, options.max_width, say)]
     parts += [_paragraph(note, options.max_width, say) for note in self.notes]
     for part in parts:
       for text, style, control in console.render(part, options):
@@ -170,12 +169,7 @@ def line_of(table: TextTable, columns: Sequence[Column], piece: Piece) -> Line:
   return Line(worst, tuple(cells), piece)
 
 
-def one_by_one(piece: Piece) -> list[Piece]:
-  """A piece for each row."""
-  return [Piece(range(row, row + 1)) for row in piece.rows]
-
-
-def _rows(table: TextTable, width: int, say: _Say) -> "RenderableType":
+def _grid(table: TextTable, width: int, say: _Say) -> "RenderableType":
   """The grid; a list if it has no room."""
   from rich.table import Table
   from rich.text import Text
@@ -228,16 +222,17 @@ def _list(
   from rich.text import Text
 
   titles = [column.title for column in columns]
+  dropped = {title for titles in table.drop for title in titles}
+  listed = [c.title for c in columns if c.is_number and c.title not in dropped]
   found = []
   for line in lines:
     cells = dict(zip(titles, line.cells, strict=True))
-    name = (say(MARKS[line.severity]), *map(cells.get, table.named_by))
+    mark = say(MARKS[line.severity])
+    name = (mark, line.cells[0], *map(cells.get, table.named_by))
     words = " ".join(filter(None, name))
     found.append(Text(words, STYLES[line.severity]))
     found += [
-      Text(f" {say(title)} {cells[title]}")
-      for title in table.listed
-      if cells.get(title)
+      Text(f" {say(title)} {cells[title]}") for title in listed if cells[title]
     ]
   return Text("\n", overflow="fold").join(found)
 
@@ -262,7 +257,7 @@ def _fit(
       widths.pop(title, None)
     whole = table.drops_first and dropped is not stages[-1]
     cropped = _cropped(widths, () if whole else table.crop, width)
-    if _sum(cropped) <= width:
+    if _whole_width(cropped) <= width:
       return cropped
   return None
 
@@ -272,13 +267,13 @@ def _cropped(
 ) -> dict[str, int]:
   widths = dict(widths)
   for title, least in crop:
-    excess = max(0, _sum(widths) - width)
+    excess = max(0, _whole_width(widths) - width)
     if title in widths and widths[title] > least:
       widths[title] = max(least, widths[title] - excess)
   return widths
 
 
-def _sum(widths: dict[str, int]) -> int:
+def _whole_width(widths: dict[str, int]) -> int:
   return sum(_GAP + width for width in widths.values()) - _GAP
 
 

@@ -20,9 +20,7 @@ class Finding(NamedTuple):
   """One violation."""
 
   message: str
-  header: tuple[str, ...] = ()
-  lines: tuple[tuple[str, ...], ...] = ()
-  """of the table"""
+  table: str = ""
   fix: str = ""
 
 
@@ -33,28 +31,20 @@ def raise_all(findings: Sequence[Finding]) -> None:
 
 
 def _text(finding: Finding) -> str:
-  parts = [finding.message]
-  if finding.lines:
-    parts.append(_table(finding.header, finding.lines))
-  if finding.fix:
-    parts.append("To mend it:\n" + _indented(finding.fix))
-  return "\n".join(parts)
+  mended = "To mend it:\n" + _indented(finding.fix) if finding.fix else ""
+  parts = (finding.message, _indented(finding.table), mended)
+  return "\n".join(filter(None, parts))
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-  name, *numbers = header
-  table = TextTable(
-    [dict(zip(header, line, strict=True)) for line in lines],
-    (
-      Column(name, lambda row: row[name]),
-      *(Column(n, operator.itemgetter(n), is_number=True) for n in numbers),
-    ),
-    crop=((name, 20),),
-    named_by=(name,),
-    listed=numbers,
-    folds=False,
-  )
-  return _indented(table.to_text())
+def table_of(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+  """Names and numbers; "" if there are none."""
+  columns = [
+    Column(title, operator.itemgetter(title), is_number=place > 0)
+    for place, title in enumerate(header)
+  ]
+  records = [dict(zip(header, line, strict=True)) for line in lines]
+  table = TextTable(records, columns, crop=((header[0], 20),), folds=False)
+  return table.to_text() if lines else ""
 
 
 def _indented(text: str) -> str:
@@ -73,7 +63,7 @@ def of_verdict(observed: Observed, verdict: Verdict) -> Finding:
     lines.append((_name(observed, row), *sizes))
   where = f" at {verdict.path}" if verdict.path else ""
   message = f"{verdict.kind.capitalize()}{where}: {verdict.message}"
-  return Finding(message, header, tuple(lines), verdict.fix)
+  return Finding(message, table_of(header, lines), verdict.fix)
 
 
 def of_drift(
@@ -108,8 +98,7 @@ def of_drift(
     f"per layer against a healthy {noun}, which is {abs(drift.sigmas):.1f} "
     f"standard deviations of what chance does at these widths; "
     f"{allowed:.2f} are allowed.\n{cause}",
-    ("operation", "measured", "healthy"),
-    tuple(lines),
+    table_of(("operation", "measured", "healthy"), lines),
     fix,
   )
 
