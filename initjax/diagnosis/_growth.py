@@ -81,7 +81,7 @@ def check_growth(
   for direction, bits in found.log2_moments.items():
     if direction == "backward":  # what strides and pooling share out is kept
       bits = bits + np.log2(np.maximum(found.backward.size, 1))
-    growth = _measured(ops, bits, direction)
+    growth = _growth_of(ops, bits, direction)
     drift = drift_of(direction)
     if growth is not None and drift is not None:
       growth = _by_law(growth, drift)
@@ -124,7 +124,7 @@ def _slope(activation: Activation) -> Activation:
   return lambda x: jax.jvp(activation, (x,), (jnp.ones_like(x),))[1]
 
 
-def _measured(
+def _growth_of(
   ops: Sequence[LinearOp], bits: np.ndarray, direction: str
 ) -> Growth | None:
   """The growth of one direction; None if too few rows are alive."""

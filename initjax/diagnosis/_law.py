@@ -9,7 +9,6 @@ Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022; Aitken 1935.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -47,98 +46,87 @@ class Drift(NamedTuple):
     """[rows]: how far from `expected` a healthy chain may be."""
     return sigmas * self.std + self.unsure
 
-  def reversed(self) -> "Drift":
-    """The rows in the opposite order."""
-    measured, expected, std, unsure = (part[::-1] for part in self[:4])
-    return Drift(measured, expected, std, unsure, self.per_layer, self.error)
 
-
-def forward_drift(
-  chain: Chain, found: RowStatistics, target: float | None = None
+def drift_of(
+  chain: Chain,
+  found: RowStatistics,
+  direction: str,
+  target: float | None = None,
 ) -> Drift | None:
-  """Of the second moments; None where theory is silent.
+  """How a chain drifts; None where theory is silent on an activation.
 
   Args:
     chain: from `chain_of`.
     found: what was measured, second moments finite.
-    target: the second moment, biases included, that the weights should keep;
-      if None, that which most layers have.
+    direction: "forward" for second moments, "backward" for the gradients' sums
+      of squares.
+    target: the second moment, biases included, that the weights should keep
+      forward; if None, that which most layers have.
   """
-  bits = found.log2_moments["forward"]
-  measured = _with_biases(chain, bits).mean(axis=0)
-  correlation = float(found.correlation[0])
-  known = math.isfinite(correlation)
-  steps = np.arange(len(measured), dtype=float)
-
-  def by_theory() -> Drift:
-    null = null_of(
-      chain,
-      measured,
-      target,
-      correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
-      batch=int(found.samples[0]) if known else 1,
-    )
-    return _drift(
-      measured,
-      null.forward,
-      null.forward_drift,
-      null.forward_covariance / len(bits),
-      start=null.kept,
-      growth=steps if target is None else null.accumulated,
-      averaged=chain.has_positions,
-    )
-
-  return _if_known(by_theory)
-
-
-def backward_drift(chain: Chain, found: RowStatistics) -> Drift | None:
-  """Of the gradients' sums of squares; None where theory is silent.
-
-  How the gradients of different samples correlate is not known. Their average
-  is taken to scatter like one of them, which is an upper bound.
-
-  Args:
-    chain: from `chain_of`.
-    found: what was measured, second moments finite.
-  """
-  rows = chain.length
-  gradient = found.log2_moments["backward"][:, :rows]
-  sizes = np.log2(np.maximum(found.backward.size[:rows], 1))
-  measured = gradient.mean(axis=0) + sizes
-  signal = _with_biases(chain, found.log2_moments["forward"]).mean(axis=0)
-
-  def by_theory() -> Drift:
-    null = null_of(chain, signal)
-    return _drift(
-      measured[::-1],
-      null.backward[::-1],
-      null.backward_drift[::-1],
-      null.backward_covariance[::-1, ::-1] / len(gradient),
-      start=np.ones(rows),
-      growth=np.arange(rows, dtype=float),
-      averaged=True,
-    ).reversed()
-
-  return _if_known(by_theory)
-
-
-def _if_known(by_theory: Callable[[], Drift]) -> Drift | None:
-  """What theory says; None if an activation lets it say no number."""
   try:
     with np.errstate(all="ignore"):
-      drift = by_theory()
+      if direction == "forward":
+        drift = _forward(chain, found, target)
+      else:
+        drift = _backward(chain, found)
   except THEORY_FAILS:
     return None
   numbers = (drift.per_layer, drift.error, *drift.expected, *drift.std)
   return drift if np.isfinite(numbers).all() and drift.error > 0 else None
 
 
-def _with_biases(chain: Chain, bits: np.ndarray) -> np.ndarray:
-  with np.errstate(divide="ignore"):
-    return np.logaddexp2(bits[:, : chain.length], np.log2(chain.sigma_b2))
+def _forward(chain: Chain, found: RowStatistics, target: float | None) -> Drift:
+  measured = _signal(chain, found)
+  correlation = float(found.correlation[0])
+  known = math.isfinite(correlation)
+  null = null_of(
+    chain,
+    measured,
+    target,
+    correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
+    batch=int(found.samples[0]) if known else 1,
+  )
+  steps = np.arange(chain.length, dtype=float)
+  return _least_squares(
+    measured,
+    null.forward,
+    null.forward_drift,
+    null.forward_covariance / len(found.log2_moments["forward"]),
+    start=null.kept,
+    growth=steps if target is None else null.accumulated,
+    averaged=chain.has_positions,
+  )
 
 
-def _drift(
+def _backward(chain: Chain, found: RowStatistics) -> Drift:
+  """How the gradients of different samples correlate is not known.
+
+  Their average is taken to scatter like one of them, which is an upper bound.
+  """
+  rows = chain.length
+  gradient = found.log2_moments["backward"][:, :rows]
+  sizes = np.log2(np.maximum(found.backward.size[:rows], 1))
+  null = null_of(chain, _signal(chain, found))
+  drift = _least_squares(
+    (gradient.mean(axis=0) + sizes)[::-1],
+    null.backward[::-1],
+    null.backward_drift[::-1],
+    null.backward_covariance[::-1, ::-1] / len(gradient),
+    start=np.ones(rows),
+    growth=np.arange(rows, dtype=float),
+    averaged=True,
+  )
+  names = ("measured", "expected", "std", "unsure")
+  return drift._replace(**{name: getattr(drift, name)[::-1] for name in names})
+
+
+def _signal(chain: Chain, found: RowStatistics) -> np.ndarray:
+  """[rows]: log₂ second moments with biases, mean over draws."""
+  bits = found.log2_moments["forward"][:, : chain.length]
+  return np.logaddexp2(bits, np.log2(chain.sigma_b2)).mean(axis=0)
+
+
+def _least_squares(
   measured: np.ndarray,
   expected: np.ndarray,
   drift: np.ndarray,
@@ -148,7 +136,7 @@ def _drift(
   growth: np.ndarray,
   averaged: bool,
 ) -> Drift:
-  """Least squares: measured - expected = drift + a·start + b·growth + chance.
+  """Fits measured - expected = drift + a·start + b·growth + chance.
 
   Rows stand in the order that the signal takes. `drift` is that of the mean of
   logarithms; the logarithm of an average over more than the law knows of

@@ -14,7 +14,7 @@ from initjax._executables import execute
 from initjax._paths import leaves_by_path
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._chain import Chain, chain_of
-from initjax.diagnosis._law import Drift, backward_drift, forward_drift
+from initjax.diagnosis._law import Drift, drift_of
 from initjax.measurement import (
   RowStatistics,
   SignalReport,
@@ -47,11 +47,8 @@ class Observed:
     if self.chain is None:
       return None
     if (direction, target) not in self.drifts:
-      self.drifts[direction, target] = (
-        forward_drift(self.chain, self.found, target)
-        if direction == "forward"
-        else backward_drift(self.chain, self.found)
-      )
+      drift = drift_of(self.chain, self.found, direction, target)
+      self.drifts[direction, target] = drift
     return self.drifts[direction, target]
 
 

@@ -58,7 +58,7 @@ def row_statistics(report: "SignalReport") -> RowStatistics:
     (report.forward, report.backward, report.details, report.slopes)
   )
   moments = {
-    direction: _table(graph, [one.log2_second_moment for one in found])
+    direction: _by_row(graph, [one.log2_second_moment for one in found])
     for direction, found in (("forward", forward), ("backward", backward))
   }
   one_draw = not graph.ops or forward[0].size.ndim == len(graph.ops[0].repeats)
@@ -66,8 +66,11 @@ def row_statistics(report: "SignalReport") -> RowStatistics:
     graph,
     _over_draws(graph, forward),
     _over_draws(graph, backward),
-    {d: np.ascontiguousarray(x.T, float) for d, x in moments.items()},
-    None if one_draw else moments["forward"].shape[1],
+    {
+      direction: np.ascontiguousarray(np.atleast_2d(np.array(rows, float).T))
+      for direction, rows in moments.items()
+    },
+    None if one_draw else moments["forward"][0].size,
     **_detail_by_row(graph, details, slopes),
     has_detail=bool(details),
   )
@@ -83,7 +86,7 @@ def _detail_by_row(
   saturations = [saturation(op, *slope) for op, slope in pairs]
   columns = (*zip(*details, strict=True), saturations)
   return {
-    name: np.array([one.mean() for one in _by_row(graph, column)], float)
+    name: _averaged(graph, column)
     for name, column in zip(_DETAILS, columns, strict=True)
   }
 
@@ -98,24 +101,21 @@ def _by_row(graph: SignalGraph, leaves: Sequence[Any]) -> list[np.ndarray]:
   ]
 
 
-def _table(graph: SignalGraph, leaves: Sequence[Any]) -> np.ndarray:
-  """All of them, [rows, draws]."""
+def _averaged(
+  graph: SignalGraph, leaves: Sequence[Any], worst: bool = False
+) -> np.ndarray:
+  """[rows]: the mean over draws, or the greatest."""
   rows = _by_row(graph, leaves)
-  return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+  return np.array([x.max() if worst else x.mean() for x in rows], float)
 
 
 def _over_draws(graph: SignalGraph, found: Sequence[Statistics]) -> Statistics:
-  """[rows] of each number."""
-  by_name = {
-    name: _table(graph, [getattr(one, name) for one in found])
-    for name in Statistics._fields
+  columns = {n: [getattr(x, n) for x in found] for n in Statistics._fields}
+  rows: dict[str, Any] = {
+    name: _averaged(graph, column, name in _WORST)
+    for name, column in columns.items()
   }
-  return Statistics(
-    **{
-      name: (x.max(axis=1) if name in _WORST else x.mean(axis=1)).astype(float)
-      for name, x in by_name.items()
-    }
-  )
+  return Statistics(**rows)
 
 
 _BANDS = ("forward_band", "backward_band")

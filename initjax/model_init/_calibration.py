@@ -108,8 +108,8 @@ def _table(operations: Sequence[Operation], statistic: str) -> TextTable:
     (
       Column("operation", lambda row: names[row["path"]] or "(constant)"),
       Column("repeat", repeat_of),
-      number_column("factor", "factor"),
-      number_column(before, "before"),
+      number_column("factor", "factor", spans=True),
+      number_column(before, "before", spans=True),
       Column("", lambda row: marks.get(row["reason"], "")),
     ),
     crop=(("operation", 24),),

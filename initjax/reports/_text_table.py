@@ -40,13 +40,20 @@ class Column(NamedTuple):
   """whether its cells end in one place, rather than begin there"""
 
 
-def number_column(title: str, field: str, digits: int = 4) -> Column:
-  """A number of the records."""
+def number_column(
+  title: str, field: str, digits: int = 4, *, spans: bool = False
+) -> Column:
+  """A number of the records; of folded rows nothing, or what it `spans`."""
 
   def one(record: Record) -> str:
     return "" if record[field] is None else f"{record[field]:.{digits}g}"
 
-  return Column(title, one, is_number=True)
+  def many(records: Sequence[Record]) -> str:
+    numbers = sorted((r for r in records if one(r)), key=lambda r: r[field])
+    ends = map(one, (numbers[:1] + numbers[-1:]) * spans)
+    return " … ".join(dict.fromkeys(ends))
+
+  return Column(title, one, many, is_number=True)
 
 
 def leaf_columns() -> tuple[Column, ...]:
