@@ -154,7 +154,7 @@ def _from_linen(module: Any, inputs: Sequence[jax.Array]) -> _Draw:
     key = jax.random.key(seed)
     variables = init(key, *inputs)
     others = [name for name in variables if name != "params"]
-    options = {"mutable": others} if others else {}
+    options: dict[str, Any] = {"mutable": others} if others else {}
     model = functional(module, variables, rngs=key, **options)  # for dropout
     return Model(*model, has_aux=bool(others), seeded=True)
 

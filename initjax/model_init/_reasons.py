@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from initjax.graph import LinearOp, SignalGraph
-from initjax.graph._feed_names import fed_by
+from initjax.graph import LinearOp, SignalGraph, fed_by
 from initjax.model_init._assign import Kernel, Share, Table
 from initjax.model_init._draw import Draw
 from initjax.model_init._plan import VariancePlan, VarianceRow

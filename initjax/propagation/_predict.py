@@ -105,10 +105,10 @@ def predict_rows(
     tape=[],
   )
   rows, silent = [], []
-  for index, at in graph.rows():
-    op, walk.failure = graph.ops[index], ""
-    variance = kernel_variance(op, at, leaves)
-    rows.append(walk.put(op, walk.fed(op, at), variance))
+  for _, op, repeat in graph.rows:
+    walk.failure = ""
+    variance = kernel_variance(op, repeat, leaves)
+    rows.append(walk.put(op, walk.fed(op, repeat), variance))
     silent.append(walk.failure)
   forward, backward = [row.size for row in rows], _gradients(walk, rows, graph)
   with np.errstate(divide="ignore", invalid="ignore"):
