@@ -6,8 +6,32 @@
 8
 """
 
+from initjax.graph._feed_names import fed_by
 from initjax.graph._frameworks import functional
-from initjax.graph._graph import Feed, LinearOp, SignalGraph
+from initjax.graph._graph import (
+  Feed,
+  Image,
+  LinearOp,
+  Row,
+  Scan,
+  SignalGraph,
+  Site,
+  Stream,
+  Term,
+  terms_within,
+)
+from initjax.graph._primitives import PARTS
 from initjax.graph._signal_graph import signal_graph
 
-__all__ = ["Feed", "LinearOp", "SignalGraph", "functional", "signal_graph"]
+__all__ = [
+  "Feed",
+  "Image",
+  "LinearOp",
+  "Row",
+  "SignalGraph",
+  "Site",
+  "Stream",
+  "Term",
+  "functional",
+  "signal_graph",
+]

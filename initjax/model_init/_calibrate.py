@@ -11,6 +11,7 @@ import numpy as np
 from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
+from initjax.graph._frameworks import as_function
 from initjax.graph._signal_graph import Trace, trace
 from initjax.model_init._calibration import Calibration
 from initjax.model_init._groups import groups_of, kernels_of
@@ -62,8 +63,9 @@ def calibrate(
   Works inside `jit` and `vmap`, and on sharded parameters, which stay so.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: any pytree of arrays.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree of arrays. A module that holds its parameters is followed
+      by its inputs.
     *inputs: the other arguments of `fn`: a batch of data, keys.
     target: the statistic that is wanted, in squared units of the signal.
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
@@ -71,11 +73,12 @@ def calibrate(
     tied: "first" or "pooled", for kernels that are used several times.
 
   Returns:
-    The parameters, and a `Calibration`: rows of factors, statistics before and
-    reasons; printed, it is a table.
+    The parameters, or a new module with them where one was given, and a
+    `Calibration`: rows of factors, statistics before and reasons; printed, it
+    is a table.
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if the target is not positive, an array is abstract, or no
       parameter is used in a linear operation.
 
@@ -95,6 +98,7 @@ def calibrate(
   check_number("target", target, low=0.0, open_low=True)
   check_choice("statistic", statistic, ("second_moment", "variance"))
   check_choice("tied", tied, ("first", "pooled"))
+  fn, params, inputs, as_given = as_function(fn, params, inputs)
   _check_concrete(params, inputs)
   params = jax.tree.map(_in_jax, params)
   traced = trace(fn, params, *inputs)
@@ -113,7 +117,7 @@ def calibrate(
     return jax.tree.unflatten(jax.tree.structure(params), changed), ordered
 
   changed, rows = execute(program, params, jax.tree.leaves(inputs), target)
-  return changed, Calibration(rows, traced.graph, statistic, tied)
+  return as_given(changed), Calibration(rows, traced.graph, statistic, tied)
 
 
 _NO_KERNEL = (
