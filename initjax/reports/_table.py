@@ -35,7 +35,7 @@ def table(
     crop=(("operation", 28), ("fed by", 8), ("operation", 20)),
     drop=(
       ("→ theory", "← theory"),
-      *(("fed by",), ("fans",), ("corr.",), ("slope",), ("dead",), ("repeat",)),
+      *(("fed by",), ("fans",), ("corr.",), ("slope",), ("dead",)),
     ),
     notes=tuple(_notes(records, verdicts)),
     severities=_words.severities(records, verdicts or ()),
