@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from initjax._activations import known_name
 from initjax.diagnosis._fixes import fix, initializer
-from initjax.gains import moments
+from initjax.gains import length, moments
 from initjax.graph import LinearOp
+from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import Leaves, mean_square
-from initjax.propagation import THEORY_FAILS
 from initjax.typing import Activation
 
 _SHORT = 4.0  # log₂ of what a gradient may change in all
@@ -78,11 +78,11 @@ def typical(ops: Sequence[LinearOp], leaves: Leaves) -> TypicalLayer | None:
 def _at_one(phi: Activation) -> tuple[float, float, float] | None:
   """E[φ²], E[φ'²] and the slope of the length map at unit variance, if any."""
   try:
-    found, slope = moments(phi), _length_slope(phi)
+    found, slope = moments(phi), float(length(phi).slope)
   except THEORY_FAILS:
     return None
-  second, derivative = found.second_moment, found.derivative_second_moment
-  return float(second), float(derivative), slope
+  second = float(found.second_moment)
+  return second, float(found.derivative_second_moment), slope / second
 
 
 def _scale_of(
@@ -104,16 +104,6 @@ def _fed_by(op: LinearOp) -> str:
   if feed.activation is None or not known:
     return ""
   return known_name(feed.activation) or "the activation"
-
-
-def _length_slope(phi: Activation) -> float:
-  """d log E[φ(√q z)²] / d log q at q = 1, by a central difference."""
-  step = 1e-3
-  low, high = (
-    math.log(float(moments(phi, variance=q).second_moment))
-    for q in (1 - step, 1 + step)
-  )
-  return (high - low) / (math.log1p(step) - math.log1p(-step))
 
 
 _REMEDIES = (

@@ -71,12 +71,12 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
 
 def _shares_kernels(graph: SignalGraph) -> bool:
   """Whether layers are not independent: recurrent ones, tied kernels."""
-  whole = [op.path for op in graph if not PARTS & set(op.view)]
-  slices = (sum(s.startswith("scan[") for s in op.view) for op in graph)
-  recurs = (
-    n < len(op.place.scans) for op, n in zip(graph, slices, strict=True)
-  )
-  return len(set(whole)) < len(whole) or any(recurs)
+  whole = [
+    op.path
+    for op in graph
+    if op.view is None or PARTS.isdisjoint(op.view.steps)
+  ]
+  return len(set(whole)) < len(whole) or any(op.is_shared for op in graph)
 
 
 def _is_output(stream: Stream, site: Site) -> bool:

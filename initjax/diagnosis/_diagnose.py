@@ -13,6 +13,7 @@ from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
 from initjax.graph import Row
+from initjax.graph._frameworks import as_function
 from initjax.measurement import SignalReport, arrays_of, mean_square
 from initjax.propagation import predict_rows
 from initjax.reports import nothing_judged, ordered
@@ -40,8 +41,9 @@ def diagnose(
   they scatter. Runs `fn` itself, under jit; not to be called inside jit.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: any pytree of arrays; ignored where `init` is given.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree of arrays; ignored where `init` is given. A module that
+      holds its parameters is followed by its inputs.
     *inputs: the other arguments of `fn`.
     key: for the random cotangent, and for `init`.
     cotangent: gradient with respect to the outputs, of their structure.
@@ -56,7 +58,7 @@ def diagnose(
     parameter was seen, or none had a sample.
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if no output can be differentiated, or leaves of `params` do
       not have a leading axis of length `draws`.
 
@@ -75,6 +77,7 @@ def diagnose(
 
   Reference: Glorot and Bengio 2010; He et al. 2015; Hanin and Nica 2020.
   """
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   observed = observe(
     fn,
     params,

@@ -15,8 +15,8 @@ import numpy as np
 
 from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._null import null_of
+from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import RowStatistics
-from initjax.propagation import THEORY_FAILS
 
 
 class Drift(NamedTuple):

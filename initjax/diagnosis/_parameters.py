@@ -15,6 +15,7 @@ import numpy as np
 from initjax.diagnosis._fixes import fix, named_axes
 from initjax.gains import gain
 from initjax.graph import LinearOp, SignalGraph
+from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import (
   KernelLeaf,
   Leaves,
@@ -23,7 +24,6 @@ from initjax.measurement import (
   kernel_leaves,
   mean_square,
 )
-from initjax.propagation import THEORY_FAILS
 from initjax.typing import Activation, Verdict
 
 

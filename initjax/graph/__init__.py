@@ -10,6 +10,7 @@ from initjax.graph._feed_names import fed_by
 from initjax.graph._frameworks import functional
 from initjax.graph._graph import (
   Feed,
+  Image,
   LinearOp,
   Row,
   Scan,
@@ -24,9 +25,13 @@ from initjax.graph._signal_graph import signal_graph
 
 __all__ = [
   "Feed",
+  "Image",
   "LinearOp",
   "Row",
   "SignalGraph",
+  "Site",
+  "Stream",
+  "Term",
   "functional",
   "signal_graph",
 ]

@@ -25,6 +25,7 @@ from initjax.measurement._row_statistics import RowStatistics, row_statistics
 
 __all__ = [
   "JacobianSpectrum",
+  "Leaves",
   "Measured",
   "SignalReport",
   "jacobian_spectrum",

@@ -9,6 +9,7 @@ import jax
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis import Observed, observe, verdicts_on
+from initjax.graph._frameworks import as_function
 from initjax.reports import nothing_judged
 from initjax.testing._findings import (
   Finding,
@@ -60,8 +61,8 @@ def assert_variance_stable(
   In models of another shape, growth beyond chance and a factor 4 in size fails.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     false_alarm: the probability that a healthy draw fails, two-sided.
     target: E[h²] of pre-activations, biases included, that the weights shall
@@ -108,8 +109,8 @@ def assert_gradients_flow(
   them, and with the weights, for which no law is known here.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     false_alarm: the probability that a healthy draw fails, two-sided.
     **options: as in `assert_variance_stable`.
@@ -143,8 +144,8 @@ def assert_no_dead_units(
   deviations over the units are added.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
@@ -173,8 +174,8 @@ def assert_symmetry_broken(
   scan drawn with one key, and on Flax's equal kernels of different modules.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
@@ -186,7 +187,7 @@ def assert_symmetry_broken(
   >>> assert_symmetry_broken(model, constant, jax.numpy.ones((4, 8)))
   Traceback (most recent call last):
     ...
-  AssertionError: Symmetric units at [0]: 7 of its 8 columns repeat another...
+  AssertionError: Symmetric units at 0: 7 of its 8 columns repeat another...
 
   Reference: Goodfellow, Bengio and Courville 2016, §8.4.
   """
@@ -203,8 +204,8 @@ def assert_finite_signal(
   branch whose kernel is zero by intention may stay.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
@@ -216,7 +217,7 @@ def assert_finite_signal(
   >>> assert_finite_signal(model, large, jax.numpy.ones((4, 8)))
   Traceback (most recent call last):
     ...
-  AssertionError: Non-finite signal at [1]: ...
+  AssertionError: Non-finite signal at 1: ...
 
   Reference: Higham 2002, §27.
   """
@@ -233,8 +234,8 @@ def assert_healthy(
   """All of these assertions (but that of orthogonality), in one look.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     false_alarm: the probability that a healthy draw fails; signal and gradient
       have half of it each.
@@ -281,6 +282,7 @@ def _raise_findings(
   _check_probability(false_alarm)
   if target is not None:
     check_number("target", target, low=0, open_low=True)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   observed = observe(fn, params, inputs, **options, norms=False)
   nothing = nothing_judged(observed.found.forward.size.tolist())
   if nothing:

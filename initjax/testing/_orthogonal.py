@@ -9,6 +9,7 @@ import numpy as np
 from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
 from initjax.graph import signal_graph
+from initjax.graph._frameworks import as_function
 from initjax.measurement import KernelLeaf, arrays_of, kernel_leaves
 from initjax.testing._findings import Finding, raise_all, table_of
 
@@ -31,8 +32,8 @@ def assert_orthogonal(
   layers, heads and convolutions are right.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments; shapes suffice.
     scale: s; if None any scale of a kernel will do.
     where: which kernels shall be, as in `rules`: a glob over the path, a
@@ -56,6 +57,7 @@ def assert_orthogonal(
   if scale is not None:
     check_number("scale", scale, low=0, open_low=True)
   check_where("where", where)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   graph = signal_graph(fn, params, *inputs)
   every = list(kernel_leaves(graph, arrays_of(params)))
   chosen = [

@@ -10,9 +10,8 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
 from initjax._activations import (
@@ -34,31 +33,71 @@ _TINY = 1e-300
 _INFINITE = 900.0  # log₂ in a table, where a moment is infinite
 
 
-class Response(NamedTuple):
+THEORY_FAILS = (
+  ValueError,
+  TypeError,
+  ArithmeticError,
+  NotImplementedError,
+)
+"""What theory raises of a function that has no moments, slope or scalar form;
+it is silent then, and what was measured stands."""
+
+T = TypeVar("T", float, np.ndarray)
+
+
+class Response(NamedTuple, Generic[T]):
   """What φ makes of Gaussians of variance q, and how that depends on q."""
 
-  log2_second_moment: np.ndarray
+  log2_second_moment: T
   """log₂ E[φ²]"""
-  log2_derivative: np.ndarray
-  """log₂ E[φ'²]"""
-  slope: np.ndarray
+  log2_derivative: T
+  """log₂ E[φ'²]; inf where it is infinite"""
+  slope: T
   """d log E[φ²]/d log q"""
-  derivative_slope: np.ndarray
+  derivative_slope: T
   """d log E[φ'²]/d log q"""
-  curvature: np.ndarray
+  curvature: T
   """of log E[φ²] over log q"""
-  derivative_curvature: np.ndarray
+  derivative_curvature: T
   """of log E[φ'²] over log q"""
 
 
-def identity(x: jax.Array) -> jax.Array:
-  """The activation of a linear network."""
-  return x
+def response(activation: Activation) -> Callable[[float], Response[float]]:
+  """Tabulates what φ makes of Gaussians of any variance.
+
+  For E[φ(√q·ζ)²] and E[φ'(√q·ζ)²] at thousands of variances: windows of q are
+  tabulated when they are first asked for, to 1e-9, and that one of them has no
+  moments is remembered too. Keep what is returned: it holds the tables.
+
+  Args:
+    activation: φ, any elementwise JAX function.
+
+  Returns:
+    A function of log₂ q, which raises as `initjax.gains.moments`.
+
+  >>> import jax
+  >>> round(response(jax.nn.relu)(3.0).log2_second_moment, 9)  # of q/2
+  2.0
+
+  Reference: Poole et al. 2016, Eq. 3, for E[φ²]; Schoenholz et al. 2017, Eq. 7.
+  """
+  table = _table_of(activation)
+  failed: dict[int, str] = {}
+
+  def respond(log2_q: float) -> Response[float]:
+    window = math.floor(log2_q / _WINDOW)
+    if window in failed:  # to find that out takes seconds
+      raise ValueError(failed[window])
+    try:
+      return table(log2_q)
+    except THEORY_FAILS as error:
+      failed[window] = str(error)
+      raise
+
+  return respond
 
 
-def response_of(activation: Activation) -> Callable[[float], Response]:
-  """log₂ q -> Response of numbers, tabulated as needed."""
-
+def _table_of(activation: Activation) -> Callable[[float], Response[float]]:
   @functools.cache
   def window(index: int) -> Callable[..., np.ndarray] | None:
     low = _WINDOW * index - _MARGIN
@@ -78,7 +117,7 @@ def response_of(activation: Activation) -> Callable[[float], Response]:
         return _spline(activation, points)
     return _spline(activation, log2_q + _SHORT[-1] * np.linspace(-2, 0, 9))
 
-  def respond(log2_q: float) -> Response:
+  def respond(log2_q: float) -> Response[float]:
     edge = float(_WINDOW * _LAST_WINDOW)
     inside = min(max(log2_q, -edge), edge)
     index = min(math.floor(inside / _WINDOW), _LAST_WINDOW - 1)
@@ -88,7 +127,7 @@ def response_of(activation: Activation) -> Callable[[float], Response]:
     value = value + (log2_q - inside) * slope
     value[infinite] = math.inf
     bend = bend / math.log(2) if inside == log2_q else 0 * bend
-    return Response(*np.concatenate([value, slope, bend]))
+    return Response(*np.concatenate([value, slope, bend]).tolist())
 
   return respond
 
