@@ -16,10 +16,9 @@ from initjax.graph import Row
 from initjax.graph._frameworks import as_function
 from initjax.measurement import SignalReport, arrays_of, mean_square
 from initjax.propagation import predict_rows
-from initjax.reports import nothing_judged
+from initjax.reports import nothing_judged, ordered
 from initjax.typing import Verdict
 
-_RANK = {"error": 0, "warning": 1, "note": 2}
 _SIGMAS = 3.0  # of the band of what a healthy network may show
 
 
@@ -109,7 +108,7 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
     *check_parameters(found.graph, leaves),
   ]
   verdicts = [_with_rows(verdict, found.rows) for verdict in verdicts]
-  return tuple(sorted(verdicts, key=lambda verdict: _RANK[verdict.severity]))
+  return tuple(ordered(verdicts))
 
 
 def _with_rows(verdict: Verdict, rows: Sequence[Row]) -> Verdict:

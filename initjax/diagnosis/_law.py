@@ -77,14 +77,14 @@ def drift_of(
 
 def _forward(chain: Chain, found: RowStatistics, target: float | None) -> Drift:
   measured = _signal(chain, found)
-  correlation = float(found.correlation[0])
+  correlation = float(found.detail.correlation[0])
   known = math.isfinite(correlation)
   null = null_of(
     chain,
     measured,
     target,
     correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
-    batch=int(found.samples[0]) if known else 1,
+    batch=int(found.detail.samples[0]) if known else 1,
   )
   steps = np.arange(chain.length, dtype=float)
   return _least_squares(

@@ -103,45 +103,36 @@ def zeros(found: RowStatistics, direction: str) -> Iterator[Verdict]:
 
   Also where no gradient comes at all, and so none was measured.
   """
-  largest = found.along(direction).largest
+  of = found.along(direction)
   order = [i for i in _order(found, direction) if found.forward.size[i] > 0]
-  alive = [i for i in order if largest[i] != 0]
+  alive = [i for i in order if of.largest[i] != 0]
   lost = order[order.index(alive[-1]) + 1 :] if alive else order
-  if lost and alive and _is_near_zero(found, direction, alive[-1], lost[0]):
-    yield _underflown(found, direction, alive[-1], lost)
-  elif lost:
-    yield _cut_off(found, direction, lost)
-
-
-def _is_near_zero(
-  found: RowStatistics, direction: str, before: int, after: int
-) -> bool:
-  """Whether half of the exponents that the dtype has below 1 are used up."""
-  log2_smallest = _log2_smallest(found.rows[after].op)
-  return _log2_size(found, direction, before) < log2_smallest / 2
-
-
-def _log2_size(found: RowStatistics, direction: str, row: int) -> float:
-  return float(found.along(direction).log2_second_moment[row]) / 2
-
-
-def _log2_smallest(op: LinearOp) -> float:
-  return math.log2(float(jnp.finfo(_dtype(op)).smallest_subnormal))
+  if lost:
+    dtype = _dtype(found.rows[lost[0]].op)
+    smallest = math.log2(float(jnp.finfo(dtype).smallest_subnormal))
+    bits = [float(of.log2_second_moment[i]) / 2 for i in alive[-1:]]
+    # Rounding made them if half of the dtype's exponents below 1 were used up.
+    if bits and bits[0] < smallest / 2:
+      yield _underflown(found, direction, lost, bits[0], smallest)
+    else:
+      yield _cut_off(found, direction, lost)
 
 
 def _underflown(
-  found: RowStatistics, direction: str, before: int, lost: list[int]
+  found: RowStatistics,
+  direction: str,
+  lost: list[int],
+  before: float,
+  smallest: float,
 ) -> Verdict:
-  """Zeros that rounding made."""
   first = found.rows[lost[0]]
   dtype = _dtype(first.op)
   return Verdict(
     f"{_NOUNS[direction]} underflows to zero",
     "error",
     first.op.path,
-    f"Exactly 0 from {_where(first)} on; it was "
-    f"2^{_log2_size(found, direction, before):.0f} before, and {dtype} holds "
-    f"nothing below 2^{_log2_smallest(first.op):.0f}.",
+    f"Exactly 0 from {_where(first)} on; it was 2^{before:.0f} before, and "
+    f"{dtype} holds nothing below 2^{smallest:.0f}.",
     _range_fix(dtype, overflow=False),
     tuple(lost),
   )
@@ -174,10 +165,10 @@ def dead_units(found: RowStatistics) -> Iterator[Verdict]:
   """More units at exactly 0 on every sample than chance explains."""
   rows, worst, chance = [], 0.0, 0.0
   for index, row in enumerate(found.rows):
-    units = found.units[index]
+    units = found.detail.units[index]
     if not units > 0 or not is_flat(row.feed.activation):
       continue
-    fraction = float(found.dead_units[index] / units)
+    fraction = float(found.detail.dead_units[index] / units)
     expected = _dead_by_chance(found, index)
     spread = math.sqrt(0.25 / units)
     if fraction > expected + 0.1 + 3 * spread:
@@ -213,8 +204,8 @@ def _dead_by_chance(found: RowStatistics, index: int) -> float:
   path = found.rows[index].feed.source
   source = (i for i in range(index)[::-1] if found.rows[i].op.path == path)
   at = next(source, None)
-  c = math.nan if at is None else float(found.correlation[at])
-  number = 1.0 if at is None else float(found.samples[at])
+  c = math.nan if at is None else float(found.detail.correlation[at])
+  number = 1.0 if at is None else float(found.detail.samples[at])
   c = min(max(c if math.isfinite(c) else 0.0, 0.0), 1 - 1e-9)
   # Given z, what the numbers share, each is off by itself: a plain sum over z
   # is exact to rounding for an integrand as smooth, and in logarithms Φ^N
@@ -229,16 +220,17 @@ def saturated(found: RowStatistics) -> Iterator[Verdict]:
   """A bounded activation whose slope is nearly 0 on most of its inputs."""
   names = [fed_by(row.feed) for row in found.rows]
   steepest = np.array([_STEEPEST.get(name, math.nan) for name in names])
-  rows = np.flatnonzero(found.saturation < 0.1 * steepest).tolist()
+  slopes = found.detail.saturation
+  rows = np.flatnonzero(slopes < 0.1 * steepest).tolist()
   if rows:
     name = names[rows[0]]
     yield Verdict(
       "saturation",
       "warning",
       _path(found, rows),
-      f"E|φ'| of the {name} that feeds it is {found.saturation[rows[0]]:.2g}, "
-      f"of at most {_STEEPEST[name]:.2g}, in {_count(rows)}: the gradient "
-      "stops there. Its inputs are too large.",
+      f"E|φ'| of the {name} that feeds it is {slopes[rows[0]]:.2g}, of at most "
+      f"{_STEEPEST[name]:.2g}, in {_count(rows)}: the gradient stops there. "
+      "Its inputs are too large.",
       fix(
         "kernel_init=initjax.initializers.xavier_normal()",
         "or inputs of unit variance, or normalization before it",
@@ -267,24 +259,24 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
   What inputs feed directly tells of the inputs alone: all sentences may end
   with the same token.
   """
-  known = np.flatnonzero(np.isfinite(found.correlation)).tolist()
-  if not known or found.correlation[known[0]] > 0.99:
+  cosine = found.detail.correlation
+  known = np.flatnonzero(np.isfinite(cosine)).tolist()
+  if not known or cosine[known[0]] > 0.99:
     return
   rows = [
     i
     for i in known
-    if 1 - found.correlation[i] < _ALIKE
+    if 1 - cosine[i] < _ALIKE
     and found.rows[i].feed.reason not in ("input", "indices")
   ]
   if rows:
-    first = found.correlation[known[0]]
     yield Verdict(
       "rank collapse",
       "warning",
       _path(found, rows),
-      "The mean cosine between two samples is "
-      f"{found.correlation[rows[0]]:.6f} at {_where(found.rows[rows[0]])} and "
-      f"was {first:.2f} at first: what tells samples apart is less than "
+      f"The mean cosine between two samples is {cosine[rows[0]]:.6f} at "
+      f"{_where(found.rows[rows[0]])} and was {cosine[known[0]]:.2f} at first: "
+      "what tells samples apart is less than "
       "bfloat16 resolves. Deep networks without normalization or residual "
       "branches do this.",
       fix(

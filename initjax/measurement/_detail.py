@@ -28,6 +28,8 @@ class Detail(NamedTuple):
   """how many there are of its output"""
   correlation: jax.Array
   """mean cosine between its outputs on two different samples"""
+  saturation: Any = None
+  """E|φ'| of what feeds it; known when all has run"""
 
 
 def detail(

@@ -8,7 +8,7 @@ import numpy as np
 
 from initjax._statistics import Statistics
 from initjax.graph import Row, SignalGraph, fed_by
-from initjax.measurement._detail import saturation
+from initjax.measurement._detail import Detail, saturation
 from initjax.typing import Record
 
 if TYPE_CHECKING:
@@ -21,21 +21,18 @@ class RowStatistics(NamedTuple):
   """Arrays [rows], in the order of execution; several draws are averaged.
 
   Of logarithms that is the geometric mean; of `largest` and `nonfinite` the
-  worst draw is given. What only `detail=True` tells is NaN without it.
+  worst draw is given.
   """
 
   graph: SignalGraph
   forward: Statistics
   backward: Statistics
+  detail: Detail
+  """NaN unless measured with `detail=True`"""
   log2_moments: dict[str, np.ndarray]
   """by direction, log₂ second moments [draws, rows]"""
   draws: int | None
   """how many there are; None for parameters that were no stack of draws"""
-  dead_units: np.ndarray
-  units: np.ndarray
-  samples: np.ndarray
-  correlation: np.ndarray
-  saturation: np.ndarray
   has_detail: bool
 
   @property
@@ -48,47 +45,32 @@ class RowStatistics(NamedTuple):
     return self.forward if direction == "forward" else self.backward
 
 
-_DETAILS = ("dead_units", "units", "samples", "correlation", "saturation")
-
-
 def row_statistics(report: "SignalReport") -> RowStatistics:
   """The arrays of a report."""
   graph = report.graph
   forward, backward, details, slopes = jax.device_get(
     (report.forward, report.backward, report.details, report.slopes)
   )
+  if details:
+    ops = zip(graph.ops, details, slopes, strict=True)
+    details = [d._replace(saturation=saturation(op, *s)) for op, d, s in ops]
   moments = {
     direction: _by_row(graph, [one.log2_second_moment for one in found])
     for direction, found in (("forward", forward), ("backward", backward))
   }
-  one_draw = not graph.ops or forward[0].size.ndim == len(graph.ops[0].repeats)
+  stacked = graph.ops and forward[0].size.ndim > len(graph.ops[0].repeats)
   return RowStatistics(
     graph,
-    _over_draws(graph, forward),
-    _over_draws(graph, backward),
+    _averaged(graph, forward, Statistics),
+    _averaged(graph, backward, Statistics),
+    _averaged(graph, details, Detail),
     {
       direction: np.ascontiguousarray(np.atleast_2d(np.array(rows, float).T))
       for direction, rows in moments.items()
     },
-    None if one_draw else moments["forward"][0].size,
-    **_detail_by_row(graph, details, slopes),
-    has_detail=bool(details),
+    moments["forward"][0].size if stacked else None,
+    bool(details),
   )
-
-
-def _detail_by_row(
-  graph: SignalGraph, details: Any, slopes: Any
-) -> dict[str, np.ndarray]:
-  """[rows] of each number; NaN without detail."""
-  if not details:
-    return dict.fromkeys(_DETAILS, np.full(len(graph.rows), np.nan))
-  pairs = zip(graph.ops, slopes, strict=True)
-  saturations = [saturation(op, *slope) for op, slope in pairs]
-  columns = (*zip(*details, strict=True), saturations)
-  return {
-    name: _averaged(graph, column)
-    for name, column in zip(_DETAILS, columns, strict=True)
-  }
 
 
 def _by_row(graph: SignalGraph, leaves: Sequence[Any]) -> list[np.ndarray]:
@@ -101,21 +83,16 @@ def _by_row(graph: SignalGraph, leaves: Sequence[Any]) -> list[np.ndarray]:
   ]
 
 
-def _averaged(
-  graph: SignalGraph, leaves: Sequence[Any], worst: bool = False
-) -> np.ndarray:
-  """[rows]: the mean over draws, or the greatest."""
-  rows = _by_row(graph, leaves)
-  return np.array([x.max() if worst else x.mean() for x in rows], float)
-
-
-def _over_draws(graph: SignalGraph, found: Sequence[Statistics]) -> Statistics:
-  columns = {n: [getattr(x, n) for x in found] for n in Statistics._fields}
-  rows: dict[str, Any] = {
-    name: _averaged(graph, column, name in _WORST)
-    for name, column in columns.items()
-  }
-  return Statistics(**rows)
+def _averaged(graph: SignalGraph, found: Sequence[Any], kind: Any) -> Any:
+  """`kind` of arrays [rows], from one of each operation; NaN without any."""
+  averaged = {}
+  for name in kind._fields:
+    rows = [np.full(1, np.nan)] * len(graph.rows)
+    if found:
+      rows = _by_row(graph, [getattr(one, name) for one in found])
+    numbers = [x.max() if name in _WORST else x.mean() for x in rows]
+    averaged[name] = np.array(numbers, float)
+  return kind(**averaged)
 
 
 _BANDS = ("forward_band", "backward_band")
@@ -132,10 +109,9 @@ def to_records(
       columns[f"{direction}_{name}"] = numbers.tolist()
     if found.draws is not None:
       columns["draws"] = [found.draws] * len(found.rows)
-      std = f"{direction}_log2_second_moment_std"
-      columns[std] = _spread(moments).tolist()
+      columns[f"{direction}_log2_second_moment_std"] = _std(moments).tolist()
   if found.has_detail:
-    columns |= {name: getattr(found, name).tolist() for name in _DETAILS}
+    columns |= {n: x.tolist() for n, x in found.detail._asdict().items()}
   for names, tuples in ((_BANDS, bands), (_THEORY, predicted)):
     if tuples:
       columns |= zip(names, zip(*tuples, strict=True), strict=True)
@@ -145,7 +121,7 @@ def to_records(
   ]
 
 
-def _spread(moments: np.ndarray) -> np.ndarray:
+def _std(moments: np.ndarray) -> np.ndarray:
   """[rows]: standard deviation over draws; NaN of a single one."""
   if len(moments) < 2:
     return np.full(moments.shape[1], np.nan)

@@ -79,7 +79,6 @@ def _table(plan: RulesPlan) -> TextTable:
     crop=(("leaf", 40), ("rule", 16)),
     drop=(("dtype",), ("shape",)),
     drops_first=True,
-    named_by=("action", "rule", "shadowed"),
     folds=False,
   )
 

@@ -26,7 +26,13 @@ from initjax.reports._text_table import (
   leaf_columns,
   number_column,
 )
-from initjax.reports._words import fans, nothing_judged, repeat_of, short_paths
+from initjax.reports._words import (
+  fans,
+  nothing_judged,
+  ordered,
+  repeat_of,
+  short_paths,
+)
 
 __all__ = [
   "figure",

@@ -98,9 +98,6 @@ class TextTable:
   """titles that give way one group after the other, until the rest has room"""
   drops_first: bool = False
   """whether nothing is cropped as long as something is left to drop"""
-  named_by: Sequence[str] = ("repeat", "")
-  """titles whose cells name a row, besides the first, where a list stands for
-  the table; numbers that are never dropped have a line each there"""
   notes: Sequence[Note] = ()
   severities: Sequence[str] | None = None
   """of the verdicts on each row; None for a table without marks"""
@@ -225,21 +222,20 @@ def _cells(
 def _list(
   table: TextTable, columns: Sequence[Column], lines: Sequence[Line], say: _Say
 ) -> "Text":
-  """A line for each name and for each number: for narrow terminals."""
+  """A line for each row's words, and for each number: for narrow terminals."""
   from rich.text import Text
 
-  titles = [column.title for column in columns]
   dropped = {title for titles in table.drop for title in titles}
-  listed = [c.title for c in columns if c.is_number and c.title not in dropped]
+  kept = [i for i, c in enumerate(columns) if c.title not in dropped]
   found = []
   for line in lines:
-    cells = dict(zip(titles, line.cells, strict=True))
-    mark = say(MARKS[line.severity])
-    name = (mark, line.cells[0], *map(cells.get, table.named_by))
-    words = " ".join(filter(None, name))
+    cells = [line.cells[i] for i in kept if not columns[i].is_number]
+    words = " ".join(filter(None, (say(MARKS[line.severity]), *cells)))
     found.append(Text(words, STYLES[line.severity]))
     found += [
-      Text(f" {say(title)} {cells[title]}") for title in listed if cells[title]
+      Text(f" {say(columns[i].title)} {line.cells[i]}")
+      for i in kept
+      if columns[i].is_number and line.cells[i]
     ]
   return Text("\n", overflow="fold").join(found)
 
@@ -262,25 +258,18 @@ def _fit(
   for dropped in (stages := ((), *table.drop)):
     for title in dropped:
       widths.pop(title, None)
-    whole = table.drops_first and dropped is not stages[-1]
-    cropped = _cropped(widths, () if whole else table.crop, width)
-    if _whole_width(cropped) <= width:
-      return cropped
+    fitted = dict(widths)
+    if not table.drops_first or dropped is stages[-1]:
+      for title, least in table.crop:
+        if title in widths and fitted[title] > least:
+          excess = max(0, _total_width(fitted) - width)
+          fitted[title] = max(least, fitted[title] - excess)
+    if _total_width(fitted) <= width:
+      return fitted
   return None
 
 
-def _cropped(
-  widths: dict[str, int], crop: Sequence[tuple[str, int]], width: int
-) -> dict[str, int]:
-  widths = dict(widths)
-  for title, least in crop:
-    excess = max(0, _whole_width(widths) - width)
-    if title in widths and widths[title] > least:
-      widths[title] = max(least, widths[title] - excess)
-  return widths
-
-
-def _whole_width(widths: dict[str, int]) -> int:
+def _total_width(widths: dict[str, int]) -> int:
   return sum(_GAP + width for width in widths.values()) - _GAP
 
 
