@@ -18,13 +18,13 @@ from initjax.diagnosis._fixes import fix, initializer
 from initjax.gains import length, moments
 from initjax.graph import LinearOp
 from initjax.meanfield import THEORY_FAILS
-from initjax.measurement._leaves import Leaves, mean_square
+from initjax.measurement import Leaves, mean_square
 from initjax.typing import Activation
 
 _SHORT = 4.0  # log₂ of what a gradient may change in all
 
 
-class Typical(NamedTuple):
+class TypicalLayer(NamedTuple):
   """What theory says of the typical operation of a chain."""
 
   name: str
@@ -46,7 +46,7 @@ class Typical(NamedTuple):
     return self.sigma_w2 * self.slope
 
 
-def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Typical | None:
+def typical(ops: Sequence[LinearOp], leaves: Leaves) -> TypicalLayer | None:
   """The layer with the activation that most of these operations share."""
   scale = _scale_of(ops, leaves)
   fed = [(_fed_by(op), op) for op in ops if scale(op) > 0]
@@ -64,7 +64,7 @@ def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Typical | None:
   second_moment, slope, length_slope = at_one
   if not 0 < slope < math.inf:
     return None  # a step: no gradient at all, or infinite
-  return Typical(
+  return TypicalLayer(
     name,
     shared[-1],
     sigma_w2=scales[len(scales) // 2],
@@ -118,7 +118,7 @@ _CRITICAL_AT_ONE = ("tanh", "soft_sign", "erf", "hard_tanh", "sin")
 
 
 def explain(
-  direction: str, growth: float, layer: Typical | None, depth: int
+  direction: str, growth: float, layer: TypicalLayer | None, depth: int
 ) -> tuple[str, str]:
   """The cause of a growth, in log₂ per operation, and its fix."""
   if layer is None:
@@ -151,7 +151,7 @@ def explain(
   return cause, _mended(layer, depth)
 
 
-def _mended(layer: Typical, depth: int) -> str:
+def _mended(layer: TypicalLayer, depth: int) -> str:
   """The initializer that holds both directions over this depth, if one does."""
   if layer.name == "relu":
     return initializer("he_normal", "", layer.op)

@@ -15,22 +15,22 @@ Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from initjax._activations import KNOWN, known_name
 from initjax.diagnosis._causes import explain, typical
 from initjax.diagnosis._law import Drift
-from initjax.diagnosis._observe import DIRECTIONS
-from initjax.graph import LinearOp, SignalGraph
+from initjax.graph import LinearOp
 from initjax.meanfield import THEORY_FAILS, fluctuation
-from initjax.typing import Direction, Record, Verdict
+from initjax.measurement import Leaves, RowStatistics
+from initjax.typing import Direction, Verdict
 
 _NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
 _GRAVE = 20.0  # a factor 1000 in size
-_SIGMAS = 3.0
+_SIGMAS = 3.0  # of what chance does
 
 
 class Growth(NamedTuple):
@@ -54,32 +54,28 @@ class Growth(NamedTuple):
 
 
 def check_growth(
-  rows: Sequence[Record],
-  moments_by_draw: Mapping[str, np.ndarray],
-  graph: SignalGraph,
-  leaves: Mapping[str, np.ndarray],
+  found: RowStatistics,
+  leaves: Leaves,
   drift_of: Callable[[str], Drift | None],
 ) -> Iterator[Verdict]:
   """Verdicts on both directions.
 
   Args:
-    rows: the records.
-    moments_by_draw: by direction, log₂ second moments [draws, rows].
-    graph: of the model.
+    found: what was measured.
     leaves: parameters by path, of the first draw.
     drift_of: what the law says of a direction; None if there is none.
   """
-  ops = [graph.ops[index] for index, _ in graph.rows()]
-  for direction in DIRECTIONS:
-    bits = moments_by_draw[direction]
+  ops = [row.op for row in found.rows]
+  for direction in get_args(Direction):
+    bits = found.log2_moments[direction]
     if direction == "backward":  # what strides and pooling share out is kept
-      bits = bits + np.log2([max(row["backward_size"], 1) for row in rows])
-    growth = _growth(ops, bits, direction)
+      bits = bits + np.log2(np.maximum(found.backward.size, 1))
+    growth = _growth_of(ops, bits, direction)
     drift = drift_of(direction)
     if growth is not None and drift is not None:
       growth = _by_law(growth, drift)
     if growth is not None and _is_sick(growth):
-      yield _verdict(growth, rows, ops, leaves)
+      yield _in_words(growth, ops, leaves)
 
 
 def _chance(
@@ -106,7 +102,7 @@ def _kappa_of(name: str, direction: Direction) -> float:
     return 5.0
 
 
-def _growth(
+def _growth_of(
   ops: Sequence[LinearOp], bits: np.ndarray, direction: Direction
 ) -> Growth | None:
   """The growth of one direction; None if too few rows are alive."""
@@ -128,7 +124,7 @@ def _growth(
     float(slopes.mean()) * steps,
     spread,
     lost,
-    in_time=sum(map(_shares_weights, ops)) > len(ops) / 2,
+    in_time=sum(op.is_shared for op in ops) > len(ops) / 2,
   )
 
 
@@ -142,14 +138,12 @@ def _by_law(growth: Growth, drift: Drift) -> Growth:
   )
 
 
-def _shares_weights(op: LinearOp) -> bool:
-  """Whether all repeats of a scan use the same kernel."""
-  stacked = any(step.startswith("scan[") for step in op.view)
-  return bool(op.place.scans) and not stacked
-
-
 def _median_slope(values: np.ndarray) -> float:
-  """Theil's slope: the median over all pairs, deaf to single odd rows."""
+  """Theil's slope: the median over all pairs, deaf to single odd rows.
+
+  A first layer of another scale, or a readout, would bend a least-squares line;
+  up to 29% of all rows may be anything before this one moves far.
+  """
   far, near = np.triu_indices(values.size, 1)[::-1]
   return float(np.median((values[far] - values[near]) / (far - near)))
 
@@ -163,11 +157,8 @@ def _is_sick(growth: Growth) -> bool:
 # The verdict in words
 
 
-def _verdict(
-  growth: Growth,
-  rows: Sequence[Record],
-  ops: Sequence[LinearOp],
-  leaves: Mapping[str, np.ndarray],
+def _in_words(
+  growth: Growth, ops: Sequence[LinearOp], leaves: Leaves
 ) -> Verdict:
   grave = abs(growth.total) > _GRAVE and not growth.in_time
   noun = "signal" if growth.direction == "forward" else "gradient"
@@ -183,7 +174,7 @@ def _verdict(
   return Verdict(
     f"{word} {noun}",
     "error" if grave else "warning",
-    str(rows[growth.rows[0]]["path"]),
+    own[0].path,
     f"The {measured} changes {factor:.3g} times per operation ({low:.3g} to "
     f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
     f"where chance allows 2^{growth.drift:.1f} ± "

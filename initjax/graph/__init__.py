@@ -6,23 +6,28 @@
 8
 """
 
+from initjax.graph._feed_names import fed_by
 from initjax.graph._frameworks import functional
 from initjax.graph._graph import (
   Feed,
   Image,
   LinearOp,
+  Row,
+  Scan,
   SignalGraph,
   Site,
   Stream,
   Term,
+  terms_within,
 )
-from initjax.graph._graph import terms_within as terms_within
+from initjax.graph._primitives import PARTS
 from initjax.graph._signal_graph import signal_graph
 
 __all__ = [
   "Feed",
   "Image",
   "LinearOp",
+  "Row",
   "SignalGraph",
   "Site",
   "Stream",

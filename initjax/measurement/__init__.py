@@ -6,13 +6,22 @@
 8
 """
 
+from initjax.measurement._duplicates import find_duplicates
 from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
-from initjax.measurement._leaves import Leaves
-from initjax.measurement._leaves import arrays_of as arrays_of
-from initjax.measurement._leaves import kernel_variance as kernel_variance
-from initjax.measurement._leaves import mean_square_at as mean_square_at
+from initjax.measurement._leaves import (
+  KernelLeaf,
+  Leaves,
+  arrays_of,
+  check_arrays,
+  is_random,
+  kernel_leaves,
+  kernel_variance,
+  mean_square,
+  mean_square_at,
+)
 from initjax.measurement._measure import Measured, measure, measure_and_grad
 from initjax.measurement._report import SignalReport
+from initjax.measurement._row_statistics import RowStatistics, row_statistics
 
 __all__ = [
   "JacobianSpectrum",

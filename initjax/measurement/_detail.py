@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._statistics import wide
-from initjax.graph import LinearOp
-from initjax.graph._graph import Feed, Scan
+from initjax.graph import Feed, LinearOp, Scan
 from initjax.typing import Activation
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path
 from initjax.graph import SignalGraph, signal_graph
+from initjax.graph._frameworks import as_function
 from initjax.model_init._assign import (
   Share,
   Table,
@@ -73,15 +74,19 @@ def auto_init(
 
   Args:
     key: a PRNG key.
-    fn: a function of parameters and inputs, such as `model.apply`.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
     params: any pytree. Kernels may be `jax.ShapeDtypeStruct`s; all else must be
-      concrete and is returned as it is.
+      concrete and is returned as it is. A module that holds its parameters is
+      followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: "forward" or "backward".
     distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
       (embeddings and computed kernels are then normal).
     tied: "first" or "last" use decides.
     second_moment: of the inputs, > 0.
+
+  Returns:
+    The parameters, or a new module with them where one was given.
 
   Raises:
     ValueError: for an unknown option, or where nothing can be initialized.
@@ -106,11 +111,12 @@ def auto_init(
   """
   check_key(key)
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
+  fn, params, inputs, as_given = as_function(fn, params, inputs)
   model, shares, table = _assigned(fn, params, inputs, second_moment, rules)
   message = warning_of(model.graph, shares)
   if message:
     warnings.warn(message, stacklevel=2)
-  return _drawn(key, params, model, table, distribution)
+  return as_given(_drawn(key, params, model, table, distribution))
 
 
 def plan_init(
@@ -125,8 +131,9 @@ def plan_init(
   """What `auto_init` would set, and why; draws nothing.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: any pytree; kernels may be `jax.ShapeDtypeStruct`s.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree; kernels may be `jax.ShapeDtypeStruct`s. A module that
+      holds its parameters is followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: as in `auto_init`, like all other options.
     distribution: of the entries.
@@ -149,6 +156,7 @@ def plan_init(
   Reference: as `auto_init`.
   """
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   model, shares, table = _assigned(fn, params, inputs, second_moment, rules)
   drawn = {path for path, _ in table}
   kept = tuple(path for path in model.leaves if path not in drawn)

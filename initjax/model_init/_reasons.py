@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from initjax.graph import LinearOp, SignalGraph
-from initjax.graph._feed_names import fed_by
+from initjax.graph import LinearOp, SignalGraph, fed_by
 from initjax.model_init._assign import Kernel, Share, Table
 from initjax.model_init._draw import Draw
 from initjax.model_init._plan import VariancePlan, VarianceRow
@@ -37,8 +36,7 @@ def plan_of(
     fan = op.fan_in if direction == "forward" else op.fan_out
     gain = None
     if given is not None:
-      factor = op.multiplier if kernel.view is None else kernel.view.multiplier
-      gain = abs(factor) * math.sqrt(given * fan)
+      gain = abs(op.multiplier) * math.sqrt(given * fan)
     rows.append(
       VarianceRow(
         op.path,

@@ -13,6 +13,7 @@ import numpy as np
 
 from initjax._checks import check_number
 from initjax.graph import SignalGraph, Term, signal_graph, terms_within
+from initjax.graph._frameworks import as_function
 from initjax.measurement import (
   Leaves,
   arrays_of,
@@ -64,13 +65,14 @@ def predict(
   repeats.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters, with values.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters, with values; none for a module that holds them.
     *inputs: its other arguments; shapes are enough.
     second_moment: of the inputs, > 0.
 
   Raises:
-    TypeError: if `fn` is not callable, or parameters have no values.
+    TypeError: if `fn` is neither a function nor a module, or parameters have no
+      values.
     ValueError: if `second_moment` is no such number.
 
   >>> import jax, jax.numpy as jnp
@@ -86,6 +88,7 @@ def predict(
   Reference: Schoenholz et al. 2017, Eqs. 3, 9; Yang and Schoenholz 2017.
   """
   check_number("second_moment", second_moment, low=0, open_low=True)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   leaves = arrays_of(params)
   return predict_rows(signal_graph(fn, params, *inputs), leaves, second_moment)
 
@@ -102,10 +105,10 @@ def predict_rows(
     tape=[],
   )
   rows, silent = [], []
-  for index, at in graph.rows():
-    op, walk.failure = graph.ops[index], ""
-    variance = kernel_variance(op, at, leaves)
-    rows.append(walk.put(op, walk.fed(op, at), variance))
+  for _, op, repeat in graph.rows:
+    walk.failure = ""
+    variance = kernel_variance(op, repeat, leaves)
+    rows.append(walk.put(op, walk.fed(op, repeat), variance))
     silent.append(walk.failure)
   forward, backward = [row.size for row in rows], _gradients(walk, rows, graph)
   with np.errstate(divide="ignore", invalid="ignore"):
