@@ -7,7 +7,7 @@
 """
 
 from initjax.graph._feed_names import fed_by
-from initjax.graph._frameworks import functional
+from initjax.graph._frameworks import as_function, functional
 from initjax.graph._graph import (
   Feed,
   Image,
