@@ -24,8 +24,17 @@ from initjax import (
 from initjax.diagnosis import diagnose
 from initjax.gains import gain
 from initjax.graph import functional, signal_graph
-from initjax.measurement import jacobian_spectrum, measure
-from initjax.model_init import auto_init, calibrate, init_variables
+from initjax.measurement import (
+  jacobian_spectrum,
+  measure,
+  measure_and_grad,
+)
+from initjax.model_init import (
+  auto_init,
+  calibrate,
+  init_variables,
+  plan_init,
+)
 from initjax.propagation import predict
 from initjax.recipes import rules
 
@@ -45,8 +54,10 @@ __all__ = [
   "jacobian_spectrum",
   "meanfield",
   "measure",
+  "measure_and_grad",
   "measurement",
   "model_init",
+  "plan_init",
   "predict",
   "propagation",
   "recipes",

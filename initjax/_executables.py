@@ -48,8 +48,8 @@ def _check_arrays(arguments: tuple[Any, ...]) -> None:
       path = paths_of(arguments)[place].partition("/")[2] or "."
       raise TypeError(
         "wanted arrays as parameters and inputs, got "
-        f"{type_of(leaf)} at {path}. For an NNX or Equinox module: "
-        "fn, params = initjax.functional(module)."
+        f"{type_of(leaf)} at {path}. A module goes first, its inputs follow; "
+        "its keywords go through initjax.functional(module, ...)."
       )
 
 

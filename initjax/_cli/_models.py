@@ -1,11 +1,9 @@
 """From package.module:object to a function, and parameters from each seed."""
 
 import difflib
-import functools
 import importlib
 import inspect
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._cli._errors import CallError
-from initjax.graph import functional
+from initjax.graph import functional, is_model, is_unbound
 
 _WANTED = (
   "wanted a linen or an NNX module, a pair (fn, params), or a function or "
@@ -135,17 +133,15 @@ def _source(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
 
 def _draws(found: Any, inputs: Sequence[jax.Array]) -> _Draw | None:
   """What gives `found` as a model, or None if it is none."""
-  linen = sys.modules.get("flax.linen")
-  if linen is not None and isinstance(found, linen.Module):
+  if is_unbound(found):
     return _from_linen(found, inputs)
   if isinstance(found, tuple):
     is_pair = len(found) == 2 and callable(found[0])
     is_transform = hasattr(found, "init")  # Haiku's (init, apply)
     return (lambda _: Model(*found)) if is_pair and not is_transform else None
-  try:
-    model = Model(*functional(found))
-  except TypeError:  # neither an NNX nor an Equinox module
+  if not is_model(found):
     return None
+  model = Model(*functional(found))
   return lambda _: model
 
 
@@ -156,11 +152,10 @@ def _from_linen(module: Any, inputs: Sequence[jax.Array]) -> _Draw:
   def draw(seed: int) -> Model:
     key = jax.random.key(seed)
     variables = init(key, *inputs)
-    fn = functools.partial(module.apply, rngs=key)  # for dropout, if any
     others = [name for name in variables if name != "params"]
-    if others:
-      fn = functools.partial(fn, mutable=others)
-    return Model(fn, variables, has_aux=bool(others), seeded=True)
+    options: dict[str, Any] = {"mutable": others} if others else {}
+    model = functional(module, variables, rngs=key, **options)  # for dropout
+    return Model(*model, has_aux=bool(others), seeded=True)
 
   return draw
 

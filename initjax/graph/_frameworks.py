@@ -1,27 +1,59 @@
-"""Stateful modules as pure functions of their parameters."""
+"""Modules of Flax and Equinox as pure functions of their parameters.
 
+A framework that is not imported yet cannot have made what is given: it is
+looked for in `sys.modules` and never imported.
+"""
+
+import functools
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from initjax._checks import type_of
+from initjax._paths import is_float, paths_of
 
 
-def functional(module: Any) -> tuple[Callable[..., Any], Any]:
-  """An NNX or Equinox module as `(fn, params)`, `fn(params, *inputs)`.
+def functional(
+  module: Any,
+  variables: Any = None,
+  /,
+  *,
+  method: str | Callable[..., Any] | None = None,
+  **kwargs: Any,
+) -> tuple[Callable[..., Any], Any]:
+  """A module as `(fn, params)`: `fn(params, *inputs)` is what it returns.
 
-  For NNX the parameters are the `nnx.State` of all `nnx.Param`s; counters,
-  keys and batch statistics stay behind and keep their values, also when `fn`
-  changes them. `nnx.update(module, params)` writes parameters back. For
-  Equinox they are the module with everything but its floating-point arrays
-  taken away, as `equinox.partition` gives it; `equinox.combine` undoes it.
+  Verbs such as `initjax.measure` take modules as they are; this is for all that
+  needs more: keywords, another method, other parameters, gradients.
 
-  Linen modules are functions already: `fn = module.apply`, and the parameters
-  are its variables.
+  - NNX: the parameters are the `nnx.State` of all `nnx.Param`s; counters, keys
+    and batch statistics stay behind and keep their values, also when `fn`
+    changes them. `nnx.update(module, params)` writes parameters back.
+  - Equinox: they are the module with everything but its floating-point arrays
+    taken away; `equinox.combine` undoes it.
+  - linen: they are the variables, all collections. `fn` is `module.apply`, so
+    that keywords may be `rngs` and `mutable` too: with `mutable`, `fn` returns
+    `(outputs, updates)`, which verbs take by `has_aux=True`. A module that is
+    bound (`module.bind(variables, rngs=..., mutable=...)`) has its variables;
+    `fn` returns the outputs alone.
+
+  An abstract module (of `nnx.eval_shape`, `equinox.filter_eval_shape`) has
+  abstract parameters. What stays behind is then that of a fresh module: keys
+  are `jax.random.key(0)`, running means and counters 0, all other floats 1.
 
   Args:
-    module: an NNX module or an Equinox module.
+    module: an NNX, Equinox or linen module.
+    variables: of a linen module that is not bound.
+    method: what to call instead of the module: a name, or `Model.encode`.
+    **kwargs: keywords of the call, the same each time.
 
   Raises:
-    TypeError: for anything else.
+    TypeError: for anything else; for a linen module without variables, others
+      with them; if the module cannot be called.
+    AttributeError: if it has no such method.
 
   >>> from flax import nnx
   >>> fn, params = functional(nnx.Linear(3, 8, rngs=nnx.Rngs(0)))
@@ -29,32 +61,212 @@ def functional(module: Any) -> tuple[Callable[..., Any], Any]:
   >>> fn(params, jnp.ones((2, 3))).shape
   (2, 8)
   """
-  nnx = sys.modules.get("flax.nnx")
-  if nnx is not None and isinstance(module, nnx.Module):
-    return _from_nnx(nnx, module)
-  equinox = sys.modules.get("equinox")
-  if equinox is not None and isinstance(module, equinox.Module):
-    return _from_equinox(equinox, module)
-  raise TypeError(
-    "functional takes an NNX or an Equinox module, got "
-    f"{type(module).__name__}; for a linen module use fn = module.apply and "
-    "params = its variables, for a Haiku transform its apply and params."
+  _check_instance(module)
+  if is_unbound(module):
+    _check_variables(module, variables)
+    return functools.partial(module.apply, method=method, **kwargs), variables
+  parts = _parts(module)
+  if parts is None:
+    raise TypeError(
+      f"functional takes an NNX, Equinox or linen module, got "
+      f"{type_of(module)}; of a Haiku transform, fn is its apply."
+    )
+  if variables is not None:
+    raise TypeError(_HOLDS_ITS_OWN.format(name=type_of(module)))
+  called = functools.partial(_method(module, method), **kwargs)
+  return _joined(called, parts), parts.params
+
+
+class Call(NamedTuple):
+  """A model as a function, and what it is called with."""
+
+  fn: Callable[..., Any]
+  """of parameters and inputs"""
+  params: Any
+  inputs: tuple[Any, ...]
+  as_given: Callable[[Any], Any]
+  """from new parameters to what was given with the old ones: a module, bound
+  variables, or parameters alone"""
+
+
+def as_function(fn: Any, params: Any, inputs: tuple[Any, ...]) -> Call:
+  """What `verb(fn, params, *inputs)` means.
+
+  - a module that holds its parameters: the others are its inputs;
+  - an unbound linen module, and its variables;
+  - a function of parameters, which may be such a module too.
+  """
+  _check_instance(fn)
+  if is_model(fn):
+    _check_no_parameters(fn, params)
+    fn, params, inputs = _method(fn, None), fn, (params, *inputs)
+  elif is_unbound(fn):
+    _check_variables(fn, params)
+    fn = fn.apply
+  elif not callable(fn) or hasattr(fn, "apply"):
+    raise TypeError(
+      "wanted a function fn(params, *inputs), such as model.apply, or a "
+      f"module, got {type_of(fn)}{_advice(fn)}."
+    )
+  parts = _parts(params)
+  if parts is None:
+    return Call(fn, params, inputs, lambda new: new)
+  as_given = lambda new: parts.join(new, parts.others)
+  return Call(_joined(fn, parts), parts.params, inputs, as_given)
+
+
+_HOLDS_ITS_OWN = (
+  "{name} holds its parameters: pass (module, *inputs), without them; for "
+  "others than its own, fn, params = initjax.functional(module)."
+)
+
+
+def _advice(given: Any) -> str:
+  if hasattr(given, "apply") and hasattr(given, "init"):
+    return (
+      "; of a Haiku transform pass apply and the parameters, and the key that "
+      "it takes after them: (transform.apply, params, key, *inputs)"
+    )
+  return ""
+
+
+# What each framework has
+
+
+def _module(framework: str) -> Any:
+  """Its class of modules, or an empty tuple, of which nothing is an instance.
+
+  While it is being imported, a framework may not have it yet.
+  """
+  return getattr(sys.modules.get(framework), "Module", ())
+
+
+def is_unbound(given: Any) -> bool:
+  return isinstance(given, _module("flax.linen")) and given.scope is None
+
+
+def is_model(given: Any) -> bool:
+  """Whether it holds its parameters, so that what comes next are inputs."""
+  if isinstance(given, _module("equinox")):
+    return any(map(is_float, jax.tree.leaves(given)))
+  nnx, linen = _module("flax.nnx"), _module("flax.linen")
+  return isinstance(given, nnx) or (
+    isinstance(given, linen) and given.scope is not None
   )
 
 
-def _from_nnx(nnx: Any, module: Any) -> tuple[Callable[..., Any], Any]:
+class _Parts(NamedTuple):
+  """A module taken apart."""
+
+  params: Any
+  others: Any
+  join: Callable[..., Any]
+  """of params and others"""
+
+
+def _parts(tree: Any) -> _Parts | None:
+  """Of a module, or of a tree with Equinox modules; None for anything else."""
+  if isinstance(tree, _module("flax.nnx")):
+    return _nnx_parts(tree)
+  if isinstance(tree, _module("flax.linen")):
+    return _linen_parts(tree)
+  is_equinox = lambda node: isinstance(node, _module("equinox"))
+  if any(map(is_equinox, jax.tree.leaves(tree, is_leaf=is_equinox))):
+    equinox = sys.modules["equinox"]
+    params, others = equinox.partition(tree, is_float)
+    return _Parts(params, others, equinox.combine)
+  return None
+
+
+def _nnx_parts(module: Any) -> _Parts:
+  nnx: Any = sys.modules["flax.nnx"]
   structure, params, others = nnx.split(module, nnx.Param, ...)
 
-  def fn(params: Any, *inputs: Any) -> Any:
-    return nnx.merge(structure, params, others, copy=True)(*inputs)
+  def join(params: Any, others: Any) -> Any:
+    return nnx.merge(structure, params, others, copy=True)
 
-  return fn, params
+  return _Parts(params, others, join)
 
 
-def _from_equinox(equinox: Any, module: Any) -> tuple[Callable[..., Any], Any]:
-  params, others = equinox.partition(module, equinox.is_inexact_array)
+def _linen_parts(module: Any) -> _Parts:
+  """Keys and what may change are bound again with the variables."""
+  scope = module.scope
+  rngs = {name: rng.as_jax_rng() for name, rng in scope.rngs.items()}
+  unbound, variables = module.unbind()
 
-  def fn(params: Any, *inputs: Any) -> Any:
-    return equinox.combine(params, others)(*inputs)
+  def join(params: Any, others: Any) -> Any:
+    return unbound.bind(params, rngs=others, mutable=scope.mutable)
 
-  return fn, params
+  return _Parts(variables, rngs, join)
+
+
+def _joined(fn: Callable[..., Any], parts: _Parts) -> Callable[..., Any]:
+  """`fn` of a module, as a function of the module's parameters."""
+
+  def joined(params: Any, *inputs: Any) -> Any:
+    return fn(parts.join(params, _concrete(parts.others)), *inputs)
+
+  return joined
+
+
+def _concrete(others: Any) -> Any:
+  """With the values of a fresh module where they are abstract."""
+  leaves, structure = jax.tree.flatten(others)
+  return jax.tree.unflatten(structure, map(_fresh, paths_of(others), leaves))
+
+
+def _fresh(path: str, leaf: Any) -> Any:
+  if not isinstance(leaf, jax.ShapeDtypeStruct):
+    return leaf
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    return jnp.broadcast_to(jax.random.key(0), leaf.shape)
+  is_scale = is_float(leaf) and not path.endswith("mean")
+  return jnp.full(leaf.shape, 1 if is_scale else 0, leaf.dtype)
+
+
+def _method(module: Any, method: Any) -> Callable[..., Any]:
+  """As a function of the module and its inputs."""
+  name = type(module).__name__
+  if method is None and not callable(module):
+    raise TypeError(
+      f"{name} has no __call__; say which method is meant: "
+      "fn, params = initjax.functional(module, method=...)."
+    )
+  if callable(method):
+    return getattr(method, "__func__", method)
+  if not callable(getattr(module, method or "__call__", None)):
+    raise AttributeError(f"{name} has no method {method!r}.")
+
+  def called(module: Any, *inputs: Any, **kwargs: Any) -> Any:
+    return getattr(module, method or "__call__")(*inputs, **kwargs)
+
+  return called
+
+
+# Checks
+
+
+def _check_instance(given: Any) -> None:
+  kinds = map(_module, ("flax.nnx", "flax.linen", "equinox"))
+  modules = tuple(kind for kind in kinds if kind != ())
+  if isinstance(given, type) and issubclass(given, modules):
+    name = given.__name__
+    raise TypeError(f"wanted a module, got the class {name}; pass {name}(...).")
+
+
+def _check_variables(module: Any, variables: Any) -> None:
+  """Raises unless these are collections by name."""
+  collections = variables.values() if isinstance(variables, Mapping) else [None]
+  if not all(isinstance(each, Mapping) for each in collections):
+    raise TypeError(
+      f"{type_of(module)} is a linen module that holds no variables; pass "
+      "(module, variables, *inputs), where variables = module.init(key, "
+      f"*inputs), or module.bind(variables); got {type_of(variables)} for them."
+    )
+
+
+def _check_no_parameters(module: Any, given: Any) -> None:
+  parts = _parts(module)
+  own = paths_of(parts.params) if parts is not None else []
+  if own and paths_of(given) == own:
+    raise TypeError(_HOLDS_ITS_OWN.format(name=type_of(module)))

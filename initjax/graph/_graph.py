@@ -1,12 +1,14 @@
 """What the reader of a model returns: linear operations, in order."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from initjax._paths import short_path
 from initjax.graph._geometry import Axes
+from initjax.graph._view import View
 from initjax.typing import Activation
 
 Site = tuple[int, ...]
@@ -27,14 +29,19 @@ class Place(NamedTuple):
   site: Site = ()
   scans: tuple[Scan, ...] = ()
   """outermost first"""
-  closed: bool = False
-  """whether it lies in a call that is run as a whole: a custom derivative
-  rule, a while loop, a shard_map"""
+  whole: frozenset[str] = frozenset()
+  """names of calls around it that are run as a whole: a custom derivative rule,
+  a while loop, a shard_map"""
 
   @property
   def repeats(self) -> tuple[int, ...]:
     """Lengths of the scans around it."""
     return tuple(scan.length for scan in self.scans)
+
+  @property
+  def closed(self) -> bool:
+    """Whether it lies in a call that is run as a whole."""
+    return bool(self.whole)
 
   def is_first(self, repeat: tuple[int, ...]) -> bool:
     """Whether a repeat is the first of the innermost scan."""
@@ -145,25 +152,15 @@ class LinearOp:
   """where in the program it is"""
   feed: Feed
   """what feeds the operation; in a scan, what feeds the first repeat"""
-  view: tuple[str, ...] = ()
-  """linear steps between the leaf and the operand"""
-  multiplier: float = 1.0
-  """constant factor between the leaf and the operand"""
-  leaf_shape: tuple[int, ...] | None = None
-  """of the parameter, where there is one"""
-  in_axes: tuple[int, ...] | None = None
-  """axes of the parameter that are summed; None if not to be followed"""
-  out_axes: tuple[int, ...] | None = None
-  """axes of the parameter that become features of the output"""
+  view: View | None = None
+  """how the kernel is made of parameters; None for what is no parameter"""
   groups: int = 1
   strides: tuple[int, ...] = ()
   dilation: tuple[int, ...] = ()
   later_feed: Feed | None = None
   """in a scan, what feeds the repeats after the first"""
-  kernel: Any = dataclasses.field(default=None, compare=False, repr=False)
-  """the operand that is the kernel: a `Value`"""
   kernel_shape: tuple[int, ...] = ()
-  """of that operand, in one repeat"""
+  """of the operand that is the kernel, in one repeat"""
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""
@@ -180,6 +177,43 @@ class LinearOp:
   def path(self) -> str:
     """The parameter's path; several are joined by ", "."""
     return ", ".join(self.paths)
+
+  @property
+  def multiplier(self) -> float:
+    """Constant factor between the parameter and the kernel."""
+    known = None if self.view is None else self.view.multiplier
+    return 1.0 if known is None else known
+
+  @property
+  def leaf_shape(self) -> tuple[int, ...] | None:
+    """Of the parameter, where there is one."""
+    return None if self.view is None else self.view.leaf_shape
+
+  @property
+  def in_axes(self) -> tuple[int, ...] | None:
+    """Axes of the parameter that are summed; None if not to be followed."""
+    return self._leaf_axes(self.axes.summed, self.axes.free)
+
+  @property
+  def out_axes(self) -> tuple[int, ...] | None:
+    """Axes of the parameter that become features of the output."""
+    return self._leaf_axes(self.axes.free, self.axes.summed)
+
+  def _leaf_axes(
+    self, wanted: tuple[int, ...], others: tuple[int, ...]
+  ) -> tuple[int, ...] | None:
+    held = None if self.view is None else self.view.axes
+    if held is None:
+      return None
+    found = {axis for place in wanted for axis in held[place]}
+    shared = found & {axis for place in others for axis in held[place]}
+    return None if shared else tuple(sorted(found))
+
+  @property
+  def is_shared(self) -> bool:
+    """Whether repeats of a scan around it use one kernel."""
+    own = () if self.view is None else self.view.scans
+    return len(own) < len(self.place.scans)
 
   @property
   def repeats(self) -> tuple[int, ...]:
@@ -202,9 +236,24 @@ class LinearOp:
     return self.feed.source
 
 
-def _rows(
+class Row(NamedTuple):
+  """An operation at one repeat of the scans around it."""
+
+  number: int
+  """of the operation, in `graph.ops`"""
+  op: LinearOp
+  repeat: tuple[int, ...]
+  """of each scan, outermost first"""
+
+  @property
+  def feed(self) -> Feed:
+    """What feeds this repeat."""
+    return self.op.feed_at(self.repeat)
+
+
+def _in_turn(
   ops: list[tuple[int, LinearOp]], depth: int, repeat: tuple[int, ...]
-) -> Iterator[tuple[int, tuple[int, ...]]]:
+) -> Iterator[Row]:
   """Rows of operations that share the scans up to `depth`, at one repeat."""
 
   def scan_of(item: tuple[int, LinearOp]) -> Scan | None:
@@ -214,11 +263,11 @@ def _rows(
   for scan, group in itertools.groupby(ops, key=scan_of):
     members = list(group)
     if scan is None:
-      yield from ((index, repeat) for index, _ in members)
+      yield from (Row(index, op, repeat) for index, op in members)
       continue
     steps = range(scan.length)
     for step in reversed(steps) if scan.reverse else steps:
-      yield from _rows(members, depth + 1, (*repeat, step))
+      yield from _in_turn(members, depth + 1, (*repeat, step))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,12 +288,13 @@ class SignalGraph:
   """what that output is a (function of a) sum of which holds the last
   operation's; None where it cannot be said"""
 
-  def rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+  @functools.cached_property
+  def rows(self) -> tuple[Row, ...]:
     """Every repeat of every operation, in the order of execution.
 
     Operations that share a scan take turns; a reversed one counts down.
     """
-    yield from _rows(list(enumerate(self.ops)), 0, ())
+    return tuple(_in_turn(list(enumerate(self.ops)), 0, ()))
 
   def __iter__(self) -> Iterator[LinearOp]:
     return iter(self.ops)

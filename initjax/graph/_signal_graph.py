@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from initjax._checks import type_of
 from initjax._executables import fresh_jaxpr
 from initjax._paths import paths_of
 from initjax.graph._activations import source_of
-from initjax.graph._geometry import leaf_origins
+from initjax.graph._frameworks import as_function
 from initjax.graph._graph import (
   Place,
   SignalGraph,
@@ -34,13 +33,14 @@ def signal_graph(
   and the activation that feeds it. Nothing is computed or allocated.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`; flags by
-      `functools.partial(model.apply, train=False)`.
-    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module;
+      flags by `initjax.functional(model, variables, train=False)`.
+    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s. A module that
+      holds its parameters is followed by its inputs.
     *inputs: the other arguments of `fn`, likewise.
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
 
   >>> import jax, jax.numpy as jnp
   >>> def mlp(params, x):
@@ -54,7 +54,8 @@ def signal_graph(
   >>> float(graph["second"].activation(jnp.float32(-1.0)))
   0.0
   """
-  return trace(fn, params, *inputs).graph
+  call = as_function(fn, params, inputs)
+  return trace(call.fn, call.params, *call.inputs).graph
 
 
 class Trace(NamedTuple):
@@ -66,21 +67,19 @@ class Trace(NamedTuple):
   """of the operations of the graph, in the same order"""
   out_shape: Any
   """pytree of the function's outputs"""
+  entangled: frozenset[str]
+  """parameters that reach an operation in another way than as its kernel"""
 
 
 def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
-  if not callable(fn) or hasattr(fn, "apply"):
-    raise TypeError(
-      f"wanted a function fn(params, *inputs), got {type_of(fn)}; for a "
-      "linen module pass module.apply."
-    )
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
   reader = Reader()
   others = len(jaxpr.in_avals) - len(paths)
   values = [
-    _leaf(path, aval) for path, aval in zip(paths, jaxpr.in_avals, strict=False)
+    reader.parameter(path, tuple(aval.shape))
+    for path, aval in zip(paths, jaxpr.in_avals, strict=False)
   ]
   values += [data(reader.node("input")) for _ in range(others)]
   outputs = read(reader, jaxpr, values, Place())
@@ -88,13 +87,7 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   sites = (
     site for site in sorted(reader.sites) if reader.sites[site].origin != "data"
   )
-  return Trace(jaxpr, graph, tuple(sites), out_shape)
-
-
-def _leaf(path: str, aval: Any) -> Value:
-  shape = tuple(aval.shape)
-  origins = leaf_origins(len(shape))
-  return Value("parameter", (path,), leaf_shape=shape, origins=origins)
+  return Trace(jaxpr, graph, tuple(sites), out_shape, reader.entangled)
 
 
 def _graph(

@@ -203,7 +203,7 @@ def siren(
 
 @factory
 def residual_normal(
-  num_residual_branches: int, stddev: Any = 0.02, dtype: DType = None
+  num_branches: int, stddev: Any = 0.02, dtype: DType = None
 ) -> Initializer:
   """N(0, stddev²/N), N residual branches: GPT-2's output projections.
 
@@ -211,7 +211,7 @@ def residual_normal(
   transformer of L blocks has N = 2L branches (attention and MLP).
 
   Args:
-    num_residual_branches: N >= 1, counted over the whole network.
+    num_branches: N >= 1, counted over the whole network.
     stddev: standard deviation of the other kernels.
     dtype: the default dtype.
 
@@ -223,5 +223,5 @@ def residual_normal(
 
   Reference: Radford et al. 2019, §2.3.
   """
-  check_integer("num_residual_branches", num_residual_branches, low=1)
-  return normal(stddev / math.sqrt(num_residual_branches), dtype)
+  check_integer("num_branches", num_branches, low=1)
+  return normal(stddev / math.sqrt(num_branches), dtype)

@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from initjax._checks import check_choice, check_integer, check_key, type_of
+from initjax._checks import check_choice, check_integer, check_key
 from initjax._executables import execute
 from initjax._statistics import nan_is_unknown
+from initjax.graph import as_function
 from initjax.measurement._lanczos import quadrature
 from initjax.measurement._linearized import Linearized, checked_input, linearize
 
@@ -86,8 +87,7 @@ class JacobianSpectrum(NamedTuple):
 def jacobian_spectrum(
   fn: Callable[..., Any],
   params: Any,
-  x: jax.Array,
-  *,
+  *inputs: Any,
   method: Literal["exact", "lanczos"] | None = None,
   key: jax.Array | None = None,
   probes: int = 16,
@@ -107,18 +107,18 @@ def jacobian_spectrum(
   every call traces anew, and compiles if the program is a new one.
 
   Args:
-    fn: a function of parameters and one array. If it wants a batch of inputs,
-      pass `lambda params, x: fn(params, x[None])[0]`; else x is the batch, and
-      J the Jacobian of all its samples together.
-    params: any pytree of arrays.
-    x: one input, of any shape and a real floating dtype.
+    fn: a function of parameters and one array, or a module. If it wants a batch
+      of inputs, pass `lambda params, x: fn(params, x[None])[0]`; else x is the
+      batch, and J the Jacobian of all its samples together.
+    params: any pytree of arrays; none for a module that holds them.
+    *inputs: one x, of any shape and a real floating dtype.
     method: None takes "exact" up to 1024 singular values and 2^26 entries.
     key: for the probe vectors; `jax.random.key(0)` if None.
     probes: number of random vectors, >= 2; they are applied together.
     steps: nodes for each of them; no more than there are singular values.
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if x or all outputs are not real floating numbers, an option is
       out of range, or (outside of jit) the Jacobian is not finite.
 
@@ -130,7 +130,8 @@ def jacobian_spectrum(
   Reference: Pennington, Schoenholz and Ganguli 2017 (theory:
   `initjax.meanfield.jacobian_moments`); Ubaru, Chen and Saad 2017 (Lanczos).
   """
-  _check_options(fn, method, probes, steps)
+  _check_options(method, probes, steps)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   if key is not None:
     check_key(key)
   key = jax.random.key(0) if key is None else key
@@ -142,7 +143,7 @@ def jacobian_spectrum(
       return _exact(jacobian)
     return _lanczos(jacobian, start_key, probes, steps)
 
-  found = execute(run, params, checked_input(x), key)
+  found = execute(run, params, checked_input(inputs), key)
   _check_finite(found)
   return found
 
@@ -197,12 +198,7 @@ def _method_for(jacobian: Linearized) -> str:
   return "exact" if small else "lanczos"
 
 
-def _check_options(fn: Any, method: Any, probes: int, steps: int) -> None:
-  if not callable(fn) or hasattr(fn, "apply"):
-    raise TypeError(
-      f"fn must be a function of parameters and an input; got {type_of(fn)}. "
-      "For a linen module pass module.apply."
-    )
+def _check_options(method: Any, probes: int, steps: int) -> None:
   if method is not None:
     check_choice("method", method, ("exact", "lanczos"))
   check_integer("probes", probes, low=2)

@@ -35,7 +35,7 @@ def check_arrays(tree: Any) -> None:
       )
 
 
-class Kernel(NamedTuple):
+class KernelLeaf(NamedTuple):
   """A kernel whose axes could be followed."""
 
   op: LinearOp
@@ -58,7 +58,7 @@ class Kernel(NamedTuple):
     return wide(leaf).reshape(*sizes)
 
 
-def kernels(graph: SignalGraph, leaves: Leaves) -> Iterator[Kernel]:
+def kernel_leaves(graph: SignalGraph, leaves: Leaves) -> Iterator[KernelLeaf]:
   """Every kernel that is a parameter seen through views, once."""
   seen = set()
   for op in graph.ops:
@@ -69,7 +69,7 @@ def kernels(graph: SignalGraph, leaves: Leaves) -> Iterator[Kernel]:
     if op.in_axes is not None and op.out_axes is not None and leaf is not None:
       used = (*op.in_axes, *op.out_axes)
       batch = tuple(axis for axis in range(leaf.ndim) if axis not in used)
-      yield Kernel(op, leaf, op.in_axes, op.out_axes, batch)
+      yield KernelLeaf(op, leaf, op.in_axes, op.out_axes, batch)
 
 
 def wide(leaf: np.ndarray) -> np.ndarray:
@@ -106,10 +106,9 @@ def kernel_variance(
 ) -> float:
   """Variance of the kernel's entries, at one repeat; NaN if not known."""
   leaf = leaves.get(op.path)
-  if op.origin != "parameter" or leaf is None:
+  if op.origin != "parameter" or op.view is None or leaf is None:
     return math.nan
-  slices = sum(step.startswith("scan[") for step in op.view)
-  if slices == len(repeat) and all(s.startswith("scan[") for s in op.view):
+  if op.view.stacked and not op.is_shared:
     leaf = leaf[repeat]
   if not np.isfinite(leaf).all() or not leaf.size:
     return math.nan

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from initjax._checks import type_of
+
 _SIZES = (-0.6, -0.3, 0.0, 0.3, 0.6)  # of a vector's log₂, in maximal exponents
 _EXTREME = 0.8
 
@@ -71,14 +73,16 @@ def linearize(
   return Linearized(scaled[0], scaled[1], shape, dtype, 2 * half)
 
 
-def checked_input(x: Any) -> jax.Array:
-  """`x` as an array, or a ValueError that says what it is instead."""
-  if isinstance(x, str | bytes) or len(jax.tree.leaves(x)) != 1:
+def checked_input(inputs: tuple[Any, ...]) -> jax.Array:
+  """The only input as an array, or a ValueError that says what came instead."""
+  leaves = jax.tree.leaves(inputs)
+  if len(leaves) != 1 or isinstance(leaves[0], str | bytes):
+    given = ", ".join(map(type_of, inputs)) or "none"
     raise ValueError(
-      f"x must be one array; got {type(x).__name__}. Close over what else the "
+      f"x must be one array; got {given}. Close over what else the "
       "model takes: lambda params, x: model(params, x, mask)."
     )
-  (x,) = jax.tree.leaves(x)
+  (x,) = leaves
   x = jnp.asarray(x)
   if x.size == 0:
     raise ValueError(f"x holds no sample; got {x.dtype}{list(x.shape)}.")

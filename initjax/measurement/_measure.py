@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,18 @@ from initjax._statistics import (
   tally,
   tap,
 )
-from initjax.graph import LinearOp
-from initjax.graph._graph import Feed, Site
-from initjax.graph._interpret import Slot, Visited, Visitor, run
-from initjax.graph._signal_graph import Trace, trace
+from initjax.graph import (
+  Feed,
+  LinearOp,
+  Site,
+  Slot,
+  Trace,
+  Visited,
+  Visitor,
+  as_function,
+  run,
+  trace,
+)
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
 from initjax.measurement._report import SignalReport
@@ -35,32 +43,6 @@ class Measured(NamedTuple):
   """of the loss with respect to `params`"""
 
 
-@overload
-def measure(
-  fn: Callable[..., Any],
-  params: Any,
-  *inputs: Any,
-  key: jax.Array | None = None,
-  cotangent: Any = None,
-  has_aux: bool = False,
-  detail: bool = False,
-  return_gradients: Literal[False] = False,
-) -> SignalReport: ...
-
-
-@overload
-def measure(
-  fn: Callable[..., Any],
-  params: Any,
-  *inputs: Any,
-  key: jax.Array | None = None,
-  cotangent: Any = None,
-  has_aux: bool = False,
-  detail: bool = False,
-  return_gradients: Literal[True],
-) -> Measured: ...
-
-
 @nan_is_unknown()
 def measure(
   fn: Callable[..., Any],
@@ -70,13 +52,12 @@ def measure(
   cotangent: Any = None,
   has_aux: bool = False,
   detail: bool = False,
-  return_gradients: bool = False,
-) -> SignalReport | Measured:
+) -> SignalReport:
   """Statistics of every linear operation of `fn(params, *inputs)`.
 
-  One forward and one backward pass, in which nothing is kept but sums; unless
-  asked for, no gradient of a parameter is computed. Works inside `jit` and
-  `vmap` and on sharded arrays; the model is neither changed nor hooked.
+  One forward and one backward pass, in which nothing is kept but sums; without
+  `detail` no gradient of a parameter is computed. Works inside `jit` and `vmap`
+  and on sharded arrays; the model is neither changed nor hooked.
 
   A scalar output is a loss and is differentiated. Otherwise the gradient of
   the outputs is `cotangent`, or independent N(0, 1) numbers from `key`.
@@ -88,8 +69,9 @@ def measure(
   are equal on several devices: each copy is then counted.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: any pytree of arrays.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree of arrays. A module that holds its parameters is followed
+      by its inputs.
     *inputs: the other arguments of `fn`.
     key: for the random cotangent; `jax.random.key(0)` if None.
     cotangent: gradient with respect to the outputs, of their structure.
@@ -97,11 +79,9 @@ def measure(
     detail: also count the units that are 0 on every sample, and give the mean
       cosine between samples, E|φ'| of the activation that feeds an operation,
       and the norm of each parameter's gradient (which costs that gradient).
-    return_gradients: return `Measured(report, outputs, gradients)`, so that a
-      training step can watch itself.
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -112,12 +92,67 @@ def measure(
   >>> [round(2 ** float(row.log2_second_moment)) for row in report.forward]
   [9, 576]
   """
+  options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+  return _measured(fn, params, inputs, **options, detail=detail).report
+
+
+@nan_is_unknown()
+def measure_and_grad(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+  detail: bool = False,
+) -> Measured:
+  """`measure`, with the outputs and the gradient of the same two passes.
+
+  So a training step watches itself, at the price of the statistics alone.
+
+  Args:
+    fn: a function of parameters and inputs, such as a loss, or a module.
+    params: any pytree of arrays; none for a module that holds them, whose
+      gradient is that of the parameters of `initjax.functional`.
+    *inputs: the other arguments of `fn`.
+    key: as in `measure`, like all other options.
+    cotangent: the gradient with respect to the outputs.
+    has_aux: whether `fn` returns `(outputs, aux)`.
+    detail: whether to measure more.
+
+  Raises:
+    TypeError: if `fn` is neither a function nor a module.
+    ValueError: if no output can be differentiated, or the cotangent does not
+      fit the outputs.
+
+  >>> loss = lambda params, x: jnp.mean((x @ params) ** 2)
+  >>> measured = measure_and_grad(loss, jnp.ones((2, 1)), jnp.ones((4, 2)))
+  >>> measured.outputs, measured.gradients.ravel()
+  (Array(4., dtype=float32), Array([4., 4.], dtype=float32))
+  """
+  options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+  return _measured(fn, params, inputs, **options, detail=detail, grad=True)
+
+
+def _measured(
+  fn: Callable[..., Any],
+  params: Any,
+  inputs: tuple[Any, ...],
+  *,
+  key: jax.Array | None,
+  cotangent: Any,
+  has_aux: bool,
+  detail: bool,
+  grad: bool = False,
+) -> Measured:
+  """Without `grad` or `detail`, no gradient of a parameter is computed."""
   if key is not None:
     check_key(key)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   traced = trace(fn, params, *inputs)
   watched, slots = _instrumented(traced, inputs, has_aux, detail)
   gradients = None
-  if detail or return_gradients:
+  if detail or grad:
     main, pull_back, aux = jax.vjp(watched, slots, params, has_aux=True)
     backward, gradients = pull_back(_cotangent(main, cotangent, key))
   else:
@@ -127,7 +162,7 @@ def measure(
     (backward,) = pull_back(_cotangent(main, cotangent, key))
   outputs, found = aux
   report = _report(traced, found, backward, gradients if detail else None)
-  return Measured(report, outputs, gradients) if return_gradients else report
+  return Measured(report, outputs, gradients)
 
 
 def _instrumented(

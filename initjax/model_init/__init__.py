@@ -1,6 +1,6 @@
 """Whole-model initialization: fast, by true fans, calibrated."""
 
-from initjax.model_init._auto_init import auto_init
+from initjax.model_init._auto_init import auto_init, plan_init
 from initjax.model_init._calibrate import calibrate
 from initjax.model_init._calibration import Calibration
 from initjax.model_init._init_variables import init_variables
@@ -13,4 +13,5 @@ __all__ = [
   "auto_init",
   "calibrate",
   "init_variables",
+  "plan_init",
 ]

@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from initjax.graph import LinearOp, SignalGraph
-from initjax.model_init._views import View, view_of
-from initjax.propagation._sizes import Direction, Fed, Signal, Sizes
+from initjax.graph import LinearOp, SignalGraph, View
+from initjax.propagation import Fed, Signal, Walk
+from initjax.typing import Direction
 
 Key = tuple[str, str]
 """The path of a leaf and the part of it that is seen: "" is the whole."""
@@ -34,7 +34,7 @@ class Kernel(NamedTuple):
   def repeat(self, op: LinearOp, repeat: Repeat) -> Repeat:
     """Which of the stacked kernels one repeat uses."""
     scans = () if self.view is None else self.view.scans
-    at = dict(zip((s.site for s in op.place.scans), repeat, strict=True))
+    at = dict(zip(op.place.scans, repeat, strict=True))
     return tuple(at[scan] for scan in scans)
 
 
@@ -42,10 +42,7 @@ def kernels_of(
   graph: SignalGraph, sizes: Mapping[str, int]
 ) -> tuple[Kernel, ...]:
   """The kernel of each operation; `sizes` are those of the leaves."""
-  views = [
-    None if op.origin == "constant" else view_of(op.kernel) for op in graph.ops
-  ]
-  used = list(zip(graph.ops, views, strict=True))
+  used = [(op, _entries(op)) for op in graph.ops]
   parts: dict[str, set[str]] = {}
   for op, view in used:
     for path in op.paths:
@@ -60,6 +57,13 @@ def kernels_of(
     ]
     found.append(Kernel(view, tuple(keys)))
   return tuple(found)
+
+
+def _entries(op: LinearOp) -> View | None:
+  """The view, if it tells each entry and its factor."""
+  view = op.view
+  known = view is not None and view.exact and view.multiplier is not None
+  return view if known else None
 
 
 def _size(op: LinearOp) -> int:
@@ -101,7 +105,7 @@ Table = dict[Key, Given]
 def assign(
   graph: SignalGraph,
   kernels: tuple[Kernel, ...],
-  sizes: Sizes,
+  sizes: Walk,
   *,
   direction: Direction,
   tied: Tied,
@@ -110,7 +114,7 @@ def assign(
   table: Table = {}
   for turn in range(_ROUNDS):
     walk = _Walk(graph, kernels, sizes, direction, tied, before=table)
-    shares = [walk.run(index, repeat) for index, repeat in graph.rows()]
+    shares = [walk.run(row.number, row.repeat) for row in graph.rows]
     walk.fill()
     before, table = table, walk.table
     if tied == "first" or _same(before, table):
@@ -148,7 +152,7 @@ def _same(first: Table, second: Table) -> bool:
 class _Walk:
   graph: SignalGraph
   kernels: tuple[Kernel, ...]
-  sizes: Sizes
+  sizes: Walk
   direction: Direction
   tied: Tied
   before: Table
@@ -159,7 +163,7 @@ class _Walk:
     op, kernel = self.graph.ops[index], self.kernels[index]
     fed = self.sizes.fed(op, repeat)
     own = kernel.repeat(op, repeat)
-    factor = _multiplier(op, kernel) ** 2
+    factor = op.multiplier**2
     wanted = _wanted(op, fed, self.direction)
     wanted = wanted / factor if wanted is not None and factor else None
     for key in kernel.keys:
@@ -190,18 +194,14 @@ class _Walk:
 
   def fill(self) -> None:
     """Kernels that no live row uses: as if fed by unit second moment."""
-    for index, repeat in self.graph.rows():
-      op, kernel = self.graph.ops[index], self.kernels[index]
+    for index, op, repeat in self.graph.rows:
+      kernel = self.kernels[index]
       unit = 1 / (op.fan_in if self.direction == "forward" else op.fan_out)
       for key in kernel.keys:
         given = self.table.setdefault(key, Given(index))
         if given.index == index:
           own = kernel.repeat(op, repeat)
-          given.variances.setdefault(own, unit / _multiplier(op, kernel) ** 2)
-
-
-def _multiplier(op: LinearOp, kernel: Kernel) -> float:
-  return op.multiplier if kernel.view is None else kernel.view.multiplier
+          given.variances.setdefault(own, unit / op.multiplier**2)
 
 
 def _wanted(op: LinearOp, fed: Fed, direction: Direction) -> float | None:

@@ -12,8 +12,14 @@ import numpy as np
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path
-from initjax.graph import SignalGraph, signal_graph
-from initjax.model_init._assign import Share, Table, Tied, assign, kernels_of
+from initjax.graph import SignalGraph, as_function, signal_graph
+from initjax.model_init._assign import (
+  Share,
+  Table,
+  Tied,
+  assign,
+  kernels_of,
+)
 from initjax.model_init._draw import (
   DISTRIBUTIONS,
   Distribution,
@@ -22,7 +28,8 @@ from initjax.model_init._draw import (
 )
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, warning_of
-from initjax.propagation._sizes import Direction, Sizes
+from initjax.propagation import Walk
+from initjax.typing import Direction
 
 _CHOICES = {
   "direction": ("forward", "backward"),
@@ -40,7 +47,6 @@ def auto_init(
   distribution: Distribution = "truncated_normal",
   tied: Tied = "first",
   second_moment: float = 1.0,
-  plan: bool = False,
 ) -> Any:
   """Draws every kernel of a model with the variance that its place asks for.
 
@@ -66,17 +72,20 @@ def auto_init(
   directly. Keys go by path: no other parameter has a say in the values.
 
   Args:
-    key: a PRNG key; for a plan, anything.
-    fn: a function of parameters and inputs, such as `model.apply`.
+    key: a PRNG key.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
     params: any pytree. Kernels may be `jax.ShapeDtypeStruct`s; all else must be
-      concrete and is returned as it is.
+      concrete and is returned as it is. A module that holds its parameters is
+      followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: "forward" or "backward".
     distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
       (embeddings and computed kernels are then normal).
     tied: "first" or "last" use decides.
     second_moment: of the inputs, > 0.
-    plan: return the `VariancePlan` and draw nothing.
+
+  Returns:
+    The parameters, or a new module with them where one was given.
 
   Raises:
     ValueError: for an unknown option, or where nothing can be initialized.
@@ -99,24 +108,82 @@ def auto_init(
 
   Reference: He et al. 2015, Eqs. 7-14, for any φ; Poole et al. 2016, Eq. 3.
   """
-  options = {"direction": direction, "distribution": distribution, "tied": tied}
-  for name, value in options.items():
-    check_choice(name, value, _CHOICES[name])
-  check_number("second_moment", second_moment, low=0, open_low=True)
-  if not plan:
-    check_key(key)
-  model = _read(fn, params, inputs)
-  sizes = Sizes(model.mean_square, second_moment)
-  shares, table = assign(
-    model.graph, model.kernels, sizes, direction=direction, tied=tied
-  )
-  model.check(table)
-  if plan:
-    return _planned(model, shares, table, direction, distribution, tied)
+  check_key(key)
+  rules = {"direction": direction, "distribution": distribution, "tied": tied}
+  fn, params, inputs, as_given = as_function(fn, params, inputs)
+  model, shares, table = _assigned(fn, params, inputs, second_moment, rules)
   message = warning_of(model.graph, shares)
   if message:
     warnings.warn(message, stacklevel=2)
-  return _drawn(key, params, model, table, distribution)
+  return as_given(_drawn(key, params, model, table, distribution))
+
+
+def plan_init(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  direction: Direction = "forward",
+  distribution: Distribution = "truncated_normal",
+  tied: Tied = "first",
+  second_moment: float = 1.0,
+) -> VariancePlan:
+  """What `auto_init` would set, and why; draws nothing.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree; kernels may be `jax.ShapeDtypeStruct`s. A module that
+      holds its parameters is followed by its inputs.
+    *inputs: the other arguments of `fn`; shapes are enough.
+    direction: as in `auto_init`, like all other options.
+    distribution: of the entries.
+    tied: which use decides.
+    second_moment: of the inputs, > 0.
+
+  Returns:
+    A row for each use of a kernel, and notes on the whole; `print` it.
+
+  Raises:
+    ValueError: for an unknown option, or where nothing can be initialized.
+    TypeError: for a parameter that is no kernel and has no value.
+
+  >>> mlp = lambda p, x: jnp.tanh(x @ p["first"]) @ p["second"]
+  >>> kernel = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+  >>> plan = plan_init(mlp, {"first": kernel, "second": kernel}, kernel)
+  >>> [(row.path, round(row.gain, 3)) for row in plan.rows]
+  [('first', 1.0), ('second', 1.593)]
+
+  Reference: as `auto_init`.
+  """
+  rules = {"direction": direction, "distribution": distribution, "tied": tied}
+  fn, params, inputs, _ = as_function(fn, params, inputs)
+  model, shares, table = _assigned(fn, params, inputs, second_moment, rules)
+  drawn = {path for path, _ in table}
+  kept = tuple(path for path in model.leaves if path not in drawn)
+  return plan_of(model.graph, model.kernels, shares, table, kept, **rules)
+
+
+def _assigned(
+  fn: Callable[..., Any],
+  params: Any,
+  inputs: tuple[Any, ...],
+  second_moment: float,
+  rules: dict[str, Any],
+) -> tuple["_Model", list[Share], Table]:
+  """The model, what its rows asked for, and what each kernel is given."""
+  for name, value in rules.items():
+    check_choice(name, value, _CHOICES[name])
+  check_number("second_moment", second_moment, low=0, open_low=True)
+  model = _read(fn, params, inputs)
+  sizes = Walk(model.mean_square, second_moment, assumes=True)
+  shares, table = assign(
+    model.graph,
+    model.kernels,
+    sizes,
+    direction=rules["direction"],
+    tied=rules["tied"],
+  )
+  model.check(table)
+  return model, shares, table
 
 
 class _Model(NamedTuple):
@@ -159,20 +226,6 @@ def _read(fn: Callable[..., Any], params: Any, inputs: Any) -> _Model:
   graph = signal_graph(fn, params, *inputs)
   extents = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
   return _Model(graph, kernels_of(graph, extents), leaves)
-
-
-def _planned(
-  model: _Model,
-  shares: list[Share],
-  table: Table,
-  direction: Direction,
-  distribution: Distribution,
-  tied: Tied,
-) -> VariancePlan:
-  drawn = {path for path, _ in table}
-  kept = tuple(path for path in model.leaves if path not in drawn)
-  rules = {"direction": direction, "distribution": distribution, "tied": tied}
-  return plan_of(model.graph, model.kernels, shares, table, kept, **rules)
 
 
 def _drawn(

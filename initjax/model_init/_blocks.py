@@ -14,9 +14,9 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 
-from initjax.graph._primitives import BLOCKWISE, RESHAPES
-from initjax.model_init._slices import Place, Program, Step
-from initjax.model_init._values import Out, bind
+from initjax.graph import BLOCKWISE, RESHAPES
+from initjax.model_init._expressions import Out, bind
+from initjax.model_init._programs import Instruction, Program, Reference
 
 BLOCK = 2**18
 """elements in a block"""
@@ -53,7 +53,7 @@ def out_aval(program: Program) -> Any:
   return program.steps[step].node.avals[index]
 
 
-def _is_link(step: Step, size: int) -> bool:
+def _is_link(step: Instruction, size: int) -> bool:
   """All shapes are the whole array, or one number; order is kept."""
   node, aval = step.node, step.node.avals[0]
   if step.body or len(node.avals) > 1:
@@ -69,7 +69,7 @@ def _is_link(step: Step, size: int) -> bool:
   return node.name in RESHAPES | BLOCKWISE
 
 
-def _sizes(step: Step) -> set[int]:
+def _sizes(step: Instruction) -> set[int]:
   return {
     math.prod(value.aval.shape)
     for value in step.node.operands
@@ -85,7 +85,7 @@ def flat(
   scalars = [x if _is_key(x) else jnp.reshape(x, ()) for x in arguments]
   results: list[jax.Array] = []
 
-  def get(place: Place) -> jax.Array:
+  def get(place: Reference) -> jax.Array:
     if place[0] == "number":
       return jnp.reshape(place[-1].value, ())
     return results[place[1]] if place[0] == "node" else scalars[place[1]]

@@ -11,10 +11,9 @@ import numpy as np
 from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
-from initjax.graph._signal_graph import Trace, trace
+from initjax.graph import Trace, as_function, trace
 from initjax.model_init._calibration import Calibration
-from initjax.model_init._groups import groups_of
-from initjax.model_init._kernels import kernels_of
+from initjax.model_init._groups import groups_of, kernels_of
 from initjax.model_init._leaves import rescaled
 from initjax.model_init._pass import Plan, beginning, one_pass, pooled
 
@@ -25,7 +24,7 @@ def calibrate(
   *inputs: Any,
   target: float | jax.Array = 1.0,
   statistic: str = "second_moment",
-  shared: str = "first",
+  tied: str = "first",
 ) -> tuple[Any, Calibration]:
   """Rescales every kernel so that its output has the wanted second moment.
 
@@ -63,20 +62,22 @@ def calibrate(
   Works inside `jit` and `vmap`, and on sharded parameters, which stay so.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: any pytree of arrays.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree of arrays. A module that holds its parameters is followed
+      by its inputs.
     *inputs: the other arguments of `fn`: a batch of data, keys.
     target: the statistic that is wanted, in squared units of the signal.
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
       entries of the output.
-    shared: "first" or "pooled", for kernels that are used several times.
+    tied: "first" or "pooled", for kernels that are used several times.
 
   Returns:
-    The parameters, and a `Calibration`: rows of factors, statistics before and
-    reasons; printed, it is a table.
+    The parameters, or a new module with them where one was given, and a
+    `Calibration`: rows of factors, statistics before and reasons; printed, it
+    is a table.
 
   Raises:
-    TypeError: if `fn` is not callable.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if the target is not positive, an array is abstract, or no
       parameter is used in a linear operation.
 
@@ -95,27 +96,30 @@ def calibrate(
   """
   check_number("target", target, low=0.0, open_low=True)
   check_choice("statistic", statistic, ("second_moment", "variance"))
-  check_choice("shared", shared, ("first", "pooled"))
+  check_choice("tied", tied, ("first", "pooled"))
+  fn, params, inputs, as_given = as_function(fn, params, inputs)
   _check_concrete(params, inputs)
   params = jax.tree.map(_in_jax, params)
   traced = trace(fn, params, *inputs)
   plan = _plan(traced, params, statistic)
+  given = leaves_by_path(params)
 
-  flat, structure = jax.tree.flatten(params)
-  leaves = [*flat, *jax.tree.leaves(inputs)]
-
-  def program(leaves: list[Any], target: Any) -> Any:
-    forward = functools.partial(one_pass, plan, traced.jaxpr, leaves, target)
+  def program(params: Any, inputs: Any, target: Any) -> Any:
+    leaves = leaves_by_path(params)
+    flat = [*leaves.values(), *jax.tree.leaves(inputs)]
+    forward = functools.partial(one_pass, plan, traced.jaxpr, flat, target)
     states, rows = forward(beginning(plan))
-    if shared == "pooled" and any(group.shared for group in plan.groups):
+    if tied == "pooled" and any(group.shared for group in plan.groups):
       states, rows = forward(pooled(plan, states))
     ordered = tuple(rows[site] for site in traced.sites)
     return rescaled(plan, states, leaves), ordered
 
-  changed, rows = execute(program, leaves, target)
-  after = [changed.get(place, leaf) for place, leaf in enumerate(flat)]
-  info = Calibration(rows, traced.graph, statistic, shared)
-  return jax.tree.unflatten(structure, after), info
+  changed, rows = execute(program, params, inputs, target)
+  after = jax.tree.unflatten(
+    jax.tree.structure(params), [*{**given, **changed}.values()]
+  )
+  info = Calibration(rows, traced.graph, statistic, tied)
+  return as_given(after), info
 
 
 _NO_KERNEL = (

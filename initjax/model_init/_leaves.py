@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from initjax.model_init._kernel_views import View
+from initjax.graph import View
 from initjax.model_init._pass import Plan, States
 
 Term = tuple[Any, Any]
@@ -14,22 +14,22 @@ Term = tuple[Any, Any]
 
 
 def rescaled(
-  plan: Plan, states: States, leaves: Sequence[Any]
-) -> dict[int, jax.Array]:
-  """leaf · Lᵀ(factor) / Lᵀ(1) of the leaves that are kernels, by position.
+  plan: Plan, states: States, leaves: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """leaf · Lᵀ(factor) / Lᵀ(1), entry by entry, of the leaves of kernels.
 
   L is the view that makes the kernel, Lᵀ its transpose, so Lᵀ(1) counts how
   often an entry is used. Entries are multiplied in float32 or wider and rounded
   once.
   """
-  terms: dict[int, list[Term]] = {}
+  terms: dict[str, list[Term]] = {}
   for number, group in enumerate(plan.groups):
     factor = _or_one(states[number].factor)
     for site in group.sites:
-      back = _carried_back(plan.kernels.views[site], factor, leaves)
-      for leaf, term in back.items():
-        terms.setdefault(leaf, []).append(term)
-  return {leaf: _multiplied(leaves[leaf], terms[leaf]) for leaf in terms}
+      back = _carried_back(plan.kernels.views[site], factor)
+      for path, term in back.items():
+        terms.setdefault(path, []).append(term)
+  return {path: _multiplied(leaves[path], terms[path]) for path in terms}
 
 
 @jax.jit
@@ -37,36 +37,26 @@ def _or_one(factor: jax.Array) -> jax.Array:
   return jnp.where(factor > 0, factor, 1)
 
 
-def _carried_back(
-  view: View, factor: jax.Array, leaves: Sequence[Any]
-) -> dict[int, Term]:
+def _carried_back(view: View, factor: jax.Array) -> dict[str, Term]:
   """The terms of each leaf.
 
   One factor for all entries, each of them used once, needs no transpose.
   """
   like = {
-    leaf: jax.ShapeDtypeStruct(jnp.shape(leaves[leaf]), factor.dtype)
-    for leaf in view.leaves
+    leaf: jax.ShapeDtypeStruct(shape, factor.dtype)
+    for leaf, shape in view.leaves.items()
   }
-  entries = sum(leaf.size for leaf in like.values())
-  once = view.distinct and _size(view, like) == entries
+  once = view.distinct and view.size == sum(leaf.size for leaf in like.values())
   if once and factor.ndim == 0:
-    return dict.fromkeys(like, (factor, 1))
-  wanted = jax.eval_shape(view.build, like)
-  back = jax.linear_transpose(view.build, like)
+    return dict.fromkeys(view.leaves, (factor, 1))
+  wanted = jax.eval_shape(view.apply, like)
+  back = jax.linear_transpose(view.apply, like)
   lead = factor.reshape(factor.shape + (1,) * (len(wanted.shape) - factor.ndim))
   (sums,) = back(jnp.broadcast_to(lead, wanted.shape))
   if once:
     return {leaf: (total, 1) for leaf, total in sums.items()}
   (counts,) = back(jnp.ones(wanted.shape, factor.dtype))
   return {leaf: (total, counts[leaf]) for leaf, total in sums.items()}
-
-
-def _size(view: View, like: Mapping[int, Any]) -> int:
-  """Entries of the kernel, in all repeats."""
-  if view.moved:
-    return int(jax.eval_shape(view.build, like).size)
-  return sum(region.size for _, region in view.regions)
 
 
 @jax.jit

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._statistics import wide_dtype
-from initjax.graph._graph import LinearOp, Site
-from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, run
+from initjax.graph import FORWARD, LinearOp, Site, Slot, Visited, Visitor, run
 from initjax.model_init._factors import (
   CLOSED,
   DERIVED,
@@ -29,8 +28,7 @@ from initjax.model_init._factors import (
   row_of,
   scaled,
 )
-from initjax.model_init._groups import Group
-from initjax.model_init._kernels import Kernels
+from initjax.model_init._groups import Group, Kernels
 
 
 class State(NamedTuple):
@@ -118,7 +116,7 @@ def _rescaled(
 def _not_run(plan: Plan, site: Site) -> Row:
   """The row of an operation in a branch not taken, or that is not entered."""
   op = plan.ops[site]
-  code = NOT_RUN if site in plan.kernels.reached else CLOSED
+  code = NOT_RUN if op.place.whole <= FORWARD else CLOSED
   full = functools.partial(_full, op.repeats)
   dtype = wide_dtype(op.dtype)
   return Row(full(1, dtype), full(np.nan, dtype), full(code, np.int32))

@@ -155,14 +155,13 @@ def mimetic_attention(
     draw_one = lambda k: mimetic_kernels(k, dim, num_heads, **constants)[role]
     return jax.vmap(draw_one)(keys).reshape(leaf.shape).astype(dtype_of(leaf))
 
-  forward = "as it is; W_Q W_Kᵀ for queries and keys without biases"
   actions = ("query", "key", "value", "out")
   rows = tuple(
     row if row.rule is None else row._replace(action=actions[row.rule])
     for row in plan.rows
   )
   made = map_floats(draw, params)
-  return Recipe(made, {}, forward, plan._replace(rows=rows))
+  return Recipe(made, {}, plan._replace(rows=rows))
 
 
 def _layer(path: str) -> str:

@@ -45,8 +45,6 @@ def nfnet(params: Any, *, num_branches: int, alpha: float = 0.2) -> Recipe:
     params,
     [],
     multipliers={"alpha": alpha, "beta": jnp.array(beta)},
-    forward="x + alpha·F(x/beta); the kernels of F are standardized_kernel's; "
-    "alpha and beta are constants",
   )
 
 

@@ -1,4 +1,4 @@
-"""What every recipe returns, and how it is made: rules, and a forward pass."""
+"""What every recipe returns, and how it is made: by rules."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._paths import Where
-from initjax.recipes._rules import Plan, Rule, rules
+from initjax.recipes._rules import Rule, RulesPlan, rules
 from initjax.typing import DType, Initializer, OutSharding
 
 
@@ -16,10 +16,9 @@ class Recipe(NamedTuple):
 
   params: Any
   multipliers: Mapping[str, Any]
-  """by their name in `forward`: numbers, or arrays with a row a branch"""
-  forward: str
-  """the equation of a block, and which multipliers are trained"""
-  plan: Plan
+  """of the forward pass, by the names that the recipe's docstring gives them:
+  numbers, or arrays with a row for each branch"""
+  plan: RulesPlan
   """which leaves were set or scaled, and by which rule"""
 
 
@@ -29,13 +28,12 @@ def by_rules(
   pairs: Sequence[tuple[Where | None, Any]],
   *,
   multipliers: Mapping[str, Any],
-  forward: str,
 ) -> Recipe:
   """A recipe of rules; those without a pattern are left out."""
   given: list[Rule] = [(w, target) for w, target in pairs if w is not None]
   made = rules(given)
   plan = made.plan(params)
-  return Recipe(made.apply(key, params), multipliers, forward, plan)
+  return Recipe(made.apply(key, params), multipliers, plan)
 
 
 def scaled(init: Initializer, factor: float) -> Initializer:

@@ -26,9 +26,9 @@ def fixup(
 
   With L branches of m layers each, an SGD step of rate η then changes the
   output by Θ(η), whatever the depth. The kernels of `params` should come from
-  a standard method, such as He's. The forward pass has no normalization; it
-  adds a scalar bias (0) before each kernel and each activation, and
-  multiplies each branch by a scalar (1), all of them trained.
+  a standard method, such as He's. The forward pass has no normalization: a
+  block is x + scale·F(x), with a scalar `bias` added before each kernel and
+  each activation of F; scale (1) and bias (0) are trained.
 
   Args:
     params: concrete parameters.
@@ -72,8 +72,6 @@ def fixup(
       "scale": jnp.ones(num_branches),
       "bias": jnp.zeros((num_branches, 2 * layers_per_branch)),
     },
-    forward="x + scale·F(x), a scalar bias added before each kernel and each "
-    "activation of F; scale and bias are trained; no normalization",
   )
 
 
@@ -83,7 +81,8 @@ def skipinit(
   """SkipInit: x + α·F(x) with a trained scalar α = 0 for each branch.
 
   The network is the identity from block to block at the start, as deep
-  networks with BatchNorm are nearly. Kernels keep their values.
+  networks with BatchNorm are nearly. Kernels keep their values, and all layers
+  of F have biases.
 
   Args:
     params: any parameters.
@@ -98,7 +97,7 @@ def skipinit(
 
   Reference: De and Smith 2020, §4 (SkipInit).
   """
-  return _gated(params, num_branches, alpha, "biases in all layers of F")
+  return _gated(params, num_branches, alpha)
 
 
 def rezero(
@@ -122,19 +121,16 @@ def rezero(
 
   Reference: Bachlechner et al. 2021, Eq. 1.
   """
-  return _gated(params, num_branches, alpha, "no LayerNorm, no warm-up")
+  return _gated(params, num_branches, alpha)
 
 
-def _gated(
-  params: Any, num_branches: int, alpha: Where | None, more: str
-) -> Recipe:
+def _gated(params: Any, num_branches: int, alpha: Where | None) -> Recipe:
   check_integer("num_branches", num_branches, low=1)
   return by_rules(
     jax.random.key(0),
     params,
     [(alpha, zeros)],
     multipliers={"alpha": jnp.zeros(num_branches)},
-    forward=f"x + alpha·F(x); alpha is trained; {more}",
   )
 
 
@@ -161,5 +157,4 @@ def zero_last_scale(params: Any, *, last_scale: Where) -> Recipe:
     params,
     [(last_scale, zeros)],
     multipliers={},
-    forward="as it is",
   )

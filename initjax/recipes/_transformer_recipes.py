@@ -117,7 +117,6 @@ def deepnorm(
       (unscaled, init),
     ],
     multipliers={name: a for name, a in alphas.items() if a is not None},
-    forward="LayerNorm(alpha·x + F(x)), post-norm; alpha is a constant",
   )
 
 
@@ -184,7 +183,6 @@ def tfixup(
       (unscaled, init),
     ],
     multipliers={},
-    forward="x + F(x) without LayerNorm; no learning-rate warm-up",
   )
 
 
@@ -200,7 +198,7 @@ def _embedding(factor: float) -> Initializer:
   return draw
 
 
-def gpt2(params: Any, *, residual: Where, num_residual_branches: int) -> Recipe:
+def gpt2(params: Any, *, residual: Where, num_branches: int) -> Recipe:
   """GPT-2: the projections back to the residual stream × 1/√N.
 
   The N branches of the network then add to the stream what one would add
@@ -209,7 +207,7 @@ def gpt2(params: Any, *, residual: Where, num_residual_branches: int) -> Recipe:
   Args:
     params: concrete parameters, such as N(0, 0.02²) for all kernels.
     residual: the last kernel of each branch.
-    num_residual_branches: N >= 1; two for each block of a transformer.
+    num_branches: N >= 1; two for each block of a transformer.
 
   Raises:
     ValueError: if N < 1 or the pattern matches nothing.
@@ -219,17 +217,17 @@ def gpt2(params: Any, *, residual: Where, num_residual_branches: int) -> Recipe:
 
   >>> import jax.numpy as jnp
   >>> params = {"proj": jnp.ones(2), "fc": jnp.ones(2)}
-  >>> gpt2(params, residual="proj", num_residual_branches=4).params["proj"]
+  >>> gpt2(params, residual="proj", num_branches=4).params["proj"]
   Array([0.5, 0.5], dtype=float32)
 
   Reference: Radford et al. 2019, §2.3.
   """
-  check_integer("num_residual_branches", num_residual_branches, low=1)
-  factor = 1 / math.sqrt(num_residual_branches)
+  check_integer("num_branches", num_branches, low=1)
+  factor = 1 / math.sqrt(num_branches)
   usual = scaled_before(params, residual, factor, fan=False)
   if usual is not None:
     warnings.warn(
-      f"gpt2 scales by {factor:.4g} = 1/√{num_residual_branches}, but all that "
+      f"gpt2 scales by {factor:.4g} = 1/√{num_branches}, but all that "
       f"residual names is smaller by that factor than the other kernels "
       f"({usual:.4g}) already; if gpt2 or the model's own init has scaled it, "
       "do not do so twice.",
@@ -240,7 +238,6 @@ def gpt2(params: Any, *, residual: Where, num_residual_branches: int) -> Recipe:
     params,
     [(residual, factor)],
     multipliers={},
-    forward="x + F(LayerNorm(x)), as it is",
   )
 
 

@@ -81,7 +81,7 @@ def torch_defaults(
     for where, init in others
     if any(matches(where, path, leaf) for path, leaf in leaves.items())
   ]
-  return by_rules(key, params, pairs, multipliers={}, forward="as it is")
+  return by_rules(key, params, pairs, multipliers={})
 
 
 def _one(path: str) -> Where:
@@ -101,14 +101,14 @@ def _beside(path: str, name: str) -> str:
 
 
 def identity(
-  params: Any, *, kernels: Where = "*kernel", stacked: bool = False
+  params: Any, *, kernels: Where = "*kernel", batch_axis: Axes = ()
 ) -> Recipe:
   """Every kernel passes on its input: I, or a Dirac delta in the window.
 
   Args:
     params: any parameters, kernels may be abstract.
     kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
-    stacked: whether kernels have an axis of layers before these.
+    batch_axis: axes of stacked layers, the same for all kernels.
 
   Raises:
     ValueError: if the pattern matches nothing, or a kernel has one axis.
@@ -129,9 +129,8 @@ def identity(
   return by_rules(
     jax.random.key(0),
     params,
-    [(kernels, _each(init) if stacked else init)],
+    [(kernels, _each(init, batch_axis))],
     multipliers={},
-    forward="as it is",
   )
 
 
@@ -141,7 +140,7 @@ def zero_initialization(
   kernels: Where = "*kernel",
   last: Where | None = None,
   biases: Where | None = None,
-  stacked: bool = False,
+  batch_axis: Axes = (),
 ) -> Recipe:
   """ZerO: zeros, identities and Hadamard matrices, nothing random.
 
@@ -153,7 +152,7 @@ def zero_initialization(
     kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
     last: the last kernel of each branch, which becomes 0.
     biases: become 0.
-    stacked: whether kernels have an axis of layers before these.
+    batch_axis: axes of stacked layers, the same for all kernels.
 
   Raises:
     ValueError: if a pattern matches nothing, or a kernel has one axis.
@@ -164,24 +163,25 @@ def zero_initialization(
 
   Reference: Zhao, Schäfer and Anandkumar 2022, Algorithms 1 and 2.
   """
-  hadamard = zero_hadamard()
-  init = _each(hadamard) if stacked else hadamard
+  init = _each(zero_hadamard(), batch_axis)
   return by_rules(
     jax.random.key(0),
     params,
     [(last, zeros), (biases, zeros), (kernels, init)],
     multipliers={},
-    forward="as it is",
   )
 
 
-def _each(init: Initializer) -> Initializer:
+def _each(init: Initializer, batch_axis: Axes) -> Initializer:
   """The same kernel for each layer of a stack; for those without randomness."""
+  axes = axes_tuple("batch_axis", batch_axis)
 
   def draw(
     key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
   ) -> jax.Array:
-    one = init(key, tuple(shape[1:]), dtype)
+    layers = positive_axes("batch_axis", axes, shape)
+    own = tuple(n for axis, n in enumerate(shape) if axis not in layers)
+    one = jnp.expand_dims(init(key, own, dtype), layers)
     return jnp.broadcast_to(one, tuple(shape), out_sharding=out_sharding)
 
   return draw

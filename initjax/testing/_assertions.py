@@ -8,9 +8,9 @@ import jax
 
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
-from initjax.diagnosis._diagnose import verdicts_on
-from initjax.diagnosis._observe import Observed, observe
-from initjax.reports._words import nothing_judged
+from initjax.diagnosis import Observed, observe, verdicts_on
+from initjax.graph import as_function
+from initjax.reports import nothing_judged
 from initjax.testing._findings import (
   Finding,
   of_drift,
@@ -61,8 +61,8 @@ def assert_variance_stable(
   In models of another shape, growth beyond chance and a factor 4 in size fails.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     false_alarm: the probability that a healthy draw fails, two-sided.
     target: E[h²] of pre-activations, biases included, that the weights shall
@@ -82,7 +82,7 @@ def assert_variance_stable(
 
   Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022.
   """
-  _check(
+  _raise_findings(
     ("variance",),
     fn,
     params,
@@ -109,8 +109,8 @@ def assert_gradients_flow(
   them, and with the weights, for which no law is known here.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     false_alarm: the probability that a healthy draw fails, two-sided.
     **options: as in `assert_variance_stable`.
@@ -129,7 +129,9 @@ def assert_gradients_flow(
 
   Reference: Schoenholz et al. 2017; Hanin and Nica 2020.
   """
-  _check(("gradients",), fn, params, inputs, options, false_alarm=false_alarm)
+  _raise_findings(
+    ("gradients",), fn, params, inputs, options, false_alarm=false_alarm
+  )
 
 
 def assert_no_dead_units(
@@ -142,8 +144,8 @@ def assert_no_dead_units(
   deviations over the units are added.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
@@ -160,7 +162,7 @@ def assert_no_dead_units(
 
   Reference: Lu et al. 2020.
   """
-  _check(("dead",), fn, params, inputs, options)
+  _raise_findings(("dead",), fn, params, inputs, options)
 
 
 def assert_symmetry_broken(
@@ -172,8 +174,8 @@ def assert_symmetry_broken(
   scan drawn with one key, and on Flax's equal kernels of different modules.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
@@ -185,11 +187,11 @@ def assert_symmetry_broken(
   >>> assert_symmetry_broken(model, constant, jax.numpy.ones((4, 8)))
   Traceback (most recent call last):
     ...
-  AssertionError: Symmetric units at [0]: 7 of its 8 columns repeat another...
+  AssertionError: Symmetric units at 0: 7 of its 8 columns repeat another...
 
   Reference: Goodfellow, Bengio and Courville 2016, §8.4.
   """
-  _check(("symmetry",), fn, params, inputs, options)
+  _raise_findings(("symmetry",), fn, params, inputs, options)
 
 
 def assert_finite_signal(
@@ -202,8 +204,8 @@ def assert_finite_signal(
   branch whose kernel is zero by intention may stay.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
@@ -215,11 +217,11 @@ def assert_finite_signal(
   >>> assert_finite_signal(model, large, jax.numpy.ones((4, 8)))
   Traceback (most recent call last):
     ...
-  AssertionError: Non-finite signal at [1]: ...
+  AssertionError: Non-finite signal at 1: ...
 
   Reference: Higham 2002, §27.
   """
-  _check(("finite",), fn, params, inputs, options)
+  _raise_findings(("finite",), fn, params, inputs, options)
 
 
 def assert_healthy(
@@ -232,8 +234,8 @@ def assert_healthy(
   """All of these assertions (but that of orthogonality), in one look.
 
   Args:
-    fn: a function of parameters and inputs, such as `model.apply`.
-    params: its parameters.
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
     false_alarm: the probability that a healthy draw fails; signal and gradient
       have half of it each.
@@ -254,7 +256,7 @@ def assert_healthy(
   """
   _check_probability(false_alarm)
   each = false_alarm / len(_DIRECTION)
-  _check(tuple(_KINDS), fn, params, inputs, options, false_alarm=each)
+  _raise_findings(tuple(_KINDS), fn, params, inputs, options, false_alarm=each)
 
 
 def _check_probability(false_alarm: float) -> None:
@@ -266,7 +268,7 @@ def _check_probability(false_alarm: float) -> None:
 
 
 @nan_is_unknown()
-def _check(
+def _raise_findings(
   subjects: tuple[str, ...],
   fn: Callable[..., Any],
   params: Any,
@@ -280,8 +282,9 @@ def _check(
   _check_probability(false_alarm)
   if target is not None:
     check_number("target", target, low=0, open_low=True)
+  fn, params, inputs, _ = as_function(fn, params, inputs)
   observed = observe(fn, params, inputs, **options, norms=False)
-  nothing = nothing_judged(observed.records)
+  nothing = nothing_judged(observed.found.forward.size.tolist())
   if nothing:
     raise AssertionError(nothing[0].upper() + nothing[1:])
   verdicts = functools.cache(lambda: verdicts_on(observed, inputs))

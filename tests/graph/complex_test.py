@@ -129,7 +129,7 @@ def test_every_verb_on_complex_models(model):
 
 def test_theory_knows_moduli_and_says_where_phases_matter():
   """E|(-a/2i)ᵀx|² = 1/4; E|u + 3iv|² = 1/4 + 9; of gradients it is silent."""
-  found = initjax.propagation.predict(signal_graph(gated, P, X), P)
+  found = initjax.predict(gated, P, X)
   expected = [1 / 4, 1, 1 / 4 + 9]
   squares = [WIDTH * np.mean(wide(P[name]) ** 2) for name in "abc"]
   sizes = np.array(expected) * squares
@@ -140,7 +140,7 @@ def test_theory_knows_moduli_and_says_where_phases_matter():
   def means(p, x):  # E|φ + iφ|² is no (2 E φ)² + ...
     return (jax.nn.relu(x @ p["a"]) + 1j * jax.nn.relu(x @ p["b"])) @ p["c"]
 
-  found = initjax.propagation.predict(signal_graph(means, P, X), P)
+  found = initjax.predict(means, P, X)
   assert np.isnan(found.forward[2])
   assert signal_graph(fourier, P, X).ops[0].reason == "real"
 

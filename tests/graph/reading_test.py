@@ -41,7 +41,7 @@ def test_reading_runs_no_callback_and_measuring_runs_each_once(call, capsys):
   model = functools.partial(effects, call=call)
   ran.clear()
   graph = signal_graph(model, W, X)
-  initjax.propagation.predict(graph, W)
+  initjax.predict(model, W, X)
   jax.effects_barrier()
   assert (ran, capsys.readouterr().out) == ([], "")
   assert [op.multiplier for op in graph] == [1.0, 1.0]
@@ -164,7 +164,7 @@ GLOBAL = ONE = np.ones(1, np.float32)
 
 
 def size_of(model):
-  measured = initjax.measure(model, W, X, return_gradients=True)
+  measured = initjax.measure_and_grad(model, W, X)
   spectrum = initjax.measurement.jacobian_spectrum(model, W, X, method="exact")
   (row,) = initjax.diagnose(model, W, X).to_records()
   return np.array([

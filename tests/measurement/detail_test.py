@@ -1,4 +1,4 @@
-"""What `detail=True` and `return_gradients=True` add, against NumPy by hand."""
+"""What `detail=True` and `measure_and_grad` add, against NumPy by hand."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 from captures import EPSILON, statistics
 from small_models import normal
 
-from initjax.measurement import measure
+from initjax.measurement import measure, measure_and_grad
 
 X = normal(6, 8)
 KERNELS = normal(5, 8, 8, variance=1 / 8, seed=2)
@@ -144,12 +144,11 @@ def test_a_training_step_watches_itself():
     outputs = relu_net(params, x)
     return jnp.mean(outputs**2), {"outputs": outputs}
 
-  run = functools.partial(measure, loss, has_aux=True)
   found, expected, alone = jax.jit(
     lambda *a: (
-      run(*a, return_gradients=True),
+      measure_and_grad(loss, *a, has_aux=True),
       jax.value_and_grad(loss, has_aux=True)(*a),
-      run(*a),
+      measure(loss, *a, has_aux=True),
     )
   )(PARAMS, X)
   chex.assert_trees_all_close(

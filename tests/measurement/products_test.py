@@ -97,7 +97,7 @@ def test_mean_squares_of_signal_and_gradient_are_met(fn):
   run = jax.jit(functools.partial(jax.lax.map, squares))
   measured = np.array(run((kernels, cotangents)))
   certain = [signs(*shape, variance=1.7) for shape in shapes]
-  found = predict(signal_graph(fn, certain, X), certain)
+  found = predict(fn, certain, X)
   measured[:, 1] /= measured[:, 1, -1:].mean(0)
   errors = measured.std(0) / math.sqrt(DRAWS)
   theory = np.exp2(np.array(found[:2]))
@@ -116,7 +116,7 @@ def test_means_add_up_along_a_stream_of_rectified_branches():
 
   kernel = signs(N, N, variance=1)
   kernels = [kernel, np.stack([kernel] * 6), kernel]
-  found = predict(signal_graph(fn, kernels, X), kernels).forward
+  found = predict(fn, kernels, X).forward
   q, mean, sizes = 1.0, 0.0, []
   for _ in range(6):
     sizes.append(q)
@@ -149,8 +149,7 @@ def quotient(p, x):
 @pytest.mark.parametrize("fn", [itself, activated, highway, quotient])
 def test_what_is_not_independent_or_gaussian_is_unknown(fn):
   kernels = [signs(N, N, variance=N)] * 3
-  graph = signal_graph(fn, kernels, X)
-  assert np.isnan(predict(graph, kernels).forward[-1])
+  assert np.isnan(predict(fn, kernels, X).forward[-1])
 
 
 def test_a_graph_of_many_shared_nodes_is_read_once():

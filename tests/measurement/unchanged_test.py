@@ -14,7 +14,7 @@ from models_nnx_test import TransformerBlock, built
 from small_models import normal
 
 from initjax.graph import functional, signal_graph
-from initjax.measurement import measure
+from initjax.measurement import measure, measure_and_grad
 
 
 def residual_block():
@@ -81,9 +81,7 @@ def plain(loss, params, x):
 
 
 def measured(loss, params, x, *, detail=False):
-  found = measure(
-    loss, params, x, has_aux=True, detail=detail, return_gradients=True
-  )
+  found = measure_and_grad(loss, params, x, has_aux=True, detail=detail)
   assert len(found.report.graph) >= 3
   return found.outputs, found.gradients
 

@@ -11,14 +11,14 @@ import pytest
 from drawn_by_numpy import filled
 
 from initjax.gains import gain, moments
-from initjax.model_init import auto_init
+from initjax.model_init import auto_init, plan_init
 
 KEY = jax.random.key(0)
 shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
 
 
 def plan_of(fn, params, *inputs, **options):
-  return auto_init(KEY, fn, params, *inputs, plan=True, **options)
+  return plan_init(fn, params, *inputs, **options)
 
 
 def test_kernels_may_all_be_abstract_and_nothing_is_drawn():

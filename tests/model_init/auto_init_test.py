@@ -14,7 +14,7 @@ from flax import nnx
 
 import initjax
 from initjax.meanfield import relu_log_norm
-from initjax.model_init import auto_init
+from initjax.model_init import auto_init, plan_init
 
 KEY = jax.random.key(0)
 shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
@@ -86,7 +86,7 @@ def test_residual_sums_are_counted():
   model, depth, x = Residual(12), 12, normal(0, 128, 256)
   params = filled(model.init, x)
   fn = lambda params, x: model.apply(params, x)[0]
-  plan = auto_init(KEY, fn, params, x, plan=True)
+  plan = plan_init(fn, params, x)
   for layer, row in enumerate(plan.rows[1:], 1):
     assert row.second_moment == pytest.approx(layer / 2, rel=1e-6)
     assert row.std == pytest.approx((256 * layer / 2) ** -0.5, rel=1e-6)
@@ -158,11 +158,11 @@ def test_biases_count_and_keep_their_values():
   params = mlp_params(bias)
   drawn = auto_init(KEY, mlp, params, shape(1, 32))
   assert drawn["bias"] is bias
-  plan = auto_init(KEY, mlp, params, shape(1, 32), plan=True)
+  plan = plan_init(mlp, params, shape(1, 32))
   assert plan.rows[1].second_moment == pytest.approx((1 + 4) / 2, rel=1e-9)
   assert plan.kept == ("bias",)
   huge = mlp_params(np.full(64, 2.0**80, np.float32))  # no square of float32
-  plan = auto_init(KEY, mlp, huge, shape(1, 32), plan=True)
+  plan = plan_init(mlp, huge, shape(1, 32))
   assert plan.rows[1].second_moment == pytest.approx(2.0**160 / 2, rel=1e-9)
 
 
@@ -223,7 +223,7 @@ def test_nnx_states_come_back_as_states():
 
 def test_constant_factors_are_taken_out():
   fn = lambda w, x: x @ (w / math.sqrt(32))
-  plan = auto_init(KEY, fn, shape(32, 64), shape(1, 32), plan=True)
+  plan = plan_init(fn, shape(32, 64), shape(1, 32))
   assert plan.rows[0].std == pytest.approx(1.0)
   assert plan.rows[0].gain == pytest.approx(1.0)
 

@@ -56,7 +56,7 @@ def test_the_first_use_of_a_tied_kernel_decides():
 def test_pooled_uses_have_the_target_on_average():
   """Two linear uses of the same input size: their mean is exactly 1."""
   fn = lambda p, x, y: (x @ p["w"], y @ p["w"])
-  _, info, found = run(fn, {"w": W}, X, 3 * X[::-1], shared="pooled")
+  _, info, found = run(fn, {"w": W}, X, 3 * X[::-1], tied="pooled")
   np.testing.assert_allclose(found.mean(), 1, rtol=tolerance(12))
   np.testing.assert_allclose(found[1] / found[0], 9, rtol=tolerance(12))
   assert all("pooled over live uses" in reason for *_, reason in info.skipped)
@@ -86,7 +86,7 @@ def test_a_recurrent_kernel_waits_for_its_first_input():
 
 def test_pooling_a_recurrent_kernel():
   """Uses of "w" see inputs that do not change, so their mean is exact."""
-  _, info, found = run(recurrent, BOTH, SEQUENCE, shared="pooled")
+  _, info, found = run(recurrent, BOTH, SEQUENCE, tied="pooled")
   _, _, started = run(recurrent, BOTH, SEQUENCE)
   is_w = np.array([op.path == "w" for op in info.operations])
   np.testing.assert_allclose(found[is_w].mean(), 1, rtol=tolerance(12))

@@ -63,7 +63,7 @@ def test_without_draws_no_key_is_needed():
   made = recipes.rules([("*bias", 0.5)]).apply(None, NUMPY)
   np.testing.assert_array_equal(made["layer"]["bias"], 0.5)
   fn = lambda p, x: x @ p
-  assert model_init.auto_init(None, fn, LAYER["kernel"], X, plan=True)
+  assert model_init.plan_init(fn, LAYER["kernel"], X)
 
 
 def test_data_that_is_closed_over_is_named():
@@ -78,7 +78,7 @@ WITHOUT_KEYS = {
   ),
   "identity": lambda: recipes.identity(NUMPY).params,
   "gpt2": lambda: (
-    recipes.gpt2(NUMPY, residual="*kernel", num_residual_branches=2).params
+    recipes.gpt2(NUMPY, residual="*kernel", num_branches=2).params
   ),
   "fixup": lambda: recipes.fixup(NUMPY, **COUNTS, **FIXUP).params,
   "rezero": lambda: (

@@ -138,7 +138,7 @@ def test_zero_last_scale_is_the_identity():
 def test_zer_o_is_the_identity():
   params = drawn(DEEP, "ab")
   zero_initialization = functools.partial(
-    recipes.zero_initialization, params, kernels="branch/*", stacked=True
+    recipes.zero_initialization, params, kernels="branch/*", batch_axis=0
   )
   np.testing.assert_array_equal(
     residual(zero_initialization(last="*/b").params, X)[0], X
@@ -186,8 +186,6 @@ def test_gpt2_keeps_the_residual_stream():
   forward = jax.jit(forward)
   for depth in (SHALLOW, DEEP):
     params = drawn(depth, "ab", variance=1)
-    made = recipes.gpt2(
-      params, residual="branch/b", num_residual_branches=depth
-    )
+    made = recipes.gpt2(params, residual="branch/b", num_branches=depth)
     assert abs(forward(made.params, X) - 1.5) < 0.3
     assert forward(params, X) > 1 + 0.35 * depth

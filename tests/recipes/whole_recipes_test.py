@@ -76,7 +76,7 @@ def test_identity_passes_signals_on_through_128_layers():
   x, kernels = normal(0, 4, 16), normal(1, 128, 16, 16, scale=1 / 4)
   layer = lambda x, kernel: (x @ kernel, None)
   forward = jax.jit(lambda kernels: jax.lax.scan(layer, x, kernels)[0])
-  made = recipes.identity({"kernel": kernels}, stacked=True).params["kernel"]
+  made = recipes.identity({"kernel": kernels}, batch_axis=0).params["kernel"]
   np.testing.assert_array_equal(forward(made), x)
   assert not np.allclose(forward(kernels), x, atol=0.5)
 
@@ -127,7 +127,7 @@ def warned(apply, params):
 
 TWICE = {
   "gpt2": functools.partial(
-    recipes.gpt2, residual="out*", num_residual_branches=16
+    recipes.gpt2, residual="out*", num_branches=16
   ),
   "fixup": functools.partial(
     recipes.fixup, branch="out*", last="last", classifier="head",
