@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._cli._errors import CallError
-from initjax.graph import functional
-from initjax.graph._frameworks import is_model, is_unbound
+from initjax.graph import functional, is_model, is_unbound
 
 _WANTED = (
   "wanted a linen or an NNX module, a pair (fn, params), or a function or "

@@ -12,8 +12,7 @@ from initjax.diagnosis._growth import check_growth
 from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
-from initjax.graph import Row
-from initjax.graph._frameworks import as_function
+from initjax.graph import Row, as_function
 from initjax.measurement import SignalReport, arrays_of, mean_square
 from initjax.propagation import predict_rows
 from initjax.reports import nothing_judged, ordered

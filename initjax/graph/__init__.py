@@ -6,8 +6,14 @@
 8
 """
 
+from initjax.graph._compat import open_jaxpr, scan_operands
 from initjax.graph._feed_names import fed_by
-from initjax.graph._frameworks import functional
+from initjax.graph._frameworks import (
+  as_function,
+  functional,
+  is_model,
+  is_unbound,
+)
 from initjax.graph._graph import (
   Feed,
   Image,
@@ -20,8 +26,17 @@ from initjax.graph._graph import (
   Term,
   terms_within,
 )
-from initjax.graph._primitives import PARTS
-from initjax.graph._signal_graph import signal_graph
+from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, run
+from initjax.graph._primitives import (
+  BLOCKWISE,
+  INLINED,
+  KEYS,
+  PARTS,
+  PURE_ARRAYS,
+  RESHAPES,
+)
+from initjax.graph._signal_graph import Trace, signal_graph, trace
+from initjax.graph._view import View, memory_of, overlap
 
 __all__ = [
   "Feed",

@@ -181,8 +181,8 @@ class LinearOp:
   @property
   def multiplier(self) -> float:
     """Constant factor between the parameter and the kernel."""
-    known = self.view is not None and self.view.multiplier
-    return known if known is not None else 1.0
+    known = None if self.view is None else self.view.multiplier
+    return 1.0 if known is None else known
 
   @property
   def leaf_shape(self) -> tuple[int, ...] | None:

@@ -148,12 +148,7 @@ def describe(
     c, c_slope = _stable_correlation(activation, sigma_w2, q, chi)
   marginal = degenerate or (q == 0 and not _grows(activation, sigma_w2))
   return FixedPoint(
-    float(sigma_w2),
-    float(sigma_b2),
-    q,
-    c,
-    chi,
-    slope,
+    *(float(sigma_w2), float(sigma_b2), q, c, chi, slope),
     xi_q=_depth_scale(abs(slope), 10 * ROUNDING),
     xi_c=_depth_scale(c_slope, tolerance),
     xi_grad=_depth_scale(chi, tolerance),

@@ -16,11 +16,18 @@ from initjax._statistics import (
   tally,
   tap,
 )
-from initjax.graph import LinearOp
-from initjax.graph._frameworks import as_function
-from initjax.graph._graph import Feed, Site
-from initjax.graph._interpret import Slot, Visited, Visitor, run
-from initjax.graph._signal_graph import Trace, trace
+from initjax.graph import (
+  Feed,
+  LinearOp,
+  Site,
+  Slot,
+  Trace,
+  Visited,
+  Visitor,
+  as_function,
+  run,
+  trace,
+)
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
 from initjax.measurement._report import SignalReport

@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from initjax.graph import LinearOp, SignalGraph
-from initjax.graph._view import View
+from initjax.graph import LinearOp, SignalGraph, View
 from initjax.propagation import Fed, Signal, Walk
 from initjax.typing import Direction
 

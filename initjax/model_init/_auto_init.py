@@ -12,8 +12,7 @@ import numpy as np
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path
-from initjax.graph import SignalGraph, signal_graph
-from initjax.graph._frameworks import as_function
+from initjax.graph import SignalGraph, as_function, signal_graph
 from initjax.model_init._assign import (
   Share,
   Table,

@@ -14,7 +14,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 
-from initjax.graph._primitives import BLOCKWISE, RESHAPES
+from initjax.graph import BLOCKWISE, RESHAPES
 from initjax.model_init._expressions import Out, bind
 from initjax.model_init._programs import Instruction, Program, Reference
 

@@ -11,8 +11,7 @@ import numpy as np
 from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
-from initjax.graph._frameworks import as_function
-from initjax.graph._signal_graph import Trace, trace
+from initjax.graph import Trace, as_function, trace
 from initjax.model_init._calibration import Calibration
 from initjax.model_init._groups import groups_of, kernels_of
 from initjax.model_init._leaves import rescaled

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from initjax.graph._view import View
+from initjax.graph import View
 from initjax.model_init._pass import Plan, States
 
 

@@ -12,8 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax._checks import check_number
-from initjax.graph import SignalGraph, Term, signal_graph, terms_within
-from initjax.graph._frameworks import as_function
+from initjax.graph import (
+  SignalGraph,
+  Term,
+  as_function,
+  signal_graph,
+  terms_within,
+)
 from initjax.measurement import (
   Leaves,
   arrays_of,

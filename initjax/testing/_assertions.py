@@ -9,7 +9,7 @@ import jax
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis import Observed, observe, verdicts_on
-from initjax.graph._frameworks import as_function
+from initjax.graph import as_function
 from initjax.reports import nothing_judged
 from initjax.testing._findings import (
   Finding,

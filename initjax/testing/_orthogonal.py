@@ -8,8 +8,7 @@ import numpy as np
 
 from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
-from initjax.graph import signal_graph
-from initjax.graph._frameworks import as_function
+from initjax.graph import as_function, signal_graph
 from initjax.measurement import KernelLeaf, arrays_of, kernel_leaves
 from initjax.testing._findings import Finding, raise_all, table_of
 
