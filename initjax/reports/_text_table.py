@@ -189,19 +189,16 @@ def _grid(table: TextTable, width: int, say: _Say) -> "RenderableType":
   grid = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
   if has_marks:
     grid.add_column("", width=1)
-  for column in columns:
-    if column.title in widths:
-      grid.add_column(
-        Text(say(f"{column.title}\n{column.unit}".rstrip()), style="bold"),
-        justify="right" if column.is_number else "left",
-        width=widths[column.title],
-        no_wrap=True,
-      )
+  for column in (c for c in columns if c.title in widths):
+    grid.add_column(
+      Text(say(f"{column.title}\n{column.unit}".rstrip()), style="bold"),
+      justify="right" if column.is_number else "left",
+      width=widths[column.title],
+      no_wrap=True,
+    )
   for line in lines:
-    cells = _cells(line, columns, widths)
-    style = STYLES[line.severity]
-    mark = [Text(say(MARKS[line.severity]), style)] if has_marks else []
-    grid.add_row(*mark, *cells)
+    mark = Text(say(MARKS[line.severity]), STYLES[line.severity])
+    grid.add_row(*[mark] * has_marks, *_cells(line, columns, widths))
   return grid
 
 
