@@ -17,7 +17,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("diagnosis", "gains", "graph", "initializers", "meanfield",
             "measurement", "model_init", "propagation", "recipes", "reports",
             "stacks", "testing")  # fmt: skip
-OF_NO_PAPER = {"measure", "signal_graph", "functional", "propagate"}
+OF_NO_PAPER = {
+  "measure",
+  "measure_and_grad",
+  "signal_graph",
+  "functional",
+  "propagate",
+}
 OF_NO_PAPER |= {*initjax.reports.__all__}
 FUNCTIONS = {
   f"{package}.{name}": getattr(getattr(initjax, package), name)
