@@ -34,6 +34,13 @@ _lock = threading.Lock()
 
 def fresh_jaxpr(fn: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
   """The jaxpr of `fn` as it is now, and the shapes of its outputs."""
+  _check_arrays(arguments)
+  return jax.make_jaxpr(lambda *given: fn(*given), return_shape=True)(
+    *arguments
+  )
+
+
+def _check_arrays(arguments: tuple[Any, ...]) -> None:
   for place, leaf in enumerate(jax.tree.leaves(arguments)):
     numeric = isinstance(leaf, bool | int | float | complex)
     if not numeric and not hasattr(leaf, "dtype"):
@@ -43,9 +50,6 @@ def fresh_jaxpr(fn: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
         f"{type_of(leaf)} at {path}. A module goes first, its inputs follow; "
         "its keywords go through initjax.functional(module, ...)."
       )
-  return jax.make_jaxpr(lambda *given: fn(*given), return_shape=True)(
-    *arguments
-  )
 
 
 def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
@@ -65,28 +69,45 @@ def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
   >>> float(execute(double, jnp.ones(())))
   3.0
   """
-  closed, shapes = fresh_jaxpr(fn, *arguments)
-  leaves = [*closed.consts, *jax.tree.leaves(arguments)]
-  traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-  if traced or jax.config.values["jax_disable_jit"]:
-    return jax.jit(lambda *given: fn(*given))(*arguments)
+  _check_arrays(arguments)
+  leaves, structure = jax.tree.flatten(arguments)
+  structures: list[Any] = []
 
-  def run(*leaves: Any) -> list[Any]:
-    consts = leaves[: len(closed.consts)]
-    rest = leaves[len(closed.consts) :]
-    return jax.core.eval_jaxpr(closed.jaxpr, consts, *rest)
+  def flat(*leaves: Any) -> list[Any]:
+    outputs = fn(*jax.tree.unflatten(structure, leaves))
+    found, after = jax.tree.flatten(outputs)
+    structures.append(after)
+    return found
 
   # Text names arguments by position, so all are kept; a key reads as integers.
-  lowered = jax.jit(run, keep_unused=True).lower(*leaves)
-  kinds = tuple(map(str, (*closed.in_avals, *closed.out_avals)))
-  found = _compiled(lowered, leaves, kinds)(*leaves)
-  return jax.tree.unflatten(jax.tree.structure(shapes), found)
+  program = jax.jit(flat, keep_unused=True)
+  nested = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+  if not nested and not jax.config.values["jax_disable_jit"]:
+    traced = program.trace(*leaves)
+    # What is closed over and being traced counts as an argument.
+    if len(traced.jaxpr.in_avals) == len(leaves):
+      program, leaves = _compiled(traced, leaves)
+  found = program(*leaves)
+  return jax.tree.unflatten(structures[-1], found)
 
 
-def _compiled(lowered: Any, leaves: list[Any], kinds: Hashable) -> Any:
+def _compiled(traced: Any, leaves: list[Any]) -> tuple[Any, list[Any]]:
+  """The executable, and its arguments: first what the program closes over."""
+  closed = traced.jaxpr
+  consts = list(closed.consts)
+  if consts:
+    leaves = [*consts, *leaves]
+
+    def run(*leaves: Any) -> list[Any]:
+      own, rest = leaves[: len(consts)], leaves[len(consts) :]
+      return jax.core.eval_jaxpr(closed.jaxpr, own, *rest)
+
+    traced = jax.jit(run, keep_unused=True).trace(*leaves)
+  lowered = traced.lower()
   text = lowered.as_text()
   if _CALLS_BACK in text:
-    return lowered.compile()
+    return lowered.compile(), leaves
+  kinds = tuple(map(str, (*traced.jaxpr.in_avals, *traced.jaxpr.out_avals)))
   places = tuple(_place(leaf) for leaf in leaves)
   code = hashlib.sha256(text.encode()).digest()
   key = (code, kinds, places, _configuration())
@@ -98,7 +119,7 @@ def _compiled(lowered: Any, leaves: list[Any], kinds: Hashable) -> Any:
   with entry.lock:
     if entry.compiled is None:
       entry.compiled = lowered.compile()
-    return entry.compiled
+    return entry.compiled, leaves
 
 
 def _place(leaf: Any) -> Hashable:

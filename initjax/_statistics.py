@@ -8,7 +8,7 @@ model only sums arise, a `Tally`; the logarithms are taken afterwards.
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +93,14 @@ def wide(x: jax.Array) -> jax.Array:
     return jnp.stack([x.real, x.imag], axis=-1)
   is_wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
   return x if is_wide else x.astype(jnp.float32)
+
+
+def wide_dtype(dtype: Any) -> jnp.dtype:
+  """Of `wide(x)`: real, float32 or wider."""
+  if not jnp.issubdtype(dtype, jnp.inexact):
+    return jnp.dtype(jnp.float32)
+  info = jnp.finfo(dtype)
+  return info.dtype if info.bits >= 32 else jnp.dtype(jnp.float32)
 
 
 @jax.jit  # so that a model of many sites is traced once for each shape
@@ -221,5 +229,4 @@ def empty_slot(
     shape: the axes of surrounding scans.
     dtype: of the signal; slots of narrow ones are float32, all are real.
   """
-  dtype = wide(jnp.zeros((), dtype)).dtype
-  return Tally(jnp.zeros((*shape, _LENGTH), dtype))
+  return Tally(jnp.zeros((*shape, _LENGTH), wide_dtype(dtype)))

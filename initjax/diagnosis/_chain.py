@@ -7,6 +7,7 @@ import numpy as np
 
 from initjax.graph import LinearOp, SignalGraph
 from initjax.graph._graph import Site, Stream
+from initjax.graph._primitives import PARTS
 from initjax.measurement._leaves import Leaves, kernel_variance, mean_square_at
 from initjax.typing import Activation
 
@@ -70,17 +71,14 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   )
 
 
-_PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
-
-
 def _shares_kernels(graph: SignalGraph) -> bool:
   """Whether layers are not independent: recurrent ones, tied kernels."""
-  whole = [op.path for op in graph if not _PARTS & set(op.view)]
-  slices = (sum(s.startswith("scan[") for s in op.view) for op in graph)
-  recurs = (
-    n < len(op.place.scans) for op, n in zip(graph, slices, strict=True)
-  )
-  return len(set(whole)) < len(whole) or any(recurs)
+  whole = [
+    op.path
+    for op in graph
+    if op.view is None or PARTS.isdisjoint(op.view.steps)
+  ]
+  return len(set(whole)) < len(whole) or any(op.is_shared for op in graph)
 
 
 def _is_output(stream: Stream | None, site: Site) -> bool:

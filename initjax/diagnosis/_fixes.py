@@ -26,7 +26,7 @@ def initializer(
   rule: str, arguments: str, op: LinearOp, remark: str = ""
 ) -> str:
   """A kernel_init with the axes that this operation's kernel needs."""
-  stacked = any(step.startswith("scan[") for step in op.view)
+  stacked = op.view is not None and bool(op.view.scans)
   transposed = (op.in_axes, op.out_axes) == ((1,), (0,))
   if stacked:
     remark = f"with batch_axis=0 if all layers are drawn as one array; {remark}"

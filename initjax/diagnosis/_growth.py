@@ -150,7 +150,7 @@ def _growth(
     float(slopes.mean()) * steps,
     spread,
     float(chance.drift[-1]),
-    in_time=sum(map(_shares_weights, ops)) > len(ops) / 2,
+    in_time=sum(op.is_shared for op in ops) > len(ops) / 2,
   )
 
 
@@ -162,12 +162,6 @@ def _by_law(growth: Growth, drift: Drift) -> Growth:
     drift=change if growth.direction == "forward" else -change,
     spread=drift.error * steps,
   )
-
-
-def _shares_weights(op: LinearOp) -> bool:
-  """Whether all repeats of a scan use the same kernel."""
-  stacked = any(step.startswith("scan[") for step in op.view)
-  return bool(op.place.scans) and not stacked
 
 
 def _median_slope(values: np.ndarray) -> float:

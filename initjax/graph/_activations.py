@@ -11,30 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from initjax.graph._graph import Feed
-from initjax.graph._recovered import (
-  IDENTITY_STEPS,
-  dropout,
-  identity,
-  recovered,
-)
+from initjax.graph._primitives import AFFINE, ELEMENTWISE, LAYOUT, MOVES
+from initjax.graph._recovered import dropout, identity, recovered
 from initjax.graph._values import Node, Value
-
-_UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil conj cos cosh
-digamma erf erf_inv erfc exp exp2 expm1 floor imag integer_pow is_finite lgamma
-log log1p logistic neg not population_count real round rsqrt sign sin sinh sqrt
-square tan tanh"""
-_NARY = """add add_any and atan2 clamp complex div eq ge gt le lt max min mul ne
-nextafter or pow rem select_n sub xor"""
-ELEMENTWISE = frozenset((*_UNARY.split(), *_NARY.split()))
-LAYOUT = frozenset((*IDENTITY_STEPS.split(), "convert_element_type"))
-CALLS = frozenset(("jit", "pjit", "closed_call"))
-RULES = frozenset(("custom_jvp_call", "custom_vjp_call"))
-RANDOM = frozenset(("random_bits", "threefry2x32", "rng_bit_generator"))
-
-_MOVED = """broadcast_in_dim expand_dims reshape rev slice split squeeze
-transpose"""
-_MOVES = frozenset(_MOVED.split())
-_AFFINE = frozenset(("add", "sub", "mul", "div"))
 
 _REASONS = {
   "select_n": "mask or dropout",
@@ -110,7 +89,7 @@ def _without_layout(node: Node) -> Node:
 
 def _move(node: Node) -> tuple[str, ...]:
   """How an equation moves entries, if it does."""
-  if node.label not in _MOVES or node.equation is None:
+  if node.label not in MOVES or node.equation is None:
     return ()
   return (f"{node.label} {node.equation.params} {node.output}",)
 
@@ -149,7 +128,7 @@ def _describe(source: Node) -> tuple[str, str | None]:
   node = source
   while node.operation is None:
     below = [value.node for value in node.operands if value.node is not None]
-    affine = node.label in _AFFINE | LAYOUT and len(below) == 1
+    affine = node.label in AFFINE | LAYOUT and len(below) == 1
     if not affine:
       break
     node = below[0]  # a bias or a scale on the way

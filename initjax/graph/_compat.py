@@ -5,7 +5,40 @@ operands (`num_consts`, `num_carry`); in 0.12 they are one class, and a scan
 keeps the tree of its operands (`ft_in`).
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Aval(Protocol):
+  """The type of an array."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+
+class Atom(Protocol):
+  """A variable or a literal."""
+
+  aval: Aval
+
+
+class Primitive(Protocol):
+  """What an equation does."""
+
+  name: str
+
+  def bind(self, *operands: Any, **params: Any) -> Any:
+    """The outputs."""
+
+
+class Equation(Protocol):
+  """One line of a jaxpr."""
+
+  primitive: Primitive
+  params: dict[str, Any]
+  invars: list[Atom]
+  outvars: list[Atom]
 
 
 class OpenJaxpr(NamedTuple):

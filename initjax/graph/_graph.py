@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from initjax._paths import short_path
 from initjax.graph._geometry import Axes
+from initjax.graph._view import View
 from initjax.typing import Activation
 
 Site = tuple[int, ...]
@@ -27,14 +28,19 @@ class Place(NamedTuple):
   site: Site = ()
   scans: tuple[Scan, ...] = ()
   """outermost first"""
-  closed: bool = False
-  """whether it lies in a call that is run as a whole: a custom derivative
-  rule, a while loop, a shard_map"""
+  whole: frozenset[str] = frozenset()
+  """names of calls around it that are run as a whole: a custom derivative rule,
+  a while loop, a shard_map"""
 
   @property
   def repeats(self) -> tuple[int, ...]:
     """Lengths of the scans around it."""
     return tuple(scan.length for scan in self.scans)
+
+  @property
+  def closed(self) -> bool:
+    """Whether it lies in a call that is run as a whole."""
+    return bool(self.whole)
 
   def is_first(self, repeat: tuple[int, ...]) -> bool:
     """Whether a repeat is the first of the innermost scan."""
@@ -145,25 +151,15 @@ class LinearOp:
   """where in the program it is"""
   feed: Feed
   """what feeds the operation; in a scan, what feeds the first repeat"""
-  view: tuple[str, ...] = ()
-  """linear steps between the leaf and the operand"""
-  multiplier: float = 1.0
-  """constant factor between the leaf and the operand"""
-  leaf_shape: tuple[int, ...] | None = None
-  """of the parameter, where there is one"""
-  in_axes: tuple[int, ...] | None = None
-  """axes of the parameter that are summed; None if not to be followed"""
-  out_axes: tuple[int, ...] | None = None
-  """axes of the parameter that become features of the output"""
+  view: View | None = None
+  """how the kernel is made of parameters; None for what is no parameter"""
   groups: int = 1
   strides: tuple[int, ...] = ()
   dilation: tuple[int, ...] = ()
   later_feed: Feed | None = None
   """in a scan, what feeds the repeats after the first"""
-  kernel: Any = dataclasses.field(default=None, compare=False, repr=False)
-  """the operand that is the kernel: a `Value`"""
   kernel_shape: tuple[int, ...] = ()
-  """of that operand, in one repeat"""
+  """of the operand that is the kernel, in one repeat"""
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""
@@ -180,6 +176,43 @@ class LinearOp:
   def path(self) -> str:
     """The parameter's path; several are joined by ", "."""
     return ", ".join(self.paths)
+
+  @property
+  def multiplier(self) -> float:
+    """Constant factor between the parameter and the kernel."""
+    known = self.view is not None and self.view.multiplier
+    return known if known is not None else 1.0
+
+  @property
+  def leaf_shape(self) -> tuple[int, ...] | None:
+    """Of the parameter, where there is one."""
+    return None if self.view is None else self.view.leaf_shape
+
+  @property
+  def in_axes(self) -> tuple[int, ...] | None:
+    """Axes of the parameter that are summed; None if not to be followed."""
+    return self._leaf_axes(self.axes.summed, self.axes.free)
+
+  @property
+  def out_axes(self) -> tuple[int, ...] | None:
+    """Axes of the parameter that become features of the output."""
+    return self._leaf_axes(self.axes.free, self.axes.summed)
+
+  def _leaf_axes(
+    self, wanted: tuple[int, ...], others: tuple[int, ...]
+  ) -> tuple[int, ...] | None:
+    held = None if self.view is None else self.view.axes
+    if held is None:
+      return None
+    found = {axis for place in wanted for axis in held[place]}
+    shared = found & {axis for place in others for axis in held[place]}
+    return None if shared else tuple(sorted(found))
+
+  @property
+  def is_shared(self) -> bool:
+    """Whether repeats of a scan around it use one kernel."""
+    own = () if self.view is None else self.view.scans
+    return len(own) < len(self.place.scans)
 
   @property
   def repeats(self) -> tuple[int, ...]:

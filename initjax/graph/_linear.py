@@ -3,15 +3,25 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from initjax.graph import _geometry
-from initjax.graph._activations import LAYOUT, feed_of
+from initjax.graph._activations import feed_of
+from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
+from initjax.graph._primitives import LAYOUT
 from initjax.graph._streams import Streams
-from initjax.graph._values import Node, Value, data, joined
+from initjax.graph._values import (
+  CLOSED_OVER,
+  Node,
+  Touch,
+  Value,
+  data,
+  joined,
+  touched_by,
+)
 
 
 @dataclasses.dataclass
@@ -21,6 +31,8 @@ class Reader:
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
+  touched: set[Touch] = dataclasses.field(default_factory=set)
+  """parameters that reach an operation otherwise than as its kernel"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
@@ -28,19 +40,30 @@ class Reader:
     """A new node; later ones have higher indices."""
     return Node(next(self.nodes), label, **fields)
 
+  @property
+  def entangled(self) -> frozenset[str]:
+    """Paths of those, without products that turned out to be operations."""
+    ops = self.sites
+    return frozenset(
+      path
+      for path, product, operand in self.touched
+      if product not in ops or ops[product].axes.kernel != operand
+    )
+
 
 def read_linear(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> Value:
   """A product: notes it if one side is data, and says what comes out."""
   first, second = operands[:2]
   is_data = [first.kind == "data", second.kind == "data"]
   if not any(is_data):
-    return joined((first, second), "product")
+    return _no_operation(equation, (first, second), place.site)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
-  computed = weight.kind == "constant" and "closed over" not in weight.view
-  if computed:  # such as the one-hot kernel that extracts patches
+  if (
+    weight.kind == "constant" and weight is not CLOSED_OVER
+  ):  # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return data(reader.node(label, equation=equation, operands=(signal,)))
   kind, axes, fans = _measures(equation, kernel)
@@ -59,15 +82,33 @@ def read_linear(
     return data(
       reader.node("data product", operands=(weight, signal), place=place)
     )
-  return _output(reader, op, signal)
+  others = [value for place, value in enumerate(operands) if place != kernel]
+  return _output(reader, op, signal, weight, others)
+
+
+def _no_operation(
+  equation: Equation, values: Sequence[Value], site: Site
+) -> Value:
+  """A product without data, or of what is no data yet in a loop."""
+  touched = frozenset(
+    touch._replace(product=site, operand=operand)
+    if touch.product is None and not value.view.computed
+    else touch
+    for operand, value in enumerate(values)
+    if value.view is not None
+    for touch in value.touched
+  )
+  shape = tuple(equation.outvars[0].aval.shape)
+  return joined(values, "product", shape, touched)
 
 
 def read_look_up(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> Value:
   """A row of a table for every index: an embedding."""
   table, indices = operands[:2]
-  ranks = (equation.invars[0].aval.ndim, equation.outvars[0].aval.ndim)
+  atoms = (equation.invars[0], equation.outvars[0])
+  ranks = [len(atom.aval.shape) for atom in atoms]
   axes = _geometry.gather_axes(equation.params, *ranks)
   fans = _geometry.gather_fans(equation.params)
   op = LinearOp(
@@ -78,16 +119,27 @@ def read_look_up(
     **_common(equation, table, place, axes),
   )
   reader.sites[place.site] = op
-  return _output(reader, op, indices)
+  return _output(reader, op, indices, table, [indices])
 
 
-def _output(reader: Reader, op: LinearOp, signal: Value) -> Value:
-  return data(
-    reader.node("linear", operands=(signal,), operation=op.path, place=op.place)
+def _output(
+  reader: Reader,
+  op: LinearOp,
+  signal: Value,
+  weight: Value,
+  others: Sequence[Value],
+) -> Value:
+  """What comes out; whatever went in beside the kernel is entangled."""
+  computed = weight.view is not None and weight.view.computed
+  touched = touched_by([*others, weight] if computed else others)
+  reader.touched |= touched
+  node = reader.node(
+    "linear", operands=(signal,), operation=op.path, place=op.place
   )
+  return data(node, touched)
 
 
-def _measures(equation: Any, kernel: int) -> tuple[Any, Axes, Fans]:
+def _measures(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
   """Kind, axes and fans of a product whose operand `kernel` is the kernel."""
   name, params = equation.primitive.name, equation.params
   shapes = [tuple(atom.aval.shape) for atom in equation.invars[:2]]
@@ -114,40 +166,20 @@ def _window(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _common(
-  equation: Any, weight: Value, place: Place, axes: Axes
+  equation: Equation, weight: Value, place: Place, axes: Axes
 ) -> dict[str, Any]:
   """What every LinearOp says of its kernel and its output."""
   output = equation.outvars[0].aval
-  derived = weight.kind == "parameter" and weight.derived
-  in_axes, out_axes = _leaf_axes(weight, axes)
   return {
     "paths": weight.paths,
     "shape": tuple(output.shape),
     "dtype": output.dtype,
-    "origin": "derived" if derived else weight.kind,
+    "origin": "derived" if weight.derived else weight.kind,
     "axes": axes,
     "place": place,
     "view": weight.view,
-    "multiplier": weight.multiplier,
-    "leaf_shape": weight.leaf_shape,
-    "in_axes": in_axes,
-    "out_axes": out_axes,
-    "kernel": weight,
     "kernel_shape": tuple(equation.invars[axes.kernel].aval.shape),
   }
-
-
-def _leaf_axes(weight: Value, axes: Axes) -> tuple[Any, Any]:
-  """Axes of the parameter that are summed, and that become features."""
-  if weight.origins is None:
-    return None, None
-  summed, free = (
-    {leaf for axis in group for leaf in weight.origins[axis]}
-    for group in (axes.summed, axes.free)
-  )
-  if summed & free:
-    return None, None
-  return tuple(sorted(summed)), tuple(sorted(free))
 
 
 def _patch_overlap(signal: Value) -> float:

@@ -2,10 +2,8 @@
 
 from typing import NamedTuple
 
-from initjax.graph._activations import LAYOUT
+from initjax.graph._primitives import LAYOUT, SUMS
 from initjax.graph._values import Node
-
-SUMS = frozenset(("add", "add_any", "sub"))
 
 
 class Normalization(NamedTuple):

@@ -7,43 +7,45 @@ stops changing: first fed by the initial carry, then by the body.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from initjax.graph._activations import (
-  CALLS,
-  ELEMENTWISE,
-  LAYOUT,
-  RANDOM,
-  RULES,
+from initjax.graph._compat import (
+  Atom,
+  Equation,
+  open_jaxpr,
+  scan_operands,
+  sub_jaxprs,
 )
-from initjax.graph._compat import open_jaxpr, scan_operands, sub_jaxprs
-from initjax.graph._geometry import follow
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import Reader, read_linear, read_look_up
+from initjax.graph._primitives import (
+  INLINED,
+  LAYOUT,
+  LINEAR,
+  PURE,
+  RANDOM,
+  RULES,
+  SCALES,
+)
 from initjax.graph._values import (
+  CLOSED_OVER,
   CONSTANT,
-  Made,
+  Touch,
   Value,
   data,
   joined,
   same_kind,
-  size_of,
+  touched_by,
 )
+from initjax.graph._view import follow, part, sliced
 
-_LINEAR = frozenset(
-  ("dot_general", "conv_general_dilated", "ragged_dot_general")
-)
-REMAT = frozenset(("remat", "remat2", "checkpoint"))
 _LOOK_UP = ["parameter", "data"]  # of a gather: the table and the indices
-_MAX_PASSES = 4
-PARTS = frozenset(("slice", "dynamic_slice", "gather", "split", "unstack"))
-_VIEWS = LAYOUT | PARTS | {"squeeze"}
-PURE = ELEMENTWISE | LAYOUT
-"""What is computed while reading; nothing that has effects or calls back."""
+_PASSES = 4
 
 
 def read(
@@ -75,21 +77,23 @@ def _closed_over(constant: Any) -> Value:
   if np.ndim(constant) == 0:
     traced = isinstance(constant, jax.core.Tracer)  # of a jit around
     return CONSTANT if traced else Value("constant", scalar=constant)
-  return Value("constant", view=("closed over",))
+  return CLOSED_OVER
 
 
 def _read_equation(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   name = equation.primitive.name
-  if name in _LINEAR:
+  if name in LINEAR:
     return [read_linear(reader, equation, operands, place)]
   if name == "gather" and [value.kind for value in operands] == _LOOK_UP:
     return [read_look_up(reader, equation, operands, place)]
-  if name in CALLS | RULES | REMAT or name == "shard_map":
+  if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
-    closed = place.closed or name in RULES or name == "shard_map"
-    return read(reader, inner, operands, place._replace(closed=closed))
+    place = _whole(place, name) if name in RULES else place
+    return read(reader, inner, operands, place)
+  if name == "optimization_barrier":
+    return operands
   if name in _LOOPS:
     return _LOOPS[name](reader, equation, operands, place)
   if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
@@ -97,10 +101,14 @@ def _read_equation(
   return _read_other(reader, equation, operands, place)
 
 
+def _whole(place: Place, name: str) -> Place:
+  return place._replace(whole=place.whole | {name})
+
+
 def _holds_linear(jaxpr: Any) -> bool:
   equations = open_jaxpr(jaxpr).jaxpr.eqns
   return any(
-    equation.primitive.name in _LINEAR
+    equation.primitive.name in LINEAR
     or any(_holds_linear(inner) for inner in sub_jaxprs(equation.params))
     for equation in equations
   )
@@ -110,16 +118,16 @@ def _holds_linear(jaxpr: Any) -> bool:
 
 
 def _read_other(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
   parameters = [value for value in operands if value.kind == "parameter"]
   nodes = [value.node for value in operands if value.node is not None]
   noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
-  if parameters and noise:  # a kernel under dropout, or with noise added
-    return [joined(parameters, "noise")] * len(equation.outvars)
-  if noise or any(value.kind == "data" for value in operands):
+  if parameters and (noise or all(v.kind != "data" for v in operands)):
+    return _read_view(equation, operands, noise)
+  if noise or nodes:
     reader.elementwise.update({p: None for v in parameters for p in v.paths})
     given: Any = {"equation": equation, "place": place, "noise": noise}
     given["operands"] = tuple(operands)
@@ -127,45 +135,34 @@ def _read_other(
       data(reader.node(name, output=output, **given))
       for output in range(len(equation.outvars))
     ]
-  if parameters:
-    value = _read_view(name, equation, operands)
-    return [
-      dataclasses.replace(value, made=Made(tuple(operands), equation, output))
-      for output in range(len(equation.outvars))
-    ]
   return [_constant(equation, operands)] * len(equation.outvars)
 
 
-def _read_view(name: str, equation: Any, operands: list[Value]) -> Value:
-  """A parameter seen through one more step, linear or not."""
-  parameters = [value for value in operands if value.kind == "parameter"]
-  first, rest = parameters[0], parameters[1:]
-  if name in _VIEWS and not rest:
-    origins = follow(equation, first.origins)
-    view = (*first.view, name)
-    return dataclasses.replace(first, view=view, origins=origins)
-  if name == "neg":
-    return dataclasses.replace(first, multiplier=-first.multiplier)
-  others = [value for value in operands if value.kind == "constant"]
-  scalar = others[0].scalar if len(others) == 1 and not rest else None
-  if scalar is not None and name == "mul":
-    factor = size_of(scalar)
-    return dataclasses.replace(first, multiplier=first.multiplier * factor)
-  is_divided = scalar is not None and name == "div" and operands[0] is first
-  if is_divided and scalar != 0:
-    factor = 1 / size_of(scalar)
-    return dataclasses.replace(first, multiplier=first.multiplier * factor)
-  return joined(parameters, name)
+def _read_view(
+  equation: Equation, operands: list[Value], noise: bool
+) -> list[Value]:
+  """A parameter after one more step; noise may multiply it, as DropConnect."""
+  name, views = equation.primitive.name, [value.view for value in operands]
+  numbers, touched = [v.scalar for v in operands], touched_by(operands)
+  found = None
+  if not noise or name in SCALES:
+    found = follow(equation, views, numbers)
+  if found is None:
+    label = "noise" if noise else name
+    return [
+      joined(operands, label, tuple(variable.aval.shape))
+      for variable in equation.outvars
+    ]
+  return [Value("parameter", view, touched=touched) for view in found]
 
 
-def _constant(equation: Any, operands: list[Value]) -> Value:
+def _constant(equation: Equation, operands: list[Value]) -> Value:
   """A constant; its number is kept where it has one."""
   name, params = equation.primitive.name, equation.params
-  if name not in PURE:
-    return CONSTANT
   scalars = [value.scalar for value in operands]
-  if not scalars or any(scalar is None for scalar in scalars):
-    return CONSTANT
+  unknown = not scalars or any(scalar is None for scalar in scalars)
+  if name not in PURE or unknown:
+    return joined(operands, name)
   if name == "convert_element_type":
     cast = np.asarray(scalars[0]).astype(params["new_dtype"])
     return Value("constant", scalar=cast)
@@ -182,32 +179,35 @@ def _constant(equation: Any, operands: list[Value]) -> Value:
 
 
 def _read_scan(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   params = equation.params
   num_consts, num_carry = scan_operands(params)
   consts, carry = operands[:num_consts], operands[num_consts:][:num_carry]
-  length = params["length"]
+  scan = Scan(place.site, params["length"], params["reverse"])
   slices = [
-    _slice(reader, value, length, place.site)
-    for value in operands[num_consts + num_carry :]
+    _slice(reader, value, scan) for value in operands[num_consts + num_carry :]
   ]
-  scan = Scan(place.site, length, params["reverse"])
   inner = place._replace(scans=(*place.scans, scan))
 
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["jaxpr"], [*consts, *carried, *slices], inner)
 
   outputs = _fixpoint(reader, body, carry, place)
-  stacked = [_stacked(reader, value) for value in outputs[num_carry:]]
+  stacked = [
+    _stacked(reader, value, tuple(variable.aval.shape))
+    for value, variable in zip(
+      outputs[num_carry:], equation.outvars[num_carry:], strict=True
+    )
+  ]
   return [*outputs[:num_carry], *stacked]
 
 
 def _read_while(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   params = equation.params
-  place = place._replace(closed=True)
+  place = _whole(place, "while")
   skipped = params["cond_nconsts"]
   split = skipped + params["body_nconsts"]
   consts, carry = operands[skipped:split], operands[split:]
@@ -220,17 +220,45 @@ def _read_while(
     feed, later = op.feed._replace(stream=None), op.later_feed
     later = later and later._replace(stream=None)
     reader.sites[site] = dataclasses.replace(op, feed=feed, later_feed=later)
-  return [
-    value if value is began else _after_while(reader, value)
+  counted = [  # nobody knows how often the body was run
+    data(reader.node("while", operands=(value,)))
+    if value.kind == "data" and value is not began
+    else value
     for began, value in zip(carry, outputs, strict=True)
+  ]
+  return _touched(counted, touched_by(operands))
+
+
+def _touched(values: list[Value], touched: frozenset[Touch]) -> list[Value]:
+  """Values that parameters have a say in."""
+  return [
+    value
+    if touched <= value.touched
+    else dataclasses.replace(value, touched=value.touched | touched)
+    for value in values
   ]
 
 
-def _after_while(reader: Reader, value: Value) -> Value:
-  """Nobody knows how often the body was run."""
-  if value.kind == "data":
-    return data(reader.node("while", operands=(value,)))
-  return value
+def _read_shard_map(
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
+) -> list[Value]:
+  """Inside, an array is a shard of what it is outside."""
+  (inner, *_) = sub_jaxprs(equation.params)
+  body = open_jaxpr(inner).jaxpr
+  place = _whole(place, "shard_map")
+  outputs = read(reader, inner, _shards(operands, body.invars), place)
+  return _touched(_shards(outputs, equation.outvars), touched_by(operands))
+
+
+def _shards(values: list[Value], variables: list[Atom]) -> list[Value]:
+  found = []
+  for value, variable in zip(values, variables, strict=True):
+    view, shape = value.view, tuple(variable.aval.shape)
+    if view is not None and shape != view.shape:
+      view = part(view, "shard_map", shape, view.axes)
+      value = dataclasses.replace(value, view=view)
+    found.append(value)
+  return found
 
 
 def _fixpoint(
@@ -240,25 +268,37 @@ def _fixpoint(
   place: Place,
 ) -> list[Value]:
   """Reads a body until its carry is stable; keeps its first and last feeds."""
-  outputs = body(carry)
+  # Each pass reads one more repeat, until the carry is of the kind it was: the
+  # second names its streams, the third meets the names, and one that alternates
+  # is left after the fourth. What touched a carry stays, so that set grows from
+  # pass to pass until it holds everything, however many passes that takes.
+  outputs, fed = body(carry), carry
   first = _sites_under(reader, place)
-  for turn in range(_MAX_PASSES - 1):
-    fed = list(map(_carried, carry, outputs))
+  for turn in itertools.count():
+    fed = list(map(_carried, carry, fed, outputs))
     outputs = body(fed)
-    if turn and all(map(same_kind, fed, outputs)):
-      break  # the second pass has named its streams, the third met the names
+    pairs = list(zip(fed, outputs, strict=False))
+    closed = all(after.touched <= before.touched for before, after in pairs)
+    settled = turn and all(same_kind(*pair) for pair in pairs)
+    if closed and (settled or turn >= _PASSES - 2):
+      break
   for site, op in _sites_under(reader, place).items():
     began = first[site].feed if site in first else Feed(reason="constant")
     later = op.feed
     reader.sites[site] = dataclasses.replace(op, feed=began, later_feed=later)
-  return [*map(_carried, carry, outputs), *outputs[len(carry) :]]
+  return [*map(_carried, carry, fed, outputs), *outputs[len(carry) :]]
 
 
-def _carried(began: Value, value: Value) -> Value:
+def _carried(began: Value, fed: Value, value: Value) -> Value:
   """What is changed at every repeat is no view of a parameter, no number."""
-  if value is began or value.kind == "data":
+  if value is began:
     return value
-  return joined((value,), "loop")
+  if value.kind != "data":
+    value = joined((value,), "loop", value.view.shape if value.view else ())
+  if not fed.touched <= value.touched:
+    touched = fed.touched | value.touched
+    return dataclasses.replace(value, touched=touched)
+  return value
 
 
 def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
@@ -270,49 +310,48 @@ def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
   }
 
 
-def _slice(reader: Reader, value: Value, length: int, scan: Site) -> Value:
+def _slice(reader: Reader, value: Value, scan: Scan) -> Value:
   """What one repeat of a scan sees of a stacked operand."""
-  if value.kind == "parameter":
-    view = (*value.view, f"scan[{length}]")
-    origins = value.origins and value.origins[1:]
-    made = Made((value,), scan=scan)
-    return dataclasses.replace(value, view=view, origins=origins, made=made)
+  if value.view is not None:
+    return dataclasses.replace(value, view=sliced(value.view, scan))
   if value.kind == "constant":
     return value
   return data(reader.node("slice", operands=(value,)))
 
 
-def _stacked(reader: Reader, value: Value) -> Value:
+def _stacked(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:
   """What a scan hands out of all repeats of a value."""
-  if value.kind == "parameter":
-    return joined((value,), "stack")
-  if value.kind == "constant":
-    return CONSTANT
+  if value.kind != "data":
+    return joined((value,), "stack", shape)
   return data(reader.node("reshape", operands=(value,)))
 
 
 def _read_cond(
-  reader: Reader, equation: Any, operands: list[Value], place: Place
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   branches = [
     read(reader, branch, operands[1:], place.inside(number))
     for number, branch in enumerate(equation.params["branches"])
   ]
   return [
-    _either(reader, [operands[0], *values])
-    for values in zip(*branches, strict=True)
+    _either(reader, [operands[0], *values], tuple(variable.aval.shape))
+    for variable, *values in zip(equation.outvars, *branches, strict=True)
   ]
 
 
-def _either(reader: Reader, values: list[Value]) -> Value:
+def _either(
+  reader: Reader, values: list[Value], shape: tuple[int, ...]
+) -> Value:
   """What may come out of a branch; the first value chooses."""
   if any(value.kind == "data" for value in values):
     return data(reader.node("cond", operands=tuple(values)))
-  return joined(values[1:], "cond")
+  chosen = joined(values[1:], "cond", shape)
+  return _touched([chosen], values[0].touched)[0]
 
 
 _LOOPS: dict[str, Callable[..., list[Value]]] = {
   "scan": _read_scan,
   "while": _read_while,
   "cond": _read_cond,
+  "shard_map": _read_shard_map,
 }

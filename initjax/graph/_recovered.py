@@ -14,12 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax.graph._formula import formula
+from initjax.graph._primitives import IDENTITIES
 from initjax.graph._values import Node, Value
-
-IDENTITY_STEPS = """broadcast_in_dim copy copy_p expand_dims
-optimization_barrier pvary reduce_precision reshape reshard rev
-sharding_constraint slice split squeeze transpose"""
-_IDENTITIES = frozenset(IDENTITY_STEPS.split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Step:
       number if number is not None else results[place]
       for number, place in zip(self.numbers, self.arguments, strict=True)
     ]
-    if self.label in _IDENTITIES:
+    if self.label in IDENTITIES:
       return given[0]
     if self.label == "dropout":
       return given[0] * given[1]
@@ -60,7 +56,7 @@ class Recovered:
   steps: tuple[Step, ...]
 
   def __repr__(self) -> str:
-    return formula(self.steps, _IDENTITIES)
+    return formula(self.steps, IDENTITIES)
 
   @property
   def __name__(self) -> str:
@@ -95,7 +91,7 @@ def _step(node: Node, places: dict[int, int]) -> Step:
     label, details = "dropout", ""
   else:
     values, label = node.operands, node.label
-    moves = label in _IDENTITIES
+    moves = label in IDENTITIES
     details = "" if moves else str(node.equation.params)
   numbers = tuple(v.scalar if v.node is None else None for v in values)
   arguments = tuple(
@@ -145,7 +141,7 @@ def dropout(node: Node) -> Dropout | None:
 
 def _threshold(mask: Node) -> float | None:
   """p, where the mask is u < p of uniform random numbers u."""
-  while mask.label in _IDENTITIES and mask.operands[0].node is not None:
+  while mask.label in IDENTITIES and mask.operands[0].node is not None:
     mask = mask.operands[0].node
   if mask.label != "lt" or mask.operands[1].scalar is None:
     return None

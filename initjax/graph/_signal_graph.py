@@ -7,7 +7,6 @@ from initjax._executables import fresh_jaxpr
 from initjax._paths import paths_of
 from initjax.graph._activations import source_of
 from initjax.graph._frameworks import as_function
-from initjax.graph._geometry import leaf_origins
 from initjax.graph._graph import (
   Place,
   SignalGraph,
@@ -17,7 +16,7 @@ from initjax.graph._graph import (
 )
 from initjax.graph._linear import Reader
 from initjax.graph._read import read
-from initjax.graph._values import Value, data
+from initjax.graph._values import Value, data, parameter
 
 
 def signal_graph(
@@ -68,6 +67,8 @@ class Trace(NamedTuple):
   """of the operations of the graph, in the same order"""
   out_shape: Any
   """pytree of the function's outputs"""
+  entangled: frozenset[str]
+  """parameters that reach an operation in another way than as its kernel"""
 
 
 def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
@@ -77,7 +78,8 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   reader = Reader()
   others = len(jaxpr.in_avals) - len(paths)
   values = [
-    _leaf(path, aval) for path, aval in zip(paths, jaxpr.in_avals, strict=False)
+    parameter(path, tuple(aval.shape))
+    for path, aval in zip(paths, jaxpr.in_avals, strict=False)
   ]
   values += [data(reader.node("input")) for _ in range(others)]
   outputs = read(reader, jaxpr, values, Place())
@@ -85,13 +87,7 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   sites = (
     site for site in sorted(reader.sites) if reader.sites[site].origin != "data"
   )
-  return Trace(jaxpr, graph, tuple(sites), out_shape)
-
-
-def _leaf(path: str, aval: Any) -> Value:
-  shape = tuple(aval.shape)
-  origins = leaf_origins(len(shape))
-  return Value("parameter", (path,), leaf_shape=shape, origins=origins)
+  return Trace(jaxpr, graph, tuple(sites), out_shape, reader.entangled)
 
 
 def _graph(

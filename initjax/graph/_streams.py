@@ -13,23 +13,18 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from initjax.graph._activations import (
-  LAYOUT,
-  dropout,
-  has_complex,
-  source_of,
-)
+from initjax.graph._activations import dropout, has_complex, source_of
 from initjax.graph._graph import Image, Site, Stream, Term, terms_within
 from initjax.graph._normalizations import (
-  SUMS,
   Normalization,
   find_normalized,
   normalization,
 )
+from initjax.graph._primitives import CHOICES, LAYOUT, SUMS
 from initjax.graph._recovered import identity, recovered
-from initjax.graph._values import Node, Value, size_of
+from initjax.graph._values import Node, Value
+from initjax.graph._view import size_of
 
-_CHOICES = frozenset(("slice", "split", "rev"))  # of entries
 _CENTRED = frozenset(("output", "bias", "input", "normalized"))
 
 
@@ -124,8 +119,8 @@ class _Descent:
         terms = self.of(value.node)
       elif value.scalar is not None and value.scalar == 0:
         terms = ()
-      elif len(value.paths) == 1 and not value.derived:
-        terms = (Term("bias", path=value.paths[0], factor=value.multiplier),)
+      elif (scaled := _factor_of(value)) is not None and scaled.paths:
+        terms = (Term("bias", path=scaled.paths[0], factor=scaled.number),)
       if terms is None:
         return None
       sign = -1.0 if place and node.label == "sub" else 1.0
@@ -195,7 +190,7 @@ def _choices(between: Sequence[Node]) -> list[str]:
   return [
     f"{node.label} {node.equation.params} {node.output}"
     for node in nodes
-    if node.label in _CHOICES and node.equation is not None
+    if node.label in CHOICES and node.equation is not None
   ]
 
 
@@ -203,7 +198,7 @@ def _share(between: Sequence[Node]) -> float:
   """Of the entries of a source, how many are left."""
   share = 1.0
   for node in between:
-    if node.label in _CHOICES and node.equation is not None:
+    if node.label in CHOICES and node.equation is not None:
       before = node.equation.invars[0].aval.shape
       after = node.equation.outvars[node.output].aval.shape
       share *= math.prod(after) / max(1, math.prod(before))
@@ -235,6 +230,7 @@ def _factor_of(value: Value) -> _Factor | None:
   """Of a number or a parameter; None if its size is not known."""
   if value.scalar is not None:
     return _Factor(size_of(value.scalar))
-  if len(value.paths) != 1 or value.derived:
+  view = value.view
+  if view is None or view.leaf_shape is None or view.multiplier is None:
     return None
-  return _Factor(value.multiplier, value.paths)
+  return _Factor(view.multiplier, view.paths)

@@ -1,7 +1,7 @@
 """What the reader of a jaxpr knows of each value.
 
-A value descends from parameters alone (then it may be a kernel, seen through a
-view of its leaf), from constants alone, or from data. For data the expression
+A value descends from parameters alone (then it may be a kernel: a view of its
+leaves), from constants alone, or from data. For data the expression
 that made it is kept, so that the activation before a linear operation can be
 read back.
 """
@@ -10,24 +10,21 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from initjax.graph._geometry import Origins
 from initjax.graph._graph import Place, Site
+from initjax.graph._view import View, computed, leaf
 
 Kind = Literal["parameter", "constant", "data"]
 
 
-class Made(NamedTuple):
-  """How a value was made of others, where no data takes part."""
+class Touch(NamedTuple):
+  """A parameter that has a say in a value."""
 
-  operands: tuple["Value", ...]
-  equation: Any = None
-  """None for what one repeat of a scan sees of a stack"""
-  output: int = 0
-  """which of the equation's outputs"""
-  scan: Site | None = None
-  """of that scan"""
+  path: str
+  product: Site | None = None
+  """where it went into a product without data: at later repeats of a loop that
+  may be an operation, and this its kernel"""
+  operand: int = 0
+  """of that product"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,51 +53,69 @@ class Value:
   """Provenance of one array."""
 
   kind: Kind
-  paths: tuple[str, ...] = ()
-  """the parameters it descends from, if from parameters alone"""
-  view: tuple[str, ...] = ()
-  """linear steps from the leaf, such as "transpose" or "slice" """
-  derived: bool = False
-  """whether a nonlinear step, or a mixture of leaves, made it"""
-  multiplier: float = 1.0
-  """constant factor between the leaf and this"""
-  leaf_shape: tuple[int, ...] | None = None
-  """of the parameter, if it is one"""
-  origins: Origins = None
-  """which axes of the leaf the axes of this hold"""
+  view: View | None = None
+  """how it is made of parameters, if of parameters alone"""
   scalar: Any = None
   """a constant's value, where it is a single number"""
   node: Node | None = None
   """how it was made, for data"""
-  made: Made | None = None
-  """how it was made, for a parameter that is no leaf"""
+  touched: frozenset[Touch] = frozenset()
+  """parameters that have a say in it, but for kernels of the operations on the
+  way"""
+
+  @property
+  def paths(self) -> tuple[str, ...]:
+    """The parameters it descends from, if from parameters alone."""
+    return () if self.view is None else self.view.paths
+
+  @property
+  def derived(self) -> bool:
+    """Whether it is more than entries of one parameter times a number."""
+    return self.view is not None and self.view.leaf_shape is None
 
 
 CONSTANT = Value("constant")
+CLOSED_OVER = Value("constant")
+"""An array that the function closes over."""
 
 
-def size_of(scalar: Any) -> float:
-  """A number as a factor of sizes: a complex one by its modulus.
-
-  >>> size_of(-2.0), size_of(3 + 4j)
-  (-2.0, 5.0)
-  """
-  return float(abs(scalar) if np.iscomplexobj(scalar) else scalar)
-
-
-def data(node: Node) -> Value:
-  """A value that depends on the inputs."""
-  return Value("data", node=node)
+def touched_by(values: Iterable[Value]) -> frozenset[Touch]:
+  """Parameters that have a say in whatever is computed of the values."""
+  found = frozenset[Touch]()
+  for value in values:
+    if not found:
+      found = value.touched
+    elif not value.touched <= found:
+      found |= value.touched
+  return found
 
 
-def joined(values: Iterable[Value], step: str) -> Value:
-  """A parameter made of several values, none of them data."""
+def parameter(path: str, shape: tuple[int, ...]) -> Value:
+  """A leaf."""
+  return Value(
+    "parameter", leaf(path, shape), touched=frozenset((Touch(path),))
+  )
+
+
+def data(node: Node, touched: frozenset[Touch] | None = None) -> Value:
+  """A value that depends on the inputs; touched by its operands."""
+  touched = touched_by(node.operands) if touched is None else touched
+  return Value("data", node=node, touched=touched)
+
+
+def joined(
+  values: Iterable[Value],
+  step: str,
+  shape: tuple[int, ...] = (),
+  touched: frozenset[Touch] | None = None,
+) -> Value:
+  """A parameter, or a constant, computed of several values that are no data."""
   values = tuple(values)
-  paths = tuple(dict.fromkeys(path for value in values for path in value.paths))
-  if not paths:
-    return CONSTANT
-  views = [value.view for value in values if value.paths]
-  return Value("parameter", paths, (*views[0], step), derived=True)
+  touched = touched_by(values) if touched is None else touched
+  views = [value.view for value in values if value.view is not None]
+  if views:
+    return Value("parameter", computed(views, step, shape), touched=touched)
+  return Value("constant", touched=touched) if touched else CONSTANT
 
 
 def same_kind(first: Value, second: Value) -> bool:

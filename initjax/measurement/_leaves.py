@@ -106,10 +106,9 @@ def kernel_variance(
 ) -> float:
   """Variance of the kernel's entries, at one repeat; NaN if not known."""
   leaf = leaves.get(op.path)
-  if op.origin != "parameter" or leaf is None:
+  if op.origin != "parameter" or op.view is None or leaf is None:
     return math.nan
-  slices = sum(step.startswith("scan[") for step in op.view)
-  if slices == len(repeat) and all(s.startswith("scan[") for s in op.view):
+  if op.view.stacked and not op.is_shared:
     leaf = leaf[repeat]
   if not np.isfinite(leaf).all() or not leaf.size:
     return math.nan

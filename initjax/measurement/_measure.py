@@ -1,5 +1,6 @@
 """`measure`: the size of every signal in a model, forward and backward."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from initjax._statistics import (
 from initjax.graph import LinearOp
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import Feed, Site
-from initjax.graph._replay import Slot, Visit, Visited, replay
+from initjax.graph._interpret import Slot, Visited, Visitor, run
 from initjax.graph._signal_graph import Trace, trace
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
@@ -142,14 +143,14 @@ def _measured(
     check_key(key)
   fn, params, inputs, _ = as_function(fn, params, inputs)
   traced = trace(fn, params, *inputs)
-  run, slots = _instrumented(traced, inputs, has_aux, detail)
+  watched, slots = _instrumented(traced, inputs, has_aux, detail)
   gradients = None
   if detail or grad:
-    main, pull_back, aux = jax.vjp(run, slots, params, has_aux=True)
+    main, pull_back, aux = jax.vjp(watched, slots, params, has_aux=True)
     backward, gradients = pull_back(_cotangent(main, cotangent, key))
   else:
     main, pull_back, aux = jax.vjp(
-      lambda slots: run(slots, params), slots, has_aux=True
+      lambda slots: watched(slots, params), slots, has_aux=True
     )
     (backward,) = pull_back(_cotangent(main, cotangent, key))
   outputs, found = aux
@@ -161,19 +162,19 @@ def _instrumented(
   traced: Trace, inputs: Any, has_aux: bool, detail: bool
 ) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:
   """The function of (slots, params) to be differentiated, and its slots."""
-  visit, slots, blanks = _plan(traced, detail)
+  visitor, slots, blanks = _plan(traced, detail)
   others = jax.tree.leaves(inputs)
 
-  def run(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
+  def watched(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
     given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
     arguments = [*jax.tree.leaves(params), *others]
-    flat, found = replay(visit, traced.jaxpr, arguments, given)
+    flat, found, _ = run(traced.jaxpr, arguments, visitor, given)
     flat = [jnp.asarray(leaf) for leaf in flat]  # Python's numbers among them
     outputs = jax.tree.unflatten(jax.tree.structure(traced.out_shape), flat)
     main = outputs[0] if has_aux else outputs
     return _differentiable(main), (outputs, found)
 
-  return run, slots
+  return watched, slots
 
 
 class _Seen(NamedTuple):
@@ -187,15 +188,27 @@ class _Seen(NamedTuple):
 
 def _plan(
   traced: Trace, detail: bool
-) -> tuple[Visit, dict[Site, Any], dict[Site, _Seen]]:
+) -> tuple[Visitor, dict[Site, Any], dict[Site, _Seen]]:
   """What to do at the sites, their slots, and what they hand out if not run."""
   ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
   sources = _sources(traced.graph.ops) if detail else {}
+  # so that an activation of many operations is traced once for each shape
+  slope = functools.cache(
+    lambda phi: jax.jit(functools.partial(mean_slope, phi))
+  )
 
-  def visit(visited: Visited, slot: Slot) -> tuple[list[Any], _Seen]:
-    return _visit(
-      ops.get(visited.site), sources.get(visited.site, {}), visited, slot
-    )
+  def visit(
+    visited: Visited, slot: Slot, state: None
+  ) -> tuple[list[Any], _Seen, None]:
+    if visited.equation.primitive.name == "while":  # it has no gradient
+      return visited.outputs, slot.forward, state
+    slopes = {
+      at: slope(feed.activation)(
+        jax.lax.stop_gradient(visited.outputs[feed.output])
+      )
+      for at, feed in sources.get(visited.site, {}).items()
+    }
+    return *_visit(ops.get(visited.site), slopes, visited, slot), state
 
   slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
   blanks = {}
@@ -208,7 +221,7 @@ def _plan(
     shape = ops[site].repeats if site in ops else ()
     more = Detail(*(jnp.zeros(shape),) * 4) if detail and site in ops else None
     blanks[site] = _Seen(slots.get(site), more, nothing)
-  return visit, slots, blanks
+  return Visitor(visit), slots, blanks
 
 
 def _sources(
@@ -227,26 +240,21 @@ def _sources(
 
 def _visit(
   op: LinearOp | None,
-  fed: dict[tuple[int, bool], Feed],
+  slopes: dict[tuple[int, bool], jax.Array],
   visited: Visited,
   slot: Slot,
 ) -> tuple[list[Any], _Seen]:
   outputs = list(visited.outputs)
-  seen = [jax.lax.stop_gradient(output) for output in outputs]
-  slopes = {
-    at: mean_slope(feed.activation, seen[feed.output])
-    for at, feed in fed.items()
-    if feed.activation is not None
-  }
   if op is None:
     return outputs, _Seen(None, None, slopes)
-  if jnp.issubdtype(seen[0].dtype, jnp.inexact):
+  seen = jax.lax.stop_gradient(outputs[0])
+  if jnp.issubdtype(seen.dtype, jnp.inexact):
     outputs[0] = tap(outputs[0], slot.backward)
   more = None
   if slot.forward.detail is not None:
     operands = jax.lax.stop_gradient(visited.operands)
-    more = detail_of(op, None if op.place.closed else operands, seen[0])
-  tallied = spread(tally(seen[0]), slot.forward.tally)
+    more = detail_of(op, None if op.place.closed else operands, seen)
+  tallied = spread(tally(seen), slot.forward.tally)
   return outputs, _Seen(tallied, more, slopes)
 
 

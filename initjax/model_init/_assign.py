@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from initjax.graph import LinearOp, SignalGraph
-from initjax.model_init._views import View, view_of
+from initjax.graph._view import View
 from initjax.propagation._sizes import Direction, Fed, Signal, Sizes
 
 Key = tuple[str, str]
@@ -34,7 +34,7 @@ class Kernel(NamedTuple):
   def repeat(self, op: LinearOp, repeat: Repeat) -> Repeat:
     """Which of the stacked kernels one repeat uses."""
     scans = () if self.view is None else self.view.scans
-    at = dict(zip((s.site for s in op.place.scans), repeat, strict=True))
+    at = dict(zip(op.place.scans, repeat, strict=True))
     return tuple(at[scan] for scan in scans)
 
 
@@ -42,10 +42,7 @@ def kernels_of(
   graph: SignalGraph, sizes: Mapping[str, int]
 ) -> tuple[Kernel, ...]:
   """The kernel of each operation; `sizes` are those of the leaves."""
-  views = [
-    None if op.origin == "constant" else view_of(op.kernel) for op in graph.ops
-  ]
-  used = list(zip(graph.ops, views, strict=True))
+  used = [(op, _entries(op)) for op in graph.ops]
   parts: dict[str, set[str]] = {}
   for op, view in used:
     for path in op.paths:
@@ -60,6 +57,13 @@ def kernels_of(
     ]
     found.append(Kernel(view, tuple(keys)))
   return tuple(found)
+
+
+def _entries(op: LinearOp) -> View | None:
+  """The view, if it tells each entry and its factor."""
+  view = op.view
+  known = view is not None and view.exact and view.multiplier is not None
+  return view if known else None
 
 
 def _size(op: LinearOp) -> int:
@@ -159,7 +163,7 @@ class _Walk:
     op, kernel = self.graph.ops[index], self.kernels[index]
     fed = self.sizes.fed(op, repeat)
     own = kernel.repeat(op, repeat)
-    factor = _multiplier(op, kernel) ** 2
+    factor = op.multiplier**2
     wanted = _wanted(op, fed, self.direction)
     wanted = wanted / factor if wanted is not None and factor else None
     for key in kernel.keys:
@@ -197,11 +201,7 @@ class _Walk:
         given = self.table.setdefault(key, Given(index))
         if given.index == index:
           own = kernel.repeat(op, repeat)
-          given.variances.setdefault(own, unit / _multiplier(op, kernel) ** 2)
-
-
-def _multiplier(op: LinearOp, kernel: Kernel) -> float:
-  return op.multiplier if kernel.view is None else kernel.view.multiplier
+          given.variances.setdefault(own, unit / op.multiplier**2)
 
 
 def _wanted(op: LinearOp, fed: Fed, direction: Direction) -> float | None:

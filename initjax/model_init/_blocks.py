@@ -14,8 +14,9 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 
-from initjax.model_init._slices import Place, Program, Step
-from initjax.model_init._values import Out, bind
+from initjax.graph._primitives import BLOCKWISE, RESHAPES
+from initjax.model_init._expressions import Out, bind
+from initjax.model_init._programs import Instruction, Program, Reference
 
 BLOCK = 2**18
 """elements in a block"""
@@ -23,17 +24,6 @@ LARGE = 2**21
 """elements above which an array is drawn in blocks"""
 
 _PARTITIONABLE = "jax_threefry_partitionable"
-_RESHAPES = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim")
-_ELEMENTWISE = {
-  "abs", "add", "and", "atan2", "bitcast_convert_type", "cbrt", "ceil",
-  "clamp", "convert_element_type", "copy", "cos", "cosh", "div", "eq", "erf",
-  "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt",
-  "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max",
-  "min", "mul", "ne", "neg", "nextafter", "not", "or", "pow",
-  "reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left",
-  "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh",
-  "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
-}  # fmt: skip
 Bits = Callable[[jax.Array, int], jax.Array]
 """random bits of a key, of a width, for the positions wanted"""
 
@@ -63,7 +53,7 @@ def out_aval(program: Program) -> Any:
   return program.steps[step].node.avals[index]
 
 
-def _is_link(step: Step, size: int) -> bool:
+def _is_link(step: Instruction, size: int) -> bool:
   """All shapes are the whole array, or one number; order is kept."""
   node, aval = step.node, step.node.avals[0]
   if step.body or len(node.avals) > 1:
@@ -76,10 +66,10 @@ def _is_link(step: Step, size: int) -> bool:
     return True
   if node.name == "bitcast_convert_type":
     return _sizes(step) == {math.prod(aval.shape)}
-  return node.name in _RESHAPES or node.name in _ELEMENTWISE
+  return node.name in RESHAPES | BLOCKWISE
 
 
-def _sizes(step: Step) -> set[int]:
+def _sizes(step: Instruction) -> set[int]:
   return {
     math.prod(value.aval.shape)
     for value in step.node.operands
@@ -95,7 +85,7 @@ def flat(
   scalars = [x if _is_key(x) else jnp.reshape(x, ()) for x in arguments]
   results: list[jax.Array] = []
 
-  def get(place: Place) -> jax.Array:
+  def get(place: Reference) -> jax.Array:
     if place[0] == "number":
       return jnp.reshape(place[-1].value, ())
     return results[place[1]] if place[0] == "node" else scalars[place[1]]
@@ -107,7 +97,7 @@ def flat(
       width = step.node.eqn.params["bit_width"]
       draw = bits if whole else _one_number  # one that all elements share
       result = draw(operands[0], width)
-    elif step.node.name in _RESHAPES:
+    elif step.node.name in RESHAPES:
       result = operands[0]
     else:
       shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in operands))

@@ -1,5 +1,6 @@
 """`calibrate`: unit second moment at every operation, in one forward pass."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._checks import check_choice, check_number
+from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
 from initjax.graph._frameworks import as_function
 from initjax.graph._signal_graph import Trace, trace
 from initjax.model_init._calibration import Calibration
-from initjax.model_init._groups import groups_of
-from initjax.model_init._kernels import kernels_of
+from initjax.model_init._groups import groups_of, kernels_of
 from initjax.model_init._leaves import rescaled
-from initjax.model_init._pass import Plan, beginning, pooled, run
+from initjax.model_init._pass import Plan, beginning, one_pass, pooled
 
 
 def calibrate(
@@ -101,18 +102,23 @@ def calibrate(
   _check_concrete(params, inputs)
   params = jax.tree.map(_in_jax, params)
   traced = trace(fn, params, *inputs)
-  plan = _plan(traced, params, statistic, target)
-  leaves = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
-  start = beginning(plan)
-  _, states, rows = run(plan, traced.jaxpr, leaves, start)
-  if tied == "pooled" and any(group.shared for group in plan.groups):
-    start = pooled(plan, states)
-    _, states, rows = run(plan, traced.jaxpr, leaves, start)
-  flat, structure = jax.tree.flatten(params)
-  changed = rescaled(plan, states, leaves)[: len(flat)]
-  ordered = tuple(rows[site] for site in traced.sites)
-  info = Calibration(ordered, traced.graph, statistic, tied)
-  return as_given(jax.tree.unflatten(structure, changed)), info
+  plan = _plan(traced, params, statistic)
+
+  def program(params: Any, others: Any, target: Any) -> Any:
+    leaves = leaves_by_path(params)
+    forward = functools.partial(
+      one_pass, plan, traced.jaxpr, [*leaves.values(), *others], target
+    )
+    states, rows = forward(beginning(plan))
+    if tied == "pooled" and any(group.shared for group in plan.groups):
+      states, rows = forward(pooled(plan, states))
+    changed = [*rescaled(plan, states, leaves).values()]
+    ordered = tuple(rows[site] for site in traced.sites)
+    return jax.tree.unflatten(jax.tree.structure(params), changed), ordered
+
+  changed, rows = execute(program, params, jax.tree.leaves(inputs), target)
+  info = Calibration(rows, traced.graph, statistic, tied)
+  return as_given(changed), info
 
 
 _NO_KERNEL = (
@@ -127,14 +133,14 @@ _NO_INPUT = (
 )
 
 
-def _plan(traced: Trace, params: Any, statistic: str, target: Any) -> Plan:
+def _plan(traced: Trace, params: Any, statistic: str) -> Plan:
   paths = paths_of(params)
   if not traced.sites:
     alone = len(traced.jaxpr.in_avals) == len(paths)
     raise ValueError(_NO_INPUT if alone else _NO_KERNEL)
   ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
   kernels = kernels_of(traced, paths)
-  return Plan(ops, kernels, groups_of(ops, kernels), statistic, target)
+  return Plan(ops, kernels, groups_of(ops, kernels), statistic)
 
 
 def _in_jax(leaf: Any) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from initjax.model_init import _blocks
-from initjax.model_init._slices import Program, run
+from initjax.model_init._programs import Program, run
 
 Shardings = tuple[Any, ...] | None
 """where each output shall live; None leaves it to JAX"""

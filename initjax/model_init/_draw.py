@@ -11,10 +11,10 @@ import numpy as np
 
 from initjax._paths import key_of
 from initjax.graph import LinearOp
+from initjax.graph._view import View
 from initjax.initializers import variance_scaling
 from initjax.initializers._sampling import initializer
 from initjax.model_init._assign import Given, Kernel
-from initjax.model_init._views import View
 
 Distribution = Literal["truncated_normal", "normal", "uniform", "orthogonal"]
 DISTRIBUTIONS = ("truncated_normal", "normal", "uniform", "orthogonal")
@@ -68,8 +68,7 @@ def drawn_leaf(
     operand = _operand(own, leaf.dtype, draw, view, distribution)
     if _is_bijection(view, operand.size, math.prod(leaf.shape)):
       return _undone(view, path, leaf, operand)
-    extents = {each: shapes[each].shape for each in view.paths}
-    result = _placed(view, path, extents, result, operand)
+    result = _placed(view, path, result, operand)
   return jnp.asarray(result)
 
 
@@ -86,8 +85,7 @@ def _operand(
 ) -> jax.Array:
   """The operand of all repeats [*repeats of the view, *operand]."""
   op, given = draw.op, draw.given
-  lengths = {scan.site: scan.length for scan in op.place.scans}
-  repeats = tuple(lengths[scan] for scan in view.scans)
+  repeats = tuple(scan.length for scan in view.scans)
   shape = (*repeats, *op.kernel_shape)
   variance = np.array([given.at(at) for at in np.ndindex(*repeats)])
   variance = variance.reshape(*repeats, *(1 for _ in op.kernel_shape))
@@ -202,18 +200,15 @@ def _undone(
 
 
 def _placed(
-  view: View,
-  path: str,
-  shapes: Mapping[str, tuple[int, ...]],
-  leaf: jax.Array,
-  operand: jax.Array,
+  view: View, path: str, leaf: jax.Array, operand: jax.Array
 ) -> jax.Array:
   """The leaf with those entries replaced that the operand sees."""
-  beyond = leaf.size  # what comes from other leaves
-  indices: dict[str, Any] = {
-    each: jnp.full(shapes[each], beyond, jnp.int32) for each in view.paths
+  beyond = leaf.size  # what comes from other leaves, and zeros
+  indices: dict[str, jax.Array] = {
+    each: jnp.full(shape, beyond, jnp.int32)
+    for each, shape in view.leaves.items()
   }
   indices[path] = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
-  places = view.apply(indices).ravel()
+  places = jnp.ravel(view.apply(indices, fill=beyond))
   flat = leaf.ravel().at[places].set(operand.ravel(), mode="drop")
   return flat.reshape(leaf.shape)

@@ -6,14 +6,46 @@ other scans it is carried from one repeat to the next, with what is known of it.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
-from initjax._statistics import wide
+from initjax._statistics import wide_dtype
 from initjax.graph._graph import LinearOp, Site
-from initjax.model_init._kernel_views import View, overlap
-from initjax.model_init._kernels import Kernels
+from initjax.graph._interpret import FORWARD
+from initjax.graph._signal_graph import Trace
+from initjax.graph._view import View, memory_of, overlap
+
+
+class Kernels(NamedTuple):
+  """What can be calibrated."""
+
+  views: dict[Site, View]
+  """of operations whose kernel is a view of floating-point parameters"""
+  entangled: frozenset[str]
+  """parameters that are used in another way, too: rescaling them would change
+  signals behind the back of the pass"""
+
+
+def kernels_of(traced: Trace, paths: Sequence[str]) -> Kernels:
+  """The kernels of all operations that the pass reaches.
+
+  Args:
+    traced: the model.
+    paths: of its parameters, in order.
+  """
+  leaves = zip(paths, traced.jaxpr.in_avals, strict=False)
+  floats = {p for p, aval in leaves if jnp.issubdtype(aval.dtype, jnp.inexact)}
+  views = {
+    op.place.site: op.view.covering
+    for op in traced.graph.ops
+    if op.view is not None
+    and not op.view.computed
+    and floats.issuperset(op.paths)
+    and op.place.whole <= FORWARD
+  }
+  return Kernels(views, traced.entangled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,35 +71,30 @@ def groups_of(
     near = [
       group
       for group in sets
-      if any(overlap(kernels.views[s].regions, view.regions) for s in group)
+      if any(overlap(kernels.views[s], view) for s in group)
     ]
     sets = [group for group in sets if group not in near]
     sets.append(sorted([*(s for group in near for s in group), site]))
   return tuple(
     _group(ops, kernels.views, group)
     for group in sorted(sets)
-    if not _leaves(kernels.views, group) & kernels.entangled
+    if not any(kernels.entangled & set(kernels.views[s].paths) for s in group)
   )
-
-
-def _leaves(
-  views: Mapping[Site, View], sites: Sequence[Site]
-) -> frozenset[int]:
-  return frozenset[int]().union(*(views[site].leaves for site in sites))
 
 
 def _group(
   ops: Mapping[Site, LinearOp], views: Mapping[Site, View], sites: list[Site]
 ) -> Group:
-  sliced = [views[site].sliced for site in sites]
-  slicers = frozenset(scan for scans in sliced for scan in scans)
+  scans = [scan for site in sites for scan in views[site].scans]
+  slicers = frozenset(scan.site for scan in scans)
   if len(sites) > 1 and not _alike(ops, views, sites, slicers):
     slicers = frozenset()
   lengths = {
     scan.site: scan.length for site in sites for scan in ops[site].place.scans
   }
-  shape = tuple(lengths[scan] for scan in sliced[0] if scan in slicers)
-  dtypes = [wide(jnp.zeros((), ops[site].dtype)).dtype for site in sites]
+  first = (scan.site for scan in views[sites[0]].scans)
+  shape = tuple(lengths[scan] for scan in first if scan in slicers)
+  dtypes = [wide_dtype(ops[site].dtype) for site in sites]
   carried = any(
     length > 1 for scan, length in lengths.items() if scan not in slicers
   )
@@ -87,20 +114,23 @@ def _alike(
   slicers: frozenset[Site],
 ) -> bool:
   """Whether repeats of all scans see the same slices of one parameter."""
+  memory = memory_of(views[site] for site in sites)
 
   def signature(view: View) -> Any:
-    ((_, region), *others) = view.regions
-    lead = len(view.sliced)
+    try:
+      region = np.asarray(view.apply(memory))
+    except ValueError:  # no view of memory
+      return None
+    lead = len(view.scans)
     start = region.__array_interface__["data"][0]
-    known = not (others or view.moved)
-    return known and (start, region.shape[:lead], region.strides[:lead])
+    return start, region.shape[:lead], region.strides[:lead]
 
   first, *rest = (signature(views[site]) for site in sites)
   around = (
     {scan.site for scan in ops[site].place.scans} & slicers for site in sites
   )
   consistent = all(
-    scans == set(views[site].sliced)
+    scans == {scan.site for scan in views[site].scans}
     for scans, site in zip(around, sites, strict=True)
   )
   return bool(first) and all(one == first for one in rest) and consistent

@@ -9,12 +9,18 @@ import jax
 from initjax._checks import check_choice
 from initjax.graph._compat import open_jaxpr
 from initjax.model_init._compiled import compiled
+from initjax.model_init._expressions import (
+  Constant,
+  Expression,
+  Input,
+  nodes,
+  read,
+)
 from initjax.model_init._models import Making, making
 from initjax.model_init._path_keys import by_path, derived, key_test
 from initjax.model_init._placement import placements
+from initjax.model_init._programs import is_input, program_of
 from initjax.model_init._progress import watched
-from initjax.model_init._slices import is_input, program_of
-from initjax.model_init._values import Constant, Input, Value, nodes, read
 
 
 def init_variables(
@@ -97,8 +103,8 @@ class _Part(NamedTuple):
   """What is drawn in one call."""
 
   draw: Callable[..., Any]
-  arguments: tuple[Value, ...]
-  keys: list[Value]
+  arguments: tuple[Expression, ...]
+  keys: list[Expression]
   """those of the arguments that it draws from"""
   place: int
   """the first leaf that it makes"""
@@ -134,14 +140,16 @@ def _part(group: list[Any], is_key: Any, place: int) -> _Part:
   return _Part(compiled(program, settled), arguments, keys, place)
 
 
-def _reads_input(value: Value, is_key: Any) -> bool:
+def _reads_input(value: Expression, is_key: Any) -> bool:
   operands = itertools.chain.from_iterable(
     node.operands for node in nodes([value], stop=is_key)
   )
   return is_input(x for x in [value, *operands] if not is_key(x))
 
 
-def _argument(value: Value, known: dict[Value, Any], made: Making) -> Any:
+def _argument(
+  value: Expression, known: dict[Expression, Any], made: Making
+) -> Any:
   if isinstance(value, Constant):
     return value.value
   if value in known:

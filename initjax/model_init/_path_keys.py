@@ -7,52 +7,43 @@ import jax
 import jax.numpy as jnp
 
 from initjax._paths import key_of
-from initjax.model_init._values import (
+from initjax.graph._primitives import KEYS
+from initjax.model_init._expressions import (
+  Application,
   Constant,
+  Expression,
   Input,
-  Node,
   Out,
-  Value,
   bind,
   nodes,
 )
 
-_DERIVATIONS = (
-  "random_wrap",
-  "random_clone",
-  "random_unwrap",
-  "random_fold_in",
-  "random_split",
-  *("slice", "squeeze", "reshape", "broadcast_in_dim", "transpose"),
-  *("dynamic_slice", "gather", "concatenate", "copy", "copy_p"),
-)
-
 
 def key_test(
-  outputs: Sequence[Value], num_keys: int
-) -> Callable[[Value], bool]:
+  outputs: Sequence[Expression], num_keys: int
+) -> Callable[[Expression], bool]:
   """Tells the values that are keys, derived from the first inputs alone."""
-  found: set[Node] = set()
+  found: set[Application] = set()
 
-  def is_key(value: Value) -> bool:
+  def is_key(value: Expression) -> bool:
     if isinstance(value, Input):
       return value.place < num_keys
     return isinstance(value, Out) and value.node in found
 
   for node in nodes(outputs):
     given = [x for x in node.operands if not isinstance(x, Constant)]
-    if node.name in _DERIVATIONS and given and all(map(is_key, given)):
+    if node.name in KEYS and given and all(map(is_key, given)):
       found.add(node)
   return is_key
 
 
 def derived(
-  wanted: Sequence[Value], keys: Sequence[jax.Array]
-) -> dict[Value, Any]:
+  wanted: Sequence[Expression], keys: Sequence[jax.Array]
+) -> dict[Expression, Any]:
   """The keys as the model derives them, each step taken once."""
-  known: dict[Value, Any] = {Input(i): key for i, key in enumerate(keys)}
+  known: dict[Expression, Any] = {Input(i): key for i, key in enumerate(keys)}
 
-  def get(value: Value) -> Any:
+  def get(value: Expression) -> Any:
     return value.value if isinstance(value, Constant) else known[value]
 
   for node in nodes(wanted):
@@ -62,15 +53,15 @@ def derived(
 
 
 def by_path(
-  wanted: Sequence[Value], path: str, keys: Sequence[jax.Array]
-) -> dict[Value, Any]:
+  wanted: Sequence[Expression], path: str, keys: Sequence[jax.Array]
+) -> dict[Expression, Any]:
   """Keys for the draws of one leaf that depend on its path alone.
 
   The n-th key that the leaf draws from becomes
   `fold_in(key_of(root, path), n)`, split if it is an array of keys; the root
   is the first of the given keys that the model derives it from.
   """
-  found: dict[Value, Any] = {}
+  found: dict[Expression, Any] = {}
   for place, value in enumerate(wanted):
     root = keys[min(_roots(value))]
     aval = value.aval if isinstance(value, Out) else root
@@ -81,7 +72,7 @@ def by_path(
   return found
 
 
-def _roots(value: Value) -> set[int]:
+def _roots(value: Expression) -> set[int]:
   if isinstance(value, Input):
     return {value.place}
   operands = (x for node in nodes([value]) for x in node.operands)

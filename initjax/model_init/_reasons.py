@@ -37,8 +37,7 @@ def plan_of(
     fan = op.fan_in if direction == "forward" else op.fan_out
     gain = None
     if given is not None:
-      factor = op.multiplier if kernel.view is None else kernel.view.multiplier
-      gain = abs(factor) * math.sqrt(given * fan)
+      gain = abs(op.multiplier) * math.sqrt(given * fan)
     rows.append(
       VarianceRow(
         op.path,

@@ -133,7 +133,7 @@ def test_embedding_and_tied_readout_are_two_uses_of_one_path():
   assert look_up.path == readout.path
   assert (look_up.kind, look_up.fan_in, look_up.fan_out) == ("embedding", 1, 16)
   assert (readout.kind, readout.fan_in, readout.fan_out) == ("dot", 16, 50)
-  assert readout.view == ("transpose",)
+  assert readout.view.steps == ("transpose",)
 
 
 def test_ragged_dot_counts_one_expert():

@@ -226,7 +226,7 @@ def test_errors_say_what_to_do():
       calibrate(two_layers, TWO, X, target=target)
   with pytest.raises(ValueError, match="statistic must be one of"):
     calibrate(two_layers, TWO, X, statistic="std")
-  with pytest.raises(ValueError, match="shared must be one of 'first'"):
+  with pytest.raises(ValueError, match="tied must be one of 'first'"):
     calibrate(two_layers, TWO, X, tied="last")
   shapes = jax.eval_shape(lambda: TWO)
   with pytest.raises(ValueError, match=r"needs values, .* at bias of params"):

@@ -24,7 +24,7 @@ def tolerance(fan_in, depth=1, dtype=jnp.float32):
 
 
 @functools.partial(
-  jax.jit, static_argnums=0, static_argnames=("statistic", "shared")
+  jax.jit, static_argnums=0, static_argnames=("statistic", "tied")
 )
 def _program(fn, params, *inputs, **options):
   after, info = calibrate(fn, params, *inputs, **options)

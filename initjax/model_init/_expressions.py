@@ -15,25 +15,8 @@ import jax
 import numpy as np
 
 from initjax.graph._compat import open_jaxpr, scan_operands
-from initjax.graph._read import PARTS, PURE
+from initjax.graph._primitives import INLINED, PURE_ARRAYS
 
-_CALLS: tuple[str, ...] = (
-  "jit",
-  "pjit",
-  "closed_call",
-  "core_call",
-  "remat",
-  "remat2",
-)
-_CALLS += ("checkpoint", "custom_jvp_call", "custom_vjp_call")
-_OTHERS = """argmax argmin clz concatenate cumsum cumprod dot_general
-dynamic_update_slice iota pad random_bits random_clone random_fold_in
-random_gamma random_seed random_split random_unwrap random_wrap reduce_and
-reduce_max reduce_min reduce_or reduce_prod reduce_sum rng_bit_generator
-scatter shift_left shift_right_arithmetic shift_right_logical squeeze stack
-stop_gradient threefry2x32"""
-_PURE = PURE | PARTS | frozenset(_OTHERS.split())
-"""What is computed while reading: no callback, nothing with effects."""
 _serial = itertools.count()
 
 
@@ -54,7 +37,7 @@ class Constant:
 class Loop:
   """A scan that computes one of its outputs."""
 
-  body: "tuple[Value, ...]"
+  body: "tuple[Expression, ...]"
   """the carries that the output needs, then the row if it is of rows"""
   inputs: tuple[int, ...]
   """which inputs of the body the operands are: constants, carries, rows"""
@@ -67,12 +50,12 @@ class Loop:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Node:
+class Application:
   """One operation."""
 
   eqn: Any
   loop: Loop | None
-  operands: "tuple[Value, ...]"
+  operands: "tuple[Expression, ...]"
   avals: tuple[Any, ...]
   serial: int = dataclasses.field(default_factory=lambda: next(_serial))
 
@@ -85,7 +68,7 @@ class Node:
 class Out(NamedTuple):
   """One output of an operation."""
 
-  node: Node
+  node: Application
   place: int
 
   @property
@@ -94,16 +77,16 @@ class Out(NamedTuple):
     return self.node.avals[self.place]
 
 
-Value = Input | Constant | Out
+Expression = Input | Constant | Out
 
 
-def read(jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
+def read(jaxpr: Any, inputs: Sequence[Expression]) -> list[Expression]:
   """The outputs of a jaxpr, closed or not, as values of its inputs."""
   body, consts = open_jaxpr(jaxpr)
-  known: dict[Any, Value] = dict(zip(body.invars, inputs, strict=True))
+  known: dict[Any, Expression] = dict(zip(body.invars, inputs, strict=True))
   known |= zip(body.constvars, map(Constant, consts), strict=True)
 
-  def value(atom: Any) -> Value:
+  def value(atom: Any) -> Expression:
     if hasattr(atom, "val"):
       return Constant(_literal(atom))
     return known[atom]
@@ -129,21 +112,21 @@ def _live(body: Any) -> list[Any]:
   return kept[::-1]
 
 
-def _apply(eqn: Any, operands: list[Value]) -> list[Value]:
+def _apply(eqn: Any, operands: list[Expression]) -> list[Expression]:
   name = eqn.primitive.name
-  if name in _CALLS:
+  if name in INLINED:
     inner = "jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"
     return read(eqn.params[inner], operands)
   if name == "scan":
     return list(_loops(eqn, operands))
   avals = tuple(var.aval for var in eqn.outvars)
-  if name in _PURE and _is_number(operands, avals):
+  if name in PURE_ARRAYS and _is_number(operands, avals):
     return [Constant(x) for x in _computed(eqn, operands)]
-  node = Node(eqn, None, tuple(operands), avals)
+  node = Application(eqn, None, tuple(operands), avals)
   return [Out(node, index) for index in range(len(avals))]
 
 
-def _is_number(operands: Iterable[Value], avals: Iterable[Any]) -> bool:
+def _is_number(operands: Iterable[Expression], avals: Iterable[Any]) -> bool:
   known = all(isinstance(operand, Constant) for operand in operands)
   return known and all(math.prod(aval.shape) == 1 for aval in avals)
 
@@ -163,7 +146,7 @@ def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
   return list(results) if multiple else [results]
 
 
-def _loops(eqn: Any, operands: list[Value]) -> Iterator[Value]:
+def _loops(eqn: Any, operands: list[Expression]) -> Iterator[Expression]:
   """Each output of a scan as a scan of its own."""
   num_consts, num_carry = scan_operands(eqn.params)
   body = read(eqn.params["jaxpr"], [Input(i) for i in range(len(operands))])
@@ -187,11 +170,11 @@ def _loops(eqn: Any, operands: list[Value]) -> Iterator[Value]:
       length=eqn.params["length"],
       reverse=eqn.params["reverse"],
     )
-    node = Node(eqn, loop, tuple(operands[i] for i in kept), (var.aval,))
+    node = Application(eqn, loop, tuple(operands[i] for i in kept), (var.aval,))
     yield Out(node, 0)
 
 
-def _sources(outputs: Iterable[Value]) -> list[Input]:
+def _sources(outputs: Iterable[Expression]) -> list[Input]:
   found = [out for out in outputs if isinstance(out, Input)]
   for node in nodes(outputs):
     found += [x for x in node.operands if isinstance(x, Input)]
@@ -199,10 +182,11 @@ def _sources(outputs: Iterable[Value]) -> list[Input]:
 
 
 def nodes(
-  outputs: Iterable[Value], stop: Callable[[Value], bool] = lambda _: False
-) -> list[Node]:
+  outputs: Iterable[Expression],
+  stop: Callable[[Expression], bool] = lambda _: False,
+) -> list[Application]:
   """The operations that the outputs need, in order; none behind a stop."""
-  found: set[Node] = set()
+  found: set[Application] = set()
   waiting = list(outputs)
   while waiting:
     value = waiting.pop()

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from initjax.model_init._expressions import Input, Loop, Out, nodes, read
 from initjax.model_init._path_keys import derived, key_test
-from initjax.model_init._slices import program_of, run
-from initjax.model_init._values import Input, Loop, Out, nodes, read
+from initjax.model_init._programs import program_of, run
 
 
 def programs(init):

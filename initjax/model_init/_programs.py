@@ -13,27 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax.model_init._values import (
+from initjax.model_init._expressions import (
+  Application,
   Constant,
+  Expression,
   Input,
-  Node,
   Out,
-  Value,
   bind,
   nodes,
 )
 
-Place = tuple[Any, ...]
+Reference = tuple[Any, ...]
 """("node", step, output), ("argument", position) or ("number", its value)"""
 
 
-class Step(NamedTuple):
+class Instruction(NamedTuple):
   """One operation, its operands by place, and the body if it is a loop."""
 
-  node: Node
-  places: tuple[Place, ...]
+  node: Application
+  places: tuple[Reference, ...]
   body: "Program | None"
-  body_places: tuple[Place, ...]
+  body_places: tuple[Reference, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Program:
   """Steps that compute outputs from arguments; compares by its form."""
 
   form: Hashable
-  steps: tuple[Step, ...] = dataclasses.field(compare=False)
-  outs: tuple[Place, ...] = dataclasses.field(compare=False)
+  steps: tuple[Instruction, ...] = dataclasses.field(compare=False)
+  outs: tuple[Reference, ...] = dataclasses.field(compare=False)
 
 
 def program_of(
-  outputs: Sequence[Value],
-  is_argument: Callable[[Value], bool],
+  outputs: Sequence[Expression],
+  is_argument: Callable[[Expression], bool],
   is_lifted: Callable[[Any], bool] | None = None,
-) -> tuple[Program, tuple[Value, ...]]:
+) -> tuple[Program, tuple[Expression, ...]]:
   """A program for the outputs, and the values that are its arguments."""
   is_lifted = is_lifted or _is_lifted
   ordered = nodes(outputs, stop=is_argument)
   number = {node: place for place, node in enumerate(ordered)}
-  arguments: dict[Value, int] = {}
+  arguments: dict[Expression, int] = {}
 
-  def place(value: Value, lift: bool = False) -> Place:
+  def place(value: Expression, lift: bool = False) -> Reference:
     local = isinstance(value, Out) and value.node in number
     if isinstance(value, Out) and local and not is_argument(value):
       return ("node", number[value.node], value.place)
@@ -81,7 +81,7 @@ def _is_array(value: Any) -> bool:
   return bool(value.size != 1)
 
 
-def _never(_: Value) -> bool:
+def _never(_: Expression) -> bool:
   return False
 
 
@@ -89,18 +89,18 @@ def _bytes(value: Any) -> Hashable:
   return value.shape, np.asarray(value).tobytes()
 
 
-def _shape(value: Value) -> Hashable:
+def _shape(value: Expression) -> Hashable:
   if isinstance(value, Input):
     return "input"
   aval = value.aval if isinstance(value, Out) else value.value
   return tuple(aval.shape), str(aval.dtype)
 
 
-def _step(node: Node, place: Callable[..., Place]) -> Step:
+def _step(node: Application, place: Callable[..., Reference]) -> Instruction:
   lift = node.name == "random_fold_in"
   places = tuple(place(value, lift) for value in node.operands)
   if node.loop is None:
-    return Step(node, places, None, ())
+    return Instruction(node, places, None, ())
   body, arguments = program_of(node.loop.body, _never, _is_array)
   body_places = tuple(
     ("operand", node.loop.inputs.index(value.place))
@@ -108,14 +108,14 @@ def _step(node: Node, place: Callable[..., Place]) -> Step:
     else place(value, True)
     for value in arguments
   )
-  return Step(node, places, body, body_places)
+  return Instruction(node, places, body, body_places)
 
 
-def _short(place: Place) -> Place:
+def _short(place: Reference) -> Reference:
   return place[:3]
 
 
-def _form(step: Step) -> Hashable:
+def _form(step: Instruction) -> Hashable:
   places = tuple(map(_short, step.places + step.body_places))
   if step.body is None:
     eqn = step.node.eqn
@@ -142,7 +142,7 @@ def run(program: Program, arguments: Sequence[Any]) -> list[Any]:
   """The outputs, step by step."""
   results: list[list[Any]] = []
 
-  def get(place: Place) -> Any:
+  def get(place: Reference) -> Any:
     kind, which, *rest = place
     if kind == "argument":
       return arguments[which]
@@ -158,7 +158,7 @@ def run(program: Program, arguments: Sequence[Any]) -> list[Any]:
 
 
 def _scan(
-  step: Step, operands: list[Any], get: Callable[[Place], Any]
+  step: Instruction, operands: list[Any], get: Callable[[Reference], Any]
 ) -> jax.Array:
   loop, body = step.node.loop, step.body
   assert loop is not None
@@ -188,6 +188,6 @@ def _scan(
   return rows if loop.place is None else carry[loop.place]
 
 
-def is_input(values: Iterable[Value]) -> bool:
+def is_input(values: Iterable[Expression]) -> bool:
   """Whether one of the values is an input."""
   return any(isinstance(value, Input) for value in values)

@@ -1,0 +1,279 @@
+"""Running a traced model again, with something done at every site.
+
+`run` binds each equation as it was and rebuilds the calls that hold sites:
+jit as jit, remat as remat with its policy, scan, cond and shard_map. What is
+done at a site may hand out a pytree (forward statistics); inside a scan these
+come out stacked, one for each repeat. Each site is given a slot, sliced
+likewise, whose gradient can carry what is measured going backward. Sites may
+also share states, read and changed in the order of execution.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from initjax.graph._compat import open_jaxpr, scan_operands, sub_jaxprs
+from initjax.graph._graph import Site
+from initjax.graph._primitives import CALLS, JITS, REMAT, RULES
+from initjax.graph._shard_map import in_shards
+
+
+class Visited(NamedTuple):
+  """An equation that was run, at a site."""
+
+  site: Site
+  equation: Any
+  operands: list[Any] | None
+  """None where a call was run as a whole, and this is the last site in it"""
+  outputs: list[Any]
+
+
+class Slot(NamedTuple):
+  """What a site is given; under scans with their leading axes."""
+
+  backward: Any
+  """to be differentiated with respect to; None if nothing is"""
+  forward: Any
+  """what the site hands out where it is not run"""
+
+
+State = Any
+Slots = Mapping[Site, Slot]
+States = Mapping[Any, State]
+Result = tuple[list[Any], dict[Site, Any], dict[Hashable, State]]
+"""Outputs, what sites handed out, and the states afterwards."""
+
+WITH_RULES = CALLS | REMAT | {"scan", "cond", "shard_map"}
+"""What is entered so that every derivative rule is kept."""
+FORWARD = CALLS | REMAT | RULES | {"scan", "cond"}
+"""What is entered where no derivative is taken, and states are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Visitor:
+  """What is done at the sites, and which states they share."""
+
+  visit: Callable[[Visited, Slot, State], tuple[list[Any], Any, State]]
+  """returns new outputs, what to hand out, and the site's state afterwards"""
+  state_of: Mapping[Site, Hashable] = dataclasses.field(default_factory=dict)
+  """of sites that have one; several may share it"""
+  slicers: Mapping[Hashable, frozenset[Site]] = dataclasses.field(
+    default_factory=dict
+  )
+  """scans that slice a state; from repeat to repeat of others it is carried"""
+
+  def within(self, slots: Slots, states: States) -> dict[Hashable, State]:
+    """The states of some sites."""
+    names = {self.state_of[site] for site in slots if site in self.state_of}
+    return {name: states[name] for name in states if name in names}
+
+
+def run(
+  jaxpr: Any,
+  arguments: Sequence[Any],
+  visitor: Visitor,
+  slots: Slots,
+  states: States | None = None,
+  *,
+  enter: frozenset[str] = WITH_RULES,
+  place: Site = (),
+) -> Result:
+  """Runs `jaxpr`, and visits its sites: the keys of `slots`.
+
+  Args:
+    jaxpr: of a model, closed or not.
+    arguments: its inputs, flat.
+    visitor: what is done at a site.
+    slots: of every site.
+    states: by name; those in `visitor.state_of`.
+    enter: calls that are rebuilt around the sites in them; any other is bound
+      as it is and visited once, as the last site in it.
+    place: position of `jaxpr` within the whole model.
+  """
+  opened = open_jaxpr(jaxpr)
+  known = dict(zip(opened.jaxpr.constvars, opened.consts, strict=True))
+  known.update(zip(opened.jaxpr.invars, arguments, strict=True))
+  found: dict[Site, Any] = {}
+  states = dict(states or {})
+
+  def look_up(atom: Any) -> Any:
+    return atom.val if hasattr(atom, "val") else known[atom]
+
+  inside = _by_equation(slots, len(place))
+  for index, equation in enumerate(opened.jaxpr.eqns):
+    operands = [look_up(atom) for atom in equation.invars]
+    if index in inside:
+      own = inside[index]
+      given = _Given(own, visitor.within(own, states))
+      call = _Call(equation, (*place, index), visitor, enter)
+      with equation.ctx.manager:
+        outputs, more, after = _run_equation(call, operands, given)
+      found.update(more)
+      states.update(after)
+    else:
+      outputs = bind(equation, operands)
+    known.update(zip(equation.outvars, outputs, strict=True))
+  return [look_up(atom) for atom in opened.jaxpr.outvars], found, states
+
+
+def bind(equation: Any, operands: Sequence[Any]) -> list[Any]:
+  """The equation as it was."""
+  primitive = equation.primitive
+  with equation.ctx.manager:
+    outputs = primitive.bind(
+      *operands, **primitive.get_bind_params(equation.params)
+    )
+  return list(outputs) if primitive.multiple_results else [outputs]
+
+
+def _by_equation(slots: Slots, depth: int) -> dict[int, dict[Site, Slot]]:
+  """The slots of sites at or inside each equation of one jaxpr."""
+  found: dict[int, dict[Site, Slot]] = {}
+  for site, slot in slots.items():
+    found.setdefault(site[depth], {})[site] = slot
+  return found
+
+
+def _not_run(slots: Slots) -> dict[Site, Any]:
+  return {site: slot.forward for site, slot in slots.items()}
+
+
+class _Given(NamedTuple):
+  """What the sites of an equation are given: rides along with its operands."""
+
+  slots: Slots
+  states: States
+
+
+class _Call(NamedTuple):
+  """An equation with sites, and how they are visited."""
+
+  equation: Any
+  site: Site
+  visitor: Visitor
+  enter: frozenset[str]
+
+  @property
+  def params(self) -> dict[str, Any]:
+    """Of the equation."""
+    params: dict[str, Any] = self.equation.params
+    return params
+
+  def run(
+    self, jaxpr: Any, operands: list[Any], given: _Given, *branch: int
+  ) -> Result:
+    """A jaxpr of this equation."""
+    return run(
+      jaxpr,
+      operands,
+      self.visitor,
+      *given,
+      enter=self.enter,
+      place=(*self.site, *branch),
+    )
+
+
+def _run_equation(call: _Call, operands: list[Any], given: _Given) -> Result:
+  name = call.equation.primitive.name
+  if call.site in given.slots or name not in call.enter:
+    return _run_whole(call, operands, given)
+  return _REBUILD.get(name, _run_call)(call, operands, given)
+
+
+def _run_whole(call: _Call, operands: list[Any], given: _Given) -> Result:
+  """One site: the equation itself, or the last one in a call."""
+  slots, states = given
+  outputs = bind(call.equation, operands)
+  last = max(slots)
+  seen = operands if last == call.site else None
+  visited = Visited(last, call.equation, seen, outputs)
+  name = call.visitor.state_of.get(last)
+  outputs, handed, state = call.visitor.visit(
+    visited, slots[last], states.get(name)
+  )
+  after = dict(states) if name is None else {**states, name: state}
+  return outputs, {**_not_run(slots), last: handed}, after
+
+
+def _run_call(call: _Call, operands: list[Any], given: _Given) -> Result:
+  """Jit stays jit, remat stays remat with the same policy."""
+  (inner, *_) = sub_jaxprs(call.params)
+  name, params = call.equation.primitive.name, call.params
+
+  def enter(operands: list[Any], given: _Given) -> Result:
+    return call.run(inner, operands, given)
+
+  if name in REMAT:
+    enter = jax.checkpoint(
+      enter, policy=params["policy"], prevent_cse=params["prevent_cse"]
+    )
+  elif name in JITS:
+    enter = jax.jit(enter, inline=params["inline"])
+  return enter(operands, given)
+
+
+def _run_scan(call: _Call, operands: list[Any], given: _Given) -> Result:
+  params, slicers = call.params, call.visitor.slicers
+  num_consts, num_carry = scan_operands(params)
+  consts, rest = operands[:num_consts], operands[num_consts:]
+  slots, states = given
+  sliced = {n: s for n, s in states.items() if call.site in slicers[n]}
+  carried = {n: s for n, s in states.items() if n not in sliced}
+
+  def body(carry: Any, x: Any) -> Any:
+    (values, carried), (xs, slots, sliced) = carry, x
+    given = _Given(slots, {**carried, **sliced})
+    arguments = [*consts, *values, *xs]
+    outputs, found, after = call.run(params["jaxpr"], arguments, given)
+    changed = {name: after[name] for name in sliced}
+    kept = {name: after[name] for name in carried}
+    return (outputs[:num_carry], kept), (outputs[num_carry:], found, changed)
+
+  (carry, carried), (ys, found, sliced) = jax.lax.scan(
+    body,
+    (rest[:num_carry], carried),
+    (rest[num_carry:], slots, sliced),
+    length=params["length"],
+    reverse=params["reverse"],
+    unroll=params["unroll"],
+  )
+  return [*carry, *ys], found, {**carried, **sliced}
+
+
+def _run_cond(call: _Call, operands: list[Any], given: _Given) -> Result:
+  """Every branch hands out all sites, and all states."""
+
+  def branch(number: int, jaxpr: Any) -> Callable[..., Result]:
+    def run(operands: list[Any], given: _Given) -> Result:
+      slots, states = given
+      own = _by_equation(slots, len(call.site)).get(number, {})
+      inner = _Given(own, call.visitor.within(own, states))
+      outputs, found, after = call.run(jaxpr, operands, inner, number)
+      return outputs, {**_not_run(slots), **found}, {**states, **after}
+
+    return run
+
+  index, *others = operands
+  choices = [branch(*each) for each in enumerate(call.params["branches"])]
+  return jax.lax.switch(index, choices, others, given)
+
+
+def _run_shard_map(call: _Call, operands: list[Any], given: _Given) -> Result:
+  """States stay outside: what each device would make of them differs."""
+
+  def run(operands: list[Any], slots: Slots) -> tuple[list[Any], Any]:
+    given = _Given(slots, {})
+    outputs, found, _ = call.run(call.params["jaxpr"], operands, given)
+    return outputs, found
+
+  outputs, found = in_shards(run, call.params, operands, given.slots)
+  return outputs, found, dict(given.states)
+
+
+_REBUILD: dict[str, Callable[[_Call, list[Any], _Given], Result]] = {
+  "scan": _run_scan,
+  "cond": _run_cond,
+  "shard_map": _run_shard_map,
+}

@@ -1,0 +1,357 @@
+"""How an array is made of parameters: moved, sliced by scans, scaled.
+
+A `View` is a tree of plain data: equal if the arrays are made alike, and
+without the program that it was read from. It says which axes of a leaf the
+array holds, which scans slice it and by what it is multiplied; applied to
+leaves it gives the array, and its transpose carries a factor back to them.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from initjax.graph._compat import Equation
+from initjax.graph._moves import (
+  Array,
+  Held,
+  Move,
+  Reshape,
+  Shape,
+  moves_of,
+)
+from initjax.graph._primitives import JOINS, LAYOUT, PARTS, SCALES, STAYS
+
+if TYPE_CHECKING:
+  from initjax.graph._graph import Scan
+
+Region = tuple[str, np.ndarray]
+"""Entries of a leaf, as a view of memory that is never read."""
+_MAX_WORK: Any = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """An array [*lengths of the scans that slice it, *its own axes]."""
+
+  shape: Shape
+  """of its own axes"""
+  paths: tuple[str, ...] = ()
+  """of the leaves"""
+  name: str = ""
+  """of the last step: a primitive, or "scan" where a scan slices it; "" for a
+  leaf"""
+  below: tuple["View", ...] = ()
+  """what that step takes; nothing for a leaf and for what is computed"""
+  move: Move | int | None = None
+  """what it does with entries; for several, the axis along which they are
+  joined; None if they stay, or if that is not known"""
+  scans: "tuple[Scan, ...]" = ()
+  """that slice it, outermost first"""
+  axes: Held | None = None
+  """for each axis the axes of the leaf that it holds; None if lost"""
+  leaf_shape: Shape | None = None
+  """of the leaf; None if there are several or their entries are scaled apart"""
+  multiplier: float | None = 1.0
+  """constant factor between leaves and array; None if entries differ"""
+  exact: bool = True
+  """whether it is known which entries it holds"""
+  computed: bool = False
+  """whether it is more than entries moved and scaled"""
+
+  @property
+  def size(self) -> int:
+    """Entries in all repeats."""
+    return math.prod((*self.shape, *(scan.length for scan in self.scans)))
+
+  @property
+  def steps(self) -> tuple[str, ...]:
+    """From the (first) leaf, such as "transpose" or "scan[6]"."""
+    label = f"scan[{self.below[0].shape[0]}]" if self.name == "scan" else ""
+    own = (label or self.name,) if self.name else ()
+    return (*self.below[0].steps, *own) if self.below else own
+
+  @property
+  def part(self) -> str:
+    """How entries are chosen, as text; "" if none is left out."""
+    if self.name in PARTS:
+      return self._moves
+    return "|".join(filter(None, (view.part for view in self.below)))
+
+  @property
+  def _moves(self) -> str:
+    before = "|".join(view._moves for view in self.below)
+    return before if self.move is None else f"{before} {self.move}".strip()
+
+  @property
+  def stacked(self) -> bool:
+    """Whether it is the leaf, or an entry along its leading axes: scans'."""
+    return not self.below or (self.name == "scan" and self.below[0].stacked)
+
+  def apply(self, leaves: Mapping[str, Array], fill: int = 0) -> Array:
+    """The array [*repeats of scans, *own axes], but for constant factors.
+
+    Args:
+      leaves: by path, of any dtype; of NumPy arrays the result is a view.
+      fill: what stands for zeros that are joined to parameters.
+
+    Raises:
+      ValueError: if it is not exact, or NumPy arrays would have to be copied.
+    """
+    if not self.exact:
+      raise ValueError(f"which part of {self.paths} it is cannot be told")
+    if not self.below:
+      return leaves[self.paths[0]]
+    parts = [view.apply(leaves, fill) for view in self.below if view.paths]
+    if self.move is None:
+      return parts[0]
+    lead, first = len(self.scans), parts[0]
+    if not isinstance(self.move, int):
+      return self.move(first, lead)
+    if isinstance(first, np.ndarray):
+      raise ValueError("arrays side by side are no view of memory")
+    given, repeats = iter(parts), first.shape[:lead]
+    zeros = lambda shape: jnp.full((*repeats, *shape), fill, first.dtype)
+    every = [next(given) if v.paths else zeros(v.shape) for v in self.below]
+    return jnp.concatenate(every, axis=lead + self.move)
+
+  @property
+  def leaves(self) -> dict[str, Shape]:
+    """Shapes of the leaves, by path."""
+    if not self.below:
+      return dict.fromkeys(self.paths, self.shape)
+    return {p: s for view in self.below for p, s in view.leaves.items()}
+
+  def regions(self, memory: Mapping[str, np.ndarray]) -> list[Region]:
+    """The entries that it may hold, where `memory` stands for the leaves."""
+    if not self.paths:
+      return []
+    try:
+      return [(self.paths[0], np.asarray(self.apply(memory)))]
+    except ValueError:  # as much as can be viewed
+      return [region for view in self.below for region in view.regions(memory)]
+
+  @property
+  def distinct(self) -> bool:
+    """Whether no entry is held twice."""
+    pairs = itertools.combinations(self.below, 2)
+    size = sum(math.prod(view.shape) for view in self.below or (self,))
+    return (
+      math.prod(self.shape) <= size
+      and all(view.distinct for view in self.below)
+      and not any(overlap(*pair) for pair in pairs)
+    )
+
+  @property
+  def covering(self) -> "View":
+    """The smallest exact view that this is a part of: itself if it is exact.
+
+    A slice of what repeats entries counts as a part, so that each scan that
+    slices the covering view sees entries of its own.
+    """
+    given = [view for view in self.below if view.paths]
+    below = [view.covering for view in given]
+    repeated = self.name == "scan" and not below[0].distinct
+    if self.exact and below == given and not repeated:
+      return self
+    return below[0] if len(below) == 1 else _flat(below)
+
+
+def leaf(path: str, shape: Shape) -> View:
+  """A parameter as it is."""
+  axes = tuple((axis,) for axis in range(len(shape)))
+  return View(shape, (path,), axes=axes, leaf_shape=shape)
+
+
+def sliced(view: View, scan: "Scan") -> View:
+  """What one repeat of a scan sees of it."""
+  scans, axes = (*view.scans, scan), view.axes and view.axes[1:]
+  after = _after(view, "scan", view.shape[1:], scans=scans, axes=axes)
+  return dataclasses.replace(view, scans=scans) if view.computed else after
+
+
+def part(view: View, name: str, shape: Shape, axes: Held | None) -> View:
+  """A part that cannot be told beforehand."""
+  return _after(view, name, shape, axes=axes, exact=False)
+
+
+def computed(views: Sequence[View], name: str, shape: Shape) -> View:
+  """What is more than entries of parameters, moved and scaled."""
+  first = views[0]
+  return View(
+    shape,
+    _paths(views),
+    name,
+    first.below if first.computed else (first,),
+    scans=first.scans,
+    multiplier=None,
+    exact=False,
+    computed=True,
+  )
+
+
+def follow(
+  equation: Equation, views: Sequence[View | None], numbers: Sequence[Any]
+) -> list[View] | None:
+  """Views of an equation's outputs; None if it does more than move and scale.
+
+  Args:
+    equation: of a jaxpr.
+    views: of its operands; None for constants.
+    numbers: of its operands; None for what is no constant, or not one number.
+  """
+  name = equation.primitive.name
+  known = [view for view in views if view is not None]
+  if any(view.computed for view in known):
+    return None
+  if name in JOINS:
+    return _joined(equation, views, numbers)
+  view, place = known[0], views.index(known[0])
+  if len(known) > 1 or name not in LAYOUT | PARTS | SCALES:
+    return None
+  if name in STAYS | SCALES:
+    return _scaled(equation, view, place, numbers)
+  return None if place else _moved(equation, view, numbers)
+
+
+def _after(view: View, name: str, shape: Shape, **changes: Any) -> View:
+  """One more step."""
+  return dataclasses.replace(
+    view, name=name, shape=shape, below=(view,), **{"move": None, **changes}
+  )
+
+
+def _moved(
+  equation: Equation, view: View, numbers: Sequence[Any]
+) -> list[View] | None:
+  name, avals = equation.primitive.name, [v.aval for v in equation.outvars]
+  moves = moves_of(equation, numbers)
+  if moves is None:
+    lost = name == "gather" or len(avals[0].shape) != len(view.shape)
+    axes = None if lost else view.axes
+    return [part(view, name, tuple(avals[0].shape), axes)]
+  return [
+    _after(
+      view,
+      name,
+      tuple(aval.shape),
+      move=move,
+      axes=None if view.axes is None else move.axes(view.axes),
+    )
+    for move, aval in zip(moves, avals, strict=True)
+  ]
+
+
+def _scaled(
+  equation: Equation, view: View, place: int, numbers: Sequence[Any]
+) -> list[View] | None:
+  """Every entry stays, times a constant; that may differ between entries."""
+  name, output = equation.primitive.name, equation.outvars[0].aval
+  if tuple(output.shape) != view.shape or (name == "div" and place):
+    return None
+  if name in STAYS or name == "convert_element_type":
+    before = equation.invars[0].aval.dtype
+    rounds = _is_float(before) and not _is_float(output.dtype)
+    return None if rounds else [_after(view, name, view.shape)]
+  number = -1.0 if name == "neg" else numbers[1 - place]
+  factor = None if number is None else size_of(number)
+  if name == "div" and factor is not None:
+    factor = 1 / factor if factor else None
+  if factor is None or view.multiplier is None:
+    lost = dataclasses.replace(view, multiplier=None, axes=None)
+    return [dataclasses.replace(lost, leaf_shape=None)]
+  return [dataclasses.replace(view, multiplier=view.multiplier * factor)]
+
+
+def _is_float(dtype: Any) -> bool:
+  return jnp.issubdtype(dtype, jnp.inexact)
+
+
+def size_of(scalar: Any) -> float:
+  """A number as a factor of sizes: a complex one by its modulus.
+
+  >>> size_of(-2.0), size_of(3 + 4j)
+  (-2.0, 5.0)
+  """
+  return float(abs(scalar) if np.iscomplexobj(scalar) else scalar)
+
+
+def _joined(
+  equation: Equation, views: Sequence[View | None], numbers: Sequence[Any]
+) -> list[View] | None:
+  """Parameters side by side, and zeros among them."""
+  name, shape = equation.primitive.name, tuple(equation.outvars[0].aval.shape)
+  axis = equation.params["axis" if name == "stack" else "dimension"]
+  axis %= len(shape)
+  below = []
+  for view, number, atom in zip(views, numbers, equation.invars, strict=True):
+    if view is None and (number is None or number != 0):
+      return None
+    each = view or View(tuple(atom.aval.shape), name="zeros")
+    if name == "stack":
+      thin = (*each.shape[:axis], 1, *each.shape[axis:])
+      each = _after(each, "", thin, move=Reshape(each.shape, thin))
+    below.append(each)
+  alike = len({each.scans for each in below if each.paths}) == 1
+  return [_beside(below, name, shape, axis)] if alike else None
+
+
+def _beside(below: Sequence[View], name: str, shape: Shape, axis: int) -> View:
+  known = [view for view in below if view.paths]
+  multipliers = {view.multiplier for view in known}
+  return View(
+    shape,
+    _paths(known),
+    name,
+    tuple(below),
+    axis,
+    known[0].scans,
+    multiplier=multipliers.pop() if len(multipliers) == 1 else None,
+    exact=all(view.exact for view in known),
+  )
+
+
+def _paths(views: Sequence[View]) -> tuple[str, ...]:
+  return tuple(dict.fromkeys(path for view in views for path in view.paths))
+
+
+def _flat(views: Sequence[View]) -> View:
+  """All entries of several views, in no order."""
+  alike = len({view.scans for view in views}) == 1
+  scans = views[0].scans if alike else ()
+  flat = []
+  for view in views:
+    size = (math.prod(view.shape) if alike else view.size,)
+    move = Reshape(view.shape, size)
+    flat.append(_after(view, "", size, move=move, scans=scans, axes=None))
+  total = (sum(view.shape[0] for view in flat),)
+  return _beside(flat, "concatenate", total, 0)
+
+
+# Which entries are held in common
+
+
+def memory_of(views: Iterable[View]) -> dict[str, np.ndarray]:
+  """What stands for the leaves: never read or written, so it takes no space."""
+  leaves = {p: s for view in views for p, s in view.leaves.items()}
+  return {path: np.empty(shape, np.int8) for path, shape in leaves.items()}
+
+
+def overlap(first: View, second: View) -> bool:
+  """Whether they may hold one entry in common."""
+  if set(first.paths).isdisjoint(second.paths):
+    return False
+  memory = memory_of((first, second))
+  pairs = itertools.product(first.regions(memory), second.regions(memory))
+  return any(path == other and _shares(a, b) for (path, a), (other, b) in pairs)
+
+
+def _shares(one: np.ndarray, other: np.ndarray) -> bool:
+  try:
+    return np.shares_memory(one, other, max_work=_MAX_WORK)
+  except np.exceptions.TooHardError:
+    return True
