@@ -6,6 +6,7 @@ Here every call traces anew; only compilation is saved, for equal programs.
 """
 
 import collections
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Hashable
@@ -94,23 +95,18 @@ def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
 def _compiled(traced: Any, leaves: list[Any]) -> tuple[Any, list[Any]]:
   """The executable, and its arguments: first what the program closes over."""
   closed = traced.jaxpr
-  consts = list(closed.consts)
-  if consts:
-    leaves = [*consts, *leaves]
-
-    def run(*leaves: Any) -> list[Any]:
-      own, rest = leaves[: len(consts)], leaves[len(consts) :]
-      return jax.core.eval_jaxpr(closed.jaxpr, own, *rest)
-
+  if closed.consts:
+    run = functools.partial(jax.core.eval_jaxpr, closed.jaxpr)
+    leaves = [list(closed.consts), *leaves]
     traced = jax.jit(run, keep_unused=True).trace(*leaves)
   lowered = traced.lower()
   text = lowered.as_text()
   if _CALLS_BACK in text:
     return lowered.compile(), leaves
   kinds = tuple(map(str, (*traced.jaxpr.in_avals, *traced.jaxpr.out_avals)))
-  places = tuple(_place(leaf) for leaf in leaves)
+  places = tuple(_place(leaf) for leaf in jax.tree.leaves(leaves))
   code = hashlib.sha256(text.encode()).digest()
-  key = (code, kinds, places, _configuration())
+  key = (code, kinds, places, len(closed.consts), _configuration())
   with _lock:
     entry = _programs.setdefault(key, _Entry())
     _programs.move_to_end(key)

@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
 __all__ = [
   "Activation",
   "DType",
+  "Direction",
   "Initializer",
+  "Numbers",
   "OutSharding",
   "Record",
   "Verdict",
@@ -22,6 +25,12 @@ OutSharding = jax.sharding.NamedSharding | jax.sharding.PartitionSpec | None
 
 Activation = Callable[[jax.Array], jax.Array]
 """An elementwise function such as `jax.nn.relu`."""
+
+Direction = Literal["forward", "backward"]
+"""The way that a signal takes, or its gradient."""
+
+Numbers = float | np.ndarray
+"""One number, or an array of them."""
 
 
 @runtime_checkable

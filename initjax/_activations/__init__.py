@@ -1,6 +1,6 @@
 """Activations as functions of one number: traced, and known by name."""
 
-from initjax._activations._names import KNOWN, is_flat, known_name
+from initjax._activations._names import KNOWN, identity, is_flat, known_name
 from initjax._activations._traced import (
   BLOCK,
   Evaluate,
@@ -19,6 +19,7 @@ __all__ = [
   "TracedActivation",
   "compiled",
   "evaluator",
+  "identity",
   "in_float64",
   "is_flat",
   "known_name",

@@ -9,8 +9,14 @@ import numpy as np
 from initjax._statistics import nan_is_unknown
 from initjax.typing import Activation
 
+
+def identity(x: jax.Array) -> jax.Array:
+  """What lies between two linear maps that follow each other."""
+  return x
+
+
 KNOWN: dict[str, Activation] = {
-  "identity": lambda x: x,
+  "identity": identity,
   "relu": jax.nn.relu,
   "tanh": jnp.tanh,
   "sigmoid": jax.nn.sigmoid,

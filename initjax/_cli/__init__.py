@@ -33,7 +33,7 @@ from absl import flags
 from initjax._cli import _inputs, _models
 from initjax._cli._errors import CallError, on_one_line
 from initjax.measurement import SignalReport
-from initjax.reports._files import check_directory, check_free
+from initjax.reports import check_directory, check_free
 
 __all__ = ["main"]
 

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._cli._errors import CallError
-from initjax.graph import functional
-from initjax.graph._frameworks import is_model, is_unbound
+from initjax.graph import functional, is_model, is_unbound
 
 _WANTED = (
   "wanted a linen or an NNX module, a pair (fn, params), or a function or "
@@ -154,7 +153,7 @@ def _from_linen(module: Any, inputs: Sequence[jax.Array]) -> _Draw:
     key = jax.random.key(seed)
     variables = init(key, *inputs)
     others = [name for name in variables if name != "params"]
-    options = {"mutable": others} if others else {}
+    options: dict[str, Any] = {"mutable": others} if others else {}
     model = functional(module, variables, rngs=key, **options)  # for dropout
     return Model(*model, has_aux=bool(others), seeded=True)
 

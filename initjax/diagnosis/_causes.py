@@ -15,16 +15,16 @@ from typing import NamedTuple
 
 from initjax._activations import known_name
 from initjax.diagnosis._fixes import fix, initializer
-from initjax.gains import moments
+from initjax.gains import length, moments
 from initjax.graph import LinearOp
-from initjax.measurement._leaves import Leaves, mean_square
-from initjax.propagation import THEORY_FAILS
+from initjax.meanfield import THEORY_FAILS
+from initjax.measurement import Leaves, mean_square
 from initjax.typing import Activation
 
 _SHORT = 4.0  # log₂ of what a gradient may change in all
 
 
-class Layer(NamedTuple):
+class TypicalLayer(NamedTuple):
   """What theory says of the typical operation of a chain."""
 
   name: str
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
     return self.sigma_w2 * self.slope
 
 
-def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Layer | None:
+def typical(ops: Sequence[LinearOp], leaves: Leaves) -> TypicalLayer | None:
   """The layer with the activation that most of these operations share."""
   scale = _scale_of(ops, leaves)
   fed = [(_fed_by(op), op) for op in ops if scale(op) > 0]
@@ -64,7 +64,7 @@ def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Layer | None:
   second_moment, slope, length_slope = at_one
   if not 0 < slope < math.inf:
     return None  # a step: no gradient at all, or infinite
-  return Layer(
+  return TypicalLayer(
     name,
     shared[-1],
     sigma_w2=scales[len(scales) // 2],
@@ -78,11 +78,11 @@ def typical(ops: Sequence[LinearOp], leaves: Leaves) -> Layer | None:
 def _at_one(phi: Activation) -> tuple[float, float, float] | None:
   """E[φ²], E[φ'²] and the slope of the length map at unit variance, if any."""
   try:
-    found, slope = moments(phi), _length_slope(phi)
+    found, slope = moments(phi), float(length(phi).slope)
   except THEORY_FAILS:
     return None
-  second, derivative = found.second_moment, found.derivative_second_moment
-  return float(second), float(derivative), slope
+  second = float(found.second_moment)
+  return second, float(found.derivative_second_moment), slope / second
 
 
 def _scale_of(
@@ -106,16 +106,6 @@ def _fed_by(op: LinearOp) -> str:
   return known_name(feed.activation) or "the activation"
 
 
-def _length_slope(phi: Activation) -> float:
-  """d log E[φ(√q z)²] / d log q at q = 1, by a central difference."""
-  step = 1e-3
-  low, high = (
-    math.log(float(moments(phi, variance=q).second_moment))
-    for q in (1 - step, 1 + step)
-  )
-  return (high - low) / (math.log1p(step) - math.log1p(-step))
-
-
 _REMEDIES = (
   "normalization before each activation (nn.LayerNorm, nn.BatchNorm), residual "
   "branches, or relu with he_normal()"
@@ -128,7 +118,7 @@ _CRITICAL_AT_ONE = ("tanh", "soft_sign", "erf", "hard_tanh", "sin")
 
 
 def explain(
-  direction: str, growth: float, layer: Layer | None, depth: int
+  direction: str, growth: float, layer: TypicalLayer | None, depth: int
 ) -> tuple[str, str]:
   """The cause of a growth, in log₂ per operation, and its fix."""
   if layer is None:
@@ -161,7 +151,7 @@ def explain(
   return cause, _mended(layer, depth)
 
 
-def _mended(layer: Layer, depth: int) -> str:
+def _mended(layer: TypicalLayer, depth: int) -> str:
   """The initializer that holds both directions over this depth, if one does."""
   if layer.name == "relu":
     return initializer("he_normal", "", layer.op)

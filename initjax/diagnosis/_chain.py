@@ -1,22 +1,19 @@
 """A model as a chain: each operation fed by an activation of the one before."""
 
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from initjax.graph import LinearOp, SignalGraph
-from initjax.graph._graph import Site, Stream
-from initjax.graph._primitives import PARTS
-from initjax.measurement._leaves import Leaves, kernel_variance, mean_square_at
+from initjax.graph import PARTS, LinearOp, SignalGraph, Site, Stream
+from initjax.measurement import Leaves, kernel_variance, mean_square_at
 from initjax.typing import Activation
 
 
 class Chain(NamedTuple):
   """Rows that follow each other, and what theory needs to know of them."""
 
-  rows: tuple[int, ...]
-  """records, first layer first"""
   activations: tuple[Activation, ...]
   """φ between each of them and the next"""
   widths: tuple[int, ...]
@@ -28,17 +25,19 @@ class Chain(NamedTuple):
   has_positions: bool
   """whether a second moment is an average over positions too"""
 
+  @property
+  def length(self) -> int:
+    """How many of the model's rows it has, from the first on."""
+    return len(self.widths)
+
 
 def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   """The model as a chain, its readout left out; None if it is none.
 
   Nobody asks of a last operation of another width that it keeps the size.
   """
-  rows = list(graph.rows())
-  ops = [graph.ops[index] for index, _ in rows]
-  feeds = [
-    op.feed_at(repeat) for op, (_, repeat) in zip(ops, rows, strict=True)
-  ]
+  rows = graph.rows
+  ops = [row.op for row in rows]
   if any(np.dtype(op.dtype).kind == "c" for op in ops):
     return None  # its law is that of real numbers
   if len(rows) < 4 or graph.opaque or graph.products:
@@ -46,12 +45,12 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   if _shares_kernels(graph):
     return None
   activations, sigma_b2 = [], []
-  for before, feed in zip(ops[:-1], feeds[1:], strict=True):
-    phi = feed.activation
-    if phi is None or not _is_output(feed.stream, before.place.site):
+  for before, row in itertools.pairwise(rows):
+    phi, stream = row.feed.activation, row.feed.stream or ()
+    if phi is None or not _is_output(stream, before.op.place.site):
       return None
     activations.append(phi)
-    biases = (t for t in feed.stream or () if t.kind == "bias")
+    biases = (term for term in stream if term.kind == "bias")
     squares = (mean_square_at(leaves, b.path) * b.factor**2 for b in biases)
     sigma_b2.append(sum(squares))
   if not np.isfinite(sigma_b2).all():
@@ -59,12 +58,11 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   widths = [_units(op) for op in ops]
   count = len(ops) - (widths[-1] != widths[-2])
   return Chain(
-    tuple(range(count)),
     tuple(activations[: count - 1]),
     tuple(widths[:count]),
     tuple(
       kernel_variance(op, repeat, leaves) * op.fan_in
-      for op, (_, repeat) in zip(ops[:count], rows, strict=False)
+      for _, op, repeat in rows[:count]
     ),
     np.array([*sigma_b2, 0.0][:count]),
     any(op.kind == "convolution" for op in ops),
@@ -81,9 +79,9 @@ def _shares_kernels(graph: SignalGraph) -> bool:
   return len(set(whole)) < len(whole) or any(op.is_shared for op in graph)
 
 
-def _is_output(stream: Stream | None, site: Site) -> bool:
+def _is_output(stream: Stream, site: Site) -> bool:
   """Whether it is the output of the operation at `site`, plus biases."""
-  terms = [term for term in stream or () if term.kind != "bias"]
+  terms = [term for term in stream if term.kind != "bias"]
   if len(terms) != 1 or terms[0].factor ** 2 != 1 or terms[0].scales:
     return False
   return (terms[0].kind, terms[0].site) == ("output", site)

@@ -2,24 +2,22 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._growth import check_growth
-from initjax.diagnosis._observe import DIRECTIONS, Observed, observe
+from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
-from initjax.graph._frameworks import as_function
-from initjax.measurement._leaves import arrays_of, mean_square
-from initjax.measurement._report import SignalReport
-from initjax.propagation._predict import predict_rows
-from initjax.reports._words import nothing_judged
-from initjax.typing import Record, Verdict
+from initjax.graph import Row, as_function
+from initjax.measurement import SignalReport, arrays_of, mean_square
+from initjax.propagation import predict_rows
+from initjax.reports import nothing_judged, ordered
+from initjax.typing import Verdict
 
-_RANK = {"error": 0, "warning": 1, "note": 2}
 _SIGMAS = 3.0  # of the band of what a healthy network may show
 
 
@@ -89,37 +87,34 @@ def diagnose(
     init=init,
     draws=draws,
   )
-  verdicts = verdicts_on(observed, inputs)
-  predicted = _predicted(observed, inputs)
   return dataclasses.replace(
     observed.report,
-    verdicts=verdicts,
+    verdicts=verdicts_on(observed, inputs),
     bands=_bands(observed),
-    predicted=predicted,
-    judged=not nothing_judged(observed.records),
+    predicted=_predicted(observed, inputs),
+    judged=not nothing_judged(observed.found.forward.size.tolist()),
   )
 
 
 def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
   """All that is wrong, worst first."""
-  rows, leaves = observed.records, observed.leaves
-  graph = observed.report.graph
-  found = [
+  found, leaves = observed.found, observed.leaves
+  verdicts = [
     *check_values("parameter", leaves),
     *check_values("input", arrays_of(inputs)),
-    *check_growth(rows, observed.bits, graph, leaves, observed.drift),
-    *check_signals(rows, graph, leaves),
-    *check_parameters(graph, leaves),
+    *check_growth(found, leaves, observed.drift),
+    *check_signals(found, leaves),
+    *check_parameters(found.graph, leaves),
   ]
-  found = [_with_rows(verdict, rows) for verdict in found]
-  return tuple(sorted(found, key=lambda verdict: _RANK[verdict.severity]))
+  verdicts = [_with_rows(verdict, found.rows) for verdict in verdicts]
+  return tuple(ordered(verdicts))
 
 
-def _with_rows(verdict: Verdict, rows: list[Record]) -> Verdict:
+def _with_rows(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
   """What concerns a parameter concerns the rows that use it."""
   if verdict.rows or not verdict.path:
     return verdict
-  uses = (i for i, row in enumerate(rows) if row["path"] == verdict.path)
+  uses = (i for i, row in enumerate(rows) if row.op.path == verdict.path)
   return verdict._replace(rows=tuple(uses))
 
 
@@ -127,15 +122,15 @@ def _bands(observed: Observed) -> tuple[Any, ...]:
   """What a healthy chain that starts likewise may show; for chains alone."""
   if observed.chain is None:
     return ()
-  rows = list(observed.chain.rows)
-  missing = [None] * (len(observed.records) - len(rows))
+  found, length = observed.found, observed.chain.length
+  missing = [None] * (len(found.rows) - length)
   both: list[list[Any]] = []
-  for direction in DIRECTIONS:
+  for direction, bits in found.log2_moments.items():
     drift = observed.drift(direction)
     if drift is None:  # theory is silent on its activations
-      both.append([None] * len(observed.records))
+      both.append([None] * len(found.rows))
       continue
-    plain = observed.bits[direction].mean(axis=0)[rows]
+    plain = bits.mean(axis=0)[:length]
     middle = drift.expected + plain - drift.measured
     margin = drift.margin(_SIGMAS)
     low, high = middle - margin, middle + margin
@@ -148,7 +143,7 @@ def _predicted(observed: Observed, inputs: Any) -> tuple[Any, ...]:
   squares = [mean_square(leaf) for leaf in arrays_of(inputs).values()]
   size = next((square for square in squares if square > 0), 1.0)
   theory = predict_rows(observed.report.graph, observed.leaves, size)
-  start = observed.bits["backward"].mean(axis=0)[-1:]
+  start = observed.found.log2_moments["backward"].mean(axis=0)[-1:]
   forward, backward = (
     [x if math.isfinite(x) else None for x in column.tolist()]
     for column in (theory.forward, theory.backward + start)

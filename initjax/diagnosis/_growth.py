@@ -7,41 +7,30 @@ Elsewhere each layer of fan n adds, at order 1/n,
     mean -κ/(2n), variance κ/n,  κ = E[φ⁴]/E[φ²]² - 1 forward,
                                  κ = 3E[φ'⁴]/E[φ'²]² - 1 backward
 
-(2 for a linear layer, 5 both ways for ReLU), which is an upper bound. Only
-growth beyond it is called sick.
+(`fluctuation`: 2 for a linear layer, 5 both ways for ReLU), which is an upper
+bound. Only growth beyond it is called sick.
 
 Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 """
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from initjax._activations import KNOWN, known_name
 from initjax.diagnosis._causes import explain, typical
 from initjax.diagnosis._law import Drift
-from initjax.gains import moments
-from initjax.graph import LinearOp, SignalGraph
-from initjax.propagation import THEORY_FAILS
-from initjax.typing import Activation, Record, Verdict
+from initjax.graph import LinearOp
+from initjax.meanfield import THEORY_FAILS, fluctuation
+from initjax.measurement import Leaves, RowStatistics
+from initjax.typing import Direction, Verdict
 
 _NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
 _GRAVE = 20.0  # a factor 1000 in size
-_SIGMAS = 3.0
-
-
-class Walk(NamedTuple):
-  """What chance does to log₂ second moments, up to each row."""
-
-  drift: np.ndarray
-  """[rows]; negative"""
-  spread: np.ndarray
-  """[rows]; one standard deviation"""
+_SIGMAS = 3.0  # of what chance does
 
 
 class Growth(NamedTuple):
@@ -65,42 +54,39 @@ class Growth(NamedTuple):
 
 
 def check_growth(
-  rows: Sequence[Record],
-  moments_by_draw: Mapping[str, np.ndarray],
-  graph: SignalGraph,
-  leaves: Mapping[str, np.ndarray],
+  found: RowStatistics,
+  leaves: Leaves,
   drift_of: Callable[[str], Drift | None],
 ) -> Iterator[Verdict]:
   """Verdicts on both directions.
 
   Args:
-    rows: the records.
-    moments_by_draw: by direction, log₂ second moments [draws, rows].
-    graph: of the model.
+    found: what was measured.
     leaves: parameters by path, of the first draw.
     drift_of: what the law says of a direction; None if there is none.
   """
-  ops = [graph.ops[index] for index, _ in graph.rows()]
-  for direction in ("forward", "backward"):
-    bits = moments_by_draw[direction]
+  ops = [row.op for row in found.rows]
+  for direction in get_args(Direction):
+    bits = found.log2_moments[direction]
     if direction == "backward":  # what strides and pooling share out is kept
-      bits = bits + np.log2([max(row["backward_size"], 1) for row in rows])
-    growth = _growth(ops, bits, direction)
+      bits = bits + np.log2(np.maximum(found.backward.size, 1))
+    growth = _growth_of(ops, bits, direction)
     drift = drift_of(direction)
     if growth is not None and drift is not None:
       growth = _by_law(growth, drift)
     if growth is not None and _is_sick(growth):
-      yield _verdict(growth, rows, ops, leaves)
+      yield _in_words(growth, ops, leaves)
 
 
-def walk(ops: Sequence[LinearOp], direction: str) -> Walk:
-  """Drift and spread from the first row to each, in this order of rows."""
-  kappas = [_kappa(op, direction) / max(op.fan_in, 1) for op in ops]
-  steps = np.cumsum([0.0, *kappas[1:]])
-  return Walk(-steps / (2 * math.log(2)), np.sqrt(steps) / math.log(2))
+def _chance(
+  ops: Sequence[LinearOp], direction: Direction
+) -> tuple[float, float]:
+  """Mean and standard deviation of what log₂ gains from first row to last."""
+  added = sum(_kappa(op, direction) / max(op.fan_in, 1) for op in ops[1:])
+  return -added / (2 * math.log(2)), math.sqrt(added) / math.log(2)
 
 
-def _kappa(op: LinearOp, direction: str) -> float:
+def _kappa(op: LinearOp, direction: Direction) -> float:
   """κ at unit variance; that of ReLU for an activation without a name."""
   activation = op.usual_feed.activation
   if activation is None:
@@ -109,27 +95,15 @@ def _kappa(op: LinearOp, direction: str) -> float:
 
 
 @functools.cache
-def _kappa_of(name: str, direction: str) -> float:
-  known = KNOWN[name]
+def _kappa_of(name: str, direction: Direction) -> float:
   try:
-    if direction == "forward":
-      first, second = moments(known), moments(lambda x: known(x) ** 2)
-      return float(second.second_moment / first.second_moment**2) - 1
-    first = moments(known)
-    slope = _slope(known)
-    second = moments(lambda x: slope(x) ** 2)
-    kappa = second.second_moment / first.derivative_second_moment**2
-    return 3 * float(kappa) - 1
+    return fluctuation(KNOWN[name], direction=direction)
   except THEORY_FAILS:
     return 5.0
 
 
-def _slope(activation: Activation) -> Activation:
-  return lambda x: jax.jvp(activation, (x,), (jnp.ones_like(x),))[1]
-
-
-def _growth(
-  ops: Sequence[LinearOp], bits: np.ndarray, direction: str
+def _growth_of(
+  ops: Sequence[LinearOp], bits: np.ndarray, direction: Direction
 ) -> Growth | None:
   """The growth of one direction; None if too few rows are alive."""
   order = np.arange(len(ops))[:: 1 if direction == "forward" else -1]
@@ -138,8 +112,8 @@ def _growth(
     return None
   slopes = np.array([_median_slope(draw) for draw in bits[:, order]])
   steps = order.size - 1
-  chance = walk([ops[i] for i in order], direction)
-  spread = float(chance.spread[-1]) / math.sqrt(len(slopes))
+  lost, spread = _chance([ops[i] for i in order], direction)
+  spread /= math.sqrt(len(slopes))
   if len(slopes) >= 4:
     spread = steps * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
   return Growth(
@@ -149,7 +123,7 @@ def _growth(
     float(slopes.mean()),
     float(slopes.mean()) * steps,
     spread,
-    float(chance.drift[-1]),
+    lost,
     in_time=sum(op.is_shared for op in ops) > len(ops) / 2,
   )
 
@@ -165,7 +139,11 @@ def _by_law(growth: Growth, drift: Drift) -> Growth:
 
 
 def _median_slope(values: np.ndarray) -> float:
-  """Theil's slope: the median over all pairs, deaf to single odd rows."""
+  """Theil's slope: the median over all pairs, deaf to single odd rows.
+
+  A first layer of another scale, or a readout, would bend a least-squares line;
+  up to 29% of all rows may be anything before this one moves far.
+  """
   far, near = np.triu_indices(values.size, 1)[::-1]
   return float(np.median((values[far] - values[near]) / (far - near)))
 
@@ -179,11 +157,8 @@ def _is_sick(growth: Growth) -> bool:
 # The verdict in words
 
 
-def _verdict(
-  growth: Growth,
-  rows: Sequence[Record],
-  ops: Sequence[LinearOp],
-  leaves: Mapping[str, np.ndarray],
+def _in_words(
+  growth: Growth, ops: Sequence[LinearOp], leaves: Leaves
 ) -> Verdict:
   grave = abs(growth.total) > _GRAVE and not growth.in_time
   noun = "signal" if growth.direction == "forward" else "gradient"
@@ -199,7 +174,7 @@ def _verdict(
   return Verdict(
     f"{word} {noun}",
     "error" if grave else "warning",
-    str(rows[growth.rows[0]]["path"]),
+    own[0].path,
     f"The {measured} changes {factor:.3g} times per operation ({low:.3g} to "
     f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
     f"where chance allows 2^{growth.drift:.1f} ± "

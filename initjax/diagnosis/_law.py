@@ -9,15 +9,14 @@ Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022; Aitken 1935.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._null import null_of
-from initjax.propagation import THEORY_FAILS
-from initjax.typing import Record
+from initjax.meanfield import THEORY_FAILS
+from initjax.measurement import RowStatistics
 
 
 class Drift(NamedTuple):
@@ -47,103 +46,87 @@ class Drift(NamedTuple):
     """[rows]: how far from `expected` a healthy chain may be."""
     return sigmas * self.std + self.unsure
 
-  def reversed(self) -> "Drift":
-    """The rows in the opposite order."""
-    measured, expected, std, unsure = (part[::-1] for part in self[:4])
-    return Drift(measured, expected, std, unsure, self.per_layer, self.error)
 
-
-def forward_drift(
+def drift_of(
   chain: Chain,
-  bits: np.ndarray,
-  first: Record,
+  found: RowStatistics,
+  direction: str,
   target: float | None = None,
 ) -> Drift | None:
-  """Of the second moments; None where theory is silent.
+  """How a chain drifts; None where theory is silent on an activation.
 
   Args:
     chain: from `chain_of`.
-    bits: log₂ second moments of all records [draws, records], finite.
-    first: the record of the chain's first row, with `correlation`.
-    target: the second moment, biases included, that the weights should keep;
-      if None, that which most layers have.
+    found: what was measured, second moments finite.
+    direction: "forward" for second moments, "backward" for the gradients' sums
+      of squares.
+    target: the second moment, biases included, that the weights should keep
+      forward; if None, that which most layers have.
   """
-  measured = _with_biases(chain, bits).mean(axis=0)
-  correlation = float(first.get("correlation", math.nan))
-  known = math.isfinite(correlation)
-  steps = np.arange(len(measured), dtype=float)
-
-  def by_theory() -> Drift:
-    null = null_of(
-      chain,
-      measured,
-      target,
-      correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
-      batch=int(first["samples"]) if known else 1,
-    )
-    return _drift(
-      measured,
-      null.forward,
-      null.forward_drift,
-      null.forward_covariance / len(bits),
-      start=null.kept,
-      growth=steps if target is None else null.accumulated,
-      averaged=chain.has_positions,
-    )
-
-  return _if_known(by_theory)
-
-
-def backward_drift(
-  chain: Chain, bits: Mapping[str, np.ndarray], sizes: Sequence[float]
-) -> Drift | None:
-  """Of the gradients' sums of squares; None where theory is silent.
-
-  How the gradients of different samples correlate is not known. Their average
-  is taken to scatter like one of them, which is an upper bound.
-
-  Args:
-    chain: from `chain_of`.
-    bits: by direction, log₂ second moments [draws, records], finite.
-    sizes: of each record, the number of entries.
-  """
-  rows = list(chain.rows)
-  gradient = bits["backward"][:, rows]
-  measured = gradient.mean(axis=0) + np.log2([max(sizes[at], 1) for at in rows])
-  signal = _with_biases(chain, bits["forward"]).mean(axis=0)
-
-  def by_theory() -> Drift:
-    null = null_of(chain, signal)
-    return _drift(
-      measured[::-1],
-      null.backward[::-1],
-      null.backward_drift[::-1],
-      null.backward_covariance[::-1, ::-1] / len(gradient),
-      start=np.ones(len(rows)),
-      growth=np.arange(len(rows), dtype=float),
-      averaged=True,
-    ).reversed()
-
-  return _if_known(by_theory)
-
-
-def _if_known(by_theory: Callable[[], Drift]) -> Drift | None:
-  """What theory says; None if an activation lets it say no number."""
   try:
     with np.errstate(all="ignore"):
-      drift = by_theory()
+      if direction == "forward":
+        drift = _forward(chain, found, target)
+      else:
+        drift = _backward(chain, found)
   except THEORY_FAILS:
     return None
   numbers = (drift.per_layer, drift.error, *drift.expected, *drift.std)
   return drift if np.isfinite(numbers).all() and drift.error > 0 else None
 
 
-def _with_biases(chain: Chain, bits: np.ndarray) -> np.ndarray:
-  with np.errstate(divide="ignore"):
-    return np.logaddexp2(bits[:, list(chain.rows)], np.log2(chain.sigma_b2))
+def _forward(chain: Chain, found: RowStatistics, target: float | None) -> Drift:
+  measured = _signal(chain, found)
+  correlation = float(found.detail.correlation[0])
+  known = math.isfinite(correlation)
+  null = null_of(
+    chain,
+    measured,
+    target,
+    correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
+    batch=int(found.detail.samples[0]) if known else 1,
+  )
+  steps = np.arange(chain.length, dtype=float)
+  return _least_squares(
+    measured,
+    null.forward,
+    null.forward_drift,
+    null.forward_covariance / len(found.log2_moments["forward"]),
+    start=null.kept,
+    growth=steps if target is None else null.accumulated,
+    averaged=chain.has_positions,
+  )
 
 
-def _drift(
+def _backward(chain: Chain, found: RowStatistics) -> Drift:
+  """How the gradients of different samples correlate is not known.
+
+  Their average is taken to scatter like one of them, which is an upper bound.
+  """
+  rows = chain.length
+  gradient = found.log2_moments["backward"][:, :rows]
+  sizes = np.log2(np.maximum(found.backward.size[:rows], 1))
+  null = null_of(chain, _signal(chain, found))
+  drift = _least_squares(
+    (gradient.mean(axis=0) + sizes)[::-1],
+    null.backward[::-1],
+    null.backward_drift[::-1],
+    null.backward_covariance[::-1, ::-1] / len(gradient),
+    start=np.ones(rows),
+    growth=np.arange(rows, dtype=float),
+    averaged=True,
+  )
+  names = ("measured", "expected", "std", "unsure")
+  return drift._replace(**{name: getattr(drift, name)[::-1] for name in names})
+
+
+def _signal(chain: Chain, found: RowStatistics) -> np.ndarray:
+  """[rows]: log₂ second moments with biases, mean over draws."""
+  bits = found.log2_moments["forward"][:, : chain.length]
+  return np.logaddexp2(bits, np.log2(chain.sigma_b2)).mean(axis=0)
+
+
+def _least_squares(
   measured: np.ndarray,
   expected: np.ndarray,
   drift: np.ndarray,
@@ -153,13 +136,16 @@ def _drift(
   growth: np.ndarray,
   averaged: bool,
 ) -> Drift:
-  """Least squares: measured - expected = drift + a·start + b·growth + chance.
+  """Fits measured - expected = drift + a·start + b·growth + chance.
 
   Rows stand in the order that the signal takes. `drift` is that of the mean of
   logarithms; the logarithm of an average over more than the law knows of
   (`averaged`) drifts less, down to not at all.
   """
-  ridge = 1e-9 * np.trace(covariance) / len(start)  # one row may be certain
+  # Generalized least squares, since deviations are passed on from row to row:
+  # for ReLU, whose logarithm walks at random, it compares the ends alone, where
+  # an ordinary fit would take a walk for a trend. One row may be certain.
+  ridge = 1e-9 * np.trace(covariance) / len(start)
   design = np.stack([start, growth], axis=1)
   weighted = np.linalg.solve(covariance + ridge * np.eye(len(start)), design)
   precision = np.linalg.inv(design.T @ weighted)

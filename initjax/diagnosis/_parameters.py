@@ -9,21 +9,21 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from initjax.diagnosis._fixes import fix, named_axes
 from initjax.gains import gain
 from initjax.graph import LinearOp, SignalGraph
-from initjax.measurement._leaves import (
-  Kernel,
+from initjax.meanfield import THEORY_FAILS
+from initjax.measurement import (
+  KernelLeaf,
   Leaves,
+  find_duplicates,
   is_random,
-  kernels,
+  kernel_leaves,
   mean_square,
 )
-from initjax.propagation import THEORY_FAILS
 from initjax.typing import Activation, Verdict
 
 
@@ -44,7 +44,7 @@ def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
 def check_parameters(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
   yield from duplicates(leaves)
-  found = list(kernels(graph, leaves))
+  found = list(kernel_leaves(graph, leaves))
   for check in (identical_layers, wrong_fan):
     yield from _together([v for kernel in found for v in check(kernel)])
   yield from _together(
@@ -66,40 +66,40 @@ def _together(found: list[Verdict]) -> Iterator[Verdict]:
 
 
 def duplicates(leaves: Leaves) -> Iterator[Verdict]:
-  """Leaves that are equal, entry by entry, and look drawn."""
-  groups: dict[Any, list[str]] = {}
-  for path, leaf in leaves.items():
-    if is_random(leaf):
-      key = (leaf.shape, str(leaf.dtype), leaf.tobytes())
-      groups.setdefault(key, []).append(path)
-  for first, *others in groups.values():
-    if others:
-      yield _duplicate(first, others)
-
-
-def _duplicate(first: str, others: list[str]) -> Verdict:
-  """An error if Flax made it; a copy may be meant."""
-  names = {"".join(re.findall(r"\w+", path)) for path in (first, *others)}
-  equal = f"Equal, entry by entry, to {_some(others)}: "
-  if len(names) > 1:
-    return Verdict(
+  """Leaves drawn with one key: an error if Flax did it; a copy may be meant."""
+  for group in find_duplicates(leaves):
+    words = []
+    if group.equal:
+      words.append(f"equal, entry by entry, to {_some(group.equal)}")
+    if group.scaled:
+      words.append(f"equal up to a factor to {_some(group.scaled)}")
+    said = ", and ".join(words)
+    said = said[0].upper() + said[1:]
+    letters = {"".join(re.findall(r"\w+", path)) for path in group.paths}
+    verdict = Verdict(
       "duplicate parameters",
       "warning",
-      first,
-      equal + "drawn with one key, or copied.",
+      group.paths[0],
+      f"{said}: drawn with one key, or copied.",
       fix("", "a key of its own for each; nothing if the copy is meant"),
     )
-  return Verdict(  # the same letters, cut otherwise
-    "duplicate parameters",
-    "error",
-    first,
-    equal + "Flax joins the names along a path before it hashes them, so that "
-    "ab/cdef and abc/def share a key (flax#2157).",
-    fix('flax.config.update("flax_fix_rng_separator", True)', "before init"),
-  )
+    if len(letters) == 1:  # cut otherwise
+      set_it = 'flax.config.update("flax_fix_rng_separator", True)'
+      verdict = verdict._replace(
+        severity="error",
+        message=f"{said}: {_FLAX_2157}",
+        fix=fix(set_it, "before init"),
+      )
+    yield verdict
 
 
-def identical_layers(kernel: Kernel) -> Iterator[Verdict]:
+_FLAX_2157 = (
+  "Flax joins the names along a path before it hashes them, so that ab/cdef "
+  "and abc/def share a key (flax#2157)."
+)
+
+
+def identical_layers(kernel: KernelLeaf) -> Iterator[Verdict]:
   """Layers stacked on one axis that were drawn with the same key."""
   matrices = kernel.matrices()
   distinct = len({layer.tobytes() for layer in matrices})
@@ -117,7 +117,9 @@ def identical_layers(kernel: Kernel) -> Iterator[Verdict]:
     )
 
 
-def symmetric_units(kernel: Kernel, others: list[Kernel]) -> Iterator[Verdict]:
+def symmetric_units(
+  kernel: KernelLeaf, others: list[KernelLeaf]
+) -> Iterator[Verdict]:
   """Columns that equal another, of units that also feed what follows alike."""
   after = [k for k in others if k.op.source == kernel.op.path]
   after += [k for k in [kernel] if k.op.place.scans]  # the layer above
@@ -154,7 +156,7 @@ def _twins(matrix: np.ndarray) -> tuple[int, int]:
   return (twins, units) if fan_in >= 8 or 2 * twins > units else (0, units)
 
 
-def wrong_fan(kernel: Kernel) -> Iterator[Verdict]:
+def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
   """A variance that fits a fan read off the shape, and not the true one."""
   op, scales = kernel.op, _scales(kernel.op)
   average = (op.fan_in + op.fan_out) / 2  # Xavier's
@@ -188,7 +190,7 @@ def _scales(op: LinearOp) -> dict[str, float]:
 
 
 def _rule_for(
-  kernel: Kernel, fan: float, scales: dict[str, float]
+  kernel: KernelLeaf, fan: float, scales: dict[str, float]
 ) -> str | None:
   """The rule whose variance this is, if `fan` were the fan.
 
@@ -215,14 +217,14 @@ def _apart(first: float, second: float) -> bool:
   return abs(math.log(first / second)) > math.log(1.2)
 
 
-def _assumed_fans(kernel: Kernel) -> list[int]:
+def _assumed_fans(kernel: KernelLeaf) -> list[int]:
   """What JAX takes for fan_in: all axes but the last; also of one layer."""
   shape = kernel.leaf.shape
   layer = [math.prod(shape[1:-1])] if 0 in kernel.batch else []
   return [math.prod(shape[:-1]), *layer]
 
 
-def _fan_fix(kernel: Kernel, rule: str, scale: float, assumed: int) -> str:
+def _fan_fix(kernel: KernelLeaf, rule: str, scale: float, assumed: int) -> str:
   """The axes that make it right, or, if no axes do, the scale."""
   fan_in, shape = kernel.op.fan_in, kernel.leaf.shape
   start = "kernel_init=initjax.initializers."

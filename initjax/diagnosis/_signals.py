@@ -1,7 +1,7 @@
 """Verdicts on single operations: what is broken, and where it starts.
 
-Each check reads the records in order of execution and yields verdicts. A
-verdict stands for all rows that show the same thing and names the first.
+Each check reads the rows in order of execution and yields verdicts. A verdict
+stands for all rows that show the same thing and names the first.
 """
 
 import math
@@ -14,82 +14,73 @@ import numpy as np
 from initjax._activations import is_flat
 from initjax.diagnosis._fixes import fix
 from initjax.diagnosis._zero_kernels import meant_zeros
-from initjax.graph import LinearOp, SignalGraph
-from initjax.measurement._leaves import Leaves
-from initjax.typing import Activation, Record, Verdict
+from initjax.graph import LinearOp, Row, fed_by
+from initjax.measurement import Leaves, RowStatistics
+from initjax.typing import Verdict
 
-Rows = Sequence[Record]
-Ops = Sequence[LinearOp]
-"""Of each row."""
+_NOUNS = {"forward": "signal", "backward": "gradient"}
 
 
-_DIRECTIONS = (("forward", "signal"), ("backward", "gradient"))
-
-
-def check_signals(
-  rows: Rows, graph: SignalGraph, leaves: Leaves
-) -> Iterator[Verdict]:
+def check_signals(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
-  ops = [graph.ops[index] for index, _ in graph.rows()]
-  for verdict in underflow(rows, ops):
-    if verdict.kind.endswith("cut off"):
-      direction = "forward" if "signal" in verdict.kind else "backward"
-      meant = meant_zeros(rows, graph, leaves, direction)
-      if meant.issuperset(verdict.rows):
-        verdict = verdict._replace(severity="note")
-    yield verdict
+  for direction in _NOUNS:
+    for verdict in zeros(found, direction):
+      if verdict.kind.endswith("cut off"):
+        meant = meant_zeros(found, leaves, direction)
+        if meant.issuperset(verdict.rows):
+          verdict = verdict._replace(severity="note")
+      yield verdict
   for check in (nonfinite, dead_units, saturated, collapsed):
-    yield from check(rows, ops)
+    yield from check(found)
 
 
-def _first_path(rows: Rows, found: Sequence[int]) -> str:
-  return str(rows[found[0]]["path"])
+def _path(found: RowStatistics, rows: Sequence[int]) -> str:
+  """Of the first of these rows."""
+  return found.rows[rows[0]].op.path
 
 
-def _where(rows: Rows, index: int) -> str:
+def _where(row: Row) -> str:
   """A row in words."""
-  repeat = rows[index]["repeat"]
-  inside = f", repeat {', '.join(map(str, repeat))}" if repeat else ""
-  return f"{rows[index]['path'] or '(constant)'}{inside}"
+  repeats = ", ".join(map(str, row.repeat))
+  inside = f", repeat {repeats}" if repeats else ""
+  return f"{row.op.path or '(constant)'}{inside}"
 
 
-def _number(found: Sequence[int]) -> str:
-  return f"{len(found)} row{'s' * (len(found) > 1)}"
+def _count(rows: Sequence[int]) -> str:
+  return f"{len(rows)} row{'s' * (len(rows) > 1)}"
 
 
-def nonfinite(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+def _order(found: RowStatistics, direction: str) -> list[int]:
+  """Rows in the order that the signal, or the gradient, takes them."""
+  return list(range(len(found.rows)))[:: 1 if direction == "forward" else -1]
+
+
+def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
   """The first infinity or NaN in either direction."""
-  for direction, noun in _DIRECTIONS:
-    order = range(len(rows)) if direction == "forward" else _reverse(rows)
-    found = [i for i in order if rows[i][f"{direction}_nonfinite"] > 0]
-    if not found:
+  for direction, noun in _NOUNS.items():
+    of = found.along(direction)
+    rows = [i for i in _order(found, direction) if of.nonfinite[i] > 0]
+    if not rows:
       continue
-    first, row = found[0], rows[found[0]]
-    dtype = _dtype(ops[first])
-    finite = (r for r in rows if r[f"{direction}_nonfinite"] == 0)
-    largest = max((r[f"{direction}_largest"] for r in finite), default=None)
-    seen = (
-      ""
-      if largest is None
-      else (f"the largest magnitude elsewhere is {largest:.3g}, and ")
-    )
+    first = found.rows[rows[0]]
+    dtype = _dtype(first.op)
+    finite = of.largest[of.nonfinite == 0]
+    seen = ""
+    if finite.size:
+      seen = f"the largest magnitude elsewhere is {finite.max():.3g}, and "
     yield Verdict(
       f"non-finite {noun}",
       "error",
-      str(row["path"]),
-      f"{row[f'{direction}_nonfinite']:.0f} of {row[f'{direction}_size']:.0f} "
+      first.op.path,
+      f"{of.nonfinite[rows[0]]:.0f} of {of.size[rows[0]]:.0f} "
       "entries are infinite or NaN, for the first time, at "
-      f"{_where(rows, first)}; {seen}{dtype} holds up to "
+      f"{_where(first)}; {seen}{dtype} holds up to "
       f"{float(jnp.finfo(dtype).max):.3g}.",
       _range_fix(dtype, overflow=True),
-      tuple(found),
+      tuple(rows),
     )
     if direction == "forward":
       return  # the gradient cannot be better
-
-
-def _reverse(rows: Rows) -> range:
-  return range(len(rows) - 1, -1, -1)
 
 
 def _range_fix(dtype: Any, *, overflow: bool) -> str:
@@ -107,53 +98,43 @@ def _range_fix(dtype: Any, *, overflow: bool) -> str:
   )
 
 
-def underflow(rows: Rows, ops: Ops) -> Iterator[Verdict]:
-  """The first row of exact zeros after one that was alive."""
-  for direction, noun in _DIRECTIONS:
-    order = list(range(len(rows)) if direction == "forward" else _reverse(rows))
-    order = [i for i in order if rows[i]["forward_size"] > 0]  # what was run
-    alive = [i for i in order if not _all_zero(rows[i], direction)]
-    zero = order[order.index(alive[-1]) + 1 :] if alive else order
-    if (
-      zero and alive and _is_near_zero(rows[alive[-1]], direction, ops[zero[0]])
-    ):
-      yield _underflown(rows, alive[-1], zero, direction, noun, ops[zero[0]])
-    elif zero:
-      yield _cut_off(rows, zero, direction, noun)
+def zeros(found: RowStatistics, direction: str) -> Iterator[Verdict]:
+  """The first row of exact zeros after one that was alive.
 
-
-def _is_near_zero(row: Record, direction: str, op: LinearOp) -> bool:
-  """Whether half of the exponents that the dtype has below 1 are used up."""
-  return _log2_size(row, direction) < _log2_smallest(op) / 2
-
-
-def _log2_size(row: Record, direction: str) -> float:
-  return float(row[f"{direction}_log2_second_moment"]) / 2
-
-
-def _log2_smallest(op: LinearOp) -> float:
-  return math.log2(float(jnp.finfo(_dtype(op)).smallest_subnormal))
+  Also where no gradient comes at all, and so none was measured.
+  """
+  of = found.along(direction)
+  order = [i for i in _order(found, direction) if found.forward.size[i] > 0]
+  alive = [i for i in order if of.largest[i] != 0]
+  lost = order[order.index(alive[-1]) + 1 :] if alive else order
+  if lost:
+    dtype = _dtype(found.rows[lost[0]].op)
+    smallest = math.log2(float(jnp.finfo(dtype).smallest_subnormal))
+    bits = [float(of.log2_second_moment[i]) / 2 for i in alive[-1:]]
+    # Rounding made them if half of the dtype's exponents below 1 were used up.
+    if bits and bits[0] < smallest / 2:
+      yield _underflown(found, direction, lost, bits[0], smallest)
+    else:
+      yield _cut_off(found, direction, lost)
 
 
 def _underflown(
-  rows: Rows,
-  before: int,
-  zero: list[int],
+  found: RowStatistics,
   direction: str,
-  noun: str,
-  op: LinearOp,
+  lost: list[int],
+  before: float,
+  smallest: float,
 ) -> Verdict:
-  """Zeros that rounding made."""
-  dtype = _dtype(op)
+  first = found.rows[lost[0]]
+  dtype = _dtype(first.op)
   return Verdict(
-    f"{noun} underflows to zero",
+    f"{_NOUNS[direction]} underflows to zero",
     "error",
-    _first_path(rows, zero),
-    f"Exactly 0 from {_where(rows, zero[0])} on; it was "
-    f"2^{_log2_size(rows[before], direction):.0f} before, and {dtype} holds "
-    f"nothing below 2^{_log2_smallest(op):.0f}.",
+    first.op.path,
+    f"Exactly 0 from {_where(first)} on; it was 2^{before:.0f} before, and "
+    f"{dtype} holds nothing below 2^{smallest:.0f}.",
     _range_fix(dtype, overflow=False),
-    tuple(zero),
+    tuple(lost),
   )
 
 
@@ -163,51 +144,43 @@ def _dtype(op: LinearOp) -> Any:
   return jnp.dtype(op.dtype if floating else jnp.float32)
 
 
-def _all_zero(row: Record, direction: str) -> bool:
-  """Also where no gradient comes at all, and so none was measured.
-
-  Numbers of entries would not tell: above 2^24, float32 has not each of them.
-  """
-  return bool(row[f"{direction}_largest"] == 0)
-
-
-def _cut_off(rows: Rows, zero: list[int], direction: str, noun: str) -> Verdict:
+def _cut_off(found: RowStatistics, direction: str, lost: list[int]) -> Verdict:
   """Zeros that no rounding made: a dead layer, or a kernel of zeros."""
   return Verdict(
-    f"{noun} is cut off",
+    f"{_NOUNS[direction]} is cut off",
     "warning",
-    _first_path(rows, zero),
-    f"Exactly 0 in {_number(zero)}, from {_where(rows, zero[0])} on, and not "
-    "by rounding: a kernel of zeros (as residual branches start with), units "
-    "that are all dead, a stop_gradient, or a function of slope 0.",
+    _path(found, lost),
+    f"Exactly 0 in {_count(lost)}, from {_where(found.rows[lost[0]])} on, and "
+    "not by rounding: a kernel of zeros (as residual branches start with), "
+    "units that are all dead, a stop_gradient, or a function of slope 0.",
     fix(
       "kernel_init=initjax.initializers.he_normal()",
       "nothing is to be done if it is a branch that shall start at zero",
     ),
-    tuple(zero),
+    tuple(lost),
   )
 
 
-def dead_units(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+def dead_units(found: RowStatistics) -> Iterator[Verdict]:
   """More units at exactly 0 on every sample than chance explains."""
-  found, worst, chance = [], 0.0, 0.0
-  for index, row in enumerate(rows):
-    units = row.get("units", math.nan)
-    if not units > 0 or not is_flat(_fed_by(ops[index], row)):
+  rows, worst, chance = [], 0.0, 0.0
+  for index, row in enumerate(found.rows):
+    units = found.detail.units[index]
+    if not units > 0 or not is_flat(row.feed.activation):
       continue
-    fraction = row["dead_units"] / units
-    expected = _dead_by_chance(_source(rows, index, ops[index]))
+    fraction = float(found.detail.dead_units[index] / units)
+    expected = _dead_by_chance(found, index)
     spread = math.sqrt(0.25 / units)
     if fraction > expected + 0.1 + 3 * spread:
-      found.append(index)
+      rows.append(index)
       if fraction > worst:
         worst, chance = fraction, expected
-  if found:
+  if rows:
     yield Verdict(
       "dead units",
       "error" if worst > 0.9 else "warning",
-      _first_path(rows, found),
-      f"Up to {worst:.0%} of the units that feed it, in {_number(found)}, are "
+      _path(found, rows),
+      f"Up to {worst:.0%} of the units that feed it, in {_count(rows)}, are "
       f"exactly 0 on every sample ({chance:.0%} would be by chance): they pass "
       "no gradient, and do not learn. Biases far below zero, or a step with "
       "too large a learning rate, do this.",
@@ -215,61 +188,54 @@ def dead_units(rows: Rows, ops: Ops) -> Iterator[Verdict]:
         "bias_init=initjax.initializers.zeros",
         "or a smaller learning rate, or jax.nn.leaky_relu or jax.nn.elu",
       ),
-      tuple(found),
+      tuple(rows),
     )
 
 
-def _source(rows: Rows, index: int, op: LinearOp) -> Record:
-  """The latest row whose output feeds this one; empty if there is none."""
-  path = op.feed_at(rows[index]["repeat"]).source
-  before = (row for row in reversed(rows[:index]) if row["path"] == path)
-  return next(before, {})
-
-
-def _dead_by_chance(source: Record) -> float:
+def _dead_by_chance(found: RowStatistics, index: int) -> float:
   """P(all N of jointly normal numbers of correlation c are negative).
 
   ∫ Φ(-√c z / √(1-c))^N dN(z): deep rectifier networks bring c close to 1, and
-  then half of the units are off on every sample, in good health.
+  then half of the units are off on every sample, in good health. N and c are
+  those of the latest row whose output feeds this one.
   """
   from scipy.special import log_ndtr
 
-  c, number = source.get("correlation", math.nan), source.get("samples", 1)
+  path = found.rows[index].feed.source
+  source = (i for i in range(index)[::-1] if found.rows[i].op.path == path)
+  at = next(source, None)
+  c = math.nan if at is None else float(found.detail.correlation[at])
+  number = 1.0 if at is None else float(found.detail.samples[at])
   c = min(max(c if math.isfinite(c) else 0.0, 0.0), 1 - 1e-9)
+  # Given z, what the numbers share, each is off by itself: a plain sum over z
+  # is exact to rounding for an integrand as smooth, and in logarithms Φ^N
+  # does not underflow.
   z = np.linspace(-8, 8, 4001)
   all_off = max(number, 1) * log_ndtr(-math.sqrt(c / (1 - c)) * z)
   density = np.exp(all_off - z**2 / 2) / math.sqrt(2 * math.pi)
   return float(density.sum() * (z[1] - z[0]))
 
 
-def _fed_by(op: LinearOp, row: Record) -> Activation | None:
-  return op.feed_at(row["repeat"]).activation
-
-
-def saturated(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+def saturated(found: RowStatistics) -> Iterator[Verdict]:
   """A bounded activation whose slope is nearly 0 on most of its inputs."""
-  del ops
-  found = []
-  for index, row in enumerate(rows):
-    steepest = _STEEPEST.get(row["fed_by"])
-    slope = row.get("saturation", math.nan)
-    if steepest and slope < 0.1 * steepest:
-      found.append(index)
-  if found:
-    row = rows[found[0]]
-    name = row["fed_by"]
+  names = [fed_by(row.feed) for row in found.rows]
+  steepest = np.array([_STEEPEST.get(name, math.nan) for name in names])
+  slopes = found.detail.saturation
+  rows = np.flatnonzero(slopes < 0.1 * steepest).tolist()
+  if rows:
+    name = names[rows[0]]
     yield Verdict(
       "saturation",
       "warning",
-      str(row["path"]),
-      f"E|φ'| of the {name} that feeds it is {row['saturation']:.2g}, of at "
-      f"most {_STEEPEST[name]:.2g}, in {_number(found)}: the gradient stops "
-      "there. Its inputs are too large.",
+      _path(found, rows),
+      f"E|φ'| of the {name} that feeds it is {slopes[rows[0]]:.2g}, of at most "
+      f"{_STEEPEST[name]:.2g}, in {_count(rows)}: the gradient stops there. "
+      "Its inputs are too large.",
       fix(
         "kernel_init=initjax.initializers.xavier_normal()",
         "or inputs of unit variance, or normalization before it",
       ),
-      tuple(found),
+      tuple(rows),
     )
 
 
@@ -287,36 +253,36 @@ _STEEPEST = {  # max |φ'| of activations that saturate on both sides
 _ALIKE = float(jnp.finfo(jnp.bfloat16).eps) ** 2 / 2
 
 
-def collapsed(rows: Rows, ops: Ops) -> Iterator[Verdict]:
+def collapsed(found: RowStatistics) -> Iterator[Verdict]:
   """All samples point the same way, though the inputs did not.
 
   What inputs feed directly tells of the inputs alone: all sentences may end
   with the same token.
   """
-  known = [(i, row.get("correlation", math.nan)) for i, row in enumerate(rows)]
-  known = [(i, c) for i, c in known if math.isfinite(c)]
-  if not known or known[0][1] > 0.99:
+  cosine = found.detail.correlation
+  known = np.flatnonzero(np.isfinite(cosine)).tolist()
+  if not known or cosine[known[0]] > 0.99:
     return
-  found = [
+  rows = [
     i
-    for i, c in known
-    if 1 - c < _ALIKE
-    and ops[i].feed_at(rows[i]["repeat"]).reason not in ("input", "indices")
+    for i in known
+    if 1 - cosine[i] < _ALIKE
+    and found.rows[i].feed.reason not in ("input", "indices")
   ]
-  if found:
-    cosine = rows[found[0]]["correlation"]
+  if rows:
     yield Verdict(
       "rank collapse",
       "warning",
-      _first_path(rows, found),
-      f"The mean cosine between two samples is {cosine:.6f} at "
-      f"{_where(rows, found[0])} and was {known[0][1]:.2f} at first: "
-      "what tells samples apart is less than bfloat16 resolves. Deep networks "
-      "without normalization or residual branches do this.",
+      _path(found, rows),
+      f"The mean cosine between two samples is {cosine[rows[0]]:.6f} at "
+      f"{_where(found.rows[rows[0]])} and was {cosine[known[0]]:.2f} at first: "
+      "what tells samples apart is less than "
+      "bfloat16 resolves. Deep networks without normalization or residual "
+      "branches do this.",
       fix(
         "",
         "residual branches, normalization, or fewer layers; for tanh-like "
         "activations larger weights, up to the edge of chaos",
       ),
-      tuple(found),
+      tuple(rows),
     )

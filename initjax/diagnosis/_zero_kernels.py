@@ -6,10 +6,8 @@ what it feeds, and the gradient of what feeds it; nothing beside its path.
 
 from collections.abc import Iterable, Sequence
 
-from initjax.graph import LinearOp, SignalGraph
-from initjax.graph._graph import Site, Term, terms_within
-from initjax.measurement._leaves import Leaves
-from initjax.typing import Record
+from initjax.graph import LinearOp, SignalGraph, Site, Term, terms_within
+from initjax.measurement import Leaves, RowStatistics
 
 Sources = list[set[int] | None]
 """The rows that feed each row, and last the output; None if it is not known."""
@@ -19,14 +17,14 @@ _FROM_OUTSIDE = ("input", "indices", "constant")
 
 
 def meant_zeros(
-  rows: Sequence[Record], graph: SignalGraph, leaves: Leaves, direction: str
+  found: RowStatistics, leaves: Leaves, direction: str
 ) -> set[int]:
   """Rows that are 0 because of kernels of zeros that learn, and of no other."""
-  sources = _sources(graph)
+  sources = _feeding_rows(found.graph)
   causes = {
-    row
-    for row, (index, _) in enumerate(graph.rows())
-    if _is_zero(graph.ops[index], leaves) and _learns(rows, row, sources[row])
+    at
+    for at, row in enumerate(found.rows)
+    if _is_zero(row.op, leaves) and _learns(found, at, sources[at])
   }
   fed = _downstream if direction == "forward" else _upstream
   return fed(causes, sources)
@@ -68,24 +66,22 @@ def _is_zero(op: LinearOp, leaves: Leaves) -> bool:
 
 
 def _learns(
-  rows: Sequence[Record], row: int, fed_by: Iterable[int] | None
+  found: RowStatistics, row: int, fed_by: Iterable[int] | None
 ) -> bool:
   """Whether a kernel has a gradient: something goes in, and comes back."""
   inputs = list(range(row) if fed_by is None else fed_by) or [_INPUT]
-  alive = (i == _INPUT or rows[i]["forward_largest"] != 0 for i in inputs)
-  return rows[row]["backward_largest"] != 0 and any(alive)
+  alive = (i == _INPUT or found.forward.largest[i] != 0 for i in inputs)
+  return bool(found.backward.largest[row] != 0) and any(alive)
 
 
-def _sources(graph: SignalGraph) -> Sources:
+def _feeding_rows(graph: SignalGraph) -> Sources:
   latest: dict[Site, int] = {}
   found: Sources = []
-  for row, (index, repeat) in enumerate(graph.rows()):
-    op = graph.ops[index]
-    feed = op.feed_at(repeat)
-    outside = feed.reason in _FROM_OUTSIDE
-    terms = list(terms_within(feed.stream))
+  for at, row in enumerate(graph.rows):
+    outside = row.feed.reason in _FROM_OUTSIDE
+    terms = list(terms_within(row.feed.stream))
     found.append({_INPUT} if outside else _rows_of(terms, latest, found))
-    latest[op.place.site] = row
+    latest[row.op.place.site] = at
   return [*found, _rows_of(list(terms_within(graph.output)), latest, found)]
 
 

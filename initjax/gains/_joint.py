@@ -26,9 +26,7 @@ from initjax.gains._joint_mesh import (
 )
 from initjax.gains._moments import cached_moments, check_not_nan, explained
 from initjax.gains._quadrature import DivergenceError, lobatto
-from initjax.typing import Activation
-
-Numbers = float | np.ndarray
+from initjax.typing import Activation, Numbers
 
 _NAMES = ("E[φ]", "E[φ']", "E[φ²]", "E[φ'²]", "E[φ⁴]", "E[φ'⁴]")
 _PANEL = 3.0  # widest panel, in standard deviations of the inner Gaussian

@@ -10,46 +10,69 @@ from initjax._activations import (
   in_float64,
   trace,
 )
+from initjax._checks import check_numbers
 from initjax.gains._moments import check_not_nan, explained
 from initjax.gains._quadrature import DivergenceError, gaussian_integrals
-from initjax.typing import Activation
+from initjax.typing import Activation, Numbers
 
 _NAMES = ("E[φ²]", "E[xφφ']", "E[x²φ²]")
 _JUMP = 1e-10  # relative gap between two forms of the slope: φ² jumps
 
 
 class Length(NamedTuple):
-  """Of x ~ N(0, v), arrays of the shape of v."""
+  """Of φ(x) for x ~ N(0, v): floats, or arrays of the shape of v."""
 
-  second_moment: np.ndarray
+  second_moment: Numbers
   """E[φ(x)²]; inf where it diverges"""
-  slope: np.ndarray
-  """dE[φ²]/dv = E[xφφ']/v = (E[x²φ²]/v - E[φ²])/(2v)"""
+  slope: Numbers
+  """dE[φ²]/dv"""
 
 
-def length(activation: Activation, variances: np.ndarray) -> Length:
-  """E[φ²] and dE[φ²]/dv for variances [v] > 0.
+def length(activation: Activation, variance: Numbers = 1.0) -> Length:
+  """E[φ²] and how it changes with the variance v of x ~ N(0, v), in float64.
+
+      dE[φ²]/dv = E[xφφ']/v = (E[x²φ²]/v - E[φ²])/(2v)
 
   Both forms of the slope are computed: the first is more accurate and misses
   the deltas of φ' where φ² jumps; there the second is returned.
+
+  Args:
+    activation: any elementwise JAX function of real numbers.
+    variance: of the pre-activation, > 0; a number or an array of numbers.
+
+  Raises:
+    ValueError: for a variance that is not > 0, or as `moments`, but not where
+      φ grows too fast: then both are inf.
+
+  >>> import jax
+  >>> found = length(jax.nn.silu)
+  >>> round(found.slope / found.second_moment, 6)  # above 1: unstable
+  1.172594
+
+  Reference: Poole et al. 2016, Eq. 3; Schoenholz et al. 2017, §3.
   """
-
-  def compute() -> Length:
-    traced = trace(activation)
-    try:
-      return _integrate(traced, variances)
-    except DivergenceError as error:
-      if variances.size == 1:
-        if error.reason == "grows":
-          return Length(*np.full((2, 1), np.inf))
-        raise explained(traced, error, variances, _NAMES) from None
-    parts = [length(activation, v) for v in np.split(variances, variances.size)]
-    return Length(*np.concatenate(parts, axis=1))
-
-  return in_float64(compute)
+  check_numbers("variance", variance, low=0, open_low=True)
+  variances = np.asarray(variance, np.float64)
+  table = in_float64(lambda: _length(trace(activation), variances.ravel()))
+  if variances.ndim == 0:
+    return Length(*(float(row[0]) for row in table))
+  return Length(*(row.reshape(variances.shape) for row in table))
 
 
-def _integrate(traced: TracedActivation, v: np.ndarray) -> Length:
+def _length(traced: TracedActivation, v: np.ndarray) -> np.ndarray:
+  """Both [2, v]; inf in both where φ grows too fast."""
+  try:
+    return _integrate(traced, v)
+  except DivergenceError as error:
+    if v.size > 1:
+      parts = [_length(traced, each) for each in np.split(v, v.size)]
+      return np.concatenate(parts, axis=1)
+    if error.reason == "grows":
+      return np.full((2, 1), np.inf)
+    raise explained(traced, error, v, _NAMES) from None
+
+
+def _integrate(traced: TracedActivation, v: np.ndarray) -> np.ndarray:
   evaluate = compiled(traced)
   unit = np.sqrt(v.max())  # x² alone could overflow or underflow
 
@@ -64,4 +87,4 @@ def _integrate(traced: TracedActivation, v: np.ndarray) -> Length:
   stein = (square * (unit**2 / v) - second) / (2 * v)
   rounding = 1e3 * np.finfo(float).eps * second / v
   jumps = abs(stein - smooth) > _JUMP * abs(stein) + rounding
-  return Length(second, np.where(jumps, stein, smooth))
+  return np.stack([second, np.where(jumps, stein, smooth)])

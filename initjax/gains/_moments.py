@@ -14,9 +14,7 @@ from initjax._activations import (
   trace,
 )
 from initjax.gains._quadrature import DivergenceError, gaussian_integrals
-from initjax.typing import Activation
-
-Numbers = float | np.ndarray
+from initjax.typing import Activation, Numbers
 
 _JUMP = 1e-10  # relative gap between φ' and Stein's lemma: φ jumps
 _SLOPES = (2, 3, 5)  # of the following, what holds φ' and no φ
@@ -37,9 +35,7 @@ class Moments(NamedTuple):
   as steep as √|x| at 0"""
 
 
-def moments(
-  activation: Activation, variance: float | np.ndarray = 1.0
-) -> Moments:
+def moments(activation: Activation, variance: Numbers = 1.0) -> Moments:
   """E[φ], E[φ²], E[φ'], E[φ'²] for x ~ N(0, variance), in float64.
 
   Relative error at most 1e-12 (absolute 1e-14, in units of E|φ|, for a moment

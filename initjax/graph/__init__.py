@@ -6,8 +6,47 @@
 8
 """
 
-from initjax.graph._frameworks import functional
-from initjax.graph._graph import Feed, LinearOp, SignalGraph
-from initjax.graph._signal_graph import signal_graph
+from initjax.graph._compat import open_jaxpr, scan_operands
+from initjax.graph._feed_names import fed_by
+from initjax.graph._frameworks import (
+  as_function,
+  functional,
+  is_model,
+  is_unbound,
+)
+from initjax.graph._graph import (
+  Feed,
+  Image,
+  LinearOp,
+  Row,
+  Scan,
+  SignalGraph,
+  Site,
+  Stream,
+  Term,
+  terms_within,
+)
+from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, run
+from initjax.graph._primitives import (
+  BLOCKWISE,
+  INLINED,
+  KEYS,
+  PARTS,
+  PURE_ARRAYS,
+  RESHAPES,
+)
+from initjax.graph._signal_graph import Trace, signal_graph, trace
+from initjax.graph._view import View, memory_of, overlap
 
-__all__ = ["Feed", "LinearOp", "SignalGraph", "functional", "signal_graph"]
+__all__ = [
+  "Feed",
+  "Image",
+  "LinearOp",
+  "Row",
+  "SignalGraph",
+  "Site",
+  "Stream",
+  "Term",
+  "functional",
+  "signal_graph",
+]

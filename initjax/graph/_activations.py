@@ -10,9 +10,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from initjax._activations import identity
 from initjax.graph._graph import Feed
 from initjax.graph._primitives import AFFINE, ELEMENTWISE, LAYOUT, MOVES
-from initjax.graph._recovered import dropout, identity, recovered
+from initjax.graph._recovered import dropout, recovered
 from initjax.graph._values import Node, Value
 
 _REASONS = {

@@ -1,6 +1,7 @@
 """What the reader of a model returns: linear operations, in order."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
@@ -180,8 +181,8 @@ class LinearOp:
   @property
   def multiplier(self) -> float:
     """Constant factor between the parameter and the kernel."""
-    known = self.view is not None and self.view.multiplier
-    return known if known is not None else 1.0
+    known = None if self.view is None else self.view.multiplier
+    return 1.0 if known is None else known
 
   @property
   def leaf_shape(self) -> tuple[int, ...] | None:
@@ -235,9 +236,24 @@ class LinearOp:
     return self.feed.source
 
 
-def _rows(
+class Row(NamedTuple):
+  """An operation at one repeat of the scans around it."""
+
+  number: int
+  """of the operation, in `graph.ops`"""
+  op: LinearOp
+  repeat: tuple[int, ...]
+  """of each scan, outermost first"""
+
+  @property
+  def feed(self) -> Feed:
+    """What feeds this repeat."""
+    return self.op.feed_at(self.repeat)
+
+
+def _in_turn(
   ops: list[tuple[int, LinearOp]], depth: int, repeat: tuple[int, ...]
-) -> Iterator[tuple[int, tuple[int, ...]]]:
+) -> Iterator[Row]:
   """Rows of operations that share the scans up to `depth`, at one repeat."""
 
   def scan_of(item: tuple[int, LinearOp]) -> Scan | None:
@@ -247,11 +263,11 @@ def _rows(
   for scan, group in itertools.groupby(ops, key=scan_of):
     members = list(group)
     if scan is None:
-      yield from ((index, repeat) for index, _ in members)
+      yield from (Row(index, op, repeat) for index, op in members)
       continue
     steps = range(scan.length)
     for step in reversed(steps) if scan.reverse else steps:
-      yield from _rows(members, depth + 1, (*repeat, step))
+      yield from _in_turn(members, depth + 1, (*repeat, step))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,12 +288,13 @@ class SignalGraph:
   """what that output is a (function of a) sum of which holds the last
   operation's; None where it cannot be said"""
 
-  def rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+  @functools.cached_property
+  def rows(self) -> tuple[Row, ...]:
     """Every repeat of every operation, in the order of execution.
 
     Operations that share a scan take turns; a reversed one counts down.
     """
-    yield from _rows(list(enumerate(self.ops)), 0, ())
+    return tuple(_in_turn(list(enumerate(self.ops)), 0, ()))
 
   def __iter__(self) -> Iterator[LinearOp]:
     return iter(self.ops)

@@ -8,8 +8,8 @@ likewise, whose gradient can carry what is measured going backward. Sites may
 also share states, read and changed in the order of execution.
 """
 
-import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -51,23 +51,22 @@ FORWARD = CALLS | REMAT | RULES | {"scan", "cond"}
 """What is entered where no derivative is taken, and states are kept."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Visitor:
+class Visitor(NamedTuple):
   """What is done at the sites, and which states they share."""
 
   visit: Callable[[Visited, Slot, State], tuple[list[Any], Any, State]]
   """returns new outputs, what to hand out, and the site's state afterwards"""
-  state_of: Mapping[Site, Hashable] = dataclasses.field(default_factory=dict)
+  state_of: Mapping[Site, Hashable] = MappingProxyType({})
   """of sites that have one; several may share it"""
-  slicers: Mapping[Hashable, frozenset[Site]] = dataclasses.field(
-    default_factory=dict
-  )
+  slicers: Mapping[Hashable, frozenset[Site]] = MappingProxyType({})
   """scans that slice a state; from repeat to repeat of others it is carried"""
 
-  def within(self, slots: Slots, states: States) -> dict[Hashable, State]:
-    """The states of some sites."""
-    names = {self.state_of[site] for site in slots if site in self.state_of}
-    return {name: states[name] for name in states if name in names}
+
+class _Inside(NamedTuple):
+  """What the sites in a jaxpr are given: it rides along with the operands."""
+
+  slots: Slots
+  states: States
 
 
 def run(
@@ -101,15 +100,14 @@ def run(
   def look_up(atom: Any) -> Any:
     return atom.val if hasattr(atom, "val") else known[atom]
 
-  inside = _by_equation(slots, len(place))
+  busy = _by_equation(slots, len(place))
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
-    if index in inside:
-      own = inside[index]
-      given = _Given(own, visitor.within(own, states))
+    if index in busy:
       call = _Call(equation, (*place, index), visitor, enter)
+      inside = call.part(_Inside(busy[index], states))
       with equation.ctx.manager:
-        outputs, more, after = _run_equation(call, operands, given)
+        outputs, more, after = _run_equation(call, operands, inside)
       found.update(more)
       states.update(after)
     else:
@@ -140,13 +138,6 @@ def _not_run(slots: Slots) -> dict[Site, Any]:
   return {site: slot.forward for site, slot in slots.items()}
 
 
-class _Given(NamedTuple):
-  """What the sites of an equation are given: rides along with its operands."""
-
-  slots: Slots
-  states: States
-
-
 class _Call(NamedTuple):
   """An equation with sites, and how they are visited."""
 
@@ -155,36 +146,32 @@ class _Call(NamedTuple):
   visitor: Visitor
   enter: frozenset[str]
 
-  @property
-  def params(self) -> dict[str, Any]:
-    """Of the equation."""
-    params: dict[str, Any] = self.equation.params
-    return params
+  def part(self, inside: _Inside) -> _Inside:
+    """The slots, and of the states those that their sites share."""
+    slots, states = inside
+    names = {self.visitor.state_of.get(site) for site in slots}
+    return _Inside(slots, {n: states[n] for n in states if n in names})
 
   def run(
-    self, jaxpr: Any, operands: list[Any], given: _Given, *branch: int
+    self, jaxpr: Any, operands: list[Any], inside: _Inside, *branch: int
   ) -> Result:
     """A jaxpr of this equation."""
+    place = (*self.site, *branch)
     return run(
-      jaxpr,
-      operands,
-      self.visitor,
-      *given,
-      enter=self.enter,
-      place=(*self.site, *branch),
+      jaxpr, operands, self.visitor, *inside, enter=self.enter, place=place
     )
 
 
-def _run_equation(call: _Call, operands: list[Any], given: _Given) -> Result:
+def _run_equation(call: _Call, operands: list[Any], inside: _Inside) -> Result:
   name = call.equation.primitive.name
-  if call.site in given.slots or name not in call.enter:
-    return _run_whole(call, operands, given)
-  return _REBUILD.get(name, _run_call)(call, operands, given)
+  if call.site in inside.slots or name not in call.enter:
+    return _run_whole(call, operands, inside)
+  return _REBUILD.get(name, _run_call)(call, operands, inside)
 
 
-def _run_whole(call: _Call, operands: list[Any], given: _Given) -> Result:
+def _run_whole(call: _Call, operands: list[Any], inside: _Inside) -> Result:
   """One site: the equation itself, or the last one in a call."""
-  slots, states = given
+  slots, states = inside
   outputs = bind(call.equation, operands)
   last = max(slots)
   seen = operands if last == call.site else None
@@ -193,17 +180,17 @@ def _run_whole(call: _Call, operands: list[Any], given: _Given) -> Result:
   outputs, handed, state = call.visitor.visit(
     visited, slots[last], states.get(name)
   )
-  after = dict(states) if name is None else {**states, name: state}
-  return outputs, {**_not_run(slots), last: handed}, after
+  after = {} if name is None else {name: state}
+  return outputs, {**_not_run(slots), last: handed}, {**states, **after}
 
 
-def _run_call(call: _Call, operands: list[Any], given: _Given) -> Result:
+def _run_call(call: _Call, operands: list[Any], inside: _Inside) -> Result:
   """Jit stays jit, remat stays remat with the same policy."""
-  (inner, *_) = sub_jaxprs(call.params)
-  name, params = call.equation.primitive.name, call.params
+  (inner, *_) = sub_jaxprs(call.equation.params)
+  name, params = call.equation.primitive.name, call.equation.params
 
-  def enter(operands: list[Any], given: _Given) -> Result:
-    return call.run(inner, operands, given)
+  def enter(operands: list[Any], inside: _Inside) -> Result:
+    return call.run(inner, operands, inside)
 
   if name in REMAT:
     enter = jax.checkpoint(
@@ -211,22 +198,23 @@ def _run_call(call: _Call, operands: list[Any], given: _Given) -> Result:
     )
   elif name in JITS:
     enter = jax.jit(enter, inline=params["inline"])
-  return enter(operands, given)
+  return enter(operands, inside)
 
 
-def _run_scan(call: _Call, operands: list[Any], given: _Given) -> Result:
-  params, slicers = call.params, call.visitor.slicers
+def _run_scan(call: _Call, operands: list[Any], inside: _Inside) -> Result:
+  params, slicers = call.equation.params, call.visitor.slicers
   num_consts, num_carry = scan_operands(params)
   consts, rest = operands[:num_consts], operands[num_consts:]
-  slots, states = given
+  slots, states = inside
   sliced = {n: s for n, s in states.items() if call.site in slicers[n]}
   carried = {n: s for n, s in states.items() if n not in sliced}
 
   def body(carry: Any, x: Any) -> Any:
     (values, carried), (xs, slots, sliced) = carry, x
-    given = _Given(slots, {**carried, **sliced})
     arguments = [*consts, *values, *xs]
-    outputs, found, after = call.run(params["jaxpr"], arguments, given)
+    outputs, found, after = call.run(
+      params["jaxpr"], arguments, _Inside(slots, {**carried, **sliced})
+    )
     changed = {name: after[name] for name in sliced}
     kept = {name: after[name] for name in carried}
     return (outputs[:num_carry], kept), (outputs[num_carry:], found, changed)
@@ -242,37 +230,40 @@ def _run_scan(call: _Call, operands: list[Any], given: _Given) -> Result:
   return [*carry, *ys], found, {**carried, **sliced}
 
 
-def _run_cond(call: _Call, operands: list[Any], given: _Given) -> Result:
+def _run_cond(call: _Call, operands: list[Any], inside: _Inside) -> Result:
   """Every branch hands out all sites, and all states."""
 
   def branch(number: int, jaxpr: Any) -> Callable[..., Result]:
-    def run(operands: list[Any], given: _Given) -> Result:
-      slots, states = given
+    def run(operands: list[Any], inside: _Inside) -> Result:
+      slots, states = inside
       own = _by_equation(slots, len(call.site)).get(number, {})
-      inner = _Given(own, call.visitor.within(own, states))
-      outputs, found, after = call.run(jaxpr, operands, inner, number)
+      part = call.part(_Inside(own, states))
+      outputs, found, after = call.run(jaxpr, operands, part, number)
       return outputs, {**_not_run(slots), **found}, {**states, **after}
 
     return run
 
   index, *others = operands
-  choices = [branch(*each) for each in enumerate(call.params["branches"])]
-  return jax.lax.switch(index, choices, others, given)
+  choices = [
+    branch(*each) for each in enumerate(call.equation.params["branches"])
+  ]
+  return jax.lax.switch(index, choices, others, inside)
 
 
-def _run_shard_map(call: _Call, operands: list[Any], given: _Given) -> Result:
+def _run_shard_map(call: _Call, operands: list[Any], inside: _Inside) -> Result:
   """States stay outside: what each device would make of them differs."""
+  params = call.equation.params
 
   def run(operands: list[Any], slots: Slots) -> tuple[list[Any], Any]:
-    given = _Given(slots, {})
-    outputs, found, _ = call.run(call.params["jaxpr"], operands, given)
+    given = _Inside(slots, {})
+    outputs, found, _ = call.run(params["jaxpr"], operands, given)
     return outputs, found
 
-  outputs, found = in_shards(run, call.params, operands, given.slots)
-  return outputs, found, dict(given.states)
+  outputs, found = in_shards(run, params, operands, inside.slots)
+  return outputs, found, dict(inside.states)
 
 
-_REBUILD: dict[str, Callable[[_Call, list[Any], _Given], Result]] = {
+_REBUILD: dict[str, Callable[[_Call, list[Any], _Inside], Result]] = {
   "scan": _run_scan,
   "cond": _run_cond,
   "shard_map": _run_shard_map,

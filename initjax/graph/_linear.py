@@ -22,6 +22,7 @@ from initjax.graph._values import (
   joined,
   touched_by,
 )
+from initjax.graph._view import leaf
 
 
 @dataclasses.dataclass
@@ -31,7 +32,8 @@ class Reader:
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
-  touched: set[Touch] = dataclasses.field(default_factory=set)
+  bits: dict[Touch, int] = dataclasses.field(default_factory=dict)
+  touched: int = 0
   """parameters that reach an operation otherwise than as its kernel"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
@@ -40,14 +42,23 @@ class Reader:
     """A new node; later ones have higher indices."""
     return Node(next(self.nodes), label, **fields)
 
+  def touch(self, *touch: Any) -> int:
+    """The bit of a `Touch`."""
+    return self.bits.setdefault(Touch(*touch), 1 << len(self.bits))
+
+  def parameter(self, path: str, shape: tuple[int, ...]) -> Value:
+    """A leaf."""
+    return Value("parameter", leaf(path, shape), touched=self.touch(path))
+
   @property
   def entangled(self) -> frozenset[str]:
     """Paths of those, without products that turned out to be operations."""
     ops = self.sites
     return frozenset(
       path
-      for path, product, operand in self.touched
-      if product not in ops or ops[product].axes.kernel != operand
+      for (path, product, operand), bit in self.bits.items()
+      if bit & self.touched
+      and (product not in ops or ops[product].axes.kernel != operand)
     )
 
 
@@ -58,7 +69,7 @@ def read_linear(
   first, second = operands[:2]
   is_data = [first.kind == "data", second.kind == "data"]
   if not any(is_data):
-    return _no_operation(equation, (first, second), place.site)
+    return _no_operation(reader, equation, (first, second), place.site)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
   if (
@@ -87,19 +98,18 @@ def read_linear(
 
 
 def _no_operation(
-  equation: Equation, values: Sequence[Value], site: Site
+  reader: Reader, equation: Equation, values: Sequence[Value], site: Site
 ) -> Value:
   """A product without data, or of what is no data yet in a loop."""
-  touched = frozenset(
-    touch._replace(product=site, operand=operand)
-    if touch.product is None and not value.view.computed
-    else touch
-    for operand, value in enumerate(values)
-    if value.view is not None
-    for touch in value.touched
-  )
-  shape = tuple(equation.outvars[0].aval.shape)
-  return joined(values, "product", shape, touched)
+  touched = 0
+  for operand, value in enumerate(values):
+    own = value.touched
+    if value.view is not None and not value.view.computed:
+      for path in value.paths:
+        own &= ~reader.touch(path)
+        own |= reader.touch(path, site, operand)
+    touched |= own
+  return joined(values, "product", equation.outvars[0].aval.shape, touched)
 
 
 def read_look_up(

@@ -35,7 +35,6 @@ from initjax.graph._primitives import (
 from initjax.graph._values import (
   CLOSED_OVER,
   CONSTANT,
-  Touch,
   Value,
   data,
   joined,
@@ -229,11 +228,11 @@ def _read_while(
   return _touched(counted, touched_by(operands))
 
 
-def _touched(values: list[Value], touched: frozenset[Touch]) -> list[Value]:
+def _touched(values: list[Value], touched: int) -> list[Value]:
   """Values that parameters have a say in."""
   return [
     value
-    if touched <= value.touched
+    if not touched & ~value.touched
     else dataclasses.replace(value, touched=value.touched | touched)
     for value in values
   ]
@@ -278,7 +277,7 @@ def _fixpoint(
     fed = list(map(_carried, carry, fed, outputs))
     outputs = body(fed)
     pairs = list(zip(fed, outputs, strict=False))
-    closed = all(after.touched <= before.touched for before, after in pairs)
+    closed = all(not after.touched & ~before.touched for before, after in pairs)
     settled = turn and all(same_kind(*pair) for pair in pairs)
     if closed and (settled or turn >= _PASSES - 2):
       break
@@ -295,10 +294,7 @@ def _carried(began: Value, fed: Value, value: Value) -> Value:
     return value
   if value.kind != "data":
     value = joined((value,), "loop", value.view.shape if value.view else ())
-  if not fed.touched <= value.touched:
-    touched = fed.touched | value.touched
-    return dataclasses.replace(value, touched=touched)
-  return value
+  return _touched([value], fed.touched)[0]
 
 
 def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:

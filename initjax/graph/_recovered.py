@@ -81,11 +81,6 @@ class Recovered:
     return results[-1]
 
 
-def identity(x: jax.Array) -> jax.Array:
-  """What lies between two linear maps that follow each other."""
-  return x
-
-
 def recovered(source: Node, between: Sequence[Node]) -> Recovered:
   """The function that leads from `source` through all nodes `between`."""
   ordered = sorted(between, key=lambda node: node.index)

@@ -16,7 +16,7 @@ from initjax.graph._graph import (
 )
 from initjax.graph._linear import Reader
 from initjax.graph._read import read
-from initjax.graph._values import Value, data, parameter
+from initjax.graph._values import Value, data
 
 
 def signal_graph(
@@ -78,7 +78,7 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   reader = Reader()
   others = len(jaxpr.in_avals) - len(paths)
   values = [
-    parameter(path, tuple(aval.shape))
+    reader.parameter(path, tuple(aval.shape))
     for path, aval in zip(paths, jaxpr.in_avals, strict=False)
   ]
   values += [data(reader.node("input")) for _ in range(others)]

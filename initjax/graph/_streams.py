@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from initjax._activations import identity
 from initjax.graph._activations import dropout, has_complex, source_of
 from initjax.graph._graph import Image, Site, Stream, Term, terms_within
 from initjax.graph._normalizations import (
@@ -21,7 +22,7 @@ from initjax.graph._normalizations import (
   normalization,
 )
 from initjax.graph._primitives import CHOICES, LAYOUT, SUMS
-from initjax.graph._recovered import identity, recovered
+from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
 from initjax.graph._view import size_of
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from initjax.graph._graph import Place, Site
-from initjax.graph._view import View, computed, leaf
+from initjax.graph._view import View, computed
 
 Kind = Literal["parameter", "constant", "data"]
 
@@ -59,9 +59,9 @@ class Value:
   """a constant's value, where it is a single number"""
   node: Node | None = None
   """how it was made, for data"""
-  touched: frozenset[Touch] = frozenset()
+  touched: int = 0
   """parameters that have a say in it, but for kernels of the operations on the
-  way"""
+  way: a bit for each `Touch`"""
 
   @property
   def paths(self) -> tuple[str, ...]:
@@ -79,25 +79,15 @@ CLOSED_OVER = Value("constant")
 """An array that the function closes over."""
 
 
-def touched_by(values: Iterable[Value]) -> frozenset[Touch]:
+def touched_by(values: Iterable[Value]) -> int:
   """Parameters that have a say in whatever is computed of the values."""
-  found = frozenset[Touch]()
+  found = 0
   for value in values:
-    if not found:
-      found = value.touched
-    elif not value.touched <= found:
-      found |= value.touched
+    found |= value.touched
   return found
 
 
-def parameter(path: str, shape: tuple[int, ...]) -> Value:
-  """A leaf."""
-  return Value(
-    "parameter", leaf(path, shape), touched=frozenset((Touch(path),))
-  )
-
-
-def data(node: Node, touched: frozenset[Touch] | None = None) -> Value:
+def data(node: Node, touched: int | None = None) -> Value:
   """A value that depends on the inputs; touched by its operands."""
   touched = touched_by(node.operands) if touched is None else touched
   return Value("data", node=node, touched=touched)
@@ -107,7 +97,7 @@ def joined(
   values: Iterable[Value],
   step: str,
   shape: tuple[int, ...] = (),
-  touched: frozenset[Touch] | None = None,
+  touched: int | None = None,
 ) -> Value:
   """A parameter, or a constant, computed of several values that are no data."""
   values = tuple(values)

@@ -22,6 +22,7 @@ from initjax.initializers._basic import (
   zeros,
   zeros_init,
 )
+from initjax.initializers._fans import MODES, KernelAxes, Mode, fan, kernel_axes
 from initjax.initializers._fused import blocks
 from initjax.initializers._identity import dirac, eye, zero_hadamard
 from initjax.initializers._orthogonal import delta_orthogonal, orthogonal
@@ -32,6 +33,7 @@ from initjax.initializers._recipes import (
   torch_linear_bias,
   torch_linear_kernel,
 )
+from initjax.initializers._sampling import initializer
 from initjax.initializers._variance_scaling import (
   activation_scaling,
   glorot_normal,

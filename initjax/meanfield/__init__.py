@@ -14,15 +14,18 @@ from initjax.meanfield._finite_width import (
 from initjax.meanfield._fixed_points import FixedPoint, fixed_point
 from initjax.meanfield._jacobian import JacobianMoments, jacobian_moments
 from initjax.meanfield._maps import correlation_map, length_map
+from initjax.meanfield._moment_tables import THEORY_FAILS, Response, response
 from initjax.meanfield._normalization import batch_norm_gradient_growth
 from initjax.meanfield._steps import Layer
 from initjax.meanfield._trajectory import Trajectory, trajectory
 
 __all__ = [
+  "THEORY_FAILS",
   "FixedPoint",
   "JacobianMoments",
   "Layer",
   "LogNorm",
+  "Response",
   "Trajectory",
   "batch_norm_gradient_growth",
   "correlation_map",
@@ -33,5 +36,6 @@ __all__ = [
   "jacobian_moments",
   "length_map",
   "relu_log_norm",
+  "response",
   "trajectory",
 ]

@@ -6,8 +6,7 @@ import numpy as np
 
 from initjax._activations import name_of
 from initjax._checks import check_number
-from initjax.gains import moments
-from initjax.gains._length import length
+from initjax.gains import length, moments
 from initjax.meanfield._fixed_points import FixedPoint, describe
 from initjax.meanfield._search import ROUNDING, roots
 from initjax.typing import Activation
@@ -140,7 +139,7 @@ def _table(
   Raises:
     ValueError: if φ jumps.
   """
-  second, slope = length(activation, q)
+  second, slope = map(np.asarray, length(activation, q))
   slopes = np.full(q.shape, np.nan)
   finite = np.isfinite(second)
   for i in np.flatnonzero(finite) if not finite.all() else [finite]:

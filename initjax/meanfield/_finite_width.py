@@ -15,7 +15,7 @@ import numpy as np
 from initjax._activations import name_of
 from initjax._checks import check_choice, check_integer, check_number
 from initjax.gains import joint_moments
-from initjax.typing import Activation
+from initjax.typing import Activation, Direction
 
 _EXACT_HEADS = 4096  # beyond this width, 40 standard deviations are summed
 
@@ -135,7 +135,7 @@ def fluctuation(
   activation: Activation,
   variance: float = 1.0,
   *,
-  direction: Literal["forward", "backward"] = "forward",
+  direction: Direction = "forward",
   correlation: float = 1.0,
   cotangent_correlation: float = 1.0,
 ) -> float:

@@ -7,9 +7,7 @@ import numpy as np
 
 from initjax._activations import in_float64, name_of
 from initjax._checks import check_number
-from initjax.gains import joint_moments, moments
-from initjax.gains._length import length
-from initjax.meanfield._maps import check_variances
+from initjax.gains import joint_moments, length, moments
 from initjax.meanfield._search import ROUNDING, Curve, first_root
 from initjax.typing import Activation
 
@@ -92,9 +90,8 @@ def fixed_point(
   check_number("start", start, low=0, open_low=True)
 
   def curve(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mapped = length(activation, q)
-    value = sigma_w2 * mapped.second_moment + sigma_b2 - q
-    return value, sigma_w2 * mapped.slope - 1
+    second, slope = map(np.asarray, length(activation, q))
+    return sigma_w2 * second + sigma_b2 - q, sigma_w2 * slope - 1
 
   def solved() -> FixedPoint:
     q, degenerate = _reached(activation, curve, float(start))
@@ -142,9 +139,7 @@ def describe(
 ) -> FixedPoint:
   """All that follows from a fixed point q of the length map."""
   chi = sigma_w2 * float(moments(activation, q).derivative_second_moment)
-  slope = (
-    sigma_w2 * float(length(activation, np.array([q])).slope[0]) if q else chi
-  )
+  slope = sigma_w2 * float(length(activation, q).slope) if q else chi
   # Moments are good to 1e-12, q to that over |1 - Q'|, and q·dχ₁/dq <= χ₁.
   tolerance = ROUNDING * (2 + 1 / max(abs(1 - slope), 1e-6))
   phase = _phase(chi, tolerance)
@@ -153,12 +148,7 @@ def describe(
     c, c_slope = _stable_correlation(activation, sigma_w2, q, chi)
   marginal = degenerate or (q == 0 and not _grows(activation, sigma_w2))
   return FixedPoint(
-    float(sigma_w2),
-    float(sigma_b2),
-    q,
-    c,
-    chi,
-    slope,
+    *(float(sigma_w2), float(sigma_b2), q, c, chi, slope),
     xi_q=_depth_scale(abs(slope), 10 * ROUNDING),
     xi_c=_depth_scale(c_slope, tolerance),
     xi_grad=_depth_scale(chi, tolerance),
@@ -215,3 +205,9 @@ def _stable_correlation(
   c = 1 - theta**2
   slope = joint_moments(activation, c, q).derivative_product
   return c, sigma_w2 * float(slope)
+
+
+def check_variances(sigma_w2: float, sigma_b2: float) -> None:
+  """Raises unless σ_w² > 0 and σ_b² >= 0."""
+  check_number("sigma_w2", sigma_w2, low=0, open_low=True)
+  check_number("sigma_b2", sigma_b2, low=0)

@@ -20,9 +20,13 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.meanfield._averages import log_average
-from initjax.meanfield._drift import backward_means, forward_means
+from initjax.meanfield._mean_shift import (
+  Deviations,
+  backward_means,
+  forward_means,
+)
+from initjax.meanfield._moment_tables import mehler
 from initjax.meanfield._steps import Layer, Steps
-from initjax.meanfield._tables import mehler
 
 
 class Chance(NamedTuple):
@@ -113,6 +117,9 @@ def _noises(
   c = np.append(steps.correlation_in, steps.correlation_out[-1])
   earlier = np.minimum(*np.indices(streams.shape))
   both = [streams, streams * c[earlier]]
+  # Averages of f and g over the same n units covary by Σ_k ρ^k·f_k·g_k/n, where
+  # ρ is the correlation of a unit's two values: kept by the skips between two
+  # depths, and of two inputs as alike as they were at the earlier depth.
   scale = np.sqrt(np.outer(inverse_widths, inverse_widths))
   plain = all(layer.skip == 0 for layer in layers)
   units = []
@@ -256,21 +263,12 @@ def _means(
   inverse_widths: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
   """[depth] each, of one input: the means of log second moments, order 1/n."""
-  variance = np.diag(_covary(maps.variance, noise, maps.variance))
-  slope_variance = np.diag(_covary(maps.derivative, noise, maps.derivative))
-  units = np.einsum("isis->is", noise.units)
-  with_units = np.einsum("skt,ktis->is", maps.variance, noise.units)
-  forward = forward_means(
-    layers, steps, with_units, variance, units, inverse_widths
-  )
-  backward = backward_means(
-    layers,
-    steps,
-    forward,
-    with_units,
-    variance,
-    units,
-    slope_variance,
+  off = Deviations(
+    np.diag(_covary(maps.variance, noise, maps.variance)),
+    np.diag(_covary(maps.derivative, noise, maps.derivative)),
+    np.einsum("isis->is", noise.units),
+    np.einsum("skt,ktis->is", maps.variance, noise.units),
     inverse_widths,
   )
-  return forward[1][1:], backward[1:]
+  forward = forward_means(layers, steps, off)
+  return forward[1][1:], backward_means(layers, steps, forward, off)[1:]

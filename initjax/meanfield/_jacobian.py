@@ -11,12 +11,9 @@ orthogonal.
 import math
 from typing import Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from initjax._activations import name_of
 from initjax._checks import check_choice, check_integer, check_number
-from initjax.gains import moments
+from initjax.gains import joint_moments
 from initjax.typing import Activation
 
 _SPREAD = {"gaussian": 1.0, "orthogonal": 0.0}
@@ -70,6 +67,7 @@ def jacobian_moments(
   Raises:
     ValueError: if φ jumps or is constant, or an argument is out of range.
 
+  >>> import jax
   >>> found = jacobian_moments(jax.nn.relu, depth=100, sigma_w2=2.0)
   >>> round(found.mean, 9), round(found.relative_variance, 9)
   (1.0, 200.0)
@@ -90,7 +88,8 @@ def jacobian_moments(
 
 def _slope_moments(activation: Activation, q: float) -> tuple[float, float]:
   """E[φ'²] and E[φ'⁴]."""
-  mu_1 = float(moments(activation, q).derivative_second_moment)
+  same = joint_moments(activation, 1.0, q)
+  mu_1 = float(same.derivative_product)
   if math.isinf(mu_1):
     raise ValueError(
       f"{name_of(activation)} jumps (or declares a derivative that is not its "
@@ -101,10 +100,4 @@ def _slope_moments(activation: Activation, q: float) -> tuple[float, float]:
       f"{name_of(activation)} is constant at q = {q:g}: the Jacobian is 0, and "
       "has no relative variance."
     )
-
-  def squared_slope(x: jax.Array) -> jax.Array:
-    _, pull_back = jax.vjp(activation, x)
-    (slope,) = pull_back(jnp.ones_like(x))
-    return jax.lax.stop_gradient(slope) ** 2  # φ'' is not needed
-
-  return mu_1, float(moments(squared_slope, q).second_moment)
+  return mu_1, float(same.derivative_square_product)

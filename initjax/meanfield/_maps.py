@@ -9,23 +9,22 @@ import numpy as np
 
 from initjax._checks import check_number
 from initjax.gains import joint_moments, moments
-from initjax.typing import Activation
-
-Numbers = float | np.ndarray
+from initjax.meanfield._fixed_points import check_variances, fixed_point
+from initjax.typing import Activation, Numbers
 
 _AT_ZERO = 1e-24  # stands for the limit q -> 0 of a correlation
 
 
 def length_map(
-  q: Numbers, activation: Activation, sigma_w2: float, sigma_b2: float
+  activation: Activation, q: Numbers, sigma_w2: float, sigma_b2: float
 ) -> Numbers:
   """The second moment of the next layer's pre-activations.
 
       V(q) = σ_w² E[φ(x)²] + σ_b²,   x ~ N(0, q)
 
   Args:
-    q: second moment of the pre-activations, >= 0; a number or an array.
     activation: any elementwise JAX function, kinks and jumps included.
+    q: second moment of the pre-activations, >= 0; a number or an array.
     sigma_w2: σ_w² = fan_in · variance of the weights, > 0.
     sigma_b2: σ_b², variance of the biases, >= 0.
 
@@ -33,7 +32,7 @@ def length_map(
     ValueError: for a variance out of range, or as `initjax.gains.moments`.
 
   >>> import jax
-  >>> round(length_map(3.0, jax.nn.relu, 2.0, 0.1), 12)
+  >>> round(length_map(jax.nn.relu, 3.0, 2.0, 0.1), 12)
   3.1
 
   Reference: Poole et al. 2016, Eq. 3.
@@ -43,8 +42,8 @@ def length_map(
 
 
 def correlation_map(
-  c: Numbers,
   activation: Activation,
+  c: Numbers,
   sigma_w2: float,
   sigma_b2: float,
   q: float | None = None,
@@ -54,8 +53,8 @@ def correlation_map(
       f(c) = (σ_w² E[φ(u)φ(v)] + σ_b²)/V(q),   u, v ~ N(0, q), correlation c
 
   Args:
-    c: correlation in this layer, in [-1, 1]; a number or an array.
     activation: any elementwise JAX function, kinks and jumps included.
+    c: correlation in this layer, in [-1, 1]; a number or an array.
     sigma_w2: σ_w² = fan_in · variance of the weights, > 0.
     sigma_b2: σ_b², variance of the biases, >= 0.
     q: second moment of both inputs' pre-activations; at the fixed point of the
@@ -66,15 +65,13 @@ def correlation_map(
       or, with q=None, where `fixed_point` finds none.
 
   >>> import jax
-  >>> round(correlation_map(0.0, jax.nn.relu, 2.0, 0.0), 12)  # 1/π
+  >>> round(correlation_map(jax.nn.relu, 0.0, 2.0, 0.0), 12)  # 1/π
   0.318309886184
 
   Reference: Poole et al. 2016, Eq. 5; Cho & Saul 2009, Eq. 6 for ReLU.
   """
   check_variances(sigma_w2, sigma_b2)
   if q is None:
-    from initjax.meanfield._fixed_points import fixed_point
-
     q = fixed_point(activation, sigma_w2, sigma_b2).q
   check_number("q", q, low=0)
   q = float(q) or _AT_ZERO
@@ -85,9 +82,3 @@ def correlation_map(
   far = (sigma_w2 * joint.product + sigma_b2) / next_q
   f = np.where(np.asarray(c) > 0.5, near, far).clip(-1, 1)
   return float(f) if f.ndim == 0 else f
-
-
-def check_variances(sigma_w2: float, sigma_b2: float) -> None:
-  """Raises unless σ_w² > 0 and σ_b² >= 0."""
-  check_number("sigma_w2", sigma_w2, low=0, open_low=True)
-  check_number("sigma_b2", sigma_b2, low=0)

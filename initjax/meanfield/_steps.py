@@ -10,12 +10,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from initjax.meanfield._tables import (
+from initjax._activations import identity
+from initjax.meanfield._moment_tables import (
   Response,
   Spectrum,
-  identity,
   mehler,
-  response_of,
+  response,
   spectrum_of,
 )
 from initjax.typing import Activation
@@ -50,7 +50,7 @@ class Steps(NamedTuple):
   correlation_out: np.ndarray
   log2_gradient: np.ndarray
   """log₂ of the gradient's second moment at "in" over that at "out" """
-  response: Response
+  response: Response[np.ndarray]
   """of φ at the variance it sees"""
   spectrum: Spectrum
   """likewise"""
@@ -66,14 +66,14 @@ def steps_of(
   layers: Sequence[Layer], log2_second_moment: float, correlation: float
 ) -> Steps:
   """Sends a stream through the layers, at infinite width."""
-  lengths, responses = _lengths(layers, log2_second_moment)
+  lengths, table = _lengths(layers, log2_second_moment)
   log2_in, log2_out, w, skip_share = lengths.T
-  response = Response(*responses.T)
+  responses = Response(*table.T)
   normalized = np.array([layer.normalization != "none" for layer in layers])
   spectrum = _spectra(layers, np.where(normalized, 0.0, log2_in))
   correlations = _correlations(layers, spectrum, w, skip_share, correlation)
   log2_gradient, gradient_share = _gradients(
-    layers, log2_in, correlations[:-1], response.log2_derivative
+    layers, log2_in, correlations[:-1], responses.log2_derivative
   )
   return Steps(
     log2_in,
@@ -81,7 +81,7 @@ def steps_of(
     correlations[:-1],
     correlations[1:],
     log2_gradient,
-    response,
+    responses,
     spectrum,
     w,
     skip_share,
@@ -94,18 +94,18 @@ def _lengths(
 ) -> tuple[np.ndarray, np.ndarray]:
   """[depth, 4]: log₂ q before and after, w, λ; and [depth, 6] `Response`."""
   activations = {layer.activation or identity for layer in layers}
-  respond = {each: response_of(each) for each in activations}
+  respond = {each: response(each) for each in activations}
   lengths, responses = [], []
   for layer in layers:
     seen = log2_q if layer.normalization == "none" else 0.0
-    response = respond[layer.activation or identity](seen)
-    log2_signal = math.log2(layer.sigma_w2) + response.log2_second_moment
+    found = respond[layer.activation or identity](seen)
+    log2_signal = math.log2(layer.sigma_w2) + found.log2_second_moment
     log2_branch = np.logaddexp2(log2_signal, _log2(layer.sigma_b2))
     log2_kept = _log2(layer.skip**2) + log2_q
     log2_out = np.logaddexp2(log2_kept, _log2(layer.branch**2) + log2_branch)
     w, skip_share = np.exp2([log2_signal - log2_branch, log2_kept - log2_out])
     lengths.append([log2_q, log2_out, w, skip_share])
-    responses.append(response)
+    responses.append(found)
     log2_q = float(log2_out)
   return np.array(lengths), np.array(responses)
 

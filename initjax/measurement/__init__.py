@@ -6,12 +6,26 @@
 8
 """
 
+from initjax.measurement._duplicates import find_duplicates
 from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
+from initjax.measurement._leaves import (
+  KernelLeaf,
+  Leaves,
+  arrays_of,
+  check_arrays,
+  is_random,
+  kernel_leaves,
+  kernel_variance,
+  mean_square,
+  mean_square_at,
+)
 from initjax.measurement._measure import Measured, measure, measure_and_grad
 from initjax.measurement._report import SignalReport
+from initjax.measurement._row_statistics import RowStatistics, row_statistics
 
 __all__ = [
   "JacobianSpectrum",
+  "Leaves",
   "Measured",
   "SignalReport",
   "jacobian_spectrum",

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._statistics import wide
-from initjax.graph import LinearOp
-from initjax.graph._graph import Feed, Scan
+from initjax.graph import Feed, LinearOp, Scan
 from initjax.typing import Activation
 
 
@@ -29,6 +28,8 @@ class Detail(NamedTuple):
   """how many there are of its output"""
   correlation: jax.Array
   """mean cosine between its outputs on two different samples"""
+  saturation: Any = None
+  """E|φ'| of what feeds it; known when all has run"""
 
 
 def detail(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from initjax._checks import check_choice, check_integer, check_key
 from initjax._executables import execute
 from initjax._statistics import nan_is_unknown
-from initjax.graph._frameworks import as_function
+from initjax.graph import as_function
 from initjax.measurement._lanczos import quadrature
 from initjax.measurement._linearized import Linearized, checked_input, linearize
 

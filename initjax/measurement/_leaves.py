@@ -35,7 +35,7 @@ def check_arrays(tree: Any) -> None:
       )
 
 
-class Kernel(NamedTuple):
+class KernelLeaf(NamedTuple):
   """A kernel whose axes could be followed."""
 
   op: LinearOp
@@ -58,7 +58,7 @@ class Kernel(NamedTuple):
     return wide(leaf).reshape(*sizes)
 
 
-def kernels(graph: SignalGraph, leaves: Leaves) -> Iterator[Kernel]:
+def kernel_leaves(graph: SignalGraph, leaves: Leaves) -> Iterator[KernelLeaf]:
   """Every kernel that is a parameter seen through views, once."""
   seen = set()
   for op in graph.ops:
@@ -69,7 +69,7 @@ def kernels(graph: SignalGraph, leaves: Leaves) -> Iterator[Kernel]:
     if op.in_axes is not None and op.out_axes is not None and leaf is not None:
       used = (*op.in_axes, *op.out_axes)
       batch = tuple(axis for axis in range(leaf.ndim) if axis not in used)
-      yield Kernel(op, leaf, op.in_axes, op.out_axes, batch)
+      yield KernelLeaf(op, leaf, op.in_axes, op.out_axes, batch)
 
 
 def wide(leaf: np.ndarray) -> np.ndarray:

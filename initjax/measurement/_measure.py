@@ -16,11 +16,18 @@ from initjax._statistics import (
   tally,
   tap,
 )
-from initjax.graph import LinearOp
-from initjax.graph._frameworks import as_function
-from initjax.graph._graph import Feed, Site
-from initjax.graph._interpret import Slot, Visited, Visitor, run
-from initjax.graph._signal_graph import Trace, trace
+from initjax.graph import (
+  Feed,
+  LinearOp,
+  Site,
+  Slot,
+  Trace,
+  Visited,
+  Visitor,
+  as_function,
+  run,
+  trace,
+)
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
 from initjax.measurement._report import SignalReport
@@ -194,7 +201,7 @@ def _plan(
   sources = _sources(traced.graph.ops) if detail else {}
   # so that an activation of many operations is traced once for each shape
   slope = functools.cache(
-    lambda phi: jax.jit(functools.partial(mean_slope, phi))
+    lambda phi: jax.jit(functools.partial(mean_slope, phi), inline=True)
   )
 
   def visit(

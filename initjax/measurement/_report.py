@@ -1,8 +1,6 @@
 """What `measure` returns, and how it becomes plain rows."""
 
 import dataclasses
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,10 +9,9 @@ from etils import epath
 
 from initjax import reports
 from initjax._statistics import Statistics, Tally
-from initjax.graph import LinearOp, SignalGraph
-from initjax.graph._feed_names import fed_by
-from initjax.measurement._detail import Detail, saturation
-from initjax.reports._encoding import encoding_of_stdout
+from initjax.graph import SignalGraph
+from initjax.measurement._detail import Detail
+from initjax.measurement._row_statistics import row_statistics, to_records
 from initjax.typing import Record, Verdict
 
 
@@ -74,7 +71,7 @@ class SignalReport:
     draw is given. `draws` then tells their number, and
     `forward_log2_second_moment_std` how they scatter.
     """
-    return list(self._records())
+    return to_records(row_statistics(self), self.bands, self.predicted)
 
   @property
   def _found(self) -> tuple[Verdict, ...] | None:
@@ -84,13 +81,7 @@ class SignalReport:
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
       return f"SignalReport of {len(self.graph)} operations, being traced"
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    return reports.to_text(
-      self.to_records(),
-      self._found,
-      width=width,
-      encoding=encoding_of_stdout(),
-    )
+    return str(reports.table(self.to_records(), self._found))
 
   def _repr_html_(self) -> str:
     return reports.html_fragment(self.to_records(), self._found)
@@ -135,53 +126,3 @@ class SignalReport:
     if path is not None:
       reports.write_figure(path, figure)
     return figure
-
-  def _records(self) -> Iterator[Record]:
-    forward, backward, details, slopes = jax.device_get(
-      (self.forward, self.backward, self.details, self.slopes)
-    )
-    more: list[dict[str, Any]] = [{} for _ in self.graph.ops]
-    if details is not None:
-      more = [row._asdict() for row in details]
-      for row, op, slope in zip(more, self.graph.ops, slopes, strict=True):
-        row["saturation"] = saturation(op, *slope)
-    for number, (index, repeat) in enumerate(self.graph.rows()):
-      record = _identity(self.graph.ops[index], repeat)
-      for direction, rows in (("forward", forward), ("backward", backward)):
-        record |= _numbers(direction, rows[index], repeat)
-      for name, leaf in more[index].items():
-        record[name] = float(np.mean(leaf[(..., *repeat)]))
-      if self.bands:
-        record["forward_band"], record["backward_band"] = self.bands[number]
-      if self.predicted:
-        names = ("forward_predicted", "backward_predicted", "theory_silent")
-        record |= zip(names, self.predicted[number], strict=True)
-      yield record
-
-
-def _identity(op: LinearOp, repeat: tuple[int, ...]) -> Record:
-  return {
-    "path": op.path,
-    "repeat": repeat,
-    "kind": op.kind,
-    "fan_in": op.fan_in,
-    "fan_out": op.fan_out,
-    "fed_by": fed_by(op.feed_at(repeat)),
-  }
-
-
-def _numbers(
-  direction: str, rows: Statistics, repeat: tuple[int, ...]
-) -> Record:
-  """One direction of one row, averaged over draws."""
-  draws = {name: leaf[(..., *repeat)] for name, leaf in rows._asdict().items()}
-  record = {f"{direction}_{name}": float(x.mean()) for name, x in draws.items()}
-  for name in ("largest", "nonfinite"):
-    record[f"{direction}_{name}"] = float(draws[name].max())
-  moments = draws["log2_second_moment"]
-  if moments.ndim:
-    record["draws"] = moments.size
-    with np.errstate(invalid="ignore"):
-      std = float(moments.std(ddof=1)) if moments.size > 1 else np.nan
-    record[f"{direction}_log2_second_moment_std"] = std
-  return record

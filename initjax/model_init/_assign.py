@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from initjax.graph import LinearOp, SignalGraph
-from initjax.graph._view import View
-from initjax.propagation._sizes import Direction, Fed, Signal, Sizes
+from initjax.graph import LinearOp, SignalGraph, View
+from initjax.propagation import Fed, Signal, Walk
+from initjax.typing import Direction
 
 Key = tuple[str, str]
 """The path of a leaf and the part of it that is seen: "" is the whole."""
@@ -105,7 +105,7 @@ Table = dict[Key, Given]
 def assign(
   graph: SignalGraph,
   kernels: tuple[Kernel, ...],
-  sizes: Sizes,
+  sizes: Walk,
   *,
   direction: Direction,
   tied: Tied,
@@ -114,7 +114,7 @@ def assign(
   table: Table = {}
   for turn in range(_ROUNDS):
     walk = _Walk(graph, kernels, sizes, direction, tied, before=table)
-    shares = [walk.run(index, repeat) for index, repeat in graph.rows()]
+    shares = [walk.run(row.number, row.repeat) for row in graph.rows]
     walk.fill()
     before, table = table, walk.table
     if tied == "first" or _same(before, table):
@@ -152,7 +152,7 @@ def _same(first: Table, second: Table) -> bool:
 class _Walk:
   graph: SignalGraph
   kernels: tuple[Kernel, ...]
-  sizes: Sizes
+  sizes: Walk
   direction: Direction
   tied: Tied
   before: Table
@@ -194,8 +194,8 @@ class _Walk:
 
   def fill(self) -> None:
     """Kernels that no live row uses: as if fed by unit second moment."""
-    for index, repeat in self.graph.rows():
-      op, kernel = self.graph.ops[index], self.kernels[index]
+    for index, op, repeat in self.graph.rows:
+      kernel = self.kernels[index]
       unit = 1 / (op.fan_in if self.direction == "forward" else op.fan_out)
       for key in kernel.keys:
         given = self.table.setdefault(key, Given(index))

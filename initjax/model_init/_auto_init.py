@@ -12,9 +12,14 @@ import numpy as np
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path
-from initjax.graph import SignalGraph, signal_graph
-from initjax.graph._frameworks import as_function
-from initjax.model_init._assign import Share, Table, Tied, assign, kernels_of
+from initjax.graph import SignalGraph, as_function, signal_graph
+from initjax.model_init._assign import (
+  Share,
+  Table,
+  Tied,
+  assign,
+  kernels_of,
+)
 from initjax.model_init._draw import (
   DISTRIBUTIONS,
   Distribution,
@@ -23,7 +28,8 @@ from initjax.model_init._draw import (
 )
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, warning_of
-from initjax.propagation._sizes import Direction, Sizes
+from initjax.propagation import Walk
+from initjax.typing import Direction
 
 _CHOICES = {
   "direction": ("forward", "backward"),
@@ -168,7 +174,7 @@ def _assigned(
     check_choice(name, value, _CHOICES[name])
   check_number("second_moment", second_moment, low=0, open_low=True)
   model = _read(fn, params, inputs)
-  sizes = Sizes(model.mean_square, second_moment)
+  sizes = Walk(model.mean_square, second_moment, assumes=True)
   shares, table = assign(
     model.graph,
     model.kernels,

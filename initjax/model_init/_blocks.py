@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from initjax.graph._primitives import BLOCKWISE, RESHAPES
+from initjax.graph import BLOCKWISE, RESHAPES
 from initjax.model_init._expressions import Out, bind
 from initjax.model_init._programs import Instruction, Program, Reference
 

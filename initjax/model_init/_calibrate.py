@@ -11,8 +11,7 @@ import numpy as np
 from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
-from initjax.graph._frameworks import as_function
-from initjax.graph._signal_graph import Trace, trace
+from initjax.graph import Trace, as_function, trace
 from initjax.model_init._calibration import Calibration
 from initjax.model_init._groups import groups_of, kernels_of
 from initjax.model_init._leaves import rescaled
@@ -103,22 +102,24 @@ def calibrate(
   params = jax.tree.map(_in_jax, params)
   traced = trace(fn, params, *inputs)
   plan = _plan(traced, params, statistic)
+  given = leaves_by_path(params)
 
-  def program(params: Any, others: Any, target: Any) -> Any:
+  def program(params: Any, inputs: Any, target: Any) -> Any:
     leaves = leaves_by_path(params)
-    forward = functools.partial(
-      one_pass, plan, traced.jaxpr, [*leaves.values(), *others], target
-    )
+    flat = [*leaves.values(), *jax.tree.leaves(inputs)]
+    forward = functools.partial(one_pass, plan, traced.jaxpr, flat, target)
     states, rows = forward(beginning(plan))
     if tied == "pooled" and any(group.shared for group in plan.groups):
       states, rows = forward(pooled(plan, states))
-    changed = [*rescaled(plan, states, leaves).values()]
     ordered = tuple(rows[site] for site in traced.sites)
-    return jax.tree.unflatten(jax.tree.structure(params), changed), ordered
+    return rescaled(plan, states, leaves), ordered
 
-  changed, rows = execute(program, params, jax.tree.leaves(inputs), target)
+  changed, rows = execute(program, params, inputs, target)
+  after = jax.tree.unflatten(
+    jax.tree.structure(params), [*{**given, **changed}.values()]
+  )
   info = Calibration(rows, traced.graph, statistic, tied)
-  return as_given(changed), info
+  return as_given(after), info
 
 
 _NO_KERNEL = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,14 @@ import numpy as np
 
 from initjax.graph import SignalGraph
 from initjax.model_init._factors import CALIBRATED, REASONS, SHARED, Row
-from initjax.reports._encoding import encoding_of_stdout, printable
+from initjax.reports import (
+  Column,
+  Note,
+  TextTable,
+  number_column,
+  repeat_of,
+  short_paths,
+)
 
 _POOLED = "kernel used several times: one factor, pooled over live uses"
 
@@ -53,8 +61,8 @@ class Calibration:
     """
     rows = jax.device_get(self.rows)
     found = []
-    for index, repeat in self.graph.rows():
-      row, op = rows[index], self.graph.ops[index]
+    for index, op, repeat in self.graph.rows:
+      row = rows[index]
       if np.ndim(row.code) != len(op.repeats):
         raise ValueError(
           "wanted one calibration, got several along leading axes, as under "
@@ -85,10 +93,26 @@ class Calibration:
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
       return f"Calibration of {len(self.graph)} operations, being traced"
-    lines = [f"{'factor':>10} {self.statistic + ' before':>21}  operation"]
-    for op in self.operations:
-      where = "".join(f"[{step}]" for step in op.repeat)
-      name = f"{op.path} {where}".rstrip()
-      note = "" if op.reason == REASONS[CALIBRATED] else f"  ({op.reason})"
-      lines.append(f"{op.factor:10.4g} {op.before:21.4g}  {name}{note}")
-    return printable("\n".join(lines), encoding_of_stdout())
+    return str(_table(self.operations, self.statistic))
+
+
+def _table(operations: Sequence[Operation], statistic: str) -> TextTable:
+  """Why a statistic need not be the target is numbered, and said below."""
+  names = short_paths(op.path for op in operations)
+  reasons = dict.fromkeys(op.reason for op in operations)
+  reasons.pop(REASONS[CALIBRATED], None)
+  marks = {reason: f"({number})" for number, reason in enumerate(reasons, 1)}
+  before = f"{statistic} before"
+  return TextTable(
+    [op._asdict() for op in operations],
+    (
+      Column("operation", lambda row: names[row["path"]] or "(constant)"),
+      Column("repeat", repeat_of),
+      number_column("factor", "factor", spans=True),
+      number_column(before, "before", spans=True),
+      Column("", lambda row: marks.get(row["reason"], "")),
+    ),
+    crop=(("operation", 24),),
+    notes=[Note(f"{mark} {why}", indent=2) for why, mark in marks.items()],
+    empty="no linear operation was found",
+  )

@@ -10,10 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import key_of
-from initjax.graph import LinearOp
-from initjax.graph._view import View
-from initjax.initializers import variance_scaling
-from initjax.initializers._sampling import initializer
+from initjax.graph import LinearOp, View
+from initjax.initializers import initializer, variance_scaling
 from initjax.model_init._assign import Given, Kernel
 
 Distribution = Literal["truncated_normal", "normal", "uniform", "orthogonal"]

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from initjax.graph._compat import open_jaxpr, scan_operands
-from initjax.graph._primitives import INLINED, PURE_ARRAYS
+from initjax.graph import INLINED, PURE_ARRAYS, open_jaxpr, scan_operands
 
 _serial = itertools.count()
 

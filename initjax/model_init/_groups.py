@@ -12,10 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._statistics import wide_dtype
-from initjax.graph._graph import LinearOp, Site
-from initjax.graph._interpret import FORWARD
-from initjax.graph._signal_graph import Trace
-from initjax.graph._view import View, memory_of, overlap
+from initjax.graph import (
+  FORWARD,
+  LinearOp,
+  Site,
+  Trace,
+  View,
+  memory_of,
+  overlap,
+)
 
 
 class Kernels(NamedTuple):

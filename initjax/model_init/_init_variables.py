@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from initjax._checks import check_choice
-from initjax.graph._compat import open_jaxpr
+from initjax.graph import open_jaxpr
 from initjax.model_init._compiled import compiled
 from initjax.model_init._expressions import (
   Constant,

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._statistics import wide_dtype
-from initjax.graph._graph import LinearOp, Site
-from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, run
+from initjax.graph import FORWARD, LinearOp, Site, Slot, Visited, Visitor, run
 from initjax.model_init._factors import (
   CLOSED,
   DERIVED,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._paths import key_of
-from initjax.graph._primitives import KEYS
+from initjax.graph import KEYS
 from initjax.model_init._expressions import (
   Application,
   Constant,

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from initjax.graph import LinearOp, SignalGraph
-from initjax.graph._feed_names import fed_by
+from initjax.graph import LinearOp, SignalGraph, fed_by
 from initjax.model_init._assign import Kernel, Share, Table
 from initjax.model_init._draw import Draw
 from initjax.model_init._plan import VariancePlan, VarianceRow
@@ -147,11 +146,11 @@ def _gradient(
   """Where the gradient grows or shrinks tenfold along a chain of layers."""
   if direction == "backward":
     return ""
-  logs = [abs(math.log(max(s.output.gradient, 1e-300))) for s in shares]
+  logs = [abs(math.log(max(s.output.chi, 1e-300))) for s in shares]
   if not logs or max(logs) < math.log(_WARN):
     return ""
   worst = shares[logs.index(max(logs))]
-  total, layers = worst.output.gradient, worst.output.layers
+  total, layers = worst.output.chi, worst.output.layers
   op = graph.ops[worst.op]
   return (
     f"The gradient's second moment changes {total:.2g} times over {layers} "

@@ -10,7 +10,7 @@ from initjax.recipes._residual_recipes import (
   skipinit,
   zero_last_scale,
 )
-from initjax.recipes._rules import Plan, Rules, rules
+from initjax.recipes._rules import Rules, RulesPlan, rules
 from initjax.recipes._transformer_recipes import (
   deepnorm,
   deepnorm_constants,
@@ -26,9 +26,9 @@ from initjax.recipes._whole_recipes import (
 __all__ = [
   "Audit",
   "AuditRow",
-  "Plan",
   "Recipe",
   "Rules",
+  "RulesPlan",
   "audit",
   "deepnorm",
   "deepnorm_constants",

@@ -1,16 +1,14 @@
 """What parameters are: the moments of each leaf, and which leaves repeat."""
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from initjax._paths import is_float, leaves_by_path
-from initjax.reports._encoding import encoding_of_stdout, printable
-
-_SAME = 1e-5  # 1 - cosine of leaves equal up to scale; rounding gives 1e-6
+from initjax.measurement import find_duplicates
+from initjax.reports import Note, TextTable, leaf_columns, number_column
 
 
 class AuditRow(NamedTuple):
@@ -35,14 +33,14 @@ class Audit(NamedTuple):
   """paths of leaves that are equal, or equal up to a factor"""
 
   def __str__(self) -> str:
-    return printable("\n".join(_lines(self)), encoding_of_stdout())
+    return str(_table(self))
 
 
 def audit(params: Any, *, expected: Any = None) -> Audit:
   """Mean and standard deviation of each leaf, and leaves drawn twice.
 
-  A leaf whose entries are all equal (zeros, ones) is nobody's duplicate. What
-  an initializer promises is what it gives to another key:
+  A leaf of few values (zeros, ones, an identity) is nobody's duplicate. What an
+  initializer promises is what it gives to another key:
   `expected=jax.tree.map(jnp.std, init_variables(other_key, model, x))`.
 
   Args:
@@ -62,15 +60,14 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
   standard deviation σ of n Gaussian numbers is σ/√(2n).
   """
   stds = _expected(expected, params)
-  leaves = {
-    path: (np.asarray(leaf, np.float64), leaf, std)
-    for (path, leaf), std in zip(
-      leaves_by_path(params).items(), stds, strict=True
-    )
+  found = leaves_by_path(params)
+  rows = tuple(
+    _row(path, leaf, std)
+    for (path, leaf), std in zip(found.items(), stds, strict=True)
     if is_float(leaf)
-  }
-  rows = tuple(_row(path, *leaf) for path, leaf in leaves.items())
-  return Audit(rows, _duplicates({p: x for p, (x, _, _) in leaves.items()}))
+  )
+  floats = {row.path: np.asarray(found[row.path]) for row in rows}
+  return Audit(rows, tuple(each.paths for each in find_duplicates(floats)))
 
 
 def _expected(expected: Any, params: Any) -> list[float | None]:
@@ -90,7 +87,8 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
   return found
 
 
-def _row(path: str, x: np.ndarray, leaf: Any, std: float | None) -> AuditRow:
+def _row(path: str, leaf: Any, std: float | None) -> AuditRow:
+  x = np.asarray(leaf, np.float64)
   mean = float(x.mean()) if x.size else math.nan
   spread = float(x.std()) if x.size else math.nan
   deviation = None
@@ -100,40 +98,23 @@ def _row(path: str, x: np.ndarray, leaf: Any, std: float | None) -> AuditRow:
   return AuditRow(path, shape, dtype, mean, spread, std, deviation)
 
 
-def _duplicates(leaves: dict[str, np.ndarray]) -> tuple[tuple[str, ...], ...]:
-  """Groups of leaves of one shape whose directions agree."""
-  groups: list[tuple[np.ndarray, list[str]]] = []
-  for path, x in leaves.items():
-    if x.size < 2 or (x == x.flat[0]).all() or not np.isfinite(x).all():
-      continue
-    scaled = x / abs(x).max()  # squares neither overflow nor underflow
-    unit = scaled / np.linalg.norm(scaled)
-    for other, members in groups:
-      same = other.shape == unit.shape
-      if same and abs(np.vdot(other, unit)) > 1 - _SAME:
-        members.append(path)
-        break
-    else:
-      groups.append((unit, [path]))
-  return tuple(tuple(paths) for _, paths in groups if len(paths) > 1)
-
-
-def _lines(found: Audit) -> Iterator[str]:
-  cells: list[tuple[str, ...]] = [
-    ("leaf", "shape", "dtype", "mean", "std", "expected", "off by")
-  ]
-  cells += map(_cells, found.rows)
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  for row in cells:
-    padded = (x.ljust(n) for x, n in zip(row, widths, strict=True))
-    yield "  ".join(padded).rstrip()
-  for paths in found.duplicates:
-    yield f"equal up to a factor: {', '.join(paths)}"
-
-
-def _cells(row: AuditRow) -> tuple[str, ...]:
-  known: Sequence[float | None] = (row.expected_std, row.deviation)
-  numbers = (f"{row.mean:.3g}", f"{row.std:.3g}")
-  extra = ("" if x is None else f"{x:.3g}" for x in known)
-  shape = "×".join(map(str, row.shape)) or "scalar"
-  return (row.path, shape, row.dtype, *numbers, *extra)
+def _table(found: Audit) -> TextTable:
+  columns = (
+    *leaf_columns(),
+    number_column("mean", "mean", 3),
+    number_column("std", "std", 3),
+    number_column("expected", "expected_std", 3),
+    number_column("off by", "deviation", 3),
+  )
+  return TextTable(
+    [row._asdict() for row in found.rows],
+    columns,
+    crop=(("leaf", 40),),
+    drop=(("dtype",), ("shape",)),
+    drops_first=True,
+    notes=[
+      Note(f"equal up to a factor: {', '.join(paths)}")
+      for paths in found.duplicates
+    ],
+    folds=False,
+  )

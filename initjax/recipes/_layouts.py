@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from initjax._paths import path_text
-from initjax.initializers._fans import MODES, KernelAxes, Mode, fan, kernel_axes
+from initjax.initializers import MODES, KernelAxes, Mode, fan, kernel_axes
 
 _KNOWN = ("jax", "initjax")
 

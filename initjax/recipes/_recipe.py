@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._paths import Where
-from initjax.recipes._rules import Plan, Rule, rules
+from initjax.recipes._rules import Rule, RulesPlan, rules
 from initjax.typing import DType, Initializer, OutSharding
 
 
@@ -18,7 +18,7 @@ class Recipe(NamedTuple):
   multipliers: Mapping[str, Any]
   """of the forward pass, by the names that the recipe's docstring gives them:
   numbers, or arrays with a row for each branch"""
-  plan: Plan
+  plan: RulesPlan
   """which leaves were set or scaled, and by which rule"""
 
 

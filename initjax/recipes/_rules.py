@@ -23,8 +23,8 @@ from initjax._paths import (
   where_text,
 )
 from initjax.recipes._layouts import Layout, layouts, misread
-from initjax.reports._encoding import encoding_of_stdout, printable
-from initjax.typing import Initializer
+from initjax.reports import Column, TextTable, leaf_columns
+from initjax.typing import Initializer, Record
 
 Rule = tuple[Where, Initializer | float]
 
@@ -43,7 +43,7 @@ class PlanRow(NamedTuple):
   """later rules that match, too"""
 
 
-class Plan(NamedTuple):
+class RulesPlan(NamedTuple):
   """What the rules would do; `print(plan)` is a table."""
 
   rows: tuple[PlanRow, ...]
@@ -56,21 +56,31 @@ class Plan(NamedTuple):
     return tuple(row.path for row in self.rows if row.rule is None)
 
   def __str__(self) -> str:
-    table = [("leaf", "shape", "dtype", "action", "rule", "shadowed")]
-    for row in self.rows:
-      rule = (
-        "" if row.rule is None else f"{row.rule}: {self.patterns[row.rule]}"
-      )
-      shadowed = ", ".join(map(str, row.shadowed))
-      shape = "×".join(map(str, row.shape)) or "scalar"
-      table.append((row.path, shape, row.dtype, row.action, rule, shadowed))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = (
-      "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
-      for line in table
-    )
-    text = "\n".join(line.rstrip() for line in lines)
-    return printable(text, encoding_of_stdout())
+    return str(_table(self))
+
+
+def _table(plan: RulesPlan) -> TextTable:
+  """Every leaf has a line of its own: none may hide in a fold."""
+
+  def rule(row: Record) -> str:
+    number = row["rule"]
+    return "" if number is None else f"{number}: {plan.patterns[number]}"
+
+  shadowed = lambda row: ", ".join(map(str, row["shadowed"]))
+  columns = (
+    *leaf_columns(),
+    Column("action", lambda row: row["action"]),
+    Column("rule", rule),
+    Column("shadowed", shadowed),
+  )
+  return TextTable(
+    [row._asdict() for row in plan.rows],
+    columns,
+    crop=(("leaf", 40), ("rule", 16)),
+    drop=(("dtype",), ("shape",)),
+    drops_first=True,
+    folds=False,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +89,7 @@ class Rules:
 
   pairs: tuple[Rule, ...]
 
-  def plan(self, params: Any) -> Plan:
+  def plan(self, params: Any) -> RulesPlan:
     """What `apply` would do with every leaf; touches nothing.
 
     Raises:
@@ -95,7 +105,7 @@ class Rules:
     for number, (where, _) in enumerate(self.pairs):
       if number not in hit:
         _raise_unmatched(number, where, [row.path for row in rows])
-    return Plan(
+    return RulesPlan(
       tuple(rows), tuple(where_text(where) for where, _ in self.pairs)
     )
 
@@ -134,7 +144,9 @@ class Rules:
 
     return map_floats(visit, params)
 
-  def _warn_of_layouts(self, plan: Plan, known: Mapping[str, Layout]) -> None:
+  def _warn_of_layouts(
+    self, plan: RulesPlan, known: Mapping[str, Layout]
+  ) -> None:
     """Once for each rule whose initializer takes outputs for inputs."""
     warned: set[int] = set()
     for row in plan.rows:

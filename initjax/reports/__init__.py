@@ -10,9 +10,29 @@ Equinox module: fn, params = initjax.functional(module).
 """
 
 from initjax.reports._figure import figure
-from initjax.reports._files import write_figure, write_json, write_text
+from initjax.reports._files import (
+  check_directory,
+  check_free,
+  write_figure,
+  write_json,
+  write_text,
+)
 from initjax.reports._html import html, html_fragment
 from initjax.reports._table import table, to_text
+from initjax.reports._text_table import (
+  Column,
+  Note,
+  TextTable,
+  leaf_columns,
+  number_column,
+)
+from initjax.reports._words import (
+  fans,
+  nothing_judged,
+  ordered,
+  repeat_of,
+  short_paths,
+)
 
 __all__ = [
   "figure",

@@ -207,7 +207,7 @@ def _name_operations(
   short = _words.short_paths(record["path"] for record in records)
   names = []
   for row in rows.tolist():
-    repeat = _words.repeat(records[row])
+    repeat = _words.repeat_of(records[row])
     name = _words.crop(short[records[row]["path"]], 24)
     names.append(f"{name} [{repeat}]" if repeat else name)
   axes.set_xticks(rows + 1, names)

@@ -63,14 +63,14 @@ def fold(
   """
   check_integer("lines", lines, low=3)
   if len(records) <= _SHORT:
-    return _split(range(len(records)), [], pinned)
+    return _pieces(len(records), [], pinned)
   folds: list[Piece] = []
   for likeness in (_same_but_for_numbers, _same_path_but_for_numbers):
     folds = _alike(records, likeness)
-    if _number_of_lines(len(records), folds) <= lines:
-      return _split(range(len(records)), folds, pinned)
+    if len(records) - sum(len(p.rows) - 1 for p in folds) <= lines:
+      return _pieces(len(records), folds, pinned)
   folds = _without_the_middle(len(records), folds, lines)
-  return _split(range(len(records)), folds, pinned)
+  return _pieces(len(records), folds, pinned)
 
 
 def _same_but_for_numbers(record: Record) -> Hashable:
@@ -124,7 +124,7 @@ def _best_run(
       if best and stop - start + period <= best.score:
         continue  # not even with all its rows
       steps = [
-        _step(counters[row], counters[row + period])
+        _changed_number(counters[row], counters[row + period])
         for row in range(start, stop)
       ]
       for run in _runs(steps, start, period):
@@ -153,7 +153,7 @@ def _runs(
       yield _Run(offset + first, period, blocks, score)
 
 
-def _step(
+def _changed_number(
   one: tuple[int, ...], other: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...] | None:
   """From which number to which, if there is one such step at most."""
@@ -168,39 +168,33 @@ def _stretches(marks: np.ndarray) -> list[tuple[int, int]]:
   return [(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
 
 
-def _number_of_lines(rows: int, folds: Sequence[Piece]) -> int:
-  return rows - sum(len(piece.rows) - 1 for piece in folds)
-
-
 def _without_the_middle(
   rows: int, folds: Sequence[Piece], lines: int
 ) -> list[Piece]:
   """The folds in the first and the last half of the lines, and one between."""
-  each = [
-    line
-    for piece in _split(range(rows), folds, ())
-    for line in (
-      [piece]
-      if piece.folded
-      else [Piece(range(row, row + 1)) for row in piece.rows]
-    )
-  ]
+  pieces = _pieces(rows, folds, ())
+  each = [line for p in pieces for line in ([p] if p.folded else one_by_one(p))]
   half = (lines - 1) // 2
   middle = range(each[half].rows.start, each[-half].rows.start)
   kept = (*each[:half], Piece(middle, folded=True), *each[-half:])
   return [line for line in kept if line.folded]
 
 
-def _split(
-  rows: range, folds: Sequence[Piece], pinned: Collection[int]
+def one_by_one(piece: Piece) -> list[Piece]:
+  """A piece for each row."""
+  return [Piece(range(row, row + 1)) for row in piece.rows]
+
+
+def _pieces(
+  rows: int, folds: Sequence[Piece], pinned: Collection[int]
 ) -> list[Piece]:
-  """All `rows`: the folds without what is pinned, and what is shown between."""
+  """All rows: the folds without what is pinned, and what is shown between."""
   folds = [part for piece in folds for part in _unpin(piece, pinned)]
-  pieces, start = [], rows.start
+  pieces, start = [], 0
   for piece in folds:
     pieces += [Piece(range(start, piece.rows.start)), piece]
     start = piece.rows.stop
-  pieces.append(Piece(range(start, rows.stop)))
+  pieces.append(Piece(range(start, rows)))
   return [piece for piece in pieces if piece.rows]
 
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from html import escape
 
 from initjax.reports import _figure, _words
-from initjax.reports._columns import (
+from initjax.reports._fold import one_by_one
+from initjax.reports._style import STYLE
+from initjax.reports._table import table
+from initjax.reports._text_table import (
   Column,
   Line,
-  columns,
-  line,
-  lines,
-  one_by_one,
+  filled,
+  line_of,
 )
-from initjax.reports._style import STYLE
 from initjax.typing import Record, Verdict
 
 _SIZES = {"wide": (9.6, 6.4), "narrow": (4.4, 6.0)}  # of the figure, in inches
@@ -93,7 +93,7 @@ def _body(
   return (
     f'<div class="initjax">\n<style>{STYLE}</style>\n'
     + "\n".join(part for part in parts if part)
-    + f"\n{_table(records, verdicts)}\n</div>"
+    + f"\n{_operations(records, verdicts)}\n</div>"
   )
 
 
@@ -148,23 +148,19 @@ def _svg(
   return re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
 
 
-def _table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
   if not records:
     return '<p class="hint">no linear operation was found</p>'
-  shown = columns(records)
-  filled = lines(records, verdicts, shown)
-  lengths = _lengths(shown, filled)
-  severities = _words.severities(records, verdicts)
+  text = table(records, verdicts)
+  shown, lines = filled(text)
+  lengths = _lengths(shown, lines)
   rows = []
-  for each in filled:
+  for each in lines:
     if not each.piece.folded:
       rows.append(_row(each, shown))
       continue
-    hidden = (
-      line(records, severities, shown, piece)
-      for piece in one_by_one(each.piece)
-    )
-    inner = "".join(_row(row, shown) for row in hidden)
+    pieces = one_by_one(each.piece)
+    inner = "".join(_row(line_of(text, shown, p), shown) for p in pieces)
     rows.append(_fold(each, shown, lengths, inner))
   return f"""<div class="scroll">{_open_table(lengths)}
 <thead>{_head(shown)}</thead>
@@ -191,11 +187,11 @@ def _head(shown: Sequence[Column]) -> str:
   return f"<tr>{cells}</tr>"
 
 
-def _lengths(shown: Sequence[Column], filled: Sequence[Line]) -> list[int]:
+def _lengths(shown: Sequence[Column], lines: Sequence[Line]) -> list[int]:
   """Of the columns, in characters; long paths wrap."""
   longest = []
   for place, column in enumerate(shown):
-    cells = (row.cells[place] for row in filled)
+    cells = (row.cells[place] for row in lines)
     words = (column.title, column.unit, *cells)
     longest.append(3 + min(max(map(len, words)), _WRAP))
   return longest
@@ -236,4 +232,4 @@ def _cell(words: str) -> str:
 
 
 def _side(column: Column) -> str:
-  return ' class="number"' if column.unit else ""
+  return ' class="number"' if column.is_number else ""

@@ -75,7 +75,7 @@ def _split_number(key: str) -> tuple[str, str]:
   return head, key[len(head) :]
 
 
-def repeat(record: Record) -> str:
+def repeat_of(record: Record) -> str:
   """Which repeat of a scan, counted from 0."""
   return ",".join(map(str, record["repeat"]))
 
@@ -191,12 +191,15 @@ def severities(
   return worst
 
 
-def nothing_judged(records: Sequence[Record]) -> str:
-  """Why there was nothing to judge; "" if there was."""
-  if not records:
+def nothing_judged(forward_sizes: Sequence[float]) -> str:
+  """Why there was nothing to judge; "" if there was.
+
+  Args:
+    forward_sizes: of each row, the number of entries that were measured.
+  """
+  if not len(forward_sizes):
     return NOTHING_SEEN
-  ran = any(record["forward_size"] > 0 for record in records)
-  return "" if ran else NOTHING_RAN
+  return "" if max(forward_sizes) > 0 else NOTHING_RAN
 
 
 def conclusion(
@@ -206,7 +209,7 @@ def conclusion(
 
   What was not looked at is not called healthy.
   """
-  nothing = nothing_judged(records)
+  nothing = nothing_judged([record["forward_size"] for record in records])
   if nothing or verdicts:
     return nothing
   if verdicts is None:

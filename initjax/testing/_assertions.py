@@ -8,10 +8,9 @@ import jax
 
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
-from initjax.diagnosis._diagnose import verdicts_on
-from initjax.diagnosis._observe import Observed, observe
-from initjax.graph._frameworks import as_function
-from initjax.reports._words import nothing_judged
+from initjax.diagnosis import Observed, observe, verdicts_on
+from initjax.graph import as_function
+from initjax.reports import nothing_judged
 from initjax.testing._findings import (
   Finding,
   of_drift,
@@ -83,7 +82,7 @@ def assert_variance_stable(
 
   Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022.
   """
-  _check(
+  _raise_findings(
     ("variance",),
     fn,
     params,
@@ -130,7 +129,9 @@ def assert_gradients_flow(
 
   Reference: Schoenholz et al. 2017; Hanin and Nica 2020.
   """
-  _check(("gradients",), fn, params, inputs, options, false_alarm=false_alarm)
+  _raise_findings(
+    ("gradients",), fn, params, inputs, options, false_alarm=false_alarm
+  )
 
 
 def assert_no_dead_units(
@@ -161,7 +162,7 @@ def assert_no_dead_units(
 
   Reference: Lu et al. 2020.
   """
-  _check(("dead",), fn, params, inputs, options)
+  _raise_findings(("dead",), fn, params, inputs, options)
 
 
 def assert_symmetry_broken(
@@ -190,7 +191,7 @@ def assert_symmetry_broken(
 
   Reference: Goodfellow, Bengio and Courville 2016, §8.4.
   """
-  _check(("symmetry",), fn, params, inputs, options)
+  _raise_findings(("symmetry",), fn, params, inputs, options)
 
 
 def assert_finite_signal(
@@ -220,7 +221,7 @@ def assert_finite_signal(
 
   Reference: Higham 2002, §27.
   """
-  _check(("finite",), fn, params, inputs, options)
+  _raise_findings(("finite",), fn, params, inputs, options)
 
 
 def assert_healthy(
@@ -255,7 +256,7 @@ def assert_healthy(
   """
   _check_probability(false_alarm)
   each = false_alarm / len(_DIRECTION)
-  _check(tuple(_KINDS), fn, params, inputs, options, false_alarm=each)
+  _raise_findings(tuple(_KINDS), fn, params, inputs, options, false_alarm=each)
 
 
 def _check_probability(false_alarm: float) -> None:
@@ -267,7 +268,7 @@ def _check_probability(false_alarm: float) -> None:
 
 
 @nan_is_unknown()
-def _check(
+def _raise_findings(
   subjects: tuple[str, ...],
   fn: Callable[..., Any],
   params: Any,
@@ -283,7 +284,7 @@ def _check(
     check_number("target", target, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
   observed = observe(fn, params, inputs, **options, norms=False)
-  nothing = nothing_judged(observed.records)
+  nothing = nothing_judged(observed.found.forward.size.tolist())
   if nothing:
     raise AssertionError(nothing[0].upper() + nothing[1:])
   verdicts = functools.cache(lambda: verdicts_on(observed, inputs))

@@ -1,12 +1,13 @@
 """What an assertion finds, and how it tells of it: all at once, as tables."""
 
-import io
+import operator
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from initjax.diagnosis._causes import explain, typical
-from initjax.diagnosis._law import Drift
-from initjax.diagnosis._observe import Observed
+import numpy as np
+
+from initjax.diagnosis import Drift, Observed, explain, typical
+from initjax.reports import Column, TextTable
 from initjax.typing import Verdict
 
 _MOST_LINES = 8
@@ -18,9 +19,7 @@ class Finding(NamedTuple):
   """One violation."""
 
   message: str
-  header: tuple[str, ...] = ()
-  lines: tuple[tuple[str, ...], ...] = ()
-  """of the table"""
+  table: str = ""
   fix: str = ""
 
 
@@ -31,27 +30,20 @@ def raise_all(findings: Sequence[Finding]) -> None:
 
 
 def _text(finding: Finding) -> str:
-  parts = [finding.message]
-  if finding.lines:
-    parts.append(_table(finding.header, finding.lines))
-  if finding.fix:
-    parts.append("To mend it:\n" + _indented(finding.fix))
-  return "\n".join(parts)
+  mended = "To mend it:\n" + _indented(finding.fix) if finding.fix else ""
+  parts = (finding.message, _indented(finding.table), mended)
+  return "\n".join(filter(None, parts))
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-  from rich.console import Console
-  from rich.table import Table
-
-  grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-  for number, title in enumerate(header):
-    grid.add_column(title, justify="right" if number else "left", no_wrap=True)
-  for line in lines:
-    grid.add_row(*line)
-  file = io.StringIO()
-  Console(file=file, width=100, color_system=None, markup=False).print(grid)
-  rows = (row.rstrip() for row in file.getvalue().splitlines())
-  return _indented("\n".join(rows))
+def table_of(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+  """Names and numbers; "" if there are none."""
+  columns = [
+    Column(title, operator.itemgetter(title), is_number=place > 0)
+    for place, title in enumerate(header)
+  ]
+  records = [dict(zip(header, line, strict=True)) for line in lines]
+  table = TextTable(records, columns, crop=((header[0], 20),), folds=False)
+  return table.to_text() if lines else ""
 
 
 def _indented(text: str) -> str:
@@ -63,14 +55,14 @@ def of_verdict(observed: Observed, verdict: Verdict) -> Finding:
   header = ("operation", "log₂ E[z²]", "log₂ E[δ²]")
   lines = []
   for row in _some(verdict.rows):
-    record = observed.records[row]
     sizes = (
-      f"{record[f'{direction}_log2_second_moment']:.2f}" for direction in _NOUNS
+      f"{observed.found.along(direction).log2_second_moment[row]:.2f}"
+      for direction in _NOUNS
     )
     lines.append((_name(observed, row), *sizes))
   where = f" at {verdict.path}" if verdict.path else ""
   message = f"{verdict.kind.capitalize()}{where}: {verdict.message}"
-  return Finding(message, header, tuple(lines), verdict.fix)
+  return Finding(message, table_of(header, lines), verdict.fix)
 
 
 def of_drift(
@@ -82,19 +74,19 @@ def of_drift(
   allowed = -NormalDist().inv_cdf(false_alarm / 2)
   if abs(drift.sigmas) <= allowed or observed.chain is None:
     return
-  rows = observed.chain.rows
+  rows = range(observed.chain.length)
   margin = drift.margin(allowed)
   off = abs(drift.measured - drift.expected) > margin
-  shown = [at for at in range(len(rows)) if off[at]] or range(len(rows))
+  shown = np.flatnonzero(off).tolist() or rows
   lines = [
     (
-      _name(observed, rows[at]),
+      _name(observed, at),
       f"{drift.measured[at]:.2f}",
       f"{drift.expected[at]:.2f} ± {margin[at]:.2f}",
     )
     for at in _some(shown)
   ]
-  ops = [observed.ops[row] for row in rows]
+  ops = [observed.found.rows[at].op for at in rows]
   layer = typical(ops, observed.leaves)
   steps = len(rows) - 1
   growth = (drift.measured[-1] - drift.measured[0]) / steps
@@ -107,16 +99,14 @@ def of_drift(
     f"per layer against a healthy {noun}, which is {abs(drift.sigmas):.1f} "
     f"standard deviations of what chance does at these widths; "
     f"{allowed:.2f} are allowed.\n{cause}",
-    ("operation", "measured", "healthy"),
-    tuple(lines),
+    table_of(("operation", "measured", "healthy"), lines),
     fix,
   )
 
 
 def _name(observed: Observed, row: int) -> str:
-  record = observed.records[row]
-  repeat = ", ".join(map(str, record["repeat"]))
-  return record["path"] + (f" repeat {repeat}" if repeat else "")
+  _, op, repeat = observed.found.rows[row]
+  return op.path + (f" repeat {', '.join(map(str, repeat))}" if repeat else "")
 
 
 def _some(rows: Sequence[int]) -> list[int]:

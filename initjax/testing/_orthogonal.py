@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
-from initjax.graph import signal_graph
-from initjax.graph._frameworks import as_function
-from initjax.measurement._leaves import Kernel, arrays_of, kernels
-from initjax.testing._findings import Finding, raise_all
+from initjax.graph import as_function, signal_graph
+from initjax.measurement import KernelLeaf, arrays_of, kernel_leaves
+from initjax.testing._findings import Finding, raise_all, table_of
 
 
 def assert_orthogonal(
@@ -58,7 +58,7 @@ def assert_orthogonal(
   check_where("where", where)
   fn, params, inputs, _ = as_function(fn, params, inputs)
   graph = signal_graph(fn, params, *inputs)
-  every = list(kernels(graph, arrays_of(params)))
+  every = list(kernel_leaves(graph, arrays_of(params)))
   chosen = [
     kernel for kernel in every if matches(where, kernel.op.path, kernel.leaf)
   ]
@@ -68,11 +68,11 @@ def assert_orthogonal(
       f"{', '.join(kernel.op.path for kernel in every) or 'none'}."
     )
   found = [(kernel, *_deviation(kernel, scale)) for kernel in chosen]
-  lines = tuple(
+  lines = [
     (kernel.op.path, f"{off:.2g}", f"{allowed:.2g}")
     for kernel, off, allowed in found
     if not off <= allowed
-  )
+  ]
   if lines:
     wanted = "s²" if scale is None else f"{scale**2:g}"
     message = (
@@ -80,11 +80,11 @@ def assert_orthogonal(
       f"WᵀW/{wanted} - 1 are as large as this."
     )
     fix = "kernel_init=initjax.initializers.orthogonal()"
-    header = ("kernel", "largest", "allowed")
-    raise_all([Finding(message, header, lines, fix)])
+    table = table_of(("kernel", "largest", "allowed"), lines)
+    raise_all([Finding(message, table, fix)])
 
 
-def _deviation(kernel: Kernel, scale: float | None) -> tuple[float, float]:
+def _deviation(kernel: KernelLeaf, scale: float | None) -> tuple[float, float]:
   """Largest entry of WᵀW/s² - 1, and what rounding may do."""
   largest, longer = 0.0, 1
   for matrix in kernel.matrices():
@@ -94,11 +94,5 @@ def _deviation(kernel: Kernel, scale: float | None) -> tuple[float, float]:
     identity = np.eye(len(gram))
     off = abs(gram / square - identity).max() if square > 0 else np.inf
     largest, longer = max(largest, float(off)), max(longer, len(tall))
-  dtype = kernel.leaf.dtype
-  return largest, 4 * longer * float(_epsilon(dtype))
-
-
-def _epsilon(dtype: Any) -> Any:
-  import jax.numpy as jnp
-
-  return jnp.finfo(dtype).eps
+  rounding = float(jnp.finfo(kernel.leaf.dtype).eps)
+  return largest, 4 * longer * rounding

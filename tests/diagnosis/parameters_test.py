@@ -77,6 +77,19 @@ def test_copies_that_may_be_meant_are_no_error():
   assert not diagnose(model, [np.eye(64, dtype=np.float32)] * 2, X).verdicts
 
 
+def test_copies_up_to_a_factor_are_duplicates():
+  model = lambda p, x: jnp.tanh(jnp.tanh(jnp.tanh(x @ p[0]) @ p[1]) @ p[2])
+  say = lambda *params: verdict(
+    diagnose(model, params, X), "duplicate parameters"
+  )
+  other = normal(64, 64, variance=2 / 64, seed=6)
+  found = say(HE, -HE, other)
+  assert (found.severity, found.path) == ("warning", "0")
+  assert found.message.startswith("Equal up to a factor to 1: drawn with one")
+  mixed = "Equal, entry by entry, to 2, and equal up to a factor to 1: drawn"
+  assert say(HE, -HE, HE).message.startswith(mixed)
+
+
 class Layer(nn.Module):
   """One layer of a scanned stack."""
 

@@ -78,7 +78,7 @@ def infinite_width(activation, point, start, depth):
   for _ in range(depth - 1):
     c.append(
       meanfield.correlation_map(
-        c[-1], activation, point.sigma_w2, point.sigma_b2, q=point.q
+        activation, c[-1], point.sigma_w2, point.sigma_b2, q=point.q
       )
     )
   return 1 - np.array(c)

@@ -207,7 +207,7 @@ def test_iteration_ends_there(activation, sigma_w2, sigma_b2, start):
   assert point.stable
   q = start
   for _ in range(200):
-    new, q = length_map(q, activation, sigma_w2, sigma_b2), q
+    new, q = length_map(activation, q, sigma_w2, sigma_b2), q
     if abs(new - q) <= 1e-8 * q:
       break
     q = new
@@ -221,16 +221,16 @@ def test_slopes_are_those_of_the_maps():
     point = fixed_point(activation, 1.5, 0.1)
     steps, weights = np.array([-2, -1, 1, 2]), np.array([1, -8, 8, -1]) / 12
     h = 1e-2 * point.q
-    lengths = length_map(point.q + h * steps, activation, 1.5, 0.1)
+    lengths = length_map(activation, point.q + h * steps, 1.5, 0.1)
     # h⁴ times a fifth derivative in units of q: below 1e-6.
     assert abs(weights @ lengths / h - point.length_slope) < 1e-6
     if point.phase == "chaotic":
       h = 1e-3
-      f = correlation_map(point.c + h * steps, activation, 1.5, 0.1)
+      f = correlation_map(activation, point.c + h * steps, 1.5, 0.1)
       slope = math.exp(-1 / point.xi_c)
       assert abs(weights @ f / h - slope) < 1e-6
       assert (
-        abs(correlation_map(point.c, activation, 1.5, 0.1) - point.c) < 1e-9
+        abs(correlation_map(activation, point.c, 1.5, 0.1) - point.c) < 1e-9
       )
 
 

@@ -191,8 +191,8 @@ SILU = (jax.nn.silu, 1.5, 0.1)
 WIDE = [Layer(width=64)] + 5 * [Layer(jax.nn.gelu, 2.0, width=64)]
 NUMBERS = {
   "trajectory": lambda: trajectory(WIDE, batch=4),
-  "length map": lambda: length_map(0.8, *SILU),
-  "correlation map": lambda: correlation_map(0.4, *SILU, q=0.8),
+  "length map": lambda: length_map(SILU[0], 0.8, *SILU[1:]),
+  "correlation map": lambda: correlation_map(SILU[0], 0.4, *SILU[1:], q=0.8),
   "fixed point": lambda: fixed_point(jnp.tanh, 2.5, 0.05),
   "critical point": lambda: critical_point(jnp.tanh, 0.05),
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from calibrated import check, run, tolerance
 from drawn_by_numpy import normal
+from small_models import compilations
 
 from initjax.model_init import calibrate
 
@@ -144,6 +145,20 @@ def test_a_pass_costs_at_most_two_plain_ones():
 
   ours = operations(functools.partial(calibrate, unrolled))
   assert ours <= 2 * operations(unrolled)
+
+
+def test_the_model_is_traced_once_and_compiled_once():
+  """Called eagerly, all is one program: a second call compiles nothing."""
+  traced = []
+
+  def model(params, x):
+    traced.append(x.shape)
+    return two_layers(params, x)
+
+  x, params = X[:7], jax.tree.map(jnp.asarray, TWO)
+  assert compilations(lambda: calibrate(model, params, x)) == 1
+  assert compilations(lambda: calibrate(model, params, x + 1)) == 0
+  assert traced == [x.shape] * 2
 
 
 # Under transformations

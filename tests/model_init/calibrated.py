@@ -41,7 +41,7 @@ def run(fn, params, *inputs, target=1.0, **options):
   made = _program(fn, params, *inputs, target=target, **options)
   after, info, rows = jax.device_get(made)
   found = []
-  for index, repeat in info.graph.rows():
+  for index, _, repeat in info.graph.rows:
     moment = 2.0 ** float(rows[index].log2_second_moment[repeat])
     mean = float(rows[index].mean[repeat])
     centered = options.get("statistic") == "variance"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from initjax.diagnosis._law import _drift
+from initjax.diagnosis._law import _least_squares
 from initjax.diagnosis._observe import observe
 
 
@@ -32,7 +32,7 @@ LAW = 0.1
 
 def fitted(measured, covariance, *, drift=0.0, averaged=False, kept=1.0):
   rows = np.arange(len(measured), dtype=float)
-  return _drift(
+  return _least_squares(
     np.asarray(measured, float),
     np.zeros(len(rows)),
     drift * rows,

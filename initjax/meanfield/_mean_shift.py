@@ -6,6 +6,7 @@ and because the gradient returns through the very weights that made the signal.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,82 +15,68 @@ from initjax.meanfield._steps import Layer, Steps
 _KURTOSIS = -math.sqrt(1.5)  # E[He_4(u)]/√4! on a sphere of n dimensions, ·n
 
 
-def forward_means(
-  layers: Sequence[Layer],
-  steps: Steps,
-  with_units: np.ndarray,
-  variance: np.ndarray,
-  units: np.ndarray,
-  inverse_widths: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-  """[streams] each: the means of log P and of the log that is measured.
+class Deviations(NamedTuple):
+  """How the logs of one input deviate from infinite width, [streams] each."""
 
-  Args:
-    layers: of the stack.
-    steps: what they do at infinite width.
-    with_units: [3, streams], the covariance of log P with ε, η, ζ.
-    variance: [streams], of log P.
-    units: [3, streams], of ε, η, ζ.
-    inverse_widths: [streams].
-  """
+  variance: np.ndarray
+  """of log P"""
+  slope_variance: np.ndarray
+  """of the log of φ'² averaged over units"""
+  units: np.ndarray
+  """[3, streams]: variances of ε, η, ζ"""
+  with_units: np.ndarray
+  """[3, streams]: the covariance of log P with them"""
+  inverse_widths: np.ndarray
+  """1/n"""
+
+
+def forward_means(
+  layers: Sequence[Layer], steps: Steps, off: Deviations
+) -> tuple[np.ndarray, np.ndarray]:
+  """[streams] each: the means of log P and of the log that is measured."""
   r, w, kept = steps.response, steps.signal_share, steps.skip_share
   means = np.zeros(len(layers) + 1)
   for i, layer in enumerate(layers):
-    s, shared = r.slope[i], with_units[0, i]
-    signal = -units[0, i] / 2
+    s, shared = r.slope[i], off.with_units[0, i]
+    signal = -off.units[0, i] / 2
     if layer.normalization == "none":
-      signal += s * (means[i] - shared) + r.curvature[i] * variance[i] / 2
+      signal += s * (means[i] - shared) + r.curvature[i] * off.variance[i] / 2
     else:
-      signal += _KURTOSIS * steps.spectrum.square[i, 4] * inverse_widths[i]
+      signal += _KURTOSIS * steps.spectrum.square[i, 4] * off.inverse_widths[i]
       s = 0.0
-    spread = s**2 * variance[i] + units[0, i] + 2 * s * shared
+    spread = s**2 * off.variance[i] + off.units[0, i] + 2 * s * shared
     branch = w[i] * signal + w[i] * (1 - w[i]) * spread / 2
-    together = s * variance[i] + shared
-    apart = variance[i] - 2 * w[i] * together + w[i] ** 2 * spread
+    together = s * off.variance[i] + shared
+    apart = off.variance[i] - 2 * w[i] * together + w[i] ** 2 * spread
     means[i + 1] = kept[i] * means[i] + (1 - kept[i]) * branch
     means[i + 1] += kept[i] * (1 - kept[i]) * apart / 2
-  return means, means - units[1] / 2 - with_units[1]
+  return means, means - off.units[1] / 2 - off.with_units[1]
 
 
 def backward_means(
   layers: Sequence[Layer],
   steps: Steps,
   forward: tuple[np.ndarray, np.ndarray],
-  with_units: np.ndarray,
-  variance: np.ndarray,
-  units: np.ndarray,
-  slope_variance: np.ndarray,
-  inverse_widths: np.ndarray,
+  off: Deviations,
 ) -> np.ndarray:
-  """[streams]: the mean of the log of the gradient's second moment.
-
-  Args:
-    layers: of the stack.
-    steps: what they do at infinite width.
-    forward: of `forward_means`.
-    with_units: [3, streams], the covariance of log P with ε, η, ζ.
-    variance: [streams], of log P.
-    units: [3, streams], of ε, η, ζ.
-    slope_variance: [streams], of the log of φ'² averaged over units.
-    inverse_widths: [streams].
-  """
+  """[streams]: the mean of the log of the gradient's second moment."""
   r, mu = steps.response, steps.gradient_share
   own = (steps.spectrum.slope_square**2).sum(axis=-1)
   returned, removed = _returned(layers, steps), _removed(layers, steps)
   means = np.zeros(len(layers) + 1)
   for i in reversed(range(1, len(layers))):
-    v, t = inverse_widths[i], r.derivative_slope[i]
+    v, t = off.inverse_widths[i], r.derivative_slope[i]
     fresh = 2 * own[i] * v
-    slope = -(units[2, i] + fresh) / 2 + returned[i] * v
+    slope = -(off.units[2, i] + fresh) / 2 + returned[i] * v
     if layers[i].normalization == "none":
-      slope += t * (forward[0][i] - with_units[2, i])
-      slope += r.derivative_curvature[i] * variance[i] / 2
+      slope += t * (forward[0][i] - off.with_units[2, i])
+      slope += r.derivative_curvature[i] * off.variance[i] / 2
     else:
       slope += _KURTOSIS * steps.spectrum.slope_square[i, 4] * v
       slope -= forward[1][i] + removed[i] * v
     skip_noise = 4 * mu[i] * (1 - mu[i]) * v
     means[i] = means[i + 1] + mu[i] * slope - skip_noise / 2
-    means[i] += mu[i] * (1 - mu[i]) * (slope_variance[i] + fresh) / 2
+    means[i] += mu[i] * (1 - mu[i]) * (off.slope_variance[i] + fresh) / 2
   return means
 
 

@@ -10,9 +10,8 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
 from initjax._activations import (
@@ -26,7 +25,8 @@ from initjax.typing import Activation
 _STEP = 0.25  # octaves between two points of a table
 _WINDOW, _MARGIN = 8, 2  # octaves
 _SHORT = (1.0, 1 / 4, 1 / 16, 1 / 64)  # octaves
-_LAST_WINDOW = 8  # so from 2^-64 to 2^64; power laws beyond
+_LAST_WINDOW = 8
+_EDGE = float(_WINDOW * _LAST_WINDOW)  # of log₂ q; power laws beyond
 _ORDERS = 128  # Hermite orders that are computed
 _TAIL_STEP = 0.25  # octaves of what is only estimated
 _TAIL = (_ORDERS - 1) * 2 ** (_TAIL_STEP * (np.arange(36) + 0.5))
@@ -34,68 +34,107 @@ _TINY = 1e-300
 _INFINITE = 900.0  # log₂ in a table, where a moment is infinite
 
 
-class Response(NamedTuple):
+THEORY_FAILS = (
+  ValueError,
+  TypeError,
+  ArithmeticError,
+  NotImplementedError,
+)
+"""What theory raises of a function that has no moments, slope or scalar form;
+it is silent then, and what was measured stands."""
+
+T = TypeVar("T", float, np.ndarray)
+Spline = Callable[..., np.ndarray]
+"""(log₂ q, order of the derivative) -> log₂ of E[φ²] and E[φ'²]"""
+
+
+class Response(NamedTuple, Generic[T]):
   """What φ makes of Gaussians of variance q, and how that depends on q."""
 
-  log2_second_moment: np.ndarray
+  log2_second_moment: T
   """log₂ E[φ²]"""
-  log2_derivative: np.ndarray
-  """log₂ E[φ'²]"""
-  slope: np.ndarray
+  log2_derivative: T
+  """log₂ E[φ'²]; inf where it is infinite"""
+  slope: T
   """d log E[φ²]/d log q"""
-  derivative_slope: np.ndarray
+  derivative_slope: T
   """d log E[φ'²]/d log q"""
-  curvature: np.ndarray
+  curvature: T
   """of log E[φ²] over log q"""
-  derivative_curvature: np.ndarray
+  derivative_curvature: T
   """of log E[φ'²] over log q"""
 
 
-def identity(x: jax.Array) -> jax.Array:
-  """The activation of a linear network."""
-  return x
+def response(activation: Activation) -> Callable[[float], Response[float]]:
+  """Tabulates what φ makes of Gaussians of any variance.
 
+  For E[φ(√q·ζ)²] and E[φ'(√q·ζ)²] at thousands of variances: windows of q are
+  tabulated when they are first asked for, to 1e-9, and that one of them has no
+  moments is remembered too. Keep what is returned: it holds the tables.
 
-def response_of(activation: Activation) -> Callable[[float], Response]:
-  """log₂ q -> Response of numbers, tabulated as needed."""
+  Args:
+    activation: φ, any elementwise JAX function.
 
-  @functools.cache
-  def window(index: int) -> Callable[..., np.ndarray] | None:
-    low = _WINDOW * index - _MARGIN
-    points = np.arange(low, low + _WINDOW + 2 * _MARGIN + _STEP / 2, _STEP)
+  Returns:
+    A function of log₂ q, which raises as `initjax.gains.moments`.
+
+  >>> import jax
+  >>> round(response(jax.nn.relu)(3.0).log2_second_moment, 9)  # of q/2
+  2.0
+
+  Reference: Poole et al. 2016, Eq. 3, for E[φ²]; Schoenholz et al. 2017, Eq. 7.
+  """
+  window = functools.cache(functools.partial(_window, activation))
+  around = functools.lru_cache(256)(functools.partial(_around, activation))
+  failed: dict[int, str] = {}
+
+  def respond(log2_q: float) -> Response[float]:
+    place = math.floor(log2_q / _WINDOW)
+    if place in failed:  # to find that out takes seconds
+      raise ValueError(failed[place])
+    inside = min(max(log2_q, -_EDGE), _EDGE)
     try:
-      return _spline(activation, points)
-    except ValueError:
-      return None
-
-  @functools.lru_cache(maxsize=256)
-  def around(log2_q: float) -> Callable[..., np.ndarray]:
-    moments(activation, 2.0**log2_q)  # which may say why there are none
-    for reach in _SHORT:
-      with contextlib.suppress(ValueError):
-        moments(activation, 2.0 ** (log2_q + 4 * reach))  # no pole is close
-        points = log2_q + reach * np.linspace(-1, 1, 9)
-        return _spline(activation, points)
-    return _spline(activation, log2_q + _SHORT[-1] * np.linspace(-2, 0, 9))
-
-  def respond(log2_q: float) -> Response:
-    edge = float(_WINDOW * _LAST_WINDOW)
-    inside = min(max(log2_q, -edge), edge)
-    index = min(math.floor(inside / _WINDOW), _LAST_WINDOW - 1)
-    table = window(index) or around(inside)
-    value, slope, bend = (table(inside, order) for order in range(3))
-    infinite = value > _INFINITE
-    value = value + (log2_q - inside) * slope
-    value[infinite] = math.inf
-    bend = bend / math.log(2) if inside == log2_q else 0 * bend
-    return Response(*np.concatenate([value, slope, bend]))
+      index = min(math.floor(inside / _WINDOW), _LAST_WINDOW - 1)
+      return _read(window(index) or around(inside), inside, log2_q - inside)
+    except THEORY_FAILS as error:
+      failed[place] = str(error)
+      raise
 
   return respond
 
 
-def _spline(
-  activation: Activation, points: np.ndarray
-) -> Callable[..., np.ndarray]:
+def _window(activation: Activation, index: int) -> Spline | None:
+  """The table of one window; None if moments overflow somewhere in it."""
+  low = _WINDOW * index - _MARGIN
+  points = np.arange(low, low + _WINDOW + 2 * _MARGIN + _STEP / 2, _STEP)
+  try:
+    return _spline(activation, points)
+  except ValueError:
+    return None
+
+
+def _around(activation: Activation, log2_q: float) -> Spline:
+  """The longest table that holds one variance."""
+  moments(activation, 2.0**log2_q)  # which may say why there are none
+  for reach in _SHORT:
+    with contextlib.suppress(ValueError):
+      moments(activation, 2.0 ** (log2_q + 4 * reach))  # no pole is close
+      points = log2_q + reach * np.linspace(-1, 1, 9)
+      return _spline(activation, points)
+  return _spline(activation, log2_q + _SHORT[-1] * np.linspace(-2, 0, 9))
+
+
+def _read(table: Spline, log2_q: float, beyond: float) -> Response[float]:
+  """At a place of a table, or on the power law that goes on `beyond` it."""
+  value, slope, bend = (table(log2_q, order) for order in range(3))
+  infinite = value > _INFINITE
+  value = value + beyond * slope
+  value[infinite] = math.inf
+  bend = 0 * bend if beyond else bend / math.log(2)
+  return Response(*np.concatenate([value, slope, bend]).tolist())
+
+
+def _spline(activation: Activation, points: np.ndarray) -> Spline:
   """log₂ of E[φ²] and E[φ'²] between values of log₂ q."""
   from scipy import interpolate
 
@@ -124,8 +163,7 @@ class Spectrum(NamedTuple):
 def spectrum_of(activation: Activation, log2_q: np.ndarray) -> Spectrum:
   """Hermite spectra of φ at the variances 2^log2_q [layers]."""
   z, weights, polynomials = _hermite()
-  edge = float(_WINDOW * _LAST_WINDOW)
-  log2_q = np.clip(log2_q, -edge, edge).round(9)
+  log2_q = np.clip(log2_q, -_EDGE, _EDGE).round(9)
   distinct, position = np.unique(log2_q, return_inverse=True)
   points = np.exp2(distinct / 2)[:, None] * z
 

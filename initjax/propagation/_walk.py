@@ -1,0 +1,320 @@
+"""One walk over the rows of a graph: the second moment of every signal.
+
+The graph says of each operation which stream feeds it: a sum of outputs, biases
+and earlier streams, perhaps normalized, or products of their images. In the
+order of execution each row is fed φ(h) (`Walk.fed`) and, given the variance of
+its kernel, puts out a signal (`Walk.put`). Two readings stand on it: `predict`
+knows the weights and leaves unknown what the graph does not say; `auto_init`
+lets each row ask for a variance and takes the unknown to be 1, with a doubt.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from initjax import meanfield
+from initjax._activations import identity
+from initjax.gains import joint_moments, moments
+from initjax.graph import Feed, Image, LinearOp, Site, Stream, Term
+from initjax.meanfield import THEORY_FAILS, Response
+from initjax.typing import Activation
+
+
+@functools.lru_cache(maxsize=256)
+def response(activation: Activation) -> Callable[[float], Response[float]]:
+  """`meanfield.response`, its table kept: a recovered φ never changes."""
+  return meanfield.response(activation)
+
+
+@dataclasses.dataclass(eq=False)
+class Signal:
+  """A signal h, as far as theory follows it."""
+
+  size: float = 1.0
+  """E[h²]; NaN if it is not known"""
+  mean: float = 0.0
+  """E[h]"""
+  shared: float = 0.0
+  """E[h_a·h_b] of two samples"""
+  gaussian: bool = True
+  edges: tuple[tuple["Signal", float], ...] = ()
+  """what it is made of, and the gradient's factor going back"""
+  gradient: float = math.nan
+  """E[δ²], summed over what it feeds; NaN if it feeds nothing"""
+  # An operation passes a relative change of size on times d log E[φ²]/d log q,
+  # and has chance of its own, a change of 1. Where images of one stream are
+  # multiplied, a change that they share acts through all of them, one that the
+  # operation of an image adds through that alone: so both are followed.
+  stretch: float = 0.0
+  """by what a relative change of size, somewhere before, is multiplied"""
+  upstream: float = 0.0
+  """the same, of changes before the latest operation"""
+  slope: float = 1.0
+  """d log E[h²] by that of what it is a product of"""
+  chi: float = 1.0
+  """product of χ over the chain of layers that ends here"""
+  layers: int = 0
+  """of that chain"""
+  doubt: str = ""
+  """what was assumed"""
+
+
+class Fed(NamedTuple):
+  """What one row is fed, φ(h)."""
+
+  source: Signal
+  """h"""
+  second_moment: float
+  """E[φ(h)²]"""
+  slope: float = 1.0
+  """d log E[φ²]/d log E[h²]"""
+  derivative: float = 1.0
+  """E[φ'(h)²]; NaN if theory does not know it"""
+  shared: float = 0.0
+  """E[φ(h_a)·φ(h_b)] of two samples"""
+  variance: float = math.nan
+  """E[h²] at which theory looked"""
+  doubt: str = ""
+  """what was assumed of any of these"""
+
+  @property
+  def steepness(self) -> float:
+    """By what a layer multiplies a relative change of what comes in."""
+    return self.slope * self.source.slope
+
+
+@dataclasses.dataclass
+class Walk:
+  """The latest signals at each site, while rows are run in order."""
+
+  mean_square: Callable[[str], float]
+  """of a bias or a scale, by path"""
+  input_size: float
+  assumes: bool
+  """whether the unknown counts as 1, with a doubt, and not as NaN"""
+  over_samples: bool = False
+  """whether something is normalized over samples, so that it matters what
+  these share"""
+  tape: list[Signal] | None = None
+  """where signals are noted as they are made, for the gradient: read backwards,
+  all that a signal feeds comes before it"""
+  failure: str = ""
+  """what the latest function without moments lacks"""
+  outputs: dict[Site, Signal] = dataclasses.field(default_factory=dict)
+  streams: dict[Site, Signal] = dataclasses.field(default_factory=dict)
+  inners: dict[Site, Signal] = dataclasses.field(default_factory=dict)
+
+  def fed(self, op: LinearOp, repeat: tuple[int, ...]) -> Fed:
+    """What feeds a row."""
+    feed, site = op.feed_at(repeat), op.place.site
+    if op.kind == "embedding":
+      return Fed(Signal(), 1.0, slope=0.0)
+    if feed.stream is not None:
+      source = self.streams[site] = self.total(feed.stream, site)
+    elif feed.reason == "constant" and self.assumes:
+      source = Signal(0.0)
+    else:
+      source = self._unknown(_words(feed))
+    return self._through(feed.activation, source)
+
+  def put(self, op: LinearOp, fed: Fed, variance: float | None) -> Signal:
+    """Notes what a row puts out, for the variance of its operand's entries.
+
+    None is that of a kernel which keeps the size of whatever it is fed.
+    """
+    source, upstream = fed.source, fed.slope * fed.source.stretch
+    output = Signal(stretch=max(1.0, upstream), upstream=upstream)
+    if variance is None:
+      output.size = 1.0 if fed.second_moment else 0.0
+    else:
+      sigma_w2 = variance * op.fan_in
+      output.size = sigma_w2 * fed.second_moment
+      output.shared = sigma_w2 * fed.shared
+      output.edges = ((source, variance * op.fan_out * fed.derivative),)
+      if op.kind != "embedding" and math.isfinite(fed.derivative):
+        chi = sigma_w2 * fed.derivative
+        output.chi = chi * source.chi if source.layers else 1.0
+        output.layers = source.layers + 1
+    self.outputs[op.place.site] = self._note(output)
+    return output
+
+  def total(self, stream: Stream, site: Site) -> Signal:
+    """The sum of a stream's terms, which are independent but for their means.
+
+    A deviation of one term counts by that term's part of the sum.
+    """
+    parts = [(self._signal(term, site), self._root(term)) for term in stream]
+    mean = sum(part.mean * root for part, root in parts)
+    apart = sum((p.size - p.mean * p.mean) * r * r for p, r in parts)
+    shared = sum((p.shared - p.mean * p.mean) * r * r for p, r in parts)
+    signal = Signal(
+      apart + mean * mean,
+      mean,
+      shared + mean * mean,
+      all(part.gaussian for part, _ in parts),
+      tuple((part, root * root) for part, root in parts),
+      stretch=_average([(p.stretch, p.size * r * r) for p, r in parts]),
+      upstream=_average([(p.upstream, p.size * r * r) for p, r in parts]),
+      slope=_average([(p.slope, p.size * r * r) for p, r in parts]),
+      doubt=_joined(part.doubt for part, _ in parts),
+    )
+    chain = [i for i, term in enumerate(stream) if term.kind != "bias"]
+    if len(chain) == 1 and stream[chain[0]].kind == "output":
+      before, root = parts[chain[0]]
+      signal.chi, signal.layers = before.chi * root * root, before.layers
+    return self._note(signal)
+
+  def _root(self, term: Term) -> float:
+    """What multiplies a term; parameters count as their root mean square."""
+    squares = math.prod(map(self.mean_square, term.scales))
+    return term.factor * math.sqrt(squares)
+
+  def _signal(self, term: Term, site: Site) -> Signal:
+    if term.kind == "bias":
+      size = self.mean_square(term.path)
+      return Signal(size, shared=size)
+    if term.kind == "input":
+      return Signal(self.input_size, gaussian=False)
+    if term.kind == "normalized":
+      return self._normalized(term, site)
+    if term.kind == "product":
+      return self._product(term.images, site)
+    known = {
+      "output": self.outputs, "stream": self.streams, "inner": self.inners
+    }.get(term.kind, {})  # fmt: skip
+    return known.get(term.site) or self._unknown("its source is not known")
+
+  def _normalized(self, term: Term, site: Site) -> Signal:
+    """Of unit second moment; over samples, without what these share."""
+    inner = self.inners[site] = self.total(term.inner, site)
+    over_samples = term.over == "samples"
+    variance = inner.size - (inner.shared if over_samples else 0.0)
+    if variance <= 0:
+      size = 1.0 if self.assumes else math.nan
+      return self._note(Signal(size, edges=((inner, math.nan),)))
+    shared = 0.0 if over_samples else inner.shared / variance
+    return self._note(Signal(shared=shared, edges=((inner, 1 / variance),)))
+
+  def _product(self, images: Sequence[Image], site: Site) -> Signal:
+    """Of images that are independent, given what feeds them all.
+
+    Their moments multiply; of a change of size that they share, slopes add.
+    """
+    fed = [
+      self._through(image.activation, self.total(image.stream, site))
+      for image in images
+    ]
+    sizes = [each.second_moment for each in fed]
+    edges = []
+    for i, (each, image) in enumerate(zip(fed, images, strict=True)):
+      others = math.prod(sizes[:i] + sizes[i + 1 :])
+      edges.append((each.source, image.share * each.derivative * others))
+    upstream = sum(each.slope * each.source.upstream for each in fed)
+    own = max(each.slope * each.source.stretch for each in fed)
+    signal = Signal(
+      math.prod(sizes),
+      math.prod(map(self._mean, (image.activation for image in images), fed)),
+      math.prod(each.shared for each in fed),
+      gaussian=False,
+      edges=tuple(edges),
+      stretch=max(own, upstream),
+      upstream=upstream,
+      slope=sum(each.steepness for each in fed),
+      doubt=_joined(each.doubt for each in fed),
+    )
+    return self._note(signal)
+
+  def _through(self, phi: Activation | None, source: Signal) -> Fed:
+    """Of φ(h), for the activation φ of a source h."""
+    q, doubt = source.size, source.doubt
+    in_range = 1e-300 < q < 1e300
+    unknown = Fed(source, math.nan, math.nan, math.nan, math.nan)
+    if self.assumes and not (in_range or q == 0):
+      q, doubt = 1.0, f"{_ASSUMED}: theory leaves float64"
+    if phi is None or phi is identity:
+      return Fed(source, q, 1.0, 1.0, source.shared, q, doubt)
+    if self.assumes and not source.gaussian:
+      doubt = doubt or "an activation of inputs or products, taken as Gaussian"
+    elif not self.assumes and not (source.gaussian and in_range):
+      return unknown
+    try:
+      found = _moments(phi, q)
+      shared = _shared(phi, source) if self.over_samples else 0.0
+      return Fed(source, *found, shared, q, doubt)
+    except THEORY_FAILS as error:
+      self.failure = str(error)
+    if not self.assumes:
+      return unknown
+    reason = self.failure.split("; ")[0].split(". ")[0].rstrip(".")
+    assumed = f"{_ASSUMED}: {reason}"
+    doubt = f"{doubt}; {assumed}" if doubt else assumed
+    return Fed(source, 1.0, derivative=math.nan, doubt=doubt)
+
+  def _mean(self, phi: Activation | None, fed: Fed) -> float:
+    """E[φ(h)]; of few signals, since no table holds it."""
+    if phi is None or phi is identity:
+      return fed.source.mean
+    try:
+      return float(moments(phi, fed.variance).mean)
+    except THEORY_FAILS:  # `_through` says why
+      return 0.0 if self.assumes else math.nan
+
+  def _unknown(self, why: str) -> Signal:
+    if self.assumes:
+      return Signal(doubt=f"{_ASSUMED}: {why}")
+    return Signal(math.nan)
+
+  def _note(self, signal: Signal) -> Signal:
+    if self.tape is not None:
+      self.tape.append(signal)
+    return signal
+
+
+_ASSUMED = "assumed unit second moment"
+
+
+def _moments(phi: Activation, q: float) -> tuple[float, float, float]:
+  """E[φ²], d log E[φ²]/d log q and E[φ'²] at the variance q."""
+  if q == 0:
+    at_zero = moments(phi, 0.0)
+    slope = float(at_zero.derivative_second_moment)
+    return float(at_zero.second_moment), 1.0, slope
+  here = response(phi)(math.log2(q))
+  size, derivative = here.log2_second_moment, here.log2_derivative
+  if size >= 1024:
+    raise OverflowError("theory leaves float64")
+  return (
+    2.0**size, here.slope, math.inf if derivative >= 1024 else 2.0**derivative
+  )  # fmt: skip
+
+
+def _shared(phi: Activation, source: Signal) -> float:
+  """E[φ(h_a)·φ(h_b)] of two samples."""
+  correlation = float(np.clip(source.shared / source.size, -1.0, 1.0))
+  if math.isnan(correlation):
+    return math.nan
+  if correlation == 0:
+    mean = float(moments(phi, source.size).mean)
+    return mean * mean
+  return float(joint_moments(phi, correlation, source.size).product)
+
+
+def _average(parts: Sequence[tuple[float, float]]) -> float:
+  """Of values with weights."""
+  total = sum(weight for _, weight in parts)
+  return sum(x * weight for x, weight in parts) / total if total else 0.0
+
+
+def _joined(doubts: Iterable[str]) -> str:
+  return "; ".join(dict.fromkeys(filter(None, doubts)))
+
+
+def _words(feed: Feed) -> str:
+  """What a source is, where no more is known of it."""
+  if feed.reason == "data product":
+    return "product of two signals, as in attention"
+  return feed.reason
