@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -48,11 +47,12 @@ def _wide(x: Any) -> Any:
 
 def uncast(activation: Activation) -> Activation:
   """φ, in which casts to fewer bits return their argument."""
+  from jax.extend import core
 
   def run(x: jax.Array) -> jax.Array:
-    with jax.extend.core.take_current_trace() as parent:
+    with core.take_current_trace() as parent:
       trace = _Uncast(parent)
-      with jax.extend.core.set_current_trace(trace):
+      with core.set_current_trace(trace):
         out = activation(_Seen(trace, x))
       trace.invalidate()
       return jax.tree.map(trace.inside, out)
@@ -79,13 +79,15 @@ class _Uncast(jax.core.Trace):
   def process_primitive(
     self, primitive: Any, tracers: Sequence[Any], params: Any, /
   ) -> Any:
+    from jax.extend import core
+
     values = [self.inside(x) for x in tracers]
     if primitive.name == "convert_element_type":
       (x,), wanted = values, params["new_dtype"]
       if jnp.result_type(x) == _wide_type(wanted) and _is_narrow(wanted):
         return tracers[0]
     if not any(map(_inner_of, params.values())):
-      with jax.extend.core.set_current_trace(self.parent):
+      with core.set_current_trace(self.parent):
         values = [_wide(x) for x in values]
     out = self.parent.process_primitive(primitive, values, params)
     return self._seen(out)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -189,9 +188,10 @@ def compiled(traced: TracedActivation) -> Evaluate:
 
   Must run inside `in_float64`.
   """
+  from jax.extend.core import jaxpr_as_fun
+
   evaluator(traced)  # checks that φ is elementwise
-  jaxpr = _slope_jaxpr(traced, _LARGE_BLOCK)
-  run = jax.jit(jax.extend.core.jaxpr_as_fun(jaxpr))
+  run = jax.jit(jaxpr_as_fun(_slope_jaxpr(traced, _LARGE_BLOCK)))
 
   def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = x.ravel()

@@ -43,7 +43,7 @@ def _applied(step: "Step", given: list[tuple[str, bool]]) -> tuple[str, bool]:
   if step.label in _INFIX and len(within) == 2:
     return _INFIX[step.label].join(within), True
   if step.label == "integer_pow":
-    return f"{within[0]}^{step.equation.params['y']}", True
+    return f"{within[0]}^{step.params['y']}", True
   if step.label == "square":
     return f"{within[0]}^2", True
   if step.label == "pow":

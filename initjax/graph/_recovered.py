@@ -5,6 +5,7 @@ so that graphs can be compared, and what is found out of one serves for all.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,8 @@ class Step:
   """parameters of the equation, as text"""
   arguments: tuple[Any, ...]
   """an integer is the result of that step, 0 the source; text is a number"""
-  equation: Any = dataclasses.field(compare=False, repr=False)
+  params: dict[str, Any] = dataclasses.field(compare=False, repr=False)
+  """of the equation: plain data, so that a step can be pickled"""
   numbers: tuple[Any, ...] = dataclasses.field(compare=False, repr=False)
   """for each argument its number, None for a result"""
 
@@ -42,11 +44,20 @@ class Step:
     if self.label == "dropout":
       return given[0] * given[1]
     if self.label == "convert_element_type":
-      wanted = self.equation.params["new_dtype"]
+      wanted = self.params["new_dtype"]
       floating = jnp.issubdtype(wanted, jnp.floating)
       return given[0].astype(like.dtype if floating else wanted)
     full = jnp.broadcast_arrays(*(_cast(number, like) for number in given))
-    return self.equation.primitive.bind(*full, **self.equation.params)
+    return _primitives()[self.label].bind(*full, **self.params)
+
+
+@functools.cache
+def _primitives() -> dict[str, Any]:
+  """By name; a pickled primitive would be another one, without any rules."""
+  from jax.extend.core import Primitive, primitives
+
+  known = (each for each in vars(primitives).values())
+  return {each.name: each for each in known if isinstance(each, Primitive)}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -83,17 +94,23 @@ def _step(node: Node, places: dict[int, int]) -> Step:
   if dropped is not None:
     scale = math.sqrt(dropped.rate)  # the root of its mean square over masks
     values: Sequence[Value] = (dropped.kept, Value("constant", scalar=scale))
-    label, details = "dropout", ""
+    label, params = "dropout", {}
   else:
     values, label = node.operands, node.label
-    moves = label in IDENTITIES
-    details = "" if moves else str(node.equation.params)
-  numbers = tuple(v.scalar if v.node is None else None for v in values)
+    params = {} if label in IDENTITIES else dict(node.equation.params)
+    params.pop("sharding", None)
+  numbers = tuple(_plain(v.scalar) if v.node is None else None for v in values)
   arguments = tuple(
     places[id(value.node)] if value.node is not None else _text(value.scalar)
     for value in values
   )
-  return Step(label, details, arguments, node.equation, numbers)
+  return Step(label, str(params) if params else "", arguments, params, numbers)
+
+
+def _plain(number: Any) -> Any:
+  """JAX's own kinds of numbers cannot be pickled."""
+  is_python = type(number) in (bool, int, float, complex)
+  return number if is_python else np.asarray(number)
 
 
 def _text(number: Any) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr, ndtri
 
 from initjax.initializers._sampling import Sample, Shape
 from initjax.typing import DType
@@ -51,6 +50,8 @@ def _by_sides(
   key: jax.Array, low: Any, high: Any, shape: Shape, dtype: DType
 ) -> jax.Array:
   """The side of 0 by its probability, then the distance from 0."""
+  from jax.scipy.special import ndtr
+
   side_key, distance_key = jax.random.split(key)
   low, high = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
   left, right = _side(-high, -low), _side(low, high)
@@ -74,6 +75,8 @@ def _side(near: jax.Array, far: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _distance(u: jax.Array, near: jax.Array, far: jax.Array) -> jax.Array:
   """The quantile of z given near <= z <= far at 1 - u, for near >= 0."""
+  from jax.scipy.special import ndtr, ndtri
+
   beyond = ndtr(-far)
   survival = beyond + (1 - u) * (ndtr(-near) - beyond)
   central = -ndtri(jnp.maximum(survival, _tiny(u.dtype)))

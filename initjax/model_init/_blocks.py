@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 
 from initjax.graph import BLOCKWISE, RESHAPES
@@ -133,10 +132,12 @@ def in_blocks(
 
 def bits_at(key: jax.Array, width: int, positions: jax.Array) -> jax.Array:
   """The bits that `jax.random.bits` gives these elements of a large array."""
+  from jax.extend.random import threefry_2x32
+
   key_data = jax.random.key_data(key)
   counts = jnp.concatenate([jnp.zeros_like(positions), positions])
   pair = (key_data[0], key_data[1])
-  hashed = jax.extend.random.threefry_2x32(pair, counts)
+  hashed = threefry_2x32(pair, counts)
   high, low = jnp.split(hashed, 2)
   dtype = jnp.dtype(f"uint{width}")
   if width == 64:

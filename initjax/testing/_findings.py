@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Iterator, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +69,8 @@ def of_drift(
   observed: Observed, direction: str, drift: Drift, false_alarm: float
 ) -> Iterator[Finding]:
   """A drift beyond what chance does in all but `false_alarm` of all draws."""
+  from statistics import NormalDist
+
   allowed = -NormalDist().inv_cdf(false_alarm / 2)
   if abs(drift.sigmas) <= allowed or observed.chain is None:
     return
