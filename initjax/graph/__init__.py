@@ -6,7 +6,7 @@
 8
 """
 
-from initjax.graph._compat import open_jaxpr, scan_operands
+from initjax.graph._compat import Aval, Equation, open_jaxpr, scan_operands
 from initjax.graph._feed_names import fed_by
 from initjax.graph._frameworks import (
   as_function,
@@ -26,7 +26,7 @@ from initjax.graph._graph import (
   Term,
   terms_within,
 )
-from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, run
+from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
 from initjax.graph._primitives import (
   BLOCKWISE,
   INLINED,

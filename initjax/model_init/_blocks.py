@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from initjax.graph import BLOCKWISE, RESHAPES
-from initjax.model_init._expressions import Out, bind
+from initjax.graph import BLOCKWISE, RESHAPES, Aval, bind
+from initjax.model_init._expressions import Out
 from initjax.model_init._programs import Instruction, Program, Reference
 
 BLOCK = 2**18
@@ -46,7 +46,7 @@ def is_chain(program: Program, arguments: Sequence[Any]) -> bool:
   )
 
 
-def out_aval(program: Program) -> Any:
+def out_aval(program: Program) -> Aval:
   """Shape and dtype of the first output, the result of a step."""
   _, step, index = program.outs[0]
   return program.steps[step].node.avals[index]

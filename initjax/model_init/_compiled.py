@@ -54,7 +54,7 @@ def _shards(
 ) -> jax.Array:
   """Each device draws the elements that it holds."""
   aval = _blocks.out_aval(program)
-  spec = tuple(sharding.spec) + (None,) * (aval.ndim - len(sharding.spec))
+  spec = tuple(sharding.spec) + (None,) * (len(aval.shape) - len(sharding.spec))
   local = sharding.shard_shape(aval.shape)
 
   def shard(*arguments: Any) -> jax.Array:

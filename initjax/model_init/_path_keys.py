@@ -1,27 +1,26 @@
 """The keys that draws start from: as the model derives them, or by path."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from initjax._paths import key_of
-from initjax.graph import KEYS
+from initjax.graph import KEYS, Aval, bind
 from initjax.model_init._expressions import (
   Application,
   Constant,
   Expression,
   Input,
   Out,
-  bind,
+  Test,
+  inputs_of,
   nodes,
 )
 
 
-def key_test(
-  outputs: Sequence[Expression], num_keys: int
-) -> Callable[[Expression], bool]:
+def key_test(outputs: Sequence[Expression], num_keys: int) -> Test:
   """Tells the values that are keys, derived from the first inputs alone."""
   found: set[Application] = set()
 
@@ -63,7 +62,7 @@ def by_path(
   """
   found: dict[Expression, Any] = {}
   for place, value in enumerate(wanted):
-    root = keys[min(_roots(value))]
+    root = keys[min(inputs_of([value])).place]
     aval = value.aval if isinstance(value, Out) else root
     typed = jnp.issubdtype(root.dtype, jax.dtypes.prng_key)
     root = root if typed else jax.random.wrap_key_data(root)
@@ -72,15 +71,8 @@ def by_path(
   return found
 
 
-def _roots(value: Expression) -> set[int]:
-  if isinstance(value, Input):
-    return {value.place}
-  operands = (x for node in nodes([value]) for x in node.operands)
-  return {x.place for x in operands if isinstance(x, Input)}
-
-
-def _shaped(key: jax.Array, aval: Any) -> jax.Array:
+def _shaped(key: jax.Array, aval: Aval | jax.Array) -> jax.Array:
   if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
     return jax.random.split(key, aval.shape) if aval.shape else key
-  keys = jax.random.split(key, aval.shape[:-1]) if aval.ndim > 1 else key
+  keys = jax.random.split(key, aval.shape[:-1]) if len(aval.shape) > 1 else key
   return jax.random.key_data(keys)

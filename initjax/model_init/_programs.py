@@ -6,20 +6,22 @@ holds the operations, their parameters and the small integers.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.graph import bind
 from initjax.model_init._expressions import (
   Application,
   Constant,
   Expression,
   Input,
   Out,
-  bind,
+  Test,
+  never,
   nodes,
 )
 
@@ -47,7 +49,7 @@ class Program:
 
 def program_of(
   outputs: Sequence[Expression],
-  is_argument: Callable[[Expression], bool],
+  is_argument: Test,
   is_lifted: Callable[[Any], bool] | None = None,
 ) -> tuple[Program, tuple[Expression, ...]]:
   """A program for the outputs, and the values that are its arguments."""
@@ -64,7 +66,7 @@ def program_of(
       return ("number", str(value.value.dtype), _bytes(value.value), value)
     return ("argument", arguments.setdefault(value, len(arguments)))
 
-  steps = tuple(_step(node, place) for node in ordered)
+  steps = tuple(_instruction(node, place) for node in ordered)
   outs = tuple(place(out) for out in outputs)
   shapes = tuple(_shape(value) for value in arguments)
   form = (tuple(map(_form, steps)), tuple(map(_short, outs)), shapes)
@@ -81,10 +83,6 @@ def _is_array(value: Any) -> bool:
   return bool(value.size != 1)
 
 
-def _never(_: Expression) -> bool:
-  return False
-
-
 def _bytes(value: Any) -> Hashable:
   return value.shape, np.asarray(value).tobytes()
 
@@ -96,12 +94,14 @@ def _shape(value: Expression) -> Hashable:
   return tuple(aval.shape), str(aval.dtype)
 
 
-def _step(node: Application, place: Callable[..., Reference]) -> Instruction:
+def _instruction(
+  node: Application, place: Callable[..., Reference]
+) -> Instruction:
   lift = node.name == "random_fold_in"
   places = tuple(place(value, lift) for value in node.operands)
   if node.loop is None:
     return Instruction(node, places, None, ())
-  body, arguments = program_of(node.loop.body, _never, _is_array)
+  body, arguments = program_of(node.loop.body, never, _is_array)
   body_places = tuple(
     ("operand", node.loop.inputs.index(value.place))
     if isinstance(value, Input)
@@ -186,8 +186,3 @@ def _scan(
     reverse=loop.reverse,
   )
   return rows if loop.place is None else carry[loop.place]
-
-
-def is_input(values: Iterable[Expression]) -> bool:
-  """Whether one of the values is an input."""
-  return any(isinstance(value, Input) for value in values)
