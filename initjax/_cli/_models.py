@@ -87,7 +87,7 @@ def build(path: str, inputs: Sequence[jax.Array], seeds: int) -> Model:
   Raises:
     CallError: if the object is none of those wanted, or has no seed.
   """
-  draw = _source(path, load(path), inputs)
+  draw = _drawing(path, load(path), inputs)
   first = draw(0)
   if seeds == 1:
     return first
@@ -111,22 +111,22 @@ def _stack(models: Sequence[Model]) -> Any:
   return jax.tree.unflatten(jax.tree.structure(models[0].params), stacked)
 
 
-def _source(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
+def _drawing(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
   """What gives the model that `found` is, or that it returns."""
   draw = _draws(found, inputs)
   if draw is not None:
     return draw
   if not callable(found):
     raise CallError(f"{path!r} is {_kind(found)}; {_WANTED}.")
-  sources = _sources(path, found)
+  makers = _makers(path, found)
 
   def call(seed: int) -> Model:
-    given = found(**{name: make(seed) for name, make in sources.items()})
+    given = found(**{name: make(seed) for name, make in makers.items()})
     draw = _draws(given, inputs)
     if draw is None:
       raise CallError(f"{path!r} gives {_kind(given)}; {_WANTED}.")
     model = draw(seed)
-    return model._replace(seeded=model.seeded or bool(sources))
+    return model._replace(seeded=model.seeded or bool(makers))
 
   return call
 
@@ -160,32 +160,26 @@ def _from_linen(module: Any, inputs: Sequence[jax.Array]) -> _Draw:
   return draw
 
 
-def _sources(path: str, function: Any) -> dict[str, Callable[[int], Any]]:
+def _makers(path: str, function: Any) -> dict[str, Callable[[int], Any]]:
   """Which of key, seed and rngs `function` has, and how to make them."""
   parameters = _parameters(function)
   unknown = [
     name
     for name, parameter in parameters.items()
-    if parameter.default is parameter.empty and name not in _SOURCES
+    if parameter.default is parameter.empty and name not in _MAKERS
   ]
   if unknown:
     raise CallError(
       f"{path!r} needs arguments {', '.join(unknown)}; wanted a function or "
       "class that needs none but key, seed or rngs."
     )
-  return {name: _SOURCES[name] for name in parameters if name in _SOURCES}
+  return {name: _MAKERS[name] for name in parameters if name in _MAKERS}
 
 
-def _rngs(seed: int) -> Any:
-  from flax import nnx
-
-  return nnx.Rngs(seed)
-
-
-_SOURCES: dict[str, Callable[[int], Any]] = {
+_MAKERS: dict[str, Callable[[int], Any]] = {
   "key": jax.random.key,
   "seed": int,
-  "rngs": _rngs,
+  "rngs": lambda seed: importlib.import_module("flax.nnx").Rngs(seed),
 }
 
 

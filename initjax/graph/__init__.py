@@ -6,8 +6,14 @@
 8
 """
 
-from initjax.graph._compat import Aval, Equation, open_jaxpr, scan_operands
-from initjax.graph._feed_names import fed_by
+from initjax.graph._compat import (
+  Atom,
+  Aval,
+  Equation,
+  open_jaxpr,
+  scan_operands,
+)
+from initjax.graph._formula import fed_by
 from initjax.graph._frameworks import (
   as_function,
   functional,

@@ -121,7 +121,7 @@ def run(
   return [look_up(atom) for atom in opened.jaxpr.outvars], found, states
 
 
-def bind(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+def bind(equation: Equation, operands: Sequence[Any]) -> list[jax.Array]:
   """What the equation computes of other operands."""
   primitive = equation.primitive
   with equation.ctx.manager:

@@ -17,6 +17,7 @@ import numpy as np
 from initjax.graph import (
   INLINED,
   PURE_ARRAYS,
+  Atom,
   Aval,
   Equation,
   bind,
@@ -91,10 +92,10 @@ Test = Callable[[Expression], bool]
 def read(jaxpr: Any, inputs: Sequence[Expression]) -> list[Expression]:
   """The outputs of a jaxpr, closed or not, as values of its inputs."""
   body, consts = open_jaxpr(jaxpr)
-  known: dict[Any, Expression] = dict(zip(body.invars, inputs, strict=True))
+  known: dict[Atom, Expression] = dict(zip(body.invars, inputs, strict=True))
   known |= zip(body.constvars, map(Constant, consts), strict=True)
 
-  def value(atom: Any) -> Expression:
+  def value(atom: Atom) -> Expression:
     if hasattr(atom, "val"):
       return Constant(np.asarray(atom.val, atom.aval.dtype))
     return known[atom]

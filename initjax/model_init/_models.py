@@ -30,7 +30,7 @@ def making(
   key_or_rngs: Any,
   model: Any,
   inputs: Sequence[Any],
-  method: Any,
+  method: str | Callable[..., Any] | None,
   kwargs: dict[str, Any],
 ) -> Making:
   """Traces the initialization of a linen module, or of any function."""
@@ -58,7 +58,7 @@ class _Apart(NamedTuple):
   """the tree with others in their places"""
 
 
-def _apart(tree: Any, is_wanted: Callable[[Any], bool]) -> _Apart:
+def _apart(tree: Any, is_wanted: Callable[[object], bool]) -> _Apart:
   leaves, structure = jax.tree.flatten(tree)
   wanted = list(map(is_wanted, leaves))
   found = [leaf for leaf, own in zip(leaves, wanted, strict=True) if own]
@@ -75,7 +75,7 @@ def _apart(tree: Any, is_wanted: Callable[[Any], bool]) -> _Apart:
 def _traced(init: Callable[..., Any], keys: _Apart, arrays: _Apart) -> Making:
   made: dict[str, Any] = {}
 
-  def make(new_keys: list[Any], new_arrays: list[Any]) -> list[Any]:
+  def make(new_keys: list[jax.Array], new_arrays: list[jax.Array]) -> Any:
     result = init(keys.filled(new_keys), *arrays.filled(new_arrays))
     drawn = _apart(result, _is_jax)
     named = leaves_by_path(result).items()
@@ -122,15 +122,17 @@ _NO_MODULE = (
 )
 
 
-def _is_array(leaf: Any) -> bool:
+def _is_array(leaf: object) -> bool:
   return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
 
 
-def _is_jax(leaf: Any) -> bool:
+def _is_jax(leaf: object) -> bool:
   return isinstance(leaf, jax.Array)
 
 
-def _check_function(model: Any, method: Any) -> None:
+def _check_function(
+  model: object, method: str | Callable[..., Any] | None
+) -> None:
   """Raises unless it may be a function that makes variables."""
   if method is not None:
     raise ValueError("method= is for linen modules only.")

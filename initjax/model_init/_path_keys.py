@@ -1,10 +1,10 @@
 """The keys that draws start from: as the model derives them, or by path."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initjax._paths import key_of
 from initjax.graph import KEYS, Aval, bind
@@ -38,11 +38,13 @@ def key_test(outputs: Sequence[Expression], num_keys: int) -> Test:
 
 def derived(
   wanted: Sequence[Expression], keys: Sequence[jax.Array]
-) -> dict[Expression, Any]:
+) -> dict[Expression, jax.Array]:
   """The keys as the model derives them, each step taken once."""
-  known: dict[Expression, Any] = {Input(i): key for i, key in enumerate(keys)}
+  known: dict[Expression, jax.Array] = {
+    Input(i): key for i, key in enumerate(keys)
+  }
 
-  def get(value: Expression) -> Any:
+  def get(value: Expression) -> np.ndarray | jax.Array:
     return value.value if isinstance(value, Constant) else known[value]
 
   for node in nodes(wanted):
@@ -53,14 +55,14 @@ def derived(
 
 def by_path(
   wanted: Sequence[Expression], path: str, keys: Sequence[jax.Array]
-) -> dict[Expression, Any]:
+) -> dict[Expression, jax.Array]:
   """Keys for the draws of one leaf that depend on its path alone.
 
   The n-th key that the leaf draws from becomes
   `fold_in(key_of(root, path), n)`, split if it is an array of keys; the root
   is the first of the given keys that the model derives it from.
   """
-  found: dict[Expression, Any] = {}
+  found: dict[Expression, jax.Array] = {}
   for place, value in enumerate(wanted):
     root = keys[min(inputs_of([value])).place]
     aval = value.aval if isinstance(value, Out) else root
