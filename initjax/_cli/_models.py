@@ -73,7 +73,7 @@ def _import(name: str) -> Any:
 
 
 def _near(module: Any, name: str) -> str:
-  """What else it has that the user may have meant."""
+  """Names of the module that the user may have meant."""
   public = [each for each in vars(module) if not each.startswith("_")]
   close = difflib.get_close_matches(name, public, n=3) or public[:8]
   return f"; it has {', '.join(close)}" if close else ""
@@ -112,7 +112,7 @@ def _stack(models: Sequence[Model]) -> Any:
 
 
 def _drawing(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
-  """What gives the model that `found` is, or that it returns."""
+  """Draws the model that `found` is, or that it returns."""
   draw = _draws(found, inputs)
   if draw is not None:
     return draw
@@ -132,7 +132,7 @@ def _drawing(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
 
 
 def _draws(found: Any, inputs: Sequence[jax.Array]) -> _Draw | None:
-  """What gives `found` as a model, or None if it is none."""
+  """Draws `found` as a model; None if it is none."""
   if is_unbound(found):
     return _from_linen(found, inputs)
   if isinstance(found, tuple):
@@ -162,10 +162,17 @@ def _from_linen(module: Any, inputs: Sequence[jax.Array]) -> _Draw:
 
 def _makers(path: str, function: Any) -> dict[str, Callable[[int], Any]]:
   """Which of key, seed and rngs `function` has, and how to make them."""
-  parameters = _parameters(function)
+  start = function.__init__ if inspect.isclass(function) else function
+  parameters = list(inspect.signature(start).parameters.values())
+  several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+  named = {
+    parameter.name: parameter
+    for parameter in parameters[inspect.isclass(function) :]  # without self
+    if parameter.kind not in several
+  }
   unknown = [
     name
-    for name, parameter in parameters.items()
+    for name, parameter in named.items()
     if parameter.default is parameter.empty and name not in _MAKERS
   ]
   if unknown:
@@ -173,7 +180,7 @@ def _makers(path: str, function: Any) -> dict[str, Callable[[int], Any]]:
       f"{path!r} needs arguments {', '.join(unknown)}; wanted a function or "
       "class that needs none but key, seed or rngs."
     )
-  return {name: _MAKERS[name] for name in parameters if name in _MAKERS}
+  return {name: _MAKERS[name] for name in named if name in _MAKERS}
 
 
 _MAKERS: dict[str, Callable[[int], Any]] = {
@@ -183,20 +190,8 @@ _MAKERS: dict[str, Callable[[int], Any]] = {
 }
 
 
-def _parameters(function: Any) -> dict[str, inspect.Parameter]:
-  """Those of a function, or of a class's constructor, by name."""
-  start = function.__init__ if inspect.isclass(function) else function
-  parameters = list(inspect.signature(start).parameters.values())
-  several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-  return {
-    parameter.name: parameter
-    for parameter in parameters[inspect.isclass(function) :]  # without self
-    if parameter.kind not in several
-  }
-
-
 def _kind(found: Any) -> str:
-  """What `found` is, for an error."""
+  """Names `found` in an error."""
   if hasattr(found, "init") and hasattr(found, "apply"):  # of Haiku
     return "a pair of init and apply"
   return f"an object of type {type(found).__name__}"

@@ -71,7 +71,7 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
 
 
 def _unpadded(node: Node) -> Node:
-  """What a node is but for its borders: zeros, or more of the same entries."""
+  """The node without its borders: zeros, or more of the same entries."""
   if node.label == "pad" and node.operands[1].scalar == 0:
     return node if node.operands[0].node is None else node.operands[0].node
   if node.label != "concatenate":
@@ -117,7 +117,7 @@ def _signals(node: Node) -> tuple[Value, ...]:
 
 
 def _describe(source: Node) -> tuple[str, str | None]:
-  """What the source is, in the words of the report."""
+  """Names the source in the words of the report."""
   node = source
   while node.operation is None:  # a bias or a scale may be on the way
     below = node.only_below(AFFINE | LAYOUT)

@@ -68,7 +68,7 @@ class Visitor(NamedTuple):
 
 
 class _Inside(NamedTuple):
-  """What the sites in a jaxpr are given: it rides along with the operands."""
+  """Slots and states of the sites in a jaxpr, beside the operands."""
 
   slots: Slots
   states: States

@@ -158,7 +158,7 @@ def _measures(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
 
 
 def _window(params: dict[str, Any]) -> dict[str, Any]:
-  """What only a convolution has."""
+  """Fields of a convolution alone."""
   if "window_strides" not in params:
     return {}
   return {
@@ -171,7 +171,7 @@ def _window(params: dict[str, Any]) -> dict[str, Any]:
 def _common(
   equation: Equation, weight: Value, place: Place, axes: Axes
 ) -> dict[str, Any]:
-  """What every LinearOp says of its kernel and its output."""
+  """Fields of every LinearOp: its kernel and its output."""
   output = equation.outvars[0].aval
   return {
     "paths": weight.paths,

@@ -264,7 +264,7 @@ def _fixpoint(
 
 
 def _carried(began: Value, fed: Value, value: Value) -> Value:
-  """What is changed at every repeat is no view of a parameter, no number."""
+  """A carry that changes is no view of a parameter, and no number."""
   if value is began:
     return value
   if value.kind != "data":
@@ -282,7 +282,7 @@ def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
 
 
 def _repeat(reader: Reader, value: Value, scan: Scan) -> Value:
-  """What one repeat of a scan sees of a stacked operand."""
+  """The slice of a stacked operand that one repeat of a scan sees."""
   if value.view is not None:
     return dataclasses.replace(value, view=sliced(value.view, scan))
   if value.kind == "constant":
@@ -291,7 +291,7 @@ def _repeat(reader: Reader, value: Value, scan: Scan) -> Value:
 
 
 def _stacked(reader: Reader, value: Value) -> Value:
-  """What a scan hands out of all repeats of a value."""
+  """A value of all repeats, as a scan hands it out."""
   if value.kind != "data":
     return joined((value,), "stack")
   return data(reader.node("reshape", operands=(value,)))

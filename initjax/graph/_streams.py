@@ -30,7 +30,7 @@ _CENTRED = frozenset(("output", "bias", "input", "normalized"))
 
 
 class _Factor(NamedTuple):
-  """What multiplies all terms of a stream."""
+  """Multiplies all terms of a stream."""
 
   number: float = 1.0
   paths: tuple[str, ...] = ()

@@ -170,7 +170,7 @@ def _assigned(
   second_moment: float,
   rules: dict[str, Any],
 ) -> Assigned:
-  """What each kernel of a model is given, and why."""
+  """The variance of each kernel of a model, and why."""
   for name, value in rules.items():
     check_choice(name, value, _CHOICES[name])
   check_number("second_moment", second_moment, low=0, open_low=True)

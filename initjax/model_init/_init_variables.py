@@ -103,7 +103,7 @@ def init_variables(
 
 
 class _Part(NamedTuple):
-  """What is drawn in one call."""
+  """Leaves that one call draws."""
 
   draw: Callable[..., list[jax.Array]]
   arguments: tuple[Expression, ...]

@@ -74,7 +74,7 @@ def by_path(
 
 
 def _shaped(key: jax.Array, aval: Aval | jax.Array) -> jax.Array:
-  if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
-    return jax.random.split(key, aval.shape) if aval.shape else key
-  keys = jax.random.split(key, aval.shape[:-1]) if len(aval.shape) > 1 else key
-  return jax.random.key_data(keys)
+  typed = jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
+  shape = aval.shape if typed else aval.shape[:-1]
+  keys = jax.random.split(key, shape) if shape else key
+  return keys if typed else jax.random.key_data(keys)

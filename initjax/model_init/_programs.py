@@ -49,13 +49,17 @@ class Program:
   outs: tuple[Reference, ...] = dataclasses.field(compare=False)
 
 
+def _is_lifted(value: Array) -> bool:
+  numeric = jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool
+  return value.size != 1 or not numeric
+
+
 def program_of(
   outputs: Sequence[Expression],
   is_argument: Test,
-  is_lifted: Callable[[Array], bool] | None = None,
+  is_lifted: Callable[[Array], bool] = _is_lifted,
 ) -> tuple[Program, tuple[Expression, ...]]:
   """A program for the outputs, and the values that are its arguments."""
-  is_lifted = is_lifted or _is_lifted
   ordered = nodes(outputs, stop=is_argument)
   number = {node: place for place, node in enumerate(ordered)}
   arguments: dict[Expression, int] = {}
@@ -75,11 +79,6 @@ def program_of(
   shapes = tuple(_shape(value) for value in arguments)
   form = (tuple(map(_form, steps)), tuple(map(_short, outs)), shapes)
   return Program(form, steps, outs), tuple(arguments)
-
-
-def _is_lifted(value: Array) -> bool:
-  numeric = jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool
-  return value.size != 1 or not numeric
 
 
 def _is_array(value: Array) -> bool:
