@@ -15,7 +15,7 @@ Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -23,9 +23,11 @@ import numpy as np
 from initjax._activations import KNOWN, known_name
 from initjax.diagnosis._causes import explain, typical
 from initjax.diagnosis._law import Drift
+from initjax.diagnosis._observe import Observed
 from initjax.graph import LinearOp
 from initjax.meanfield import THEORY_FAILS, fluctuation
-from initjax.measurement import Leaves, RowStatistics
+from initjax.measurement import Leaves
+from initjax.reports import NOUNS
 from initjax.typing import Direction, Verdict
 
 _NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
@@ -53,29 +55,20 @@ class Growth(NamedTuple):
   """whether it is over time steps, which share their weights"""
 
 
-def check_growth(
-  found: RowStatistics,
-  leaves: Leaves,
-  drift_of: Callable[[str], Drift | None],
-) -> Iterator[Verdict]:
-  """Verdicts on both directions.
-
-  Args:
-    found: what was measured.
-    leaves: parameters by path, of the first draw.
-    drift_of: what the law says of a direction; None if there is none.
-  """
+def check_growth(observed: Observed) -> Iterator[Verdict]:
+  """Verdicts on both directions."""
+  found = observed.found
   ops = [row.op for row in found.rows]
   for direction in get_args(Direction):
     bits = found.log2_moments[direction]
     if direction == "backward":  # what strides and pooling share out is kept
       bits = bits + np.log2(np.maximum(found.backward.size, 1))
     growth = _growth_of(ops, bits, direction)
-    drift = drift_of(direction)
+    drift = observed.drift(direction, None)
     if growth is not None and drift is not None:
       growth = _by_law(growth, drift)
     if growth is not None and _is_sick(growth):
-      yield _in_words(growth, ops, leaves)
+      yield _in_words(growth, ops, observed.leaves)
 
 
 def _chance(
@@ -161,7 +154,7 @@ def _in_words(
   growth: Growth, ops: Sequence[LinearOp], leaves: Leaves
 ) -> Verdict:
   grave = abs(growth.total) > _GRAVE and not growth.in_time
-  noun = "signal" if growth.direction == "forward" else "gradient"
+  noun = NOUNS[growth.direction]
   measured = "second moment" if noun == "signal" else "sum of squares"
   word = "exploding" if growth.total > 0 else "vanishing"
   margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)

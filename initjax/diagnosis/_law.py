@@ -48,21 +48,23 @@ class Drift(NamedTuple):
 
 
 def drift_of(
-  chain: Chain,
+  chain: Chain | None,
   found: RowStatistics,
   direction: str,
-  target: float | None = None,
+  target: float | None,
 ) -> Drift | None:
   """How a chain drifts; None where theory is silent on an activation.
 
   Args:
-    chain: from `chain_of`.
+    chain: from `chain_of`; None for what is none, and has no law.
     found: what was measured, second moments finite.
     direction: "forward" for second moments, "backward" for the gradients' sums
       of squares.
     target: the second moment, biases included, that the weights should keep
       forward; if None, that which most layers have.
   """
+  if chain is None:
+    return None
   try:
     with np.errstate(all="ignore"):
       if direction == "forward":

@@ -65,10 +65,9 @@ def draw(
   severities = _words.severities(records, verdicts)
   drawn = figure_class(figsize=(width, height), layout="constrained")
   panels = drawn.subplots(2, 1, sharex=True)
-  directions = (("signal", "forward"), ("gradient", "backward"))
-  for axes, (title, direction) in zip(panels, directions, strict=True):
+  for axes, direction in zip(panels, _words.NOUNS, strict=True):
     _draw_panel(axes, records, direction, severities)
-    axes.set_ylabel(f"{title}, log₂ E[x²]")
+    axes.set_ylabel(f"{_words.NOUNS[direction]}, log₂ E[x²]")
   _number_verdicts(panels, verdicts, int(5 * width) / len(records))
   _name_operations(panels[1], records, int(1.6 * width))
   drawn.align_ylabels()

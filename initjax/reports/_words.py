@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from initjax._paths import short_path
 from initjax.typing import Record, Verdict
 
+NOUNS = {"forward": "signal", "backward": "gradient"}
+"""What goes in each direction."""
+
 SEVERITIES = ("error", "warning", "note")
 """The worst first."""
 
