@@ -89,9 +89,9 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
 
 def _row(path: str, leaf: Any, std: float | None) -> AuditRow:
   x = np.asarray(leaf, np.float64)
-  mean = float(x.mean()) if x.size else math.nan
-  spread = float(x.std()) if x.size else math.nan
-  deviation = None
+  mean, spread, deviation = math.nan, math.nan, None
+  if x.size:
+    mean, spread = float(x.mean()), float(x.std())
   if std and x.size:
     deviation = (spread - std) / (std / math.sqrt(2 * x.size))
   shape, dtype = tuple(leaf.shape), str(leaf.dtype)

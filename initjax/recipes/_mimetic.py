@@ -61,14 +61,10 @@ def mimetic_kernels(
   check_integer("num_heads", num_heads, low=1)
   if dim % num_heads:
     raise ValueError(f"dim={dim} must be divisible by num_heads={num_heads}.")
-  constants = {
-    "alpha_1": alpha_1,
-    "beta_1": beta_1,
-    "alpha_2": alpha_2,
-    "beta_2": beta_2,
-  }
-  for name, value in constants.items():
-    check_number(name, value)
+  check_number("alpha_1", alpha_1)
+  check_number("beta_1", beta_1)
+  check_number("alpha_2", alpha_2)
+  check_number("beta_2", beta_2)
   size = dim // num_heads
   noise = jax.random.normal(key, (num_heads + 1, dim, dim)) / jnp.sqrt(dim)
   eye = jnp.eye(dim)
@@ -151,22 +147,20 @@ def mimetic_attention(
         "[D, H, K], [H, K, D] or [D, D] with D = H·K, and at most one axis of "
         "stacked layers before them."
       )
-    keys = jax.random.split(key_of(key, _layer(path)), layers)
+    layer = path.rpartition("/")[0].rpartition("/")[
+      0
+    ]  # all but two names
+    keys = jax.random.split(key_of(key, layer), layers)
     draw_one = lambda k: mimetic_kernels(k, dim, num_heads, **constants)[role]
     return jax.vmap(draw_one)(keys).reshape(leaf.shape).astype(dtype_of(leaf))
 
-  actions = ("query", "key", "value", "out")
+  actions = AttentionKernels._fields
   rows = tuple(
     row if row.rule is None else row._replace(action=actions[row.rule])
     for row in plan.rows
   )
   made = map_floats(draw, params)
   return Recipe(made, {}, plan._replace(rows=rows))
-
-
-def _layer(path: str) -> str:
-  """What the kernels of one layer share: all but its own name and the last."""
-  return path.rpartition("/")[0].rpartition("/")[0]
 
 
 def _is_flat(leaf: Any, num_heads: int) -> bool:

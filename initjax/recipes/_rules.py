@@ -24,7 +24,7 @@ from initjax._paths import (
 )
 from initjax.recipes._layouts import Layout, layouts, misread
 from initjax.reports import Column, TextTable, leaf_columns
-from initjax.typing import Initializer, Record
+from initjax.typing import Initializer
 
 Rule = tuple[Where, Initializer | float]
 
@@ -61,17 +61,12 @@ class RulesPlan(NamedTuple):
 
 def _table(plan: RulesPlan) -> TextTable:
   """Every leaf has a line of its own: none may hide in a fold."""
-
-  def rule(row: Record) -> str:
-    number = row["rule"]
-    return "" if number is None else f"{number}: {plan.patterns[number]}"
-
-  shadowed = lambda row: ", ".join(map(str, row["shadowed"]))
+  names = {at: f"{at}: {where}" for at, where in enumerate(plan.patterns)}
   columns = (
     *leaf_columns(),
     Column("action", lambda row: row["action"]),
-    Column("rule", rule),
-    Column("shadowed", shadowed),
+    Column("rule", lambda row: names.get(row["rule"], "")),
+    Column("shadowed", lambda row: ", ".join(map(str, row["shadowed"]))),
   )
   return TextTable(
     [row._asdict() for row in plan.rows],
@@ -196,9 +191,8 @@ def rules(pairs: Sequence[Rule]) -> Rules:
   """
   checked: list[Rule] = []
   for pair in pairs:
-    if (
-      not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2
-    ):
+    is_pair = isinstance(pair, Sequence) and not isinstance(pair, str)
+    if not is_pair or len(pair) != 2:
       raise ValueError(f"a rule is a pair (where, what); got {pair!r}.")
     where, target = pair
     check_where("the pattern of a rule", where)
@@ -210,12 +204,11 @@ def rules(pairs: Sequence[Rule]) -> Rules:
 def _row(
   pairs: tuple[Rule, ...], path: str, leaf: Any, found: list[int]
 ) -> PlanRow:
-  action = "keep"
+  rule, action = None, "keep"
   if found:
-    target = pairs[found[0]][1]
+    rule, target = found[0], pairs[found[0]][1]
     scales = isinstance(target, numbers.Real)
     action = f"× {target:.4g}" if scales else "draw"
-  rule = found[0] if found else None
   shape, dtype = tuple(leaf.shape), str(leaf.dtype)
   return PlanRow(path, shape, dtype, rule, action, tuple(found[1:]))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initjax._paths import Where, is_float, leaves_by_path, matches
 
@@ -68,12 +69,9 @@ def _sized(leaf: Any, fan: bool) -> tuple[float, int]:
 
 def _usual(sizes: list[tuple[float, int]]) -> tuple[float, int]:
   """The median over all entries, and the entries of the leaf that has it."""
-  total, passed = sum(count for _, count in sizes), 0
-  for size, count in sorted(sizes):
-    passed += count
-    if 2 * passed >= total:
-      return size, count
-  raise AssertionError("sizes are never empty")
+  ordered = sorted(sizes)
+  passed = np.cumsum([count for _, count in ordered])
+  return ordered[np.argmax(2 * passed >= passed[-1])]
 
 
 @jax.jit

@@ -182,7 +182,6 @@ def tfixup(
       (decoder_scaled, scaled(init, decoder)),
       (unscaled, init),
     ],
-    multipliers={},
   )
 
 
@@ -233,12 +232,7 @@ def gpt2(params: Any, *, residual: Where, num_branches: int) -> Recipe:
       "do not do so twice.",
       stacklevel=2,
     )
-  return by_rules(
-    None,
-    params,
-    [(residual, factor)],
-    multipliers={},
-  )
+  return by_rules(None, params, [(residual, factor)])
 
 
 def _check_layers(encoder_layers: int, decoder_layers: int) -> None:

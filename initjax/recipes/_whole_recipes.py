@@ -67,11 +67,11 @@ def torch_defaults(
   pairs: list[Rule] = [
     (_one(p), torch_linear_kernel(batch_axis=batch_axis)) for p in found
   ]
+  axes = axes_tuple("batch_axis", batch_axis)
   for path in found:
-    batch = positive_axes(
-      "batch_axis", axes_tuple("batch_axis", batch_axis), leaves[path].shape
-    )
-    sizes = [n for i, n in enumerate(leaves[path].shape) if i not in batch]
+    shape = leaves[path].shape
+    batch = positive_axes("batch_axis", axes, shape)
+    sizes = [n for i, n in enumerate(shape) if i not in batch]
     bias = _beside(path, "bias")
     if bias in leaves:
       pairs.append((_one(bias), torch_linear_bias(math.prod(sizes[:-1]))))
@@ -81,7 +81,7 @@ def torch_defaults(
     for where, init in others
     if any(matches(where, path, leaf) for path, leaf in leaves.items())
   ]
-  return by_rules(key, params, pairs, multipliers={})
+  return by_rules(key, params, pairs)
 
 
 def _one(path: str) -> Where:
@@ -126,12 +126,8 @@ def identity(
     passing: Initializer = eye() if len(shape) == 2 else dirac()
     return passing(key, shape, dtype, out_sharding)
 
-  return by_rules(
-    jax.random.key(0),
-    params,
-    [(kernels, _each(init, batch_axis))],
-    multipliers={},
-  )
+  pairs = [(kernels, _each(init, batch_axis))]
+  return by_rules(jax.random.key(0), params, pairs)
 
 
 def zero_initialization(
@@ -164,12 +160,8 @@ def zero_initialization(
   Reference: Zhao, Schäfer and Anandkumar 2022, Algorithms 1 and 2.
   """
   init = _each(zero_hadamard(), batch_axis)
-  return by_rules(
-    jax.random.key(0),
-    params,
-    [(last, zeros), (biases, zeros), (kernels, init)],
-    multipliers={},
-  )
+  pairs = [(last, zeros), (biases, zeros), (kernels, init)]
+  return by_rules(jax.random.key(0), params, pairs)
 
 
 def _each(init: Initializer, batch_axis: Axes) -> Initializer:
