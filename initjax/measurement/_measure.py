@@ -8,14 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_key
-from initjax._paths import leaves_by_path
-from initjax._statistics import (
-  empty_slot,
-  nan_is_unknown,
-  spread,
-  tally,
-  tap,
-)
+from initjax._paths import is_float, leaves_by_path
+from initjax._statistics import empty_slot, nan_is_unknown, spread, tally, tap
 from initjax.graph import (
   Feed,
   LinearOp,
@@ -151,16 +145,12 @@ def _measured(
   fn, params, inputs, _ = as_function(fn, params, inputs)
   traced = trace(fn, params, *inputs)
   watched, slots = _instrumented(traced, inputs, has_aux, detail)
-  gradients = None
-  if detail or grad:
-    main, pull_back, aux = jax.vjp(watched, slots, params, has_aux=True)
-    backward, gradients = pull_back(_cotangent(main, cotangent, key))
-  else:
-    main, pull_back, aux = jax.vjp(
-      lambda slots: watched(slots, params), slots, has_aux=True
-    )
-    (backward,) = pull_back(_cotangent(main, cotangent, key))
-  outputs, found = aux
+  by = (slots, params) if detail or grad else (slots,)
+  main, pull_back, (outputs, found) = jax.vjp(
+    lambda slots, own=params: watched(slots, own), *by, has_aux=True
+  )
+  backward, *own = pull_back(_cotangent(main, cotangent, key))
+  gradients = own[0] if own else None
   report = _report(traced, found, backward, gradients if detail else None)
   return Measured(report, outputs, gradients)
 
@@ -184,13 +174,16 @@ def _instrumented(
   return watched, slots
 
 
+_Slopes = dict[tuple[int, bool], jax.Array]
+"""E|φ'| by operation, and whether it feeds its later repeats."""
+
+
 class _Seen(NamedTuple):
   """What a site hands out."""
 
   tally: Any
   detail: Detail | None
-  slopes: dict[tuple[int, bool], jax.Array]
-  """by operation, and whether this feeds its later repeats"""
+  slopes: _Slopes
 
 
 def _plan(
@@ -220,13 +213,13 @@ def _plan(
   slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
   blanks = {}
   for site in {**ops, **sources}:
-    fed = sources.get(site, {})
     nothing = {
       at: jnp.zeros(feed.place.repeats if feed.place else ())
-      for at, feed in fed.items()
+      for at, feed in sources.get(site, {}).items()
     }
-    shape = ops[site].repeats if site in ops else ()
-    more = Detail(*(jnp.zeros(shape),) * 4) if detail and site in ops else None
+    more = None
+    if detail and site in ops:
+      more = Detail(*(jnp.zeros(ops[site].repeats),) * 4)
     blanks[site] = _Seen(slots.get(site), more, nothing)
   return Visitor(visit), slots, blanks
 
@@ -246,10 +239,7 @@ def _sources(
 
 
 def _visit(
-  op: LinearOp | None,
-  slopes: dict[tuple[int, bool], jax.Array],
-  visited: Visited,
-  slot: Slot,
+  op: LinearOp | None, slopes: _Slopes, visited: Visited, slot: Slot
 ) -> tuple[list[Any], _Seen]:
   outputs = list(visited.outputs)
   if op is None:
@@ -292,7 +282,7 @@ def _norms(gradients: Any) -> dict[str, jax.Array]:
   """Euclidean norms, without underflow."""
   norms = {}
   for path, leaf in leaves_by_path(gradients).items():
-    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+    if is_float(leaf):
       found = tally(leaf).statistics()
       log2_squared = found.log2_second_moment + jnp.log2(found.size)
       norms[path] = jnp.exp2(log2_squared / 2)
@@ -302,7 +292,7 @@ def _norms(gradients: Any) -> dict[str, jax.Array]:
 def _differentiable(outputs: Any) -> list[jax.Array]:
   """The leaves that have a gradient."""
   leaves = jax.tree.leaves(outputs)
-  found = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+  found = list(filter(is_float, leaves))
   if not found:
     kinds = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
     raise ValueError(

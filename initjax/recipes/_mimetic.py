@@ -147,9 +147,7 @@ def mimetic_attention(
         "[D, H, K], [H, K, D] or [D, D] with D = H·K, and at most one axis of "
         "stacked layers before them."
       )
-    layer = path.rpartition("/")[0].rpartition("/")[
-      0
-    ]  # all but two names
+    layer = path.rpartition("/")[0].rpartition("/")[0]  # all but two names
     keys = jax.random.split(key_of(key, layer), layers)
     draw_one = lambda k: mimetic_kernels(k, dim, num_heads, **constants)[role]
     return jax.vmap(draw_one)(keys).reshape(leaf.shape).astype(dtype_of(leaf))
