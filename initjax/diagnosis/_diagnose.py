@@ -114,19 +114,18 @@ def _bands(observed: Observed) -> tuple[Any, ...]:
   """What a healthy chain that starts likewise may show; for chains alone."""
   if observed.chain is None:
     return ()
-  found, length = observed.found, observed.chain.length
-  missing = [None] * (len(found.rows) - length)
   both: list[list[Any]] = []
-  for direction, bits in found.log2_moments.items():
+  for direction, bits in observed.found.log2_moments.items():
+    band: list[Any] = [None] * bits.shape[1]
     drift = observed.drift(direction, None)
-    if drift is None:  # theory is silent on its activations
-      both.append([None] * len(found.rows))
-      continue
-    plain = bits.mean(axis=0)[:length]
-    middle = drift.expected + plain - drift.measured
-    margin = drift.margin(_SIGMAS)
-    low, high = middle - margin, middle + margin
-    both.append([*zip(low.tolist(), high.tolist(), strict=True), *missing])
+    if drift is not None:  # theory is not silent on its activations
+      length = observed.chain.length
+      plain = bits.mean(axis=0)[:length]
+      middle = drift.expected + plain - drift.measured
+      margin = drift.margin(_SIGMAS)
+      low, high = middle - margin, middle + margin
+      band[:length] = zip(low.tolist(), high.tolist(), strict=True)
+    both.append(band)
   return tuple(zip(*both, strict=True))
 
 

@@ -28,7 +28,7 @@ from initjax.graph import LinearOp
 from initjax.meanfield import THEORY_FAILS, fluctuation
 from initjax.measurement import Leaves
 from initjax.reports import NOUNS
-from initjax.typing import Direction, Verdict
+from initjax.typing import Activation, Direction, Verdict
 
 _NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
 _GRAVE = 20.0  # a factor 1000 in size
@@ -71,17 +71,8 @@ def check_growth(observed: Observed) -> Iterator[Verdict]:
       yield _in_words(growth, ops, observed.leaves)
 
 
-def _chance(
-  ops: Sequence[LinearOp], direction: Direction
-) -> tuple[float, float]:
-  """Mean and standard deviation of what log₂ gains from first row to last."""
-  added = sum(_kappa(op, direction) / max(op.fan_in, 1) for op in ops[1:])
-  return -added / (2 * math.log(2)), math.sqrt(added) / math.log(2)
-
-
-def _kappa(op: LinearOp, direction: Direction) -> float:
+def _kappa(activation: Activation | None, direction: Direction) -> float:
   """κ at unit variance; that of ReLU for an activation without a name."""
-  activation = op.usual_feed.activation
   if activation is None:
     return 2.0
   return _kappa_of(known_name(activation) or "relu", direction)
@@ -103,20 +94,24 @@ def _growth_of(
   order = order[np.isfinite(bits[:, order]).all(axis=0)]
   if order.size < max(3, len(ops) / 2):
     return None
-  slopes = np.array([_median_slope(draw) for draw in bits[:, order]])
-  steps = order.size - 1
-  lost, spread = _chance([ops[i] for i in order], direction)
-  spread /= math.sqrt(len(slopes))
+  rows = order.tolist()
+  slopes = np.array([_median_slope(draw) for draw in bits[:, rows]])
+  steps = len(rows) - 1
+  added = sum(
+    _kappa(op.usual_feed.activation, direction) / max(op.fan_in, 1)
+    for op in (ops[row] for row in rows[1:])
+  )
+  spread = math.sqrt(added) / math.log(2)
   if len(slopes) >= 4:
-    spread = steps * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
+    spread = steps * float(slopes.std(ddof=1))
   return Growth(
     direction,
-    [int(i) for i in order],
-    bits[:, order],
+    rows,
+    bits[:, rows],
     float(slopes.mean()),
     float(slopes.mean()) * steps,
-    spread,
-    lost,
+    spread / math.sqrt(len(slopes)),
+    -added / (2 * math.log(2)),
     in_time=sum(op.is_shared for op in ops) > len(ops) / 2,
   )
 
@@ -181,4 +176,4 @@ def _strayed(growth: Growth) -> list[int]:
   """Rows that left the size of the first by more than is notable."""
   mean = growth.bits.mean(axis=0)
   far = abs(mean - mean[0]) > _NOTABLE
-  return sorted(row for row, off in zip(growth.rows, far, strict=True) if off)
+  return np.sort(np.array(growth.rows)[far]).tolist()

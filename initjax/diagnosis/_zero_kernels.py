@@ -6,7 +6,7 @@ what it feeds, and the gradient of what feeds it; nothing beside its path.
 
 from collections.abc import Iterable, Sequence
 
-from initjax.graph import LinearOp, SignalGraph, Site, Term, terms_within
+from initjax.graph import SignalGraph, Site, Term, terms_within
 from initjax.measurement import Leaves, RowStatistics
 
 Sources = list[set[int] | None]
@@ -21,10 +21,13 @@ def meant_zeros(
 ) -> set[int]:
   """Rows that are 0 because of kernels of zeros that learn, and of no other."""
   sources = _feeding_rows(found.graph)
+  zeros = {
+    path for path, leaf in leaves.items() if leaf.ndim > 1 and not leaf.any()
+  }
   causes = {
     at
     for at, row in enumerate(found.rows)
-    if _is_zero(row.op, leaves) and _learns(found, at, sources[at])
+    if zeros.intersection(row.op.paths) and _learns(found, at, sources[at])
   }
   fed = _downstream if direction == "forward" else _upstream
   return fed(causes, sources)
@@ -57,12 +60,6 @@ def _upstream(causes: set[int], sources: Sources) -> set[int]:
     if sources[row] is None:
       unknown.add(row)
   return meant
-
-
-def _is_zero(op: LinearOp, leaves: Leaves) -> bool:
-  """Whether its kernel is zero, or made of one that is."""
-  found = (leaves[path] for path in op.paths if path in leaves)
-  return any(leaf.ndim > 1 and not leaf.any() for leaf in found)
 
 
 def _learns(

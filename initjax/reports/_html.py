@@ -9,12 +9,7 @@ from initjax.reports import _figure, _words
 from initjax.reports._fold import one_by_one
 from initjax.reports._style import STYLE
 from initjax.reports._table import table
-from initjax.reports._text_table import (
-  Column,
-  Line,
-  filled,
-  line_of,
-)
+from initjax.reports._text_table import Column, Line, filled, line_of
 from initjax.typing import Record, Verdict
 
 _SIZES = {"wide": (9.6, 6.4), "narrow": (4.4, 6.0)}  # of the figure, in inches
@@ -83,9 +78,11 @@ def _body(
 ) -> str:
   verdicts = _words.ordered(found or ())
   cards = [_card(number, verdict) for number, verdict in enumerate(verdicts, 1)]
+  said = _words.conclusion(records, found)
+  kind = "healthy" if said == _words.HEALTHY else "unjudged"
   parts = (
     heading,
-    _conclusion(_words.conclusion(records, found)),
+    f'<p class="{kind}">{escape(said)}</p>' if said else "",
     "".join(cards),
     *(f'<p class="hint">{escape(s)}</p>' for s in _words.silences(records)),
     _drawing(records, verdicts),
@@ -95,12 +92,6 @@ def _body(
     + "\n".join(part for part in parts if part)
     + f"\n{_operations(records, verdicts)}\n</div>"
   )
-
-
-def _conclusion(words: str) -> str:
-  """In green only if all was looked at, and nothing was found."""
-  kind = "healthy" if words == _words.HEALTHY else "unjudged"
-  return f'<p class="{kind}">{escape(words)}</p>' if words else ""
 
 
 def _card(number: int, verdict: Verdict) -> str:
@@ -141,9 +132,8 @@ def _svg(
   with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"initjax-{name}"}):
     drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None})
   drawing = file.getvalue()
-  drawing = drawing[drawing.index("<svg") :].replace(
-    _figure.INK, "currentColor"
-  )
+  drawing = drawing[drawing.index("<svg") :]
+  drawing = drawing.replace(_figure.INK, "currentColor")
   drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
   return re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
 
@@ -154,6 +144,10 @@ def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
   text = table(records, verdicts)
   shown, lines = filled(text)
   lengths = _lengths(shown, lines)
+  head = "".join(
+    f"<th{_side(column)}>{column.title}<small>{column.unit}</small></th>"
+    for column in shown
+  )
   rows = []
   for each in lines:
     if not each.piece.folded:
@@ -163,7 +157,7 @@ def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     inner = "".join(_row(line_of(text, shown, p), shown) for p in pieces)
     rows.append(_fold(each, shown, lengths, inner))
   return f"""<div class="scroll">{_open_table(lengths)}
-<thead>{_head(shown)}</thead>
+<thead><tr>{head}</tr></thead>
 <tbody>
 {"".join(rows)}</tbody>
 </table></div>"""
@@ -177,14 +171,6 @@ def _open_table(lengths: Sequence[int]) -> str:
 
 def _part(length: int, lengths: Sequence[int]) -> str:
   return f"{100 * length / sum(lengths):.2f}%"
-
-
-def _head(shown: Sequence[Column]) -> str:
-  cells = "".join(
-    f"<th{_side(column)}>{column.title}<small>{column.unit}</small></th>"
-    for column in shown
-  )
-  return f"<tr>{cells}</tr>"
 
 
 def _lengths(shown: Sequence[Column], lines: Sequence[Line]) -> list[int]:

@@ -169,9 +169,7 @@ def share(fraction: float) -> str:
 
 def ordered(verdicts: Iterable[Verdict]) -> list[Verdict]:
   """Errors first, then warnings and notes."""
-  return sorted(
-    verdicts, key=lambda verdict: SEVERITIES.index(verdict.severity)
-  )
+  return sorted(verdicts, key=lambda each: SEVERITIES.index(each.severity))
 
 
 def severities(
