@@ -67,8 +67,11 @@ def check_growth(observed: Observed) -> Iterator[Verdict]:
     drift = observed.drift(direction, None)
     if growth is not None and drift is not None:
       growth = _by_law(growth, drift)
-    if growth is not None and _is_sick(growth):
-      yield _in_words(growth, ops, observed.leaves)
+    if growth is not None:
+      allowed = _SIGMAS * growth.spread + _NOTABLE
+      low, high = min(growth.drift, 0.0), max(growth.drift, 0.0)
+      if not low - allowed <= growth.total <= high + allowed:
+        yield _in_words(growth, ops, observed.leaves)
 
 
 def _kappa(activation: Activation | None, direction: Direction) -> float:
@@ -136,12 +139,6 @@ def _median_slope(values: np.ndarray) -> float:
   return float(np.median((values[far] - values[near]) / (far - near)))
 
 
-def _is_sick(growth: Growth) -> bool:
-  allowed = _SIGMAS * growth.spread + _NOTABLE
-  low, high = min(growth.drift, 0.0), max(growth.drift, 0.0)
-  return not low - allowed <= growth.total <= high + allowed
-
-
 # The verdict in words
 
 
@@ -156,6 +153,8 @@ def _in_words(
   factor = 2**growth.per_row
   low, high = factor * 2**-margin, factor * 2**margin
   own = [ops[row] for row in growth.rows]
+  mean = growth.bits.mean(axis=0)
+  strayed = abs(mean - mean[0]) > _NOTABLE
   cause, mended = explain(
     growth.direction, growth.per_row, typical(own, leaves), len(own)
   )
@@ -168,12 +167,5 @@ def _in_words(
     f"where chance allows 2^{growth.drift:.1f} ± "
     f"{_SIGMAS * growth.spread:.1f}. {cause}",
     mended,
-    tuple(_strayed(growth)),
+    tuple(sorted(np.array(growth.rows)[strayed].tolist())),
   )
-
-
-def _strayed(growth: Growth) -> list[int]:
-  """Rows that left the size of the first by more than is notable."""
-  mean = growth.bits.mean(axis=0)
-  far = abs(mean - mean[0]) > _NOTABLE
-  return np.sort(np.array(growth.rows)[far]).tolist()

@@ -74,7 +74,7 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
   found: list[float | None] = []
   is_none = lambda x: x is None
 
-  def visit(std: Any, part: Any) -> None:
+  def visit(std: float | None, part: Any) -> None:
     found.extend([std] * len(jax.tree.leaves(part)))
 
   try:
@@ -87,7 +87,7 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
   return found
 
 
-def _row(path: str, leaf: Any, std: float | None) -> AuditRow:
+def _row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
   x = np.asarray(leaf, np.float64)
   mean, spread, deviation = math.nan, math.nan, None
   if x.size:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from initjax._checks import check_integer, check_key, check_number
 from initjax._paths import Where, key_of, map_floats
 from initjax.recipes._recipe import Recipe
-from initjax.recipes._rules import dtype_of, rules
+from initjax.recipes._rules import Leaf, dtype_of, rules
 
 
 class AttentionKernels(NamedTuple):
@@ -134,7 +134,7 @@ def mimetic_attention(
   plan = rules(marks).plan(params)
   roles = {row.path: row.rule for row in plan.rows if row.rule is not None}
 
-  def draw(path: str, leaf: Any) -> Any:
+  def draw(path: str, leaf: Leaf) -> Leaf:
     role = roles.get(path)
     if role is None:
       return leaf
@@ -161,7 +161,7 @@ def mimetic_attention(
   return Recipe(made, {}, plan._replace(rows=rows))
 
 
-def _is_flat(leaf: Any, num_heads: int) -> bool:
+def _is_flat(leaf: Leaf, num_heads: int) -> bool:
   """Whether a kernel ends with [D, D], not with [D, H, K]."""
   shape = leaf.shape
   split = len(shape) > 2 and shape[-2] == num_heads

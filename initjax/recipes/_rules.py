@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initjax._checks import check_key
 from initjax._paths import (
@@ -27,6 +28,7 @@ from initjax.reports import Column, TextTable, leaf_columns
 from initjax.typing import Initializer
 
 Rule = tuple[Where, Initializer | float]
+Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 
 class PlanRow(NamedTuple):
@@ -90,19 +92,22 @@ class Rules:
     Raises:
       ValueError: if a rule matches no leaf.
     """
+    patterns = [where for where, _ in self.pairs]
     rows: list[PlanRow] = []
     hit: set[int] = set()
     for path, leaf in leaves_by_path(params).items():
       if hasattr(leaf, "dtype"):
-        found = self._matching(path, leaf)
+        found = [
+          number
+          for number, where in enumerate(patterns)
+          if is_float(leaf) and matches(where, path, leaf)
+        ]
         hit.update(found)
         rows.append(_row(self.pairs, path, leaf, found))
-    for number, (where, _) in enumerate(self.pairs):
+    for number, where in enumerate(patterns):
       if number not in hit:
         _raise_unmatched(number, where, [row.path for row in rows])
-    return RulesPlan(
-      tuple(rows), tuple(where_text(where) for where, _ in self.pairs)
-    )
+    return RulesPlan(tuple(rows), tuple(map(where_text, patterns)))
 
   def apply(self, key: jax.Array | None, params: Any) -> Any:
     """Parameters set and scaled by the rules.
@@ -125,14 +130,16 @@ class Rules:
     """
     if key is not None or any(callable(target) for _, target in self.pairs):
       check_key(key)
-    self._warn_of_layouts(self.plan(params), layouts(params))
+    plan = self.plan(params)
+    self._warn_of_layouts(plan, layouts(params))
+    first = {row.path: row.rule for row in plan.rows}
 
-    def visit(path: str, leaf: Any) -> Any:
-      found = self._matching(path, leaf)
-      if not found:
+    def visit(path: str, leaf: Leaf) -> Leaf:
+      rule = first[path]
+      if rule is None:
         return leaf
-      target = self.pairs[found[0]][1]
-      if isinstance(target, numbers.Real):
+      target = self.pairs[rule][1]
+      if not callable(target):
         return _scaled(path, leaf, float(target))
       assert key is not None
       return _drawn(path, key_of(key, path), leaf, target)
@@ -153,15 +160,6 @@ class Rules:
         warned.add(row.rule)
         message = f"rule {row.rule} draws {row.path}, {wrong}"
         warnings.warn(message, stacklevel=3)
-
-  def _matching(self, path: str, leaf: Any) -> list[int]:
-    if not is_float(leaf):
-      return []
-    return [
-      number
-      for number, (where, _) in enumerate(self.pairs)
-      if matches(where, path, leaf)
-    ]
 
 
 def rules(pairs: Sequence[Rule]) -> Rules:
@@ -202,7 +200,7 @@ def rules(pairs: Sequence[Rule]) -> Rules:
 
 
 def _row(
-  pairs: tuple[Rule, ...], path: str, leaf: Any, found: list[int]
+  pairs: tuple[Rule, ...], path: str, leaf: Leaf, found: list[int]
 ) -> PlanRow:
   rule, action = None, "keep"
   if found:
@@ -221,12 +219,12 @@ def _raise_unmatched(number: int, where: Where, paths: list[str]) -> None:
   )
 
 
-def dtype_of(leaf: Any) -> Any:
+def dtype_of(leaf: Leaf) -> np.dtype:
   """The dtype that the leaf has in JAX: float32 for NumPy's float64 at x32."""
   return jax.dtypes.canonicalize_dtype(leaf.dtype)
 
 
-def _scaled(path: str, leaf: Any, factor: float) -> jax.Array:
+def _scaled(path: str, leaf: Leaf, factor: float) -> jax.Array:
   if isinstance(leaf, jax.ShapeDtypeStruct):
     raise ValueError(
       f"{path} is abstract and cannot be scaled by {factor:g}; draw it first, "
@@ -237,7 +235,9 @@ def _scaled(path: str, leaf: Any, factor: float) -> jax.Array:
   return (jnp.asarray(leaf, wide) * factor).astype(dtype)
 
 
-def _drawn(path: str, key: jax.Array, leaf: Any, init: Any) -> jax.Array:
+def _drawn(
+  path: str, key: jax.Array, leaf: Leaf, init: Initializer
+) -> jax.Array:
   shape, dtype = tuple(leaf.shape), dtype_of(leaf)
   draw = lambda key: jnp.asarray(init(key, shape, dtype), dtype)
   traced = isinstance(leaf, jax.core.Tracer)

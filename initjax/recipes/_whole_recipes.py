@@ -1,6 +1,7 @@
 """Recipes for whole networks: PyTorch's defaults, the identity, ZerO."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from initjax.initializers import (
 )
 from initjax.recipes._recipe import Recipe, by_rules
 from initjax.recipes._rules import Rule
-from initjax.typing import DType, Initializer
+from initjax.typing import DType, Initializer, OutSharding
 
 
 def torch_defaults(
@@ -87,7 +88,7 @@ def torch_defaults(
 def _one(path: str) -> Where:
   """Exactly this path, whatever letters it has."""
 
-  def this(name: str, leaf: Any) -> bool:
+  def this(name: str, leaf: object) -> bool:
     del leaf
     return name == path
 
@@ -121,7 +122,10 @@ def identity(
   """
 
   def init(
-    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: DType = None,
+    out_sharding: OutSharding = None,
   ) -> jax.Array:
     passing: Initializer = eye() if len(shape) == 2 else dirac()
     return passing(key, shape, dtype, out_sharding)
@@ -169,9 +173,12 @@ def _each(init: Initializer, batch_axis: Axes) -> Initializer:
   axes = axes_tuple("batch_axis", batch_axis)
 
   def draw(
-    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: DType = None,
+    out_sharding: OutSharding = None,
   ) -> jax.Array:
-    layers = positive_axes("batch_axis", axes, shape)
+    layers = positive_axes("batch_axis", axes, tuple(shape))
     own = tuple(n for axis, n in enumerate(shape) if axis not in layers)
     one = jnp.expand_dims(init(key, own, dtype), layers)
     return jnp.broadcast_to(one, tuple(shape), out_sharding=out_sharding)

@@ -91,7 +91,11 @@ def _write(path: epath.PathLike, content: bytes) -> None:
   partial = target.parent / f".{uuid.uuid4().hex[:8]}-{target.name}"
   try:
     partial.write_bytes(content)
-    _publish(partial, target)
+    try:  # a hard link, so that no other file slips in
+      os.link(partial, target)
+    except OSError:  # it exists, or the file system has no hard links
+      check_free(target)
+      partial.rename(target)
   finally:
     partial.unlink(missing_ok=True)
 
@@ -114,15 +118,6 @@ def check_free(path: epath.PathLike) -> None:
       f"{os.fspath(path)} exists, and reports never write over a file; "
       "choose another path, or remove it first."
     )
-
-
-def _publish(partial: epath.Path, target: epath.Path) -> None:
-  """Renames, unless `target` exists; by a hard link, so that none slips in."""
-  try:
-    os.link(partial, target)
-  except OSError:  # it exists, or the file system has no hard links
-    check_free(target)
-    partial.rename(target)
 
 
 def _plain(value: Any) -> Any:
