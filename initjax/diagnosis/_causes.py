@@ -50,8 +50,8 @@ def typical(ops: Sequence[LinearOp], leaves: Leaves) -> TypicalLayer | None:
   scale = _scale_of(ops, leaves)
   groups: dict[str, list[LinearOp]] = {}
   for op in ops:
-    if scale(op) > 0 and _fed_by(op):
-      groups.setdefault(_fed_by(op), []).append(op)
+    if scale(op) > 0 and _feeding_name(op):
+      groups.setdefault(_feeding_name(op), []).append(op)
   if not groups:
     return None
   name, shared = max(groups.items(), key=lambda group: len(group[1]))
@@ -95,7 +95,7 @@ def _scale_of(
   return lambda op: squares.get(op.path, 0.0) * op.multiplier**2 * op.fan_in
 
 
-def _fed_by(op: LinearOp) -> str:
+def _feeding_name(op: LinearOp) -> str:
   """Name of the activation; empty if theory does not say what it is fed."""
   feed = op.usual_feed
   known = feed.reason in ("linear", "normalization", "residual sum")

@@ -35,7 +35,7 @@ def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
       f"non-finite {noun}",
       "error",
       bad[0] if noun == "parameter" else "",
-      f"Among the {noun}s, {_some(bad)}: infinite numbers or NaN. Whatever "
+      f"Among the {noun}s, {_named(bad)}: infinite numbers or NaN. Whatever "
       "follows has them too.",
       fix("", f"look at where this {noun} comes from"),
     )
@@ -58,7 +58,7 @@ def _together(found: list[Verdict]) -> Iterator[Verdict]:
   for verdict in found:
     groups.setdefault((verdict.severity, verdict.fix), []).append(verdict)
   for first, *others in groups.values():
-    more = f" So with {_some([v.path for v in others])}." if others else ""
+    more = f" So with {_named([v.path for v in others])}." if others else ""
     yield first._replace(message=first.message + more)
 
 
@@ -67,9 +67,9 @@ def duplicates(leaves: Leaves) -> Iterator[Verdict]:
   for group in find_duplicates(leaves):
     words = []
     if group.equal:
-      words.append(f"equal, entry by entry, to {_some(group.equal)}")
+      words.append(f"equal, entry by entry, to {_named(group.equal)}")
     if group.scaled:
-      words.append(f"equal up to a factor to {_some(group.scaled)}")
+      words.append(f"equal up to a factor to {_named(group.scaled)}")
     said = ", and ".join(words)
     letters = {"".join(re.findall(r"\w+", path)) for path in group.paths}
     by_flax = len(letters) == 1  # cut otherwise
@@ -234,7 +234,7 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       "unused parameters",
       "warning",
       idle[0],
-      f"{_some(idle)} meet no data: their gradient is zero.",
+      f"{_named(idle)} meet no data: their gradient is zero.",
       fix("", "remove them, or use them in the forward pass"),
     )
   closed = [op for op in graph.ops if op.origin == "constant"]
@@ -261,12 +261,12 @@ def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
       "not looked at",
       "note",
       "",
-      f"{_some(graph.opaque)}: linear operations inside could not be read, so "
+      f"{_named(graph.opaque)}: linear operations inside could not be read, so "
       "nothing is said of them.",
       fix("", "a plain JAX function in its place shows what it does"),
     )
 
 
-def _some(paths: Sequence[str]) -> str:
+def _named(paths: Sequence[str]) -> str:
   shown = ", ".join(paths[:4])
   return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")

@@ -22,12 +22,7 @@ from initjax.typing import Verdict
 def check_signals(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
   for direction in NOUNS:
-    for verdict in zeros(found, direction):
-      if verdict.kind.endswith("cut off"):
-        meant = meant_zeros(found, leaves, direction)
-        if meant.issuperset(verdict.rows):
-          verdict = verdict._replace(severity="note")
-      yield verdict
+    yield from zeros(found, leaves, direction)
   for check in (nonfinite, dead_units, saturated, collapsed):
     yield from check(found)
 
@@ -90,7 +85,9 @@ def _range_fix(dtype: np.dtype, *, overflow: bool) -> str:
   )
 
 
-def zeros(found: RowStatistics, direction: str) -> Iterator[Verdict]:
+def zeros(
+  found: RowStatistics, leaves: Leaves, direction: str
+) -> Iterator[Verdict]:
   """The first row of exact zeros after one that was alive.
 
   Also where no gradient comes at all, and so none was measured.
@@ -107,7 +104,8 @@ def zeros(found: RowStatistics, direction: str) -> Iterator[Verdict]:
   before = of.log2_second_moment[alive[-1]] / 2 if alive else math.nan
   # Rounding made them if half of the dtype's exponents below 1 were used up.
   if not before < smallest / 2:
-    yield _cut_off(first, direction, lost)
+    meant = meant_zeros(found, leaves, direction).issuperset(lost)
+    yield _cut_off(first, direction, lost, meant)
     return
   yield Verdict(
     f"{NOUNS[direction]} underflows to zero",
@@ -126,11 +124,13 @@ def _float_dtype(op: LinearOp) -> np.dtype:
   return np.dtype(op.dtype if floating else np.float32)
 
 
-def _cut_off(first: Row, direction: str, lost: list[int]) -> Verdict:
+def _cut_off(
+  first: Row, direction: str, lost: list[int], meant: bool
+) -> Verdict:
   """Zeros that no rounding made: a dead layer, or a kernel of zeros."""
   return Verdict(
     f"{NOUNS[direction]} is cut off",
-    "warning",
+    "note" if meant else "warning",
     first.op.path,
     f"Exactly 0 in {_count(lost)}, from {_named(first)} on, and "
     "not by rounding: a kernel of zeros (as residual branches start with), "

@@ -68,7 +68,7 @@ def linearize(
   bound = round(_EXTREME * maxexp)
   half = jnp.clip(jnp.round(log2_gain / 2), -bound, bound)
   both = (pull, push) if shape[0] <= shape[1] else (push, pull)
-  there, back = (_scaled(product, half) for product in both)
+  there, back = (_scaled_product(product, half) for product in both)
   return Linearized(there, back, shape, dtype, 2 * half)
 
 
@@ -119,7 +119,7 @@ def _log2_gain(push: Product, vector: jax.Array, maxexp: int) -> jax.Array:
   return jnp.where(usable[best], gain, 0)
 
 
-def _scaled(product: Product, half: jax.Array) -> Product:
+def _scaled_product(product: Product, half: jax.Array) -> Product:
   """The product divided by 2^(2·half), one half before and one after."""
   factor = jnp.exp2(-half)
   return lambda vector: product(vector * factor) * factor

@@ -151,7 +151,7 @@ def _measured(
   )
   backward, *own = pull_back(_cotangent(main, cotangent, key))
   gradients = own[0] if own else None
-  report = _report(traced, found, backward, gradients if detail else None)
+  report = _report_of(traced, found, backward, gradients if detail else None)
   return Measured(report, outputs, gradients)
 
 
@@ -159,7 +159,7 @@ def _instrumented(
   traced: Trace, inputs: Any, has_aux: bool, detail: bool
 ) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:
   """The function of (slots, params) to be differentiated, and its slots."""
-  visitor, slots, blanks = _plan(traced, detail)
+  visitor, slots, blanks = _visitor_and_slots(traced, detail)
   others = jax.tree.leaves(inputs)
 
   def watched(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
@@ -186,12 +186,12 @@ class _Seen(NamedTuple):
   slopes: _Slopes
 
 
-def _plan(
+def _visitor_and_slots(
   traced: Trace, detail: bool
 ) -> tuple[Visitor, dict[Site, Any], dict[Site, _Seen]]:
   """What to do at the sites, their slots, and what they hand out if not run."""
   ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
-  sources = _sources(traced.graph.ops) if detail else {}
+  sources = _feeds_by_site(traced.graph.ops) if detail else {}
   # so that an activation of many operations is traced once for each shape
   slope = functools.cache(
     lambda phi: jax.jit(functools.partial(mean_slope, phi), inline=True)
@@ -208,7 +208,7 @@ def _plan(
       )
       for at, feed in sources.get(visited.site, {}).items()
     }
-    return *_visit(ops.get(visited.site), slopes, visited, slot), state
+    return *_seen_at(ops.get(visited.site), slopes, visited, slot), state
 
   slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
   blanks = {}
@@ -224,7 +224,7 @@ def _plan(
   return Visitor(visit), slots, blanks
 
 
-def _sources(
+def _feeds_by_site(
   ops: tuple[LinearOp, ...],
 ) -> dict[Site, dict[tuple[int, bool], Feed]]:
   """Where the arguments of activations arise that are to be watched."""
@@ -238,7 +238,7 @@ def _sources(
   return found
 
 
-def _visit(
+def _seen_at(
   op: LinearOp | None, slopes: _Slopes, visited: Visited, slot: Slot
 ) -> tuple[list[Any], _Seen]:
   outputs = list(visited.outputs)
@@ -255,7 +255,7 @@ def _visit(
   return outputs, _Seen(tallied, more, slopes)
 
 
-def _report(
+def _report_of(
   traced: Trace, found: dict[Site, _Seen], backward: Any, gradients: Any
 ) -> SignalReport:
   seen = [found[site] for site in traced.sites]
@@ -321,10 +321,13 @@ def _cotangent(
     return [jnp.ones_like(outputs[0])]
   key = jax.random.key(0) if key is None else key
   keys = jax.random.split(key, len(outputs))
-  return [_noise(one, leaf) for one, leaf in zip(keys, outputs, strict=True)]
+  return [
+    _random_cotangent(one, leaf)
+    for one, leaf in zip(keys, outputs, strict=True)
+  ]
 
 
-def _noise(key: jax.Array, like: jax.Array) -> jax.Array:
+def _random_cotangent(key: jax.Array, like: jax.Array) -> jax.Array:
   """Numbers with E|x|² = 1; complex ones have a random phase."""
   if jnp.iscomplexobj(like):
     return jax.random.normal(key, like.shape, like.dtype)

@@ -62,7 +62,7 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
   stds = _expected(expected, params)
   found = leaves_by_path(params)
   rows = tuple(
-    _row(path, leaf, std)
+    _audit_row(path, leaf, std)
     for (path, leaf), std in zip(found.items(), stds, strict=True)
     if is_float(leaf)
   )
@@ -87,7 +87,7 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
   return found
 
 
-def _row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
+def _audit_row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
   x = np.asarray(leaf, np.float64)
   mean, spread, deviation = math.nan, math.nan, None
   if x.size:

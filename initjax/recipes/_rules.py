@@ -1,7 +1,6 @@
 """Rules: which leaf is set or scaled by what; the first that matches wins."""
 
 import dataclasses
-import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -103,7 +102,7 @@ class Rules:
           if is_float(leaf) and matches(where, path, leaf)
         ]
         hit.update(found)
-        rows.append(_row(self.pairs, path, leaf, found))
+        rows.append(_plan_row(self.pairs, path, leaf, found))
     for number, where in enumerate(patterns):
       if number not in hit:
         _raise_unmatched(number, where, [row.path for row in rows])
@@ -140,9 +139,9 @@ class Rules:
         return leaf
       target = self.pairs[rule][1]
       if not callable(target):
-        return _scaled(path, leaf, float(target))
+        return _scaled_leaf(path, leaf, float(target))
       assert key is not None
-      return _drawn(path, key_of(key, path), leaf, target)
+      return _drawn_leaf(path, key_of(key, path), leaf, target)
 
     return map_floats(visit, params)
 
@@ -199,14 +198,13 @@ def rules(pairs: Sequence[Rule]) -> Rules:
   return Rules(tuple(checked))
 
 
-def _row(
+def _plan_row(
   pairs: tuple[Rule, ...], path: str, leaf: Leaf, found: list[int]
 ) -> PlanRow:
   rule, action = None, "keep"
   if found:
     rule, target = found[0], pairs[found[0]][1]
-    scales = isinstance(target, numbers.Real)
-    action = f"× {target:.4g}" if scales else "draw"
+    action = "draw" if callable(target) else f"× {target:.4g}"
   shape, dtype = tuple(leaf.shape), str(leaf.dtype)
   return PlanRow(path, shape, dtype, rule, action, tuple(found[1:]))
 
@@ -224,7 +222,7 @@ def dtype_of(leaf: Leaf) -> np.dtype:
   return jax.dtypes.canonicalize_dtype(leaf.dtype)
 
 
-def _scaled(path: str, leaf: Leaf, factor: float) -> jax.Array:
+def _scaled_leaf(path: str, leaf: Leaf, factor: float) -> jax.Array:
   if isinstance(leaf, jax.ShapeDtypeStruct):
     raise ValueError(
       f"{path} is abstract and cannot be scaled by {factor:g}; draw it first, "
@@ -235,7 +233,7 @@ def _scaled(path: str, leaf: Leaf, factor: float) -> jax.Array:
   return (jnp.asarray(leaf, wide) * factor).astype(dtype)
 
 
-def _drawn(
+def _drawn_leaf(
   path: str, key: jax.Array, leaf: Leaf, init: Initializer
 ) -> jax.Array:
   shape, dtype = tuple(leaf.shape), dtype_of(leaf)

@@ -195,8 +195,8 @@ def _embedding(factor: float) -> Initializer:
     dtype: DType = None,
     out_sharding: OutSharding = None,
   ) -> jax.Array:
-    stddev = factor / math.sqrt(shape[-1])
-    return normal(stddev)(key, shape, dtype, out_sharding)
+    init = normal(factor / math.sqrt(shape[-1]))
+    return init(key, shape, dtype, out_sharding)
 
   return draw
 

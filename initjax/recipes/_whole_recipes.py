@@ -1,7 +1,7 @@
 """Recipes for whole networks: PyTorch's defaults, the identity, ZerO."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -73,7 +73,7 @@ def torch_defaults(
     shape = leaves[path].shape
     batch = positive_axes("batch_axis", axes, shape)
     sizes = [n for i, n in enumerate(shape) if i not in batch]
-    bias = _beside(path, "bias")
+    bias = _sibling(path, "bias")
     if bias in leaves:
       pairs.append((_one(bias), torch_linear_bias(math.prod(sizes[:-1]))))
   others = (("*bias", zeros), ("*scale", ones), (embeddings, normal(1.0)))
@@ -96,7 +96,7 @@ def _one(path: str) -> Where:
   return this
 
 
-def _beside(path: str, name: str) -> str:
+def _sibling(path: str, name: str) -> str:
   parent, slash, _ = path.rpartition("/")
   return parent + slash + name
 
@@ -120,17 +120,8 @@ def identity(
 
   Reference: Le, Jaitly and Hinton 2015, §2; `torch.nn.init.dirac_`.
   """
-
-  def init(
-    key: jax.Array,
-    shape: Sequence[int],
-    dtype: DType = None,
-    out_sharding: OutSharding = None,
-  ) -> jax.Array:
-    passing: Initializer = eye() if len(shape) == 2 else dirac()
-    return passing(key, shape, dtype, out_sharding)
-
-  pairs = [(kernels, _each(init, batch_axis))]
+  passing = lambda shape: eye() if len(shape) == 2 else dirac()
+  pairs = [(kernels, _each(passing, batch_axis))]
   return by_rules(jax.random.key(0), params, pairs)
 
 
@@ -163,12 +154,14 @@ def zero_initialization(
 
   Reference: Zhao, Schäfer and Anandkumar 2022, Algorithms 1 and 2.
   """
-  init = _each(zero_hadamard(), batch_axis)
+  init = _each(lambda shape: zero_hadamard(), batch_axis)
   pairs = [(last, zeros), (biases, zeros), (kernels, init)]
   return by_rules(jax.random.key(0), params, pairs)
 
 
-def _each(init: Initializer, batch_axis: Axes) -> Initializer:
+def _each(
+  init_of: Callable[[tuple[int, ...]], Initializer], batch_axis: Axes
+) -> Initializer:
   """The same kernel for each layer of a stack; for those without randomness."""
   axes = axes_tuple("batch_axis", batch_axis)
 
@@ -180,7 +173,7 @@ def _each(init: Initializer, batch_axis: Axes) -> Initializer:
   ) -> jax.Array:
     layers = positive_axes("batch_axis", axes, tuple(shape))
     own = tuple(n for axis, n in enumerate(shape) if axis not in layers)
-    one = jnp.expand_dims(init(key, own, dtype), layers)
+    one = jnp.expand_dims(init_of(own)(key, own, dtype), layers)
     return jnp.broadcast_to(one, tuple(shape), out_sharding=out_sharding)
 
   return draw

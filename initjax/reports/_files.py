@@ -54,7 +54,7 @@ def write_json(path: epath.PathLike, content: Any) -> None:
   >>> json.loads(path.read_text())
   {'log2_second_moment': '-inf'}
   """
-  write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False))
+  write_text(path, json.dumps(_json_form(content), indent=1, allow_nan=False))
 
 
 def write_figure(path: epath.PathLike, figure: Any) -> None:
@@ -120,15 +120,15 @@ def check_free(path: epath.PathLike) -> None:
     )
 
 
-def _plain(value: Any) -> Any:
+def _json_form(value: Any) -> Any:
   if hasattr(value, "_asdict"):
     value = value._asdict()
   if isinstance(value, dict):
-    return {key: _plain(item) for key, item in value.items()}
+    return {key: _json_form(item) for key, item in value.items()}
   if hasattr(value, "tolist"):
     value = value.tolist()
   if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
+    return [_json_form(item) for item in value]
   if isinstance(value, float) and not math.isfinite(value):
     return str(value)
   return value

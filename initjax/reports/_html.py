@@ -143,7 +143,11 @@ def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     return '<p class="hint">no linear operation was found</p>'
   text = table(records, verdicts)
   shown, lines = filled(text)
-  lengths = _lengths(shown, lines)
+  lengths = _column_lengths(shown, lines)
+  widths = [f"{100 * each / sum(lengths):.2f}%" for each in lengths]
+  tags = "".join(f'<col style="width:{width}">' for width in widths)
+  style = f"min-width:{sum(lengths)}ch"
+  start = f'<table style="{style}"><colgroup>{tags}</colgroup>'
   head = "".join(
     f"<th{_side(column)}>{column.title}<small>{column.unit}</small></th>"
     for column in shown
@@ -155,25 +159,17 @@ def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
       continue
     pieces = one_by_one(each.piece)
     inner = "".join(_row(line_of(text, shown, p), shown) for p in pieces)
-    rows.append(_fold(each, shown, lengths, inner))
-  return f"""<div class="scroll">{_open_table(lengths)}
+    rows.append(_fold(each, shown, widths, f"{start}{inner}</table>"))
+  return f"""<div class="scroll">{start}
 <thead><tr>{head}</tr></thead>
 <tbody>
 {"".join(rows)}</tbody>
 </table></div>"""
 
 
-def _open_table(lengths: Sequence[int]) -> str:
-  tags = "".join(f'<col style="width:{_part(x, lengths)}">' for x in lengths)
-  style = f"min-width:{sum(lengths)}ch"
-  return f'<table style="{style}"><colgroup>{tags}</colgroup>'
-
-
-def _part(length: int, lengths: Sequence[int]) -> str:
-  return f"{100 * length / sum(lengths):.2f}%"
-
-
-def _lengths(shown: Sequence[Column], lines: Sequence[Line]) -> list[int]:
+def _column_lengths(
+  shown: Sequence[Column], lines: Sequence[Line]
+) -> list[int]:
   """Of the columns, in characters; long paths wrap."""
   longest = []
   for place, column in enumerate(shown):
@@ -192,18 +188,16 @@ def _row(row: Line, shown: Sequence[Column]) -> str:
 
 
 def _fold(
-  row: Line, shown: Sequence[Column], lengths: Sequence[int], inner: str
+  row: Line, shown: Sequence[Column], widths: Sequence[str], inner: str
 ) -> str:
   """Folded rows: one line that opens into a table with the same columns."""
   cells = "".join(
-    f'<span{_side(column)} style="width:{_part(length, lengths)}">'
-    f"{_cell(cell)}</span>"
-    for column, length, cell in zip(shown, lengths, _marked(row), strict=True)
+    f'<span{_side(column)} style="width:{width}">{_cell(cell)}</span>'
+    for column, width, cell in zip(shown, widths, _marked(row), strict=True)
   )
   return (
     f'<tr class="fold {row.severity}"><td colspan="{len(shown)}"><details>'
-    f"<summary>{cells}</summary>\n{_open_table(lengths)}{inner}</table>"
-    "</details></td></tr>\n"
+    f"<summary>{cells}</summary>\n{inner}</details></td></tr>\n"
   )
 
 

@@ -39,7 +39,7 @@ def table(
     ),
     notes=tuple(_notes(records, verdicts)),
     severities=_words.severities(records, verdicts or ()),
-    pinned=_words.beginnings(verdicts or ()),
+    pinned={verdict.rows[0] for verdict in verdicts or () if verdict.rows},
     empty="no linear operation was found",
   )
 
@@ -132,7 +132,7 @@ def _columns(records: Sequence[Record]) -> list[Column]:
   return found + [
     _extra_column(title, unit, value, words)
     for title, unit, value, words, is_noteworthy in extras
-    if any(map(is_noteworthy, _known(value, records)))
+    if any(map(is_noteworthy, _known_values(value, records)))
   ]
 
 
@@ -159,16 +159,16 @@ def _extra_column(
   """A measurement that has a column only where it is worth a look."""
 
   def one(record: Record) -> str:
-    return "".join(map(words, _known(value, [record])))
+    return "".join(map(words, _known_values(value, [record])))
 
   def many(records: Sequence[Record]) -> str:
-    values = sorted(_known(value, records))
+    values = sorted(_known_values(value, records))
     return "…".join(dict.fromkeys(map(words, values[:1] + values[-1:])))
 
   return Column(title, one, many, unit, is_number=True)
 
 
-def _known(
+def _known_values(
   value: Callable[[Record], float | None], records: Sequence[Record]
 ) -> list[float]:
   return [x for x in map(value, records) if x is not None]

@@ -231,8 +231,3 @@ def silences(records: Sequence[Record]) -> list[str]:
     for reason, name in found.items()
     if reason
   ]
-
-
-def beginnings(verdicts: Iterable[Verdict]) -> set[int]:
-  """The first row of each verdict, which a report never hides."""
-  return {verdict.rows[0] for verdict in verdicts if verdict.rows}

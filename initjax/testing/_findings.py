@@ -52,7 +52,7 @@ def of_verdict(observed: Observed, verdict: Verdict) -> Finding:
   """A verdict, with the sizes of the rows that show it."""
   header = ("operation", "log₂ E[z²]", "log₂ E[δ²]")
   lines = []
-  for row in _some(verdict.rows):
+  for row in _at_most_eight(verdict.rows):
     sizes = (
       f"{observed.found.along(direction).log2_second_moment[row]:.2f}"
       for direction in NOUNS
@@ -82,7 +82,7 @@ def of_drift(
       f"{drift.measured[at]:.2f}",
       f"{drift.expected[at]:.2f} ± {margin[at]:.2f}",
     )
-    for at in _some(shown)
+    for at in _at_most_eight(shown)
   ]
   ops = [row.op for row in observed.found.rows[: steps + 1]]
   layer = typical(ops, observed.leaves)
@@ -106,7 +106,7 @@ def _name(observed: Observed, row: int) -> str:
   return op.path + (f" repeat {', '.join(map(str, repeat))}" if repeat else "")
 
 
-def _some(rows: Sequence[int]) -> list[int]:
+def _at_most_eight(rows: Sequence[int]) -> list[int]:
   """At most eight of them, the first and the last included."""
   if len(rows) <= _MOST_LINES:
     return list(rows)

@@ -67,7 +67,7 @@ def assert_orthogonal(
     )
   lines = []
   for kernel in chosen:
-    off, allowed = _deviation(kernel, scale)
+    off, allowed = _largest_error(kernel, scale)
     if not off <= allowed:
       lines.append((kernel.op.path, f"{off:.2g}", f"{allowed:.2g}"))
   if lines:
@@ -81,7 +81,9 @@ def assert_orthogonal(
     raise_all([Finding(message, table, fix)])
 
 
-def _deviation(kernel: KernelLeaf, scale: float | None) -> tuple[float, float]:
+def _largest_error(
+  kernel: KernelLeaf, scale: float | None
+) -> tuple[float, float]:
   """Largest entry of WᵀW/s² - 1, and what rounding may do."""
   largest, longer = 0.0, 1
   for matrix in kernel.matrices():
