@@ -10,35 +10,16 @@ Reference: Poole et al. 2016; Schoenholz et al. 2017; Hanin and Nica 2020.
 
 import itertools
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
-from initjax.meanfield import Layer, trajectory
+from initjax.meanfield import Layer, Trajectory, trajectory
 from initjax.propagation import response
 
 _FLAT = 1e-3
 _SETTLING = 400  # layers; on the edge q falls to 1/800 by then
 _SMALL = -60.0  # log₂ of a variance at which φ is linear
-
-
-class Null(NamedTuple):
-  """A chain of these widths and activations that keeps its signal's size."""
-
-  forward: np.ndarray
-  """[rows]: log₂ second moments, at infinite width"""
-  forward_drift: np.ndarray
-  """[rows]: what the mean of logarithms is above that"""
-  forward_covariance: np.ndarray
-  backward: np.ndarray
-  """[rows]: log₂ sums of squares of a gradient with χ₁ = 1"""
-  backward_drift: np.ndarray
-  backward_covariance: np.ndarray
-  kept: np.ndarray
-  """[rows]: what is left of a deviation in the first"""
-  accumulated: np.ndarray
-  """[rows]: what one bit of gain too much in every layer adds up to"""
 
 
 def null_of(
@@ -48,7 +29,8 @@ def null_of(
   *,
   correlation: float = 0.0,
   batch: int = 1,
-) -> Null:
+) -> Trajectory:
+  """Of these widths and activations; backward sums of squares, χ₁ = 1."""
   wanted = float(np.median(measured)) if target is None else math.log2(target)
   log2_sigma_w2, level = _keeping(chain, wanted), wanted
   contraction = max(response(phi)(wanted).slope for phi in chain.activations)
@@ -68,15 +50,8 @@ def null_of(
   slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
   log2_chi = np.append(log2_sigma_w2 + slopes, 0.0)
   above = np.cumsum(log2_chi[::-1])[::-1]  # log₂ ∏ χ₁ over the rows after each
-  return Null(
-    t.forward,
-    drift,
-    t.forward_covariance,
-    t.backward + np.log2(chain.widths) - above,
-    t.backward_drift,
-    t.backward_covariance,
-    *_passed_on(chain, t.forward),
-  )
+  backward = t.backward + np.log2(chain.widths) - above
+  return t._replace(forward_drift=drift, backward=backward)
 
 
 def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
@@ -126,10 +101,13 @@ def _settled(chain: Chain, log2_sigma_w2: np.ndarray, log2_q: float) -> float:
   return log2_q
 
 
-def _passed_on(
+def passed_on(
   chain: Chain, log2_q: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """[rows]: of a deviation in the first row; of one in every layer's gain."""
+  """What reaches each row [rows] of a signal at these sizes.
+
+  First of a deviation in the first row, then of a bit too much gain in all.
+  """
   kept, accumulated = [1.0], [0.0]
   for i, phi in enumerate(chain.activations):
     signal = 1 - chain.sigma_b2[i + 1] / 2 ** log2_q[i + 1]

@@ -27,7 +27,7 @@ def check_signals(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
     yield from check(found)
 
 
-def _named(row: Row) -> str:
+def _row_name(row: Row) -> str:
   repeats = ", ".join(map(str, row.repeat))
   inside = f", repeat {repeats}" if repeats else ""
   return f"{row.op.path or '(constant)'}{inside}"
@@ -61,7 +61,7 @@ def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
       first.op.path,
       f"{of.nonfinite[rows[0]]:.0f} of {of.size[rows[0]]:.0f} "
       "entries are infinite or NaN, for the first time, at "
-      f"{_named(first)}; {seen}{dtype} holds up to "
+      f"{_row_name(first)}; {seen}{dtype} holds up to "
       f"{float(jnp.finfo(dtype).max):.3g}.",
       _range_fix(dtype, overflow=True),
       tuple(rows),
@@ -111,7 +111,7 @@ def zeros(
     f"{NOUNS[direction]} underflows to zero",
     "error",
     first.op.path,
-    f"Exactly 0 from {_named(first)} on; it was 2^{before:.0f} before, and "
+    f"Exactly 0 from {_row_name(first)} on; it was 2^{before:.0f} before, and "
     f"{dtype} holds nothing below 2^{smallest:.0f}.",
     _range_fix(dtype, overflow=False),
     tuple(lost),
@@ -132,7 +132,7 @@ def _cut_off(
     f"{NOUNS[direction]} is cut off",
     "note" if meant else "warning",
     first.op.path,
-    f"Exactly 0 in {_count(lost)}, from {_named(first)} on, and "
+    f"Exactly 0 in {_count(lost)}, from {_row_name(first)} on, and "
     "not by rounding: a kernel of zeros (as residual branches start with), "
     "units that are all dead, a stop_gradient, or a function of slope 0.",
     fix(
@@ -258,7 +258,7 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
       "warning",
       first.op.path,
       f"The mean cosine between two samples is {cosine[rows[0]]:.6f} at "
-      f"{_named(first)} and was {cosine[known[0]]:.2f} at first: "
+      f"{_row_name(first)} and was {cosine[known[0]]:.2f} at first: "
       "what tells samples apart is less than "
       "bfloat16 resolves. Deep networks without normalization or residual "
       "branches do this.",
