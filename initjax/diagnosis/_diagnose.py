@@ -47,7 +47,8 @@ def diagnose(
     key: for the random cotangent, and for `init`.
     cotangent: gradient with respect to the outputs, of their structure.
     has_aux: whether `fn` returns `(outputs, aux)`.
-    init: from a key to parameters, for several draws.
+    init: from a key to parameters, for several draws; of a module that holds
+      them, to `initjax.functional(module)[1]`.
     draws: how many `init` draws (8 if None); without `init`, the length of
       the leading axis of every leaf of `params`.
 

@@ -69,7 +69,7 @@ def read_linear(
   first, second = operands[:2]
   is_data = [first.kind == "data", second.kind == "data"]
   if not any(is_data):
-    return _no_operation(reader, equation, (first, second), place.site)
+    return _no_operation(reader, (first, second), place.site)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
   if (
@@ -97,9 +97,7 @@ def read_linear(
   return _output(reader, op, signal, weight, others)
 
 
-def _no_operation(
-  reader: Reader, equation: Equation, values: Sequence[Value], site: Site
-) -> Value:
+def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
   """A product without data, or of what is no data yet in a loop."""
   touched = 0
   for operand, value in enumerate(values):
@@ -109,7 +107,7 @@ def _no_operation(
         own &= ~reader.touch(path)
         own |= reader.touch(path, site, operand)
     touched |= own
-  return joined(values, "product", equation.outvars[0].aval.shape, touched)
+  return joined(values, "product", touched)
 
 
 def read_look_up(

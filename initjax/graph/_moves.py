@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +23,6 @@ Held = tuple[tuple[int, ...], ...]
 """For each axis of an array, the axes of the leaf it holds."""
 Pick = int | tuple[int, int | None, int]
 """Of one axis: an entry, or start, stop and step."""
-
-
-class Move(Protocol):
-  """What one step does with the entries of an array."""
-
-  def __call__(self, x: Array, lead: int) -> Array:
-    """The array, moved behind its leading axes."""
-
-  def axes(self, held: Held) -> Held:
-    """What the axes of the output hold, for what those of the input do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +102,9 @@ class Broadcast:
   def axes(self, held: Held) -> Held:
     came = dict(zip(self.places, held, strict=True))
     return tuple(came.get(axis, ()) for axis in range(len(self.shape)))
+
+
+Move = Transpose | Index | Reshape | Broadcast
 
 
 def _reshaped(x: Array, shape: Shape) -> Array:

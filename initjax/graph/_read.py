@@ -147,11 +147,8 @@ def _read_view(
   if not noise or name in SCALES:
     found = follow(equation, views, numbers)
   if found is None:
-    label = "noise" if noise else name
-    return [
-      joined(operands, label, tuple(variable.aval.shape))
-      for variable in equation.outvars
-    ]
+    mixture = joined(operands, "noise" if noise else name)
+    return [mixture] * len(equation.outvars)
   return [Value("parameter", view, touched=touched) for view in found]
 
 
@@ -193,12 +190,7 @@ def _read_scan(
     return read(reader, params["jaxpr"], [*consts, *carried, *slices], inner)
 
   outputs = _fixpoint(reader, body, carry, place)
-  stacked = [
-    _stacked(reader, value, tuple(variable.aval.shape))
-    for value, variable in zip(
-      outputs[num_carry:], equation.outvars[num_carry:], strict=True
-    )
-  ]
+  stacked = [_stacked(reader, value) for value in outputs[num_carry:]]
   return [*outputs[:num_carry], *stacked]
 
 
@@ -253,7 +245,7 @@ def _shards(values: list[Value], variables: list[Atom]) -> list[Value]:
   found = []
   for value, variable in zip(values, variables, strict=True):
     view, shape = value.view, tuple(variable.aval.shape)
-    if view is not None and shape != view.shape:
+    if view is not None and not view.computed and shape != view.shape:
       view = part(view, "shard_map", shape, view.axes)
       value = dataclasses.replace(value, view=view)
     found.append(value)
@@ -293,7 +285,7 @@ def _carried(began: Value, fed: Value, value: Value) -> Value:
   if value is began:
     return value
   if value.kind != "data":
-    value = joined((value,), "loop", value.view.shape if value.view else ())
+    value = joined((value,), "loop")
   return _touched([value], fed.touched)[0]
 
 
@@ -315,10 +307,10 @@ def _slice(reader: Reader, value: Value, scan: Scan) -> Value:
   return data(reader.node("slice", operands=(value,)))
 
 
-def _stacked(reader: Reader, value: Value, shape: tuple[int, ...]) -> Value:
+def _stacked(reader: Reader, value: Value) -> Value:
   """What a scan hands out of all repeats of a value."""
   if value.kind != "data":
-    return joined((value,), "stack", shape)
+    return joined((value,), "stack")
   return data(reader.node("reshape", operands=(value,)))
 
 
@@ -330,19 +322,16 @@ def _read_cond(
     for number, branch in enumerate(equation.params["branches"])
   ]
   return [
-    _either(reader, [operands[0], *values], tuple(variable.aval.shape))
-    for variable, *values in zip(equation.outvars, *branches, strict=True)
+    _either(reader, [operands[0], *values])
+    for values in zip(*branches, strict=True)
   ]
 
 
-def _either(
-  reader: Reader, values: list[Value], shape: tuple[int, ...]
-) -> Value:
+def _either(reader: Reader, values: list[Value]) -> Value:
   """What may come out of a branch; the first value chooses."""
   if any(value.kind == "data" for value in values):
     return data(reader.node("cond", operands=tuple(values)))
-  chosen = joined(values[1:], "cond", shape)
-  return _touched([chosen], values[0].touched)[0]
+  return joined(values[1:], "cond", touched_by(values))
 
 
 _LOOPS: dict[str, Callable[..., list[Value]]] = {

@@ -94,17 +94,14 @@ def data(node: Node, touched: int | None = None) -> Value:
 
 
 def joined(
-  values: Iterable[Value],
-  step: str,
-  shape: tuple[int, ...] = (),
-  touched: int | None = None,
+  values: Iterable[Value], step: str, touched: int | None = None
 ) -> Value:
   """A parameter, or a constant, computed of several values that are no data."""
   values = tuple(values)
   touched = touched_by(values) if touched is None else touched
   views = [value.view for value in values if value.view is not None]
   if views:
-    return Value("parameter", computed(views, step, shape), touched=touched)
+    return Value("parameter", computed(views, step), touched=touched)
   return Value("constant", touched=touched) if touched else CONSTANT
 
 

@@ -39,7 +39,7 @@ class View:
   """An array [*lengths of the scans that slice it, *its own axes]."""
 
   shape: Shape
-  """of its own axes"""
+  """of its own axes; () of what is computed"""
   paths: tuple[str, ...] = ()
   """of the leaves"""
   name: str = ""
@@ -179,11 +179,11 @@ def part(view: View, name: str, shape: Shape, axes: Held | None) -> View:
   return _after(view, name, shape, axes=axes, exact=False)
 
 
-def computed(views: Sequence[View], name: str, shape: Shape) -> View:
+def computed(views: Sequence[View], name: str) -> View:
   """What is more than entries of parameters, moved and scaled."""
   first = views[0]
   return View(
-    shape,
+    (),
     _paths(views),
     name,
     first.below if first.computed else (first,),
