@@ -9,7 +9,6 @@ Reference: Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015.
 
 import functools
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -49,21 +48,20 @@ class TypicalLayer(NamedTuple):
 def typical(ops: Sequence[LinearOp], leaves: Leaves) -> TypicalLayer | None:
   """The layer with the activation that most of these operations share."""
   scale = _scale_of(ops, leaves)
-  fed = [(_fed_by(op), op) for op in ops if scale(op) > 0]
-  names = Counter(name for name, _ in fed if name)
-  if not names:
+  groups: dict[str, list[LinearOp]] = {}
+  for op in ops:
+    if scale(op) > 0 and _feeding_name(op):
+      groups.setdefault(_feeding_name(op), []).append(op)
+  if not groups:
     return None
-  name = names.most_common(1)[0][0]
-  shared = [op for label, op in fed if label == name]
+  name, shared = max(groups.items(), key=lambda group: len(group[1]))
   scales = sorted(map(scale, shared))
   phi = shared[0].usual_feed.activation
   assert phi is not None  # it has a name
   at_one = _at_one(phi)
-  if at_one is None:
-    return None
+  if at_one is None or not 0 < at_one[1] < math.inf:
+    return None  # theory is silent; or a step: no gradient at all, or infinite
   second_moment, slope, length_slope = at_one
-  if not 0 < slope < math.inf:
-    return None  # a step: no gradient at all, or infinite
   return TypicalLayer(
     name,
     shared[-1],
@@ -97,7 +95,7 @@ def _scale_of(
   return lambda op: squares.get(op.path, 0.0) * op.multiplier**2 * op.fan_in
 
 
-def _fed_by(op: LinearOp) -> str:
+def _feeding_name(op: LinearOp) -> str:
   """Name of the activation; empty if theory does not say what it is fed."""
   feed = op.usual_feed
   known = feed.reason in ("linear", "normalization", "residual sum")

@@ -40,9 +40,8 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   ops = [row.op for row in rows]
   if any(np.dtype(op.dtype).kind == "c" for op in ops):
     return None  # its law is that of real numbers
-  if len(rows) < 4 or graph.opaque or graph.products:
-    return None
-  if _shares_kernels(graph):
+  is_short = len(rows) < 4
+  if is_short or graph.opaque or graph.products or _shares_kernels(graph):
     return None
   activations, sigma_b2 = [], []
   for before, row in itertools.pairwise(rows):

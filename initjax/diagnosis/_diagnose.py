@@ -78,16 +78,8 @@ def diagnose(
   Reference: Glorot and Bengio 2010; He et al. 2015; Hanin and Nica 2020.
   """
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  observed = observe(
-    fn,
-    params,
-    inputs,
-    key=key,
-    cotangent=cotangent,
-    has_aux=has_aux,
-    init=init,
-    draws=draws,
-  )
+  options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+  observed = observe(fn, params, inputs, **options, init=init, draws=draws)
   return dataclasses.replace(
     observed.report,
     verdicts=verdicts_on(observed, inputs),
@@ -103,7 +95,7 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
   verdicts = [
     *check_values("parameter", leaves),
     *check_values("input", arrays_of(inputs)),
-    *check_growth(found, leaves, observed.drift),
+    *check_growth(observed),
     *check_signals(found, leaves),
     *check_parameters(found.graph, leaves),
   ]
@@ -123,25 +115,24 @@ def _bands(observed: Observed) -> tuple[Any, ...]:
   """What a healthy chain that starts likewise may show; for chains alone."""
   if observed.chain is None:
     return ()
-  found, length = observed.found, observed.chain.length
-  missing = [None] * (len(found.rows) - length)
   both: list[list[Any]] = []
-  for direction, bits in found.log2_moments.items():
-    drift = observed.drift(direction)
-    if drift is None:  # theory is silent on its activations
-      both.append([None] * len(found.rows))
-      continue
-    plain = bits.mean(axis=0)[:length]
-    middle = drift.expected + plain - drift.measured
-    margin = drift.margin(_SIGMAS)
-    low, high = middle - margin, middle + margin
-    both.append([*zip(low.tolist(), high.tolist(), strict=True), *missing])
+  for direction, bits in observed.found.log2_moments.items():
+    band: list[Any] = [None] * bits.shape[1]
+    drift = observed.drift(direction, None)
+    if drift is not None:  # theory is not silent on its activations
+      length = observed.chain.length
+      plain = bits.mean(axis=0)[:length]
+      middle = drift.expected + plain - drift.measured
+      margin = drift.margin(_SIGMAS)
+      low, high = middle - margin, middle + margin
+      band[:length] = zip(low.tolist(), high.tolist(), strict=True)
+    both.append(band)
   return tuple(zip(*both, strict=True))
 
 
 def _predicted(observed: Observed, inputs: Any) -> tuple[Any, ...]:
   """What theory predicts for these weights, from what went in and came back."""
-  squares = [mean_square(leaf) for leaf in arrays_of(inputs).values()]
+  squares = map(mean_square, arrays_of(inputs).values())
   size = next((square for square in squares if square > 0), 1.0)
   theory = predict_rows(observed.report.graph, observed.leaves, size)
   start = observed.found.log2_moments["backward"].mean(axis=0)[-1:]

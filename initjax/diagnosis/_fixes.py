@@ -1,25 +1,23 @@
 """How the line that mends a model is written."""
 
 import textwrap
-from typing import Any
 
 from initjax.graph import LinearOp
 
 _WIDTH = 72  # fits a terminal of 80 columns, indented
 
 
-def fix(code: str = "", remark: str = "") -> str:
+def fix(code: str, remark: str) -> str:
   """Code to paste, and what else may help as a comment below it.
 
   >>> print(fix("kernel_init=he_normal()", "or normalization"))
   kernel_init=he_normal()
   # or normalization
   """
-  lines = [code] if code else []
-  lines += textwrap.wrap(
+  below = textwrap.wrap(
     remark, _WIDTH, initial_indent="# ", subsequent_indent="# "
   )
-  return "\n".join(lines)
+  return "\n".join(filter(None, (code, *below)))
 
 
 def initializer(
@@ -45,17 +43,9 @@ def named_axes(op: LinearOp) -> str:
   if shape is None or ins is None or outs is None:
     return ""
   rank = len(shape)
-  used = {*ins, *outs}
-  batch = tuple(axis - rank for axis in range(rank) if axis not in used)
+  batch = tuple(sorted({*range(rank)}.difference(ins, outs)))
   if not batch and outs == (rank - 1,):
     return ""
-  return (
-    f"in_axis={_from_the_end(ins, rank)}, "
-    f"out_axis={_from_the_end(outs, rank)}, batch_axis={batch}"
-  )
-
-
-def _from_the_end(axes: tuple[int, ...], rank: int) -> Any:
-  """Axes counted from the end; a single one without its tuple."""
-  counted = tuple(axis - rank for axis in axes)
-  return counted[0] if len(counted) == 1 else counted
+  from_the_end = [tuple(i - rank for i in axes) for axes in (ins, outs, batch)]
+  in_axis, out_axis = (x[0] if len(x) == 1 else x for x in from_the_end[:2])
+  return f"in_axis={in_axis}, out_axis={out_axis}, batch_axis={from_the_end[2]}"

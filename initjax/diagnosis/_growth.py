@@ -15,7 +15,7 @@ Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -23,10 +23,12 @@ import numpy as np
 from initjax._activations import KNOWN, known_name
 from initjax.diagnosis._causes import explain, typical
 from initjax.diagnosis._law import Drift
+from initjax.diagnosis._observe import Observed
 from initjax.graph import LinearOp
 from initjax.meanfield import THEORY_FAILS, fluctuation
-from initjax.measurement import Leaves, RowStatistics
-from initjax.typing import Direction, Verdict
+from initjax.measurement import Leaves
+from initjax.reports import NOUNS
+from initjax.typing import Activation, Direction, Verdict
 
 _NOTABLE = 4.0  # log₂ of the second moment: a factor 4 in size
 _GRAVE = 20.0  # a factor 1000 in size
@@ -53,42 +55,27 @@ class Growth(NamedTuple):
   """whether it is over time steps, which share their weights"""
 
 
-def check_growth(
-  found: RowStatistics,
-  leaves: Leaves,
-  drift_of: Callable[[str], Drift | None],
-) -> Iterator[Verdict]:
-  """Verdicts on both directions.
-
-  Args:
-    found: what was measured.
-    leaves: parameters by path, of the first draw.
-    drift_of: what the law says of a direction; None if there is none.
-  """
+def check_growth(observed: Observed) -> Iterator[Verdict]:
+  """Verdicts on both directions."""
+  found = observed.found
   ops = [row.op for row in found.rows]
   for direction in get_args(Direction):
     bits = found.log2_moments[direction]
     if direction == "backward":  # what strides and pooling share out is kept
       bits = bits + np.log2(np.maximum(found.backward.size, 1))
     growth = _growth_of(ops, bits, direction)
-    drift = drift_of(direction)
+    drift = observed.drift(direction, None)
     if growth is not None and drift is not None:
       growth = _by_law(growth, drift)
-    if growth is not None and _is_sick(growth):
-      yield _in_words(growth, ops, leaves)
+    if growth is not None:
+      allowed = _SIGMAS * growth.spread + _NOTABLE
+      low, high = min(growth.drift, 0.0), max(growth.drift, 0.0)
+      if not low - allowed <= growth.total <= high + allowed:
+        yield _in_words(growth, ops, observed.leaves)
 
 
-def _chance(
-  ops: Sequence[LinearOp], direction: Direction
-) -> tuple[float, float]:
-  """Mean and standard deviation of what log₂ gains from first row to last."""
-  added = sum(_kappa(op, direction) / max(op.fan_in, 1) for op in ops[1:])
-  return -added / (2 * math.log(2)), math.sqrt(added) / math.log(2)
-
-
-def _kappa(op: LinearOp, direction: Direction) -> float:
+def _kappa(activation: Activation | None, direction: Direction) -> float:
   """κ at unit variance; that of ReLU for an activation without a name."""
-  activation = op.usual_feed.activation
   if activation is None:
     return 2.0
   return _kappa_of(known_name(activation) or "relu", direction)
@@ -110,20 +97,24 @@ def _growth_of(
   order = order[np.isfinite(bits[:, order]).all(axis=0)]
   if order.size < max(3, len(ops) / 2):
     return None
-  slopes = np.array([_median_slope(draw) for draw in bits[:, order]])
-  steps = order.size - 1
-  lost, spread = _chance([ops[i] for i in order], direction)
-  spread /= math.sqrt(len(slopes))
+  rows = order.tolist()
+  slopes = np.array([_median_slope(draw) for draw in bits[:, rows]])
+  steps = len(rows) - 1
+  added = sum(
+    _kappa(op.usual_feed.activation, direction) / max(op.fan_in, 1)
+    for op in (ops[row] for row in rows[1:])
+  )
+  spread = math.sqrt(added) / math.log(2)
   if len(slopes) >= 4:
-    spread = steps * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
+    spread = steps * float(slopes.std(ddof=1))
   return Growth(
     direction,
-    [int(i) for i in order],
-    bits[:, order],
+    rows,
+    bits[:, rows],
     float(slopes.mean()),
     float(slopes.mean()) * steps,
-    spread,
-    lost,
+    spread / math.sqrt(len(slopes)),
+    -added / (2 * math.log(2)),
     in_time=sum(op.is_shared for op in ops) > len(ops) / 2,
   )
 
@@ -148,12 +139,6 @@ def _median_slope(values: np.ndarray) -> float:
   return float(np.median((values[far] - values[near]) / (far - near)))
 
 
-def _is_sick(growth: Growth) -> bool:
-  allowed = _SIGMAS * growth.spread + _NOTABLE
-  low, high = min(growth.drift, 0.0), max(growth.drift, 0.0)
-  return not low - allowed <= growth.total <= high + allowed
-
-
 # The verdict in words
 
 
@@ -161,13 +146,15 @@ def _in_words(
   growth: Growth, ops: Sequence[LinearOp], leaves: Leaves
 ) -> Verdict:
   grave = abs(growth.total) > _GRAVE and not growth.in_time
-  noun = "signal" if growth.direction == "forward" else "gradient"
+  noun = NOUNS[growth.direction]
   measured = "second moment" if noun == "signal" else "sum of squares"
   word = "exploding" if growth.total > 0 else "vanishing"
   margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
   factor = 2**growth.per_row
   low, high = factor * 2**-margin, factor * 2**margin
   own = [ops[row] for row in growth.rows]
+  mean = growth.bits.mean(axis=0)
+  strayed = abs(mean - mean[0]) > _NOTABLE
   cause, mended = explain(
     growth.direction, growth.per_row, typical(own, leaves), len(own)
   )
@@ -180,12 +167,5 @@ def _in_words(
     f"where chance allows 2^{growth.drift:.1f} ± "
     f"{_SIGMAS * growth.spread:.1f}. {cause}",
     mended,
-    tuple(_strayed(growth)),
+    tuple(sorted(np.array(growth.rows)[strayed].tolist())),
   )
-
-
-def _strayed(growth: Growth) -> list[int]:
-  """Rows that left the size of the first by more than is notable."""
-  mean = growth.bits.mean(axis=0)
-  far = abs(mean - mean[0]) > _NOTABLE
-  return sorted(row for row, off in zip(growth.rows, far, strict=True) if off)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
-from initjax.diagnosis._null import null_of
+from initjax.diagnosis._null import null_of, passed_on
 from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import RowStatistics
 
@@ -48,21 +48,23 @@ class Drift(NamedTuple):
 
 
 def drift_of(
-  chain: Chain,
+  chain: Chain | None,
   found: RowStatistics,
   direction: str,
-  target: float | None = None,
+  target: float | None,
 ) -> Drift | None:
   """How a chain drifts; None where theory is silent on an activation.
 
   Args:
-    chain: from `chain_of`.
+    chain: from `chain_of`; None for what is none, and has no law.
     found: what was measured, second moments finite.
     direction: "forward" for second moments, "backward" for the gradients' sums
       of squares.
     target: the second moment, biases included, that the weights should keep
       forward; if None, that which most layers have.
   """
+  if chain is None:
+    return None
   try:
     with np.errstate(all="ignore"):
       if direction == "forward":
@@ -86,14 +88,15 @@ def _forward(chain: Chain, found: RowStatistics, target: float | None) -> Drift:
     correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
     batch=int(found.detail.samples[0]) if known else 1,
   )
+  kept, accumulated = passed_on(chain, null.forward)
   steps = np.arange(chain.length, dtype=float)
   return _least_squares(
     measured,
     null.forward,
     null.forward_drift,
     null.forward_covariance / len(found.log2_moments["forward"]),
-    start=null.kept,
-    growth=steps if target is None else null.accumulated,
+    start=kept,
+    growth=steps if target is None else accumulated,
     averaged=chain.has_positions,
   )
 

@@ -8,36 +8,18 @@ model.
 Reference: Poole et al. 2016; Schoenholz et al. 2017; Hanin and Nica 2020.
 """
 
+import itertools
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
-from initjax.meanfield import Layer, trajectory
+from initjax.meanfield import Layer, Trajectory, trajectory
 from initjax.propagation import response
 
 _FLAT = 1e-3
 _SETTLING = 400  # layers; on the edge q falls to 1/800 by then
 _SMALL = -60.0  # log₂ of a variance at which φ is linear
-
-
-class Null(NamedTuple):
-  """A chain of these widths and activations that keeps its signal's size."""
-
-  forward: np.ndarray
-  """[rows]: log₂ second moments, at infinite width"""
-  forward_drift: np.ndarray
-  """[rows]: what the mean of logarithms is above that"""
-  forward_covariance: np.ndarray
-  backward: np.ndarray
-  """[rows]: log₂ sums of squares of a gradient with χ₁ = 1"""
-  backward_drift: np.ndarray
-  backward_covariance: np.ndarray
-  kept: np.ndarray
-  """[rows]: what is left of a deviation in the first"""
-  accumulated: np.ndarray
-  """[rows]: what one bit of gain too much in every layer adds up to"""
 
 
 def null_of(
@@ -47,10 +29,12 @@ def null_of(
   *,
   correlation: float = 0.0,
   batch: int = 1,
-) -> Null:
+) -> Trajectory:
+  """Of these widths and activations; backward sums of squares, χ₁ = 1."""
   wanted = float(np.median(measured)) if target is None else math.log2(target)
   log2_sigma_w2, level = _keeping(chain, wanted), wanted
-  if target is None and _contracts(chain, wanted):
+  contraction = max(response(phi)(wanted).slope for phi in chain.activations)
+  if target is None and contraction < 1 - _FLAT:
     log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2)
   layers = _layers(chain, log2_sigma_w2)
   start = 2 ** float(measured[0])
@@ -63,25 +47,11 @@ def null_of(
     drift = mean.forward_drift
   if math.isnan(level):
     level = _settled(chain, log2_sigma_w2, float(t.forward[-1]))
-  backward = t.backward + np.log2(chain.widths)
-  return Null(
-    t.forward,
-    drift,
-    t.forward_covariance,
-    backward - _growth_above(chain, log2_sigma_w2, level),
-    t.backward_drift,
-    t.backward_covariance,
-    *_passed_on(chain, t.forward),
-  )
-
-
-def _growth_above(
-  chain: Chain, log2_sigma_w2: np.ndarray, level: float
-) -> np.ndarray:
-  """log₂ of ∏ χ₁ over the rows after each, at one level of the signal."""
   slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
-  log2_chi = log2_sigma_w2 + slopes
-  return np.append(np.cumsum(log2_chi[::-1])[::-1], 0.0)
+  log2_chi = np.append(log2_sigma_w2 + slopes, 0.0)
+  above = np.cumsum(log2_chi[::-1])[::-1]  # log₂ ∏ χ₁ over the rows after each
+  backward = t.backward + np.log2(chain.widths) - above
+  return t._replace(forward_drift=drift, backward=backward)
 
 
 def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
@@ -103,12 +73,6 @@ def _keeping(chain: Chain, level: float) -> np.ndarray:
   return level + np.log2(signal) - sizes
 
 
-def _contracts(chain: Chain, level: float) -> bool:
-  """Whether deviations of a signal of that log₂ q shrink."""
-  slopes = (response(phi)(level).slope for phi in chain.activations)
-  return max(slopes) < 1 - _FLAT
-
-
 def _of_the_model(
   chain: Chain, keeping: np.ndarray
 ) -> tuple[np.ndarray, float]:
@@ -127,20 +91,23 @@ def _of_the_model(
 
 def _settled(chain: Chain, log2_sigma_w2: np.ndarray, log2_q: float) -> float:
   """log₂ q after these layers, over and over again."""
-  layers = list(
-    zip(chain.activations, log2_sigma_w2, chain.sigma_b2[1:], strict=True)
+  layers = zip(
+    chain.activations, log2_sigma_w2, chain.sigma_b2[1:], strict=True
   )
-  for step in range(_SETTLING):
-    phi, log2_weights, sigma_b2 = layers[step % len(layers)]
+  again = itertools.islice(itertools.cycle(layers), _SETTLING)
+  for phi, log2_weights, sigma_b2 in again:
     signal = 2 ** (log2_weights + response(phi)(log2_q).log2_second_moment)
     log2_q = math.log2(signal + sigma_b2)
   return log2_q
 
 
-def _passed_on(
+def passed_on(
   chain: Chain, log2_q: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """[rows]: of a deviation in the first row; of one in every layer's gain."""
+  """What reaches each row [rows] of a signal at these sizes.
+
+  First of a deviation in the first row, then of a bit too much gain in all.
+  """
   kept, accumulated = [1.0], [0.0]
   for i, phi in enumerate(chain.activations):
     signal = 1 - chain.sigma_b2[i + 1] / 2 ** log2_q[i + 1]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,7 @@ from initjax.measurement import (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Observed:
+class Observed(NamedTuple):
   """A report, and what follows from it before anybody judges."""
 
   report: SignalReport
@@ -36,20 +35,8 @@ class Observed:
   """parameters that have a gradient, by path, of the first draw"""
   chain: Chain | None
   """the model, if it is one whose signal and gradient arrive"""
-
-  drifts: dict[tuple[str, float | None], Drift | None] = dataclasses.field(
-    default_factory=dict
-  )
-  """what `drift` has found so far"""
-
-  def drift(self, direction: str, target: float | None = None) -> Drift | None:
-    """By the law of the model's own chain; None where there is none."""
-    if self.chain is None:
-      return None
-    if (direction, target) not in self.drifts:
-      drift = drift_of(self.chain, self.found, direction, target)
-      self.drifts[direction, target] = drift
-    return self.drifts[direction, target]
+  drift: Callable[[str, float | None], Drift | None]
+  """of a direction, with or without a target, by the law of that chain"""
 
 
 @nan_is_unknown()
@@ -69,14 +56,16 @@ def observe(
 
   Without `norms` of parameters' gradients, these need not be computed.
   """
-  draws = 8 if init is not None and draws is None else draws
-  _check_draws(params, init, draws)
+  if draws is not None:
+    check_integer("draws", draws, low=1)
   if key is not None:
     check_key(key)
-  if init is None:
-    check_arrays(params)
   key = jax.random.key(0) if key is None else key
-  if init is not None and draws is not None:
+  if init is None:
+    _check_draws(params, draws)
+    check_arrays(params)
+  else:
+    draws = draws or 8
     keys = jax.random.split(key, draws)
     params = jax.jit(functools.partial(jax.lax.map, init))(keys)
 
@@ -96,18 +85,13 @@ def observe(
   found = row_statistics(report)
   arrived = all(np.isfinite(x).all() for x in found.log2_moments.values())
   chain = chain_of(report.graph, leaves) if arrived else None
-  return Observed(report, found, leaves, chain)
+  drift = functools.cache(functools.partial(drift_of, chain, found))
+  return Observed(report, found, leaves, chain, drift)
 
 
-def _check_draws(params: Any, init: Any, draws: int | None) -> None:
-  """Raises unless `draws` is a number that the parameters fit."""
-  if draws is None:
-    return
-  check_integer("draws", draws, low=1)
-  if init is not None:
-    return
+def _check_draws(params: Any, draws: int | None) -> None:
   for path, leaf in leaves_by_path(params).items():
-    if jnp.shape(leaf)[:1] != (draws,):
+    if draws is not None and jnp.shape(leaf)[:1] != (draws,):
       raise ValueError(
         f"draws={draws} needs a leading axis of that length on every leaf of "
         f"params; {path} has shape {jnp.shape(leaf)}. "

@@ -35,7 +35,7 @@ def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
       f"non-finite {noun}",
       "error",
       bad[0] if noun == "parameter" else "",
-      f"Among the {noun}s, {_some(bad)}: infinite numbers or NaN. Whatever "
+      f"Among the {noun}s, {_named(bad)}: infinite numbers or NaN. Whatever "
       "follows has them too.",
       fix("", f"look at where this {noun} comes from"),
     )
@@ -45,11 +45,9 @@ def check_parameters(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
   yield from duplicates(leaves)
   found = list(kernel_leaves(graph, leaves))
-  for check in (identical_layers, wrong_fan):
+  symmetric = functools.partial(symmetric_units, others=found)
+  for check in (identical_layers, wrong_fan, symmetric):
     yield from _together([v for kernel in found for v in check(kernel)])
-  yield from _together(
-    [v for kernel in found for v in symmetric_units(kernel, found)]
-  )
   yield from unused(graph, leaves)
   yield from not_entered(graph)
 
@@ -58,10 +56,9 @@ def _together(found: list[Verdict]) -> Iterator[Verdict]:
   """The first of each fix; it says which others are mended by the same."""
   groups: dict[tuple[str, str], list[Verdict]] = {}
   for verdict in found:
-    key = (verdict.severity, verdict.fix)
-    groups.setdefault(key, []).append(verdict)
+    groups.setdefault((verdict.severity, verdict.fix), []).append(verdict)
   for first, *others in groups.values():
-    more = f" So with {_some([v.path for v in others])}." if others else ""
+    more = f" So with {_named([v.path for v in others])}." if others else ""
     yield first._replace(message=first.message + more)
 
 
@@ -70,32 +67,31 @@ def duplicates(leaves: Leaves) -> Iterator[Verdict]:
   for group in find_duplicates(leaves):
     words = []
     if group.equal:
-      words.append(f"equal, entry by entry, to {_some(group.equal)}")
+      words.append(f"equal, entry by entry, to {_named(group.equal)}")
     if group.scaled:
-      words.append(f"equal up to a factor to {_some(group.scaled)}")
+      words.append(f"equal up to a factor to {_named(group.scaled)}")
     said = ", and ".join(words)
-    said = said[0].upper() + said[1:]
     letters = {"".join(re.findall(r"\w+", path)) for path in group.paths}
-    verdict = Verdict(
-      "duplicate parameters",
-      "warning",
-      group.paths[0],
-      f"{said}: drawn with one key, or copied.",
-      fix("", "a key of its own for each; nothing if the copy is meant"),
+    by_flax = len(letters) == 1  # cut otherwise
+    cause = _FLAX_2157 if by_flax else "drawn with one key, or copied."
+    own_keys = fix(
+      "", "a key of its own for each; nothing if the copy is meant"
     )
-    if len(letters) == 1:  # cut otherwise
-      set_it = 'flax.config.update("flax_fix_rng_separator", True)'
-      verdict = verdict._replace(
-        severity="error",
-        message=f"{said}: {_FLAX_2157}",
-        fix=fix(set_it, "before init"),
-      )
-    yield verdict
+    yield Verdict(
+      "duplicate parameters",
+      "error" if by_flax else "warning",
+      group.paths[0],
+      f"{said[0].upper()}{said[1:]}: {cause}",
+      _FLAX_FIX if by_flax else own_keys,
+    )
 
 
 _FLAX_2157 = (
   "Flax joins the names along a path before it hashes them, so that ab/cdef "
   "and abc/def share a key (flax#2157)."
+)
+_FLAX_FIX = fix(
+  'flax.config.update("flax_fix_rng_separator", True)', "before init"
 )
 
 
@@ -163,19 +159,21 @@ def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
   true_fans = (op.fan_in, average, 3 * op.fan_in)  # PyTorch's, Equinox's
   if any(_rule_for(kernel, fan, scales) for fan in true_fans):
     return
-  for assumed in _assumed_fans(kernel):
+  # What JAX takes for fan_in: all axes but the last; also of one layer.
+  shape = kernel.leaf.shape
+  layer = [math.prod(shape[1:-1])] if 0 in kernel.batch else []
+  for assumed in (math.prod(shape[:-1]), *layer):
     rule = _rule_for(kernel, assumed, scales)
-    if rule and _apart(assumed, op.fan_in):
-      off = op.fan_in / assumed
+    off = op.fan_in / max(assumed, 1)
+    if rule and abs(math.log(off)) > math.log(1.2):
       yield Verdict(
         "wrong fan",
         "error" if abs(math.log2(off)) > 2 else "warning",
         op.path,
         f"Its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
-        "were summed, which is what the shape "
-        f"{kernel.leaf.shape} looks like; the operation sums {op.fan_in:g}. "
-        f"Its output comes out {off:.3g} times as large, in variance, as is "
-        "meant.",
+        f"were summed, which is what the shape {shape} looks like; the "
+        f"operation sums {op.fan_in:g}. Its output comes out {off:.3g} times "
+        "as large, in variance, as is meant.",
         _fan_fix(kernel, rule, scales[rule], assumed),
       )
       return
@@ -213,17 +211,6 @@ def _needed(activation: Activation) -> float:
     return 1.0
 
 
-def _apart(first: float, second: float) -> bool:
-  return abs(math.log(first / second)) > math.log(1.2)
-
-
-def _assumed_fans(kernel: KernelLeaf) -> list[int]:
-  """What JAX takes for fan_in: all axes but the last; also of one layer."""
-  shape = kernel.leaf.shape
-  layer = [math.prod(shape[1:-1])] if 0 in kernel.batch else []
-  return [math.prod(shape[:-1]), *layer]
-
-
 def _fan_fix(kernel: KernelLeaf, rule: str, scale: float, assumed: int) -> str:
   """The axes that make it right, or, if no axes do, the scale."""
   fan_in, shape = kernel.op.fan_in, kernel.leaf.shape
@@ -247,7 +234,7 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       "unused parameters",
       "warning",
       idle[0],
-      f"{_some(idle)} meet no data: their gradient is zero.",
+      f"{_named(idle)} meet no data: their gradient is zero.",
       fix("", "remove them, or use them in the forward pass"),
     )
   closed = [op for op in graph.ops if op.origin == "constant"]
@@ -274,12 +261,12 @@ def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
       "not looked at",
       "note",
       "",
-      f"{_some(graph.opaque)}: linear operations inside could not be read, so "
+      f"{_named(graph.opaque)}: linear operations inside could not be read, so "
       "nothing is said of them.",
       fix("", "a plain JAX function in its place shows what it does"),
     )
 
 
-def _some(paths: Sequence[str]) -> str:
+def _named(paths: Sequence[str]) -> str:
   shown = ", ".join(paths[:4])
   return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")

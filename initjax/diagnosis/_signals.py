@@ -6,7 +6,6 @@ stands for all rows that show the same thing and names the first.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,31 +15,19 @@ from initjax.diagnosis._fixes import fix
 from initjax.diagnosis._zero_kernels import meant_zeros
 from initjax.graph import LinearOp, Row, fed_by
 from initjax.measurement import Leaves, RowStatistics
+from initjax.reports import NOUNS
 from initjax.typing import Verdict
-
-_NOUNS = {"forward": "signal", "backward": "gradient"}
 
 
 def check_signals(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
-  for direction in _NOUNS:
-    for verdict in zeros(found, direction):
-      if verdict.kind.endswith("cut off"):
-        meant = meant_zeros(found, leaves, direction)
-        if meant.issuperset(verdict.rows):
-          verdict = verdict._replace(severity="note")
-      yield verdict
+  for direction in NOUNS:
+    yield from zeros(found, leaves, direction)
   for check in (nonfinite, dead_units, saturated, collapsed):
     yield from check(found)
 
 
-def _path(found: RowStatistics, rows: Sequence[int]) -> str:
-  """Of the first of these rows."""
-  return found.rows[rows[0]].op.path
-
-
-def _where(row: Row) -> str:
-  """A row in words."""
+def _row_name(row: Row) -> str:
   repeats = ", ".join(map(str, row.repeat))
   inside = f", repeat {repeats}" if repeats else ""
   return f"{row.op.path or '(constant)'}{inside}"
@@ -57,13 +44,13 @@ def _order(found: RowStatistics, direction: str) -> list[int]:
 
 def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
   """The first infinity or NaN in either direction."""
-  for direction, noun in _NOUNS.items():
+  for direction, noun in NOUNS.items():
     of = found.along(direction)
     rows = [i for i in _order(found, direction) if of.nonfinite[i] > 0]
     if not rows:
       continue
     first = found.rows[rows[0]]
-    dtype = _dtype(first.op)
+    dtype = _float_dtype(first.op)
     finite = of.largest[of.nonfinite == 0]
     seen = ""
     if finite.size:
@@ -74,7 +61,7 @@ def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
       first.op.path,
       f"{of.nonfinite[rows[0]]:.0f} of {of.size[rows[0]]:.0f} "
       "entries are infinite or NaN, for the first time, at "
-      f"{_where(first)}; {seen}{dtype} holds up to "
+      f"{_row_name(first)}; {seen}{dtype} holds up to "
       f"{float(jnp.finfo(dtype).max):.3g}.",
       _range_fix(dtype, overflow=True),
       tuple(rows),
@@ -83,7 +70,7 @@ def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
       return  # the gradient cannot be better
 
 
-def _range_fix(dtype: Any, *, overflow: bool) -> str:
+def _range_fix(dtype: np.dtype, *, overflow: bool) -> str:
   if dtype == jnp.float16:
     return fix("dtype=jnp.bfloat16", "the exponents of float32, in 16 bits")
   if overflow:
@@ -98,7 +85,9 @@ def _range_fix(dtype: Any, *, overflow: bool) -> str:
   )
 
 
-def zeros(found: RowStatistics, direction: str) -> Iterator[Verdict]:
+def zeros(
+  found: RowStatistics, leaves: Leaves, direction: str
+) -> Iterator[Verdict]:
   """The first row of exact zeros after one that was alive.
 
   Also where no gradient comes at all, and so none was measured.
@@ -107,50 +96,43 @@ def zeros(found: RowStatistics, direction: str) -> Iterator[Verdict]:
   order = [i for i in _order(found, direction) if found.forward.size[i] > 0]
   alive = [i for i in order if of.largest[i] != 0]
   lost = order[order.index(alive[-1]) + 1 :] if alive else order
-  if lost:
-    dtype = _dtype(found.rows[lost[0]].op)
-    smallest = math.log2(float(jnp.finfo(dtype).smallest_subnormal))
-    bits = [float(of.log2_second_moment[i]) / 2 for i in alive[-1:]]
-    # Rounding made them if half of the dtype's exponents below 1 were used up.
-    if bits and bits[0] < smallest / 2:
-      yield _underflown(found, direction, lost, bits[0], smallest)
-    else:
-      yield _cut_off(found, direction, lost)
-
-
-def _underflown(
-  found: RowStatistics,
-  direction: str,
-  lost: list[int],
-  before: float,
-  smallest: float,
-) -> Verdict:
+  if not lost:
+    return
   first = found.rows[lost[0]]
-  dtype = _dtype(first.op)
-  return Verdict(
-    f"{_NOUNS[direction]} underflows to zero",
+  dtype = _float_dtype(first.op)
+  smallest = math.log2(float(jnp.finfo(dtype).smallest_subnormal))
+  before = of.log2_second_moment[alive[-1]] / 2 if alive else math.nan
+  # Rounding made them if half of the dtype's exponents below 1 were used up.
+  if not before < smallest / 2:
+    meant = meant_zeros(found, leaves, direction).issuperset(lost)
+    yield _cut_off(first, direction, lost, meant)
+    return
+  yield Verdict(
+    f"{NOUNS[direction]} underflows to zero",
     "error",
     first.op.path,
-    f"Exactly 0 from {_where(first)} on; it was 2^{before:.0f} before, and "
+    f"Exactly 0 from {_row_name(first)} on; it was 2^{before:.0f} before, and "
     f"{dtype} holds nothing below 2^{smallest:.0f}.",
     _range_fix(dtype, overflow=False),
     tuple(lost),
   )
 
 
-def _dtype(op: LinearOp) -> Any:
+def _float_dtype(op: LinearOp) -> np.dtype:
   """Of its output; an integer one is read as float32."""
   floating = jnp.issubdtype(op.dtype, jnp.inexact)
-  return jnp.dtype(op.dtype if floating else jnp.float32)
+  return np.dtype(op.dtype if floating else np.float32)
 
 
-def _cut_off(found: RowStatistics, direction: str, lost: list[int]) -> Verdict:
+def _cut_off(
+  first: Row, direction: str, lost: list[int], meant: bool
+) -> Verdict:
   """Zeros that no rounding made: a dead layer, or a kernel of zeros."""
   return Verdict(
-    f"{_NOUNS[direction]} is cut off",
-    "warning",
-    _path(found, lost),
-    f"Exactly 0 in {_count(lost)}, from {_where(found.rows[lost[0]])} on, and "
+    f"{NOUNS[direction]} is cut off",
+    "note" if meant else "warning",
+    first.op.path,
+    f"Exactly 0 in {_count(lost)}, from {_row_name(first)} on, and "
     "not by rounding: a kernel of zeros (as residual branches start with), "
     "units that are all dead, a stop_gradient, or a function of slope 0.",
     fix(
@@ -170,8 +152,7 @@ def dead_units(found: RowStatistics) -> Iterator[Verdict]:
       continue
     fraction = float(found.detail.dead_units[index] / units)
     expected = _dead_by_chance(found, index)
-    spread = math.sqrt(0.25 / units)
-    if fraction > expected + 0.1 + 3 * spread:
+    if fraction > expected + 0.1 + 3 * math.sqrt(0.25 / units):
       rows.append(index)
       if fraction > worst:
         worst, chance = fraction, expected
@@ -179,7 +160,7 @@ def dead_units(found: RowStatistics) -> Iterator[Verdict]:
     yield Verdict(
       "dead units",
       "error" if worst > 0.9 else "warning",
-      _path(found, rows),
+      found.rows[rows[0]].op.path,
       f"Up to {worst:.0%} of the units that feed it, in {_count(rows)}, are "
       f"exactly 0 on every sample ({chance:.0%} would be by chance): they pass "
       "no gradient, and do not learn. Biases far below zero, or a step with "
@@ -202,11 +183,12 @@ def _dead_by_chance(found: RowStatistics, index: int) -> float:
   from scipy.special import log_ndtr
 
   path = found.rows[index].feed.source
-  source = (i for i in range(index)[::-1] if found.rows[i].op.path == path)
-  at = next(source, None)
-  c = math.nan if at is None else float(found.detail.correlation[at])
-  number = 1.0 if at is None else float(found.detail.samples[at])
-  c = min(max(c if math.isfinite(c) else 0.0, 0.0), 1 - 1e-9)
+  c, number = 0.0, 1.0
+  sources = [i for i in range(index) if found.rows[i].op.path == path]
+  if sources:
+    cosine = float(found.detail.correlation[sources[-1]])
+    c = min(max(cosine if math.isfinite(cosine) else 0.0, 0.0), 1 - 1e-9)
+    number = float(found.detail.samples[sources[-1]])
   # Given z, what the numbers share, each is off by itself: a plain sum over z
   # is exact to rounding for an integrand as smooth, and in logarithms Φ^N
   # does not underflow.
@@ -227,7 +209,7 @@ def saturated(found: RowStatistics) -> Iterator[Verdict]:
     yield Verdict(
       "saturation",
       "warning",
-      _path(found, rows),
+      found.rows[rows[0]].op.path,
       f"E|φ'| of the {name} that feeds it is {slopes[rows[0]]:.2g}, of at most "
       f"{_STEEPEST[name]:.2g}, in {_count(rows)}: the gradient stops there. "
       "Its inputs are too large.",
@@ -270,12 +252,13 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
     and found.rows[i].feed.reason not in ("input", "indices")
   ]
   if rows:
+    first = found.rows[rows[0]]
     yield Verdict(
       "rank collapse",
       "warning",
-      _path(found, rows),
+      first.op.path,
       f"The mean cosine between two samples is {cosine[rows[0]]:.6f} at "
-      f"{_where(found.rows[rows[0]])} and was {cosine[known[0]]:.2f} at first: "
+      f"{_row_name(first)} and was {cosine[known[0]]:.2f} at first: "
       "what tells samples apart is less than "
       "bfloat16 resolves. Deep networks without normalization or residual "
       "branches do this.",

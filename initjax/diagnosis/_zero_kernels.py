@@ -4,9 +4,7 @@ Residual branches and readouts are often started at zero. Such a kernel excuses
 what it feeds, and the gradient of what feeds it; nothing beside its path.
 """
 
-from collections.abc import Iterable, Sequence
-
-from initjax.graph import LinearOp, SignalGraph, Site, Term, terms_within
+from initjax.graph import SignalGraph, Site, Stream, terms_within
 from initjax.measurement import Leaves, RowStatistics
 
 Sources = list[set[int] | None]
@@ -21,10 +19,13 @@ def meant_zeros(
 ) -> set[int]:
   """Rows that are 0 because of kernels of zeros that learn, and of no other."""
   sources = _feeding_rows(found.graph)
+  zeros = {
+    path for path, leaf in leaves.items() if leaf.ndim > 1 and not leaf.any()
+  }
   causes = {
     at
     for at, row in enumerate(found.rows)
-    if _is_zero(row.op, leaves) and _learns(found, at, sources[at])
+    if zeros.intersection(row.op.paths) and _learns(found, at, sources[at])
   }
   fed = _downstream if direction == "forward" else _upstream
   return fed(causes, sources)
@@ -59,17 +60,9 @@ def _upstream(causes: set[int], sources: Sources) -> set[int]:
   return meant
 
 
-def _is_zero(op: LinearOp, leaves: Leaves) -> bool:
-  """Whether its kernel is zero, or made of one that is."""
-  found = (leaves[path] for path in op.paths if path in leaves)
-  return any(leaf.ndim > 1 and not leaf.any() for leaf in found)
-
-
-def _learns(
-  found: RowStatistics, row: int, fed_by: Iterable[int] | None
-) -> bool:
+def _learns(found: RowStatistics, row: int, fed_by: set[int] | None) -> bool:
   """Whether a kernel has a gradient: something goes in, and comes back."""
-  inputs = list(range(row) if fed_by is None else fed_by) or [_INPUT]
+  inputs = (range(row) if fed_by is None else fed_by) or (_INPUT,)
   alive = (i == _INPUT or found.forward.largest[i] != 0 for i in inputs)
   return bool(found.backward.largest[row] != 0) and any(alive)
 
@@ -79,16 +72,17 @@ def _feeding_rows(graph: SignalGraph) -> Sources:
   found: Sources = []
   for at, row in enumerate(graph.rows):
     outside = row.feed.reason in _FROM_OUTSIDE
-    terms = list(terms_within(row.feed.stream))
-    found.append({_INPUT} if outside else _rows_of(terms, latest, found))
+    fed_by = {_INPUT} if outside else _rows_of(row.feed.stream, latest, found)
+    found.append(fed_by)
     latest[row.op.place.site] = at
-  return [*found, _rows_of(list(terms_within(graph.output)), latest, found)]
+  return [*found, _rows_of(graph.output, latest, found)]
 
 
 def _rows_of(
-  terms: Sequence[Term], latest: dict[Site, int], found: Sources
+  stream: Stream | None, latest: dict[Site, int], found: Sources
 ) -> set[int] | None:
   """Operations, and what feeds the streams of those that came before."""
+  terms = list(terms_within(stream))
   if not terms or any(term.kind == "unknown" for term in terms):
     return None
   rows: set[int] = set()

@@ -36,13 +36,11 @@ def detail(
   op: LinearOp, operands: list[Any] | None, output: jax.Array
 ) -> Detail:
   """Of an operation just run; all NaN if only its output is at hand."""
-  if operands is None or op.kind == "data":
-    return Detail(*(jnp.full((), jnp.nan, jnp.float32),) * 4)
-  dead, units = jnp.array(jnp.nan), jnp.nan
-  if op.axes.units:
-    signal = operands[1 - op.axes.kernel]
-    dead, units = _dead_units(signal, op.axes.units)
-  samples, correlation = _correlation(output, op.axes.samples)
+  dead = units = samples = correlation = jnp.nan
+  if operands is not None and op.kind != "data":
+    if op.axes.units:
+      dead, units = _dead_units(operands[1 - op.axes.kernel], op.axes.units)
+    samples, correlation = _correlation(output, op.axes.samples)
   numbers = (dead, units, samples, correlation)
   return Detail(*(jnp.asarray(number, jnp.float32) for number in numbers))
 

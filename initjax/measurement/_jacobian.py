@@ -130,7 +130,10 @@ def jacobian_spectrum(
   Reference: Pennington, Schoenholz and Ganguli 2017 (theory:
   `initjax.meanfield.jacobian_moments`); Ubaru, Chen and Saad 2017 (Lanczos).
   """
-  _check_options(method, probes, steps)
+  if method is not None:
+    check_choice("method", method, ("exact", "lanczos"))
+  check_integer("probes", probes, low=2)
+  check_integer("steps", steps, low=1)
   fn, params, inputs, _ = as_function(fn, params, inputs)
   if key is not None:
     check_key(key)
@@ -139,12 +142,12 @@ def jacobian_spectrum(
   def run(params: Any, x: jax.Array, key: jax.Array) -> JacobianSpectrum:
     probe_key, start_key = jax.random.split(key)
     jacobian = linearize(functools.partial(fn, params), x, probe_key)
-    if (method or _method_for(jacobian)) == "exact":
+    if method == "exact" or (method is None and _is_small(jacobian)):
       return _exact(jacobian)
     return _lanczos(jacobian, start_key, probes, steps)
 
   found = execute(run, params, checked_input(inputs), key)
-  _check_finite(found)
+  _check_finite(found.log2_mean)
   return found
 
 
@@ -168,13 +171,9 @@ def _lanczos(
   shape = (probes, jacobian.size)
   starts = jax.random.normal(key, shape, jacobian.dtype)
   steps = min(steps, jacobian.size)
-
-  def square(vector: jax.Array) -> jax.Array:
-    return jacobian.to_small(jacobian.from_small(vector))
-
-  nodes, weights = jax.vmap(lambda start: quadrature(square, start, steps))(
-    starts
-  )
+  square = lambda vector: jacobian.to_small(jacobian.from_small(vector))
+  seen_by = jax.vmap(lambda start: quadrature(square, start, steps))
+  nodes, weights = seen_by(starts)
   return _relative_to_mean(nodes, weights, jacobian.log2_scale)
 
 
@@ -188,27 +187,16 @@ def _relative_to_mean(
 
 def _standard_error(samples: jax.Array) -> jax.Array:
   """Of their mean; 0 for a single one."""
-  rows = samples.shape[-1]
-  return samples.std(-1) / math.sqrt(max(rows - 1, 1))
+  return samples.std(-1) / math.sqrt(max(samples.shape[-1] - 1, 1))
 
 
-def _method_for(jacobian: Linearized) -> str:
+def _is_small(jacobian: Linearized) -> bool:
   entries = math.prod(jacobian.shape)
-  small = jacobian.size <= _LARGEST_SVD and entries <= _LARGEST_MATRIX
-  return "exact" if small else "lanczos"
+  return jacobian.size <= _LARGEST_SVD and entries <= _LARGEST_MATRIX
 
 
-def _check_options(method: Any, probes: int, steps: int) -> None:
-  if method is not None:
-    check_choice("method", method, ("exact", "lanczos"))
-  check_integer("probes", probes, low=2)
-  check_integer("steps", steps, low=1)
-
-
-def _check_finite(found: JacobianSpectrum) -> None:
-  if isinstance(found.log2_mean, jax.core.Tracer):
-    return
-  if bool((found.log2_mean < jnp.inf).all()):
+def _check_finite(log2_mean: jax.Array) -> None:
+  if isinstance(log2_mean, jax.core.Tracer) or (log2_mean < jnp.inf).all():
     return
   raise ValueError(
     "the Jacobian holds NaN or infinities, so it has no singular values; "

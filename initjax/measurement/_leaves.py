@@ -51,11 +51,9 @@ class KernelLeaf(NamedTuple):
   def matrices(self) -> np.ndarray:
     """Its values as [batch, in, out]."""
     leaf = self.leaf.transpose(*self.batch, *self.ins, *self.outs)
-    sizes = (
-      math.prod(self.leaf.shape[axis] for axis in axes)
-      for axes in (self.batch, self.ins, self.outs)
-    )
-    return wide(leaf).reshape(*sizes)
+    groups = (self.batch, self.ins, self.outs)
+    sizes = [math.prod(self.leaf.shape[i] for i in axes) for axes in groups]
+    return wide(leaf).reshape(sizes)
 
 
 def kernel_leaves(graph: SignalGraph, leaves: Leaves) -> Iterator[KernelLeaf]:

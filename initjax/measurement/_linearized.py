@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initjax._checks import type_of
+from initjax._paths import is_float
 
 _SIZES = (-0.6, -0.3, 0.0, 0.3, 0.6)  # of a vector's log₂, in maximal exponents
 _EXTREME = 0.8
@@ -52,7 +54,7 @@ def linearize(
   dtype = jnp.float64 if jnp.dtype("float64") in dtypes else jnp.float32
 
   def pull(u: jax.Array) -> jax.Array:  # Jᵀ·u
-    parts = jnp.split(u, _ends(sizes))
+    parts = jnp.split(u, np.cumsum(sizes)[:-1])
     like = [
       part.reshape(leaf.shape).astype(leaf.dtype)
       for part, leaf in zip(parts, outputs, strict=True)
@@ -61,16 +63,13 @@ def linearize(
 
   shape = (sum(sizes), x.size)
   _, push_back = jax.vjp(pull, jnp.zeros(shape[0], dtype))
-
-  def push(v: jax.Array) -> jax.Array:  # J·v
-    return push_back(v)[0]
-
+  push = lambda v: push_back(v)[0]  # J·v
   log2_gain = _log2_gain(push, jax.random.normal(key, (x.size,), dtype), maxexp)
   bound = round(_EXTREME * maxexp)
   half = jnp.clip(jnp.round(log2_gain / 2), -bound, bound)
-  there, back = (pull, push) if shape[0] <= shape[1] else (push, pull)
-  scaled = _scaled(there, half), _scaled(back, half)
-  return Linearized(scaled[0], scaled[1], shape, dtype, 2 * half)
+  both = (pull, push) if shape[0] <= shape[1] else (push, pull)
+  there, back = (_scaled_product(product, half) for product in both)
+  return Linearized(there, back, shape, dtype, 2 * half)
 
 
 def checked_input(inputs: tuple[Any, ...]) -> jax.Array:
@@ -82,8 +81,7 @@ def checked_input(inputs: tuple[Any, ...]) -> jax.Array:
       f"x must be one array; got {given}. Close over what else the "
       "model takes: lambda params, x: model(params, x, mask)."
     )
-  (x,) = leaves
-  x = jnp.asarray(x)
+  x = jnp.asarray(leaves[0])
   if x.size == 0:
     raise ValueError(f"x holds no sample; got {x.dtype}{list(x.shape)}.")
   if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -96,11 +94,7 @@ def checked_input(inputs: tuple[Any, ...]) -> jax.Array:
 
 def _real_outputs(outputs: Any) -> list[jax.Array]:
   leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(outputs)]
-  found = [
-    leaf
-    for leaf in leaves
-    if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size > 0
-  ]
+  found = [leaf for leaf in leaves if is_float(leaf) and leaf.size > 0]
   kinds = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
   if not found or any(jnp.iscomplexobj(leaf) for leaf in found):
     raise ValueError(
@@ -108,11 +102,6 @@ def _real_outputs(outputs: Any) -> list[jax.Array]:
       f"{kinds}. Return the logits, or the real and imaginary parts."
     )
   return found
-
-
-def _ends(sizes: list[int]) -> list[int]:
-  """Where to cut a vector into parts of these sizes."""
-  return [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
 
 
 def _log2_gain(push: Product, vector: jax.Array, maxexp: int) -> jax.Array:
@@ -130,7 +119,7 @@ def _log2_gain(push: Product, vector: jax.Array, maxexp: int) -> jax.Array:
   return jnp.where(usable[best], gain, 0)
 
 
-def _scaled(product: Product, half: jax.Array) -> Product:
+def _scaled_product(product: Product, half: jax.Array) -> Product:
   """The product divided by 2^(2·half), one half before and one after."""
   factor = jnp.exp2(-half)
   return lambda vector: product(vector * factor) * factor

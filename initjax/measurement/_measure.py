@@ -8,14 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_key
-from initjax._paths import leaves_by_path
-from initjax._statistics import (
-  empty_slot,
-  nan_is_unknown,
-  spread,
-  tally,
-  tap,
-)
+from initjax._paths import is_float, leaves_by_path
+from initjax._statistics import empty_slot, nan_is_unknown, spread, tally, tap
 from initjax.graph import (
   Feed,
   LinearOp,
@@ -151,17 +145,13 @@ def _measured(
   fn, params, inputs, _ = as_function(fn, params, inputs)
   traced = trace(fn, params, *inputs)
   watched, slots = _instrumented(traced, inputs, has_aux, detail)
-  gradients = None
-  if detail or grad:
-    main, pull_back, aux = jax.vjp(watched, slots, params, has_aux=True)
-    backward, gradients = pull_back(_cotangent(main, cotangent, key))
-  else:
-    main, pull_back, aux = jax.vjp(
-      lambda slots: watched(slots, params), slots, has_aux=True
-    )
-    (backward,) = pull_back(_cotangent(main, cotangent, key))
-  outputs, found = aux
-  report = _report(traced, found, backward, gradients if detail else None)
+  by = (slots, params) if detail or grad else (slots,)
+  main, pull_back, (outputs, found) = jax.vjp(
+    lambda slots, own=params: watched(slots, own), *by, has_aux=True
+  )
+  backward, *own = pull_back(_cotangent(main, cotangent, key))
+  gradients = own[0] if own else None
+  report = _report_of(traced, found, backward, gradients if detail else None)
   return Measured(report, outputs, gradients)
 
 
@@ -169,7 +159,7 @@ def _instrumented(
   traced: Trace, inputs: Any, has_aux: bool, detail: bool
 ) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:
   """The function of (slots, params) to be differentiated, and its slots."""
-  visitor, slots, blanks = _plan(traced, detail)
+  visitor, slots, blanks = _visitor_and_slots(traced, detail)
   others = jax.tree.leaves(inputs)
 
   def watched(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
@@ -184,21 +174,24 @@ def _instrumented(
   return watched, slots
 
 
+_Slopes = dict[tuple[int, bool], jax.Array]
+"""E|φ'| by operation, and whether it feeds its later repeats."""
+
+
 class _Seen(NamedTuple):
   """What a site hands out."""
 
   tally: Any
   detail: Detail | None
-  slopes: dict[tuple[int, bool], jax.Array]
-  """by operation, and whether this feeds its later repeats"""
+  slopes: _Slopes
 
 
-def _plan(
+def _visitor_and_slots(
   traced: Trace, detail: bool
 ) -> tuple[Visitor, dict[Site, Any], dict[Site, _Seen]]:
   """What to do at the sites, their slots, and what they hand out if not run."""
   ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
-  sources = _sources(traced.graph.ops) if detail else {}
+  sources = _feeds_by_site(traced.graph.ops) if detail else {}
   # so that an activation of many operations is traced once for each shape
   slope = functools.cache(
     lambda phi: jax.jit(functools.partial(mean_slope, phi), inline=True)
@@ -215,23 +208,23 @@ def _plan(
       )
       for at, feed in sources.get(visited.site, {}).items()
     }
-    return *_visit(ops.get(visited.site), slopes, visited, slot), state
+    return *_seen_at(ops.get(visited.site), slopes, visited, slot), state
 
   slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
   blanks = {}
   for site in {**ops, **sources}:
-    fed = sources.get(site, {})
     nothing = {
       at: jnp.zeros(feed.place.repeats if feed.place else ())
-      for at, feed in fed.items()
+      for at, feed in sources.get(site, {}).items()
     }
-    shape = ops[site].repeats if site in ops else ()
-    more = Detail(*(jnp.zeros(shape),) * 4) if detail and site in ops else None
+    more = None
+    if detail and site in ops:
+      more = Detail(*(jnp.zeros(ops[site].repeats),) * 4)
     blanks[site] = _Seen(slots.get(site), more, nothing)
   return Visitor(visit), slots, blanks
 
 
-def _sources(
+def _feeds_by_site(
   ops: tuple[LinearOp, ...],
 ) -> dict[Site, dict[tuple[int, bool], Feed]]:
   """Where the arguments of activations arise that are to be watched."""
@@ -245,11 +238,8 @@ def _sources(
   return found
 
 
-def _visit(
-  op: LinearOp | None,
-  slopes: dict[tuple[int, bool], jax.Array],
-  visited: Visited,
-  slot: Slot,
+def _seen_at(
+  op: LinearOp | None, slopes: _Slopes, visited: Visited, slot: Slot
 ) -> tuple[list[Any], _Seen]:
   outputs = list(visited.outputs)
   if op is None:
@@ -265,7 +255,7 @@ def _visit(
   return outputs, _Seen(tallied, more, slopes)
 
 
-def _report(
+def _report_of(
   traced: Trace, found: dict[Site, _Seen], backward: Any, gradients: Any
 ) -> SignalReport:
   seen = [found[site] for site in traced.sites]
@@ -292,7 +282,7 @@ def _norms(gradients: Any) -> dict[str, jax.Array]:
   """Euclidean norms, without underflow."""
   norms = {}
   for path, leaf in leaves_by_path(gradients).items():
-    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+    if is_float(leaf):
       found = tally(leaf).statistics()
       log2_squared = found.log2_second_moment + jnp.log2(found.size)
       norms[path] = jnp.exp2(log2_squared / 2)
@@ -302,7 +292,7 @@ def _norms(gradients: Any) -> dict[str, jax.Array]:
 def _differentiable(outputs: Any) -> list[jax.Array]:
   """The leaves that have a gradient."""
   leaves = jax.tree.leaves(outputs)
-  found = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+  found = list(filter(is_float, leaves))
   if not found:
     kinds = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
     raise ValueError(
@@ -331,10 +321,13 @@ def _cotangent(
     return [jnp.ones_like(outputs[0])]
   key = jax.random.key(0) if key is None else key
   keys = jax.random.split(key, len(outputs))
-  return [_noise(one, leaf) for one, leaf in zip(keys, outputs, strict=True)]
+  return [
+    _random_cotangent(one, leaf)
+    for one, leaf in zip(keys, outputs, strict=True)
+  ]
 
 
-def _noise(key: jax.Array, like: jax.Array) -> jax.Array:
+def _random_cotangent(key: jax.Array, like: jax.Array) -> jax.Array:
   """Numbers with E|x|² = 1; complex ones have a random phase."""
   if jnp.iscomplexobj(like):
     return jax.random.normal(key, like.shape, like.dtype)

@@ -1,6 +1,6 @@
 """What `measure` returns, and how it becomes plain rows."""
 
-import dataclasses
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,9 +14,11 @@ from initjax.measurement._detail import Detail
 from initjax.measurement._row_statistics import row_statistics, to_records
 from initjax.typing import Record, Verdict
 
+_STATIC = {"static": True}  # no leaf, but known when a program is traced
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class SignalReport:
   """Statistics of every linear operation: a pytree, so it passes through jit.
 
@@ -33,23 +35,17 @@ class SignalReport:
   """with `detail=True`, E|φ'| of what feeds each operation, where it arises"""
   gradient_norms: dict[str, jax.Array] | None
   """with `detail=True`, the Euclidean norm of each parameter's gradient"""
-  graph: SignalGraph = dataclasses.field(metadata={"static": True})
+  graph: SignalGraph = field(metadata=_STATIC)
   """what the rows are"""
-  verdicts: tuple[Verdict, ...] = dataclasses.field(
-    default=(), metadata={"static": True}
-  )
+  verdicts: tuple[Verdict, ...] = field(default=(), metadata=_STATIC)
   """what `diagnose` found"""
-  bands: tuple[Any, ...] = dataclasses.field(
-    default=(), metadata={"static": True}
-  )
+  bands: tuple[Any, ...] = field(default=(), metadata=_STATIC)
   """for each record, log₂ second moments a healthy network may show:
   (forward low, high), (backward low, high); None where no law is known"""
-  predicted: tuple[Any, ...] = dataclasses.field(
-    default=(), metadata={"static": True}
-  )
+  predicted: tuple[Any, ...] = field(default=(), metadata=_STATIC)
   """for each record, what theory predicts for its weights: log₂ second moments
   forward and backward, None where it is silent, and why it stops there"""
-  judged: bool = dataclasses.field(default=False, metadata={"static": True})
+  judged: bool = field(default=False, metadata=_STATIC)
   """whether there was an operation to judge, and `diagnose` did: without it no
   verdicts mean nothing"""
 

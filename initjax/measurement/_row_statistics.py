@@ -1,5 +1,6 @@
 """The statistics of a report as arrays over its rows, and as plain records."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,10 +88,10 @@ def _averaged(graph: SignalGraph, found: Sequence[Any], kind: Any) -> Any:
   """`kind` of arrays [rows], from one of each operation; NaN without any."""
   averaged = {}
   for name in kind._fields:
-    rows = [np.full(1, np.nan)] * len(graph.rows)
+    numbers = [math.nan] * len(graph.rows)
     if found:
       rows = _by_row(graph, [getattr(one, name) for one in found])
-    numbers = [x.max() if name in _WORST else x.mean() for x in rows]
+      numbers = [x.max() if name in _WORST else x.mean() for x in rows]
     averaged[name] = np.array(numbers, float)
   return kind(**averaged)
 

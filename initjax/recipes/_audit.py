@@ -62,7 +62,7 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
   stds = _expected(expected, params)
   found = leaves_by_path(params)
   rows = tuple(
-    _row(path, leaf, std)
+    _audit_row(path, leaf, std)
     for (path, leaf), std in zip(found.items(), stds, strict=True)
     if is_float(leaf)
   )
@@ -74,7 +74,7 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
   found: list[float | None] = []
   is_none = lambda x: x is None
 
-  def visit(std: Any, part: Any) -> None:
+  def visit(std: float | None, part: Any) -> None:
     found.extend([std] * len(jax.tree.leaves(part)))
 
   try:
@@ -87,11 +87,11 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
   return found
 
 
-def _row(path: str, leaf: Any, std: float | None) -> AuditRow:
+def _audit_row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
   x = np.asarray(leaf, np.float64)
-  mean = float(x.mean()) if x.size else math.nan
-  spread = float(x.std()) if x.size else math.nan
-  deviation = None
+  mean, spread, deviation = math.nan, math.nan, None
+  if x.size:
+    mean, spread = float(x.mean()), float(x.std())
   if std and x.size:
     deviation = (spread - std) / (std / math.sqrt(2 * x.size))
   shape, dtype = tuple(leaf.shape), str(leaf.dtype)

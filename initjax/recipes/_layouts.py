@@ -15,6 +15,7 @@ import jax
 
 from initjax._paths import path_text
 from initjax.initializers import MODES, KernelAxes, Mode, fan, kernel_axes
+from initjax.typing import Initializer
 
 _KNOWN = ("jax", "initjax")
 
@@ -44,7 +45,9 @@ def layouts(tree: Any) -> dict[str, Layout]:
   return found
 
 
-def misread(init: Any, shape: tuple[int, ...], layout: Layout) -> str | None:
+def misread(
+  init: Initializer | float, shape: tuple[int, ...], layout: Layout
+) -> str | None:
   """What is wrong with the fans that the initializer counts, if it is."""
   found = set(_settings(init))
   if len(found) != 1:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from initjax._checks import check_integer, check_key, check_number
 from initjax._paths import Where, key_of, map_floats
 from initjax.recipes._recipe import Recipe
-from initjax.recipes._rules import dtype_of, rules
+from initjax.recipes._rules import Leaf, dtype_of, rules
 
 
 class AttentionKernels(NamedTuple):
@@ -61,14 +61,10 @@ def mimetic_kernels(
   check_integer("num_heads", num_heads, low=1)
   if dim % num_heads:
     raise ValueError(f"dim={dim} must be divisible by num_heads={num_heads}.")
-  constants = {
-    "alpha_1": alpha_1,
-    "beta_1": beta_1,
-    "alpha_2": alpha_2,
-    "beta_2": beta_2,
-  }
-  for name, value in constants.items():
-    check_number(name, value)
+  check_number("alpha_1", alpha_1)
+  check_number("beta_1", beta_1)
+  check_number("alpha_2", alpha_2)
+  check_number("beta_2", beta_2)
   size = dim // num_heads
   noise = jax.random.normal(key, (num_heads + 1, dim, dim)) / jnp.sqrt(dim)
   eye = jnp.eye(dim)
@@ -138,7 +134,7 @@ def mimetic_attention(
   plan = rules(marks).plan(params)
   roles = {row.path: row.rule for row in plan.rows if row.rule is not None}
 
-  def draw(path: str, leaf: Any) -> Any:
+  def draw(path: str, leaf: Leaf) -> Leaf:
     role = roles.get(path)
     if role is None:
       return leaf
@@ -151,11 +147,12 @@ def mimetic_attention(
         "[D, H, K], [H, K, D] or [D, D] with D = H·K, and at most one axis of "
         "stacked layers before them."
       )
-    keys = jax.random.split(key_of(key, _layer(path)), layers)
+    layer = path.rpartition("/")[0].rpartition("/")[0]  # all but two names
+    keys = jax.random.split(key_of(key, layer), layers)
     draw_one = lambda k: mimetic_kernels(k, dim, num_heads, **constants)[role]
     return jax.vmap(draw_one)(keys).reshape(leaf.shape).astype(dtype_of(leaf))
 
-  actions = ("query", "key", "value", "out")
+  actions = AttentionKernels._fields
   rows = tuple(
     row if row.rule is None else row._replace(action=actions[row.rule])
     for row in plan.rows
@@ -164,12 +161,7 @@ def mimetic_attention(
   return Recipe(made, {}, plan._replace(rows=rows))
 
 
-def _layer(path: str) -> str:
-  """What the kernels of one layer share: all but its own name and the last."""
-  return path.rpartition("/")[0].rpartition("/")[0]
-
-
-def _is_flat(leaf: Any, num_heads: int) -> bool:
+def _is_flat(leaf: Leaf, num_heads: int) -> bool:
   """Whether a kernel ends with [D, D], not with [D, H, K]."""
   shape = leaf.shape
   split = len(shape) > 2 and shape[-2] == num_heads

@@ -40,12 +40,8 @@ def nfnet(params: Any, *, num_branches: int, alpha: float = 0.2) -> Recipe:
   check_integer("num_branches", num_branches, low=1)
   check_number("alpha", alpha, low=0)
   beta = [math.sqrt(1 + layer * alpha**2) for layer in range(num_branches)]
-  return by_rules(
-    None,
-    params,
-    [],
-    multipliers={"alpha": alpha, "beta": jnp.array(beta)},
-  )
+  multipliers = {"alpha": alpha, "beta": jnp.array(beta)}
+  return by_rules(None, params, [], multipliers=multipliers)
 
 
 def standardized_kernel(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._paths import Where
-from initjax.recipes._rules import Rule, RulesPlan, rules
+from initjax.recipes._rules import RulesPlan, rules
 from initjax.typing import DType, Initializer, OutSharding
 
 
@@ -25,15 +25,14 @@ class Recipe(NamedTuple):
 def by_rules(
   key: jax.Array | None,
   params: Any,
-  pairs: Sequence[tuple[Where | None, Any]],
+  pairs: Sequence[tuple[Where | None, Initializer | float]],
   *,
-  multipliers: Mapping[str, Any],
+  multipliers: Mapping[str, Any] | None = None,
 ) -> Recipe:
   """A recipe of rules; those without a pattern are left out."""
-  given: list[Rule] = [(w, target) for w, target in pairs if w is not None]
-  made = rules(given)
+  made = rules([(w, target) for w, target in pairs if w is not None])
   plan = made.plan(params)
-  return Recipe(made.apply(key, params), multipliers, plan)
+  return Recipe(made.apply(key, params), multipliers or {}, plan)
 
 
 def scaled(init: Initializer, factor: float) -> Initializer:
@@ -47,10 +46,7 @@ def scaled(init: Initializer, factor: float) -> Initializer:
   ) -> jax.Array:
     dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
     wide = jnp.promote_types(dtype, jnp.float32)
-    if out_sharding is None:
-      drawn = init(key, shape, wide)
-    else:
-      drawn = init(key, shape, wide, out_sharding)
-    return (drawn * factor).astype(dtype)
+    placed = () if out_sharding is None else (out_sharding,)
+    return (init(key, shape, wide, *placed) * factor).astype(dtype)
 
   return draw

@@ -152,9 +152,4 @@ def zero_last_scale(params: Any, *, last_scale: Where) -> Recipe:
 
   Reference: Goyal et al. 2017, §5.1 (zero γ).
   """
-  return by_rules(
-    jax.random.key(0),
-    params,
-    [(last_scale, zeros)],
-    multipliers={},
-  )
+  return by_rules(jax.random.key(0), params, [(last_scale, zeros)])

@@ -1,13 +1,13 @@
 """Rules: which leaf is set or scaled by what; the first that matches wins."""
 
 import dataclasses
-import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initjax._checks import check_key
 from initjax._paths import (
@@ -24,9 +24,10 @@ from initjax._paths import (
 )
 from initjax.recipes._layouts import Layout, layouts, misread
 from initjax.reports import Column, TextTable, leaf_columns
-from initjax.typing import Initializer, Record
+from initjax.typing import Initializer
 
 Rule = tuple[Where, Initializer | float]
+Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 
 class PlanRow(NamedTuple):
@@ -61,17 +62,12 @@ class RulesPlan(NamedTuple):
 
 def _table(plan: RulesPlan) -> TextTable:
   """Every leaf has a line of its own: none may hide in a fold."""
-
-  def rule(row: Record) -> str:
-    number = row["rule"]
-    return "" if number is None else f"{number}: {plan.patterns[number]}"
-
-  shadowed = lambda row: ", ".join(map(str, row["shadowed"]))
+  names = {at: f"{at}: {where}" for at, where in enumerate(plan.patterns)}
   columns = (
     *leaf_columns(),
     Column("action", lambda row: row["action"]),
-    Column("rule", rule),
-    Column("shadowed", shadowed),
+    Column("rule", lambda row: names.get(row["rule"], "")),
+    Column("shadowed", lambda row: ", ".join(map(str, row["shadowed"]))),
   )
   return TextTable(
     [row._asdict() for row in plan.rows],
@@ -95,19 +91,22 @@ class Rules:
     Raises:
       ValueError: if a rule matches no leaf.
     """
+    patterns = [where for where, _ in self.pairs]
     rows: list[PlanRow] = []
     hit: set[int] = set()
     for path, leaf in leaves_by_path(params).items():
       if hasattr(leaf, "dtype"):
-        found = self._matching(path, leaf)
+        found = [
+          number
+          for number, where in enumerate(patterns)
+          if is_float(leaf) and matches(where, path, leaf)
+        ]
         hit.update(found)
-        rows.append(_row(self.pairs, path, leaf, found))
-    for number, (where, _) in enumerate(self.pairs):
+        rows.append(_plan_row(self.pairs, path, leaf, found))
+    for number, where in enumerate(patterns):
       if number not in hit:
         _raise_unmatched(number, where, [row.path for row in rows])
-    return RulesPlan(
-      tuple(rows), tuple(where_text(where) for where, _ in self.pairs)
-    )
+    return RulesPlan(tuple(rows), tuple(map(where_text, patterns)))
 
   def apply(self, key: jax.Array | None, params: Any) -> Any:
     """Parameters set and scaled by the rules.
@@ -130,17 +129,19 @@ class Rules:
     """
     if key is not None or any(callable(target) for _, target in self.pairs):
       check_key(key)
-    self._warn_of_layouts(self.plan(params), layouts(params))
+    plan = self.plan(params)
+    self._warn_of_layouts(plan, layouts(params))
+    first = {row.path: row.rule for row in plan.rows}
 
-    def visit(path: str, leaf: Any) -> Any:
-      found = self._matching(path, leaf)
-      if not found:
+    def visit(path: str, leaf: Leaf) -> Leaf:
+      rule = first[path]
+      if rule is None:
         return leaf
-      target = self.pairs[found[0]][1]
-      if isinstance(target, numbers.Real):
-        return _scaled(path, leaf, float(target))
+      target = self.pairs[rule][1]
+      if not callable(target):
+        return _scaled_leaf(path, leaf, float(target))
       assert key is not None
-      return _drawn(path, key_of(key, path), leaf, target)
+      return _drawn_leaf(path, key_of(key, path), leaf, target)
 
     return map_floats(visit, params)
 
@@ -158,15 +159,6 @@ class Rules:
         warned.add(row.rule)
         message = f"rule {row.rule} draws {row.path}, {wrong}"
         warnings.warn(message, stacklevel=3)
-
-  def _matching(self, path: str, leaf: Any) -> list[int]:
-    if not is_float(leaf):
-      return []
-    return [
-      number
-      for number, (where, _) in enumerate(self.pairs)
-      if matches(where, path, leaf)
-    ]
 
 
 def rules(pairs: Sequence[Rule]) -> Rules:
@@ -196,9 +188,8 @@ def rules(pairs: Sequence[Rule]) -> Rules:
   """
   checked: list[Rule] = []
   for pair in pairs:
-    if (
-      not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2
-    ):
+    is_pair = isinstance(pair, Sequence) and not isinstance(pair, str)
+    if not is_pair or len(pair) != 2:
       raise ValueError(f"a rule is a pair (where, what); got {pair!r}.")
     where, target = pair
     check_where("the pattern of a rule", where)
@@ -207,15 +198,13 @@ def rules(pairs: Sequence[Rule]) -> Rules:
   return Rules(tuple(checked))
 
 
-def _row(
-  pairs: tuple[Rule, ...], path: str, leaf: Any, found: list[int]
+def _plan_row(
+  pairs: tuple[Rule, ...], path: str, leaf: Leaf, found: list[int]
 ) -> PlanRow:
-  action = "keep"
+  rule, action = None, "keep"
   if found:
-    target = pairs[found[0]][1]
-    scales = isinstance(target, numbers.Real)
-    action = f"× {target:.4g}" if scales else "draw"
-  rule = found[0] if found else None
+    rule, target = found[0], pairs[found[0]][1]
+    action = "draw" if callable(target) else f"× {target:.4g}"
   shape, dtype = tuple(leaf.shape), str(leaf.dtype)
   return PlanRow(path, shape, dtype, rule, action, tuple(found[1:]))
 
@@ -228,12 +217,12 @@ def _raise_unmatched(number: int, where: Where, paths: list[str]) -> None:
   )
 
 
-def dtype_of(leaf: Any) -> Any:
+def dtype_of(leaf: Leaf) -> np.dtype:
   """The dtype that the leaf has in JAX: float32 for NumPy's float64 at x32."""
   return jax.dtypes.canonicalize_dtype(leaf.dtype)
 
 
-def _scaled(path: str, leaf: Any, factor: float) -> jax.Array:
+def _scaled_leaf(path: str, leaf: Leaf, factor: float) -> jax.Array:
   if isinstance(leaf, jax.ShapeDtypeStruct):
     raise ValueError(
       f"{path} is abstract and cannot be scaled by {factor:g}; draw it first, "
@@ -244,7 +233,9 @@ def _scaled(path: str, leaf: Any, factor: float) -> jax.Array:
   return (jnp.asarray(leaf, wide) * factor).astype(dtype)
 
 
-def _drawn(path: str, key: jax.Array, leaf: Any, init: Any) -> jax.Array:
+def _drawn_leaf(
+  path: str, key: jax.Array, leaf: Leaf, init: Initializer
+) -> jax.Array:
   shape, dtype = tuple(leaf.shape), dtype_of(leaf)
   draw = lambda key: jnp.asarray(init(key, shape, dtype), dtype)
   traced = isinstance(leaf, jax.core.Tracer)

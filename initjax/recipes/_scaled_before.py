@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initjax._paths import Where, is_float, leaves_by_path, matches
+from initjax.recipes._rules import Leaf
 
 _ERRORS = 4  # standard errors of a ratio: by chance 6e-5
 _ROUNDING = 1e-3
@@ -52,13 +54,13 @@ def scaled_before(
   return usual
 
 
-def _is_kernel(leaf: Any) -> bool:
+def _is_kernel(leaf: Leaf) -> bool:
   """Whether a leaf has values, of floats, and two axes or more."""
   unknown = isinstance(leaf, (jax.core.Tracer, jax.ShapeDtypeStruct))
   return is_float(leaf) and not unknown and leaf.ndim > 1 and leaf.size > 0
 
 
-def _sized(leaf: Any, fan: bool) -> tuple[float, int]:
+def _sized(leaf: jax.Array, fan: bool) -> tuple[float, int]:
   """Its size, and the number of its entries."""
   fan_in = math.prod(leaf.shape[:-1]) if fan else 1
   with jax.ensure_compile_time_eval():
@@ -68,12 +70,9 @@ def _sized(leaf: Any, fan: bool) -> tuple[float, int]:
 
 def _usual(sizes: list[tuple[float, int]]) -> tuple[float, int]:
   """The median over all entries, and the entries of the leaf that has it."""
-  total, passed = sum(count for _, count in sizes), 0
-  for size, count in sorted(sizes):
-    passed += count
-    if 2 * passed >= total:
-      return size, count
-  raise AssertionError("sizes are never empty")
+  ordered = sorted(sizes)
+  passed = np.cumsum([count for _, count in ordered])
+  return ordered[np.argmax(2 * passed >= passed[-1])]
 
 
 @jax.jit

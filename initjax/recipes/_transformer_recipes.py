@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from initjax._paths import Where
 from initjax.initializers import normal, xavier_normal, xavier_uniform
 from initjax.recipes._recipe import Recipe, by_rules, scaled
 from initjax.recipes._scaled_before import scaled_before
-from initjax.typing import DType, Initializer
+from initjax.typing import DType, Initializer, OutSharding
 
 
 class DeepNormConstants(NamedTuple):
@@ -182,7 +183,6 @@ def tfixup(
       (decoder_scaled, scaled(init, decoder)),
       (unscaled, init),
     ],
-    multipliers={},
   )
 
 
@@ -190,10 +190,13 @@ def _embedding(factor: float) -> Initializer:
   """N(0, factor²/d) for a table [tokens, d]."""
 
   def draw(
-    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: DType = None,
+    out_sharding: OutSharding = None,
   ) -> jax.Array:
-    stddev = factor / math.sqrt(shape[-1])
-    return normal(stddev)(key, shape, dtype, out_sharding)
+    init = normal(factor / math.sqrt(shape[-1]))
+    return init(key, shape, dtype, out_sharding)
 
   return draw
 
@@ -233,12 +236,7 @@ def gpt2(params: Any, *, residual: Where, num_branches: int) -> Recipe:
       "do not do so twice.",
       stacklevel=2,
     )
-  return by_rules(
-    None,
-    params,
-    [(residual, factor)],
-    multipliers={},
-  )
+  return by_rules(None, params, [(residual, factor)])
 
 
 def _check_layers(encoder_layers: int, decoder_layers: int) -> None:

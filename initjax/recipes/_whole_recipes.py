@@ -1,6 +1,7 @@
 """Recipes for whole networks: PyTorch's defaults, the identity, ZerO."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from initjax.initializers import (
 )
 from initjax.recipes._recipe import Recipe, by_rules
 from initjax.recipes._rules import Rule
-from initjax.typing import DType, Initializer
+from initjax.typing import DType, Initializer, OutSharding
 
 
 def torch_defaults(
@@ -67,12 +68,12 @@ def torch_defaults(
   pairs: list[Rule] = [
     (_one(p), torch_linear_kernel(batch_axis=batch_axis)) for p in found
   ]
+  axes = axes_tuple("batch_axis", batch_axis)
   for path in found:
-    batch = positive_axes(
-      "batch_axis", axes_tuple("batch_axis", batch_axis), leaves[path].shape
-    )
-    sizes = [n for i, n in enumerate(leaves[path].shape) if i not in batch]
-    bias = _beside(path, "bias")
+    shape = leaves[path].shape
+    batch = positive_axes("batch_axis", axes, shape)
+    sizes = [n for i, n in enumerate(shape) if i not in batch]
+    bias = _sibling(path, "bias")
     if bias in leaves:
       pairs.append((_one(bias), torch_linear_bias(math.prod(sizes[:-1]))))
   others = (("*bias", zeros), ("*scale", ones), (embeddings, normal(1.0)))
@@ -81,13 +82,13 @@ def torch_defaults(
     for where, init in others
     if any(matches(where, path, leaf) for path, leaf in leaves.items())
   ]
-  return by_rules(key, params, pairs, multipliers={})
+  return by_rules(key, params, pairs)
 
 
 def _one(path: str) -> Where:
   """Exactly this path, whatever letters it has."""
 
-  def this(name: str, leaf: Any) -> bool:
+  def this(name: str, leaf: object) -> bool:
     del leaf
     return name == path
 
@@ -95,7 +96,7 @@ def _one(path: str) -> Where:
   return this
 
 
-def _beside(path: str, name: str) -> str:
+def _sibling(path: str, name: str) -> str:
   parent, slash, _ = path.rpartition("/")
   return parent + slash + name
 
@@ -119,19 +120,9 @@ def identity(
 
   Reference: Le, Jaitly and Hinton 2015, §2; `torch.nn.init.dirac_`.
   """
-
-  def init(
-    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
-  ) -> jax.Array:
-    passing: Initializer = eye() if len(shape) == 2 else dirac()
-    return passing(key, shape, dtype, out_sharding)
-
-  return by_rules(
-    jax.random.key(0),
-    params,
-    [(kernels, _each(init, batch_axis))],
-    multipliers={},
-  )
+  passing = lambda shape: eye() if len(shape) == 2 else dirac()
+  pairs = [(kernels, _each(passing, batch_axis))]
+  return by_rules(jax.random.key(0), params, pairs)
 
 
 def zero_initialization(
@@ -163,25 +154,26 @@ def zero_initialization(
 
   Reference: Zhao, Schäfer and Anandkumar 2022, Algorithms 1 and 2.
   """
-  init = _each(zero_hadamard(), batch_axis)
-  return by_rules(
-    jax.random.key(0),
-    params,
-    [(last, zeros), (biases, zeros), (kernels, init)],
-    multipliers={},
-  )
+  init = _each(lambda shape: zero_hadamard(), batch_axis)
+  pairs = [(last, zeros), (biases, zeros), (kernels, init)]
+  return by_rules(jax.random.key(0), params, pairs)
 
 
-def _each(init: Initializer, batch_axis: Axes) -> Initializer:
+def _each(
+  init_of: Callable[[tuple[int, ...]], Initializer], batch_axis: Axes
+) -> Initializer:
   """The same kernel for each layer of a stack; for those without randomness."""
   axes = axes_tuple("batch_axis", batch_axis)
 
   def draw(
-    key: jax.Array, shape: Any, dtype: DType = None, out_sharding: Any = None
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: DType = None,
+    out_sharding: OutSharding = None,
   ) -> jax.Array:
-    layers = positive_axes("batch_axis", axes, shape)
+    layers = positive_axes("batch_axis", axes, tuple(shape))
     own = tuple(n for axis, n in enumerate(shape) if axis not in layers)
-    one = jnp.expand_dims(init(key, own, dtype), layers)
+    one = jnp.expand_dims(init_of(own)(key, own, dtype), layers)
     return jnp.broadcast_to(one, tuple(shape), out_sharding=out_sharding)
 
   return draw

@@ -27,6 +27,7 @@ from initjax.reports._text_table import (
   number_column,
 )
 from initjax.reports._words import (
+  NOUNS,
   fans,
   nothing_judged,
   ordered,

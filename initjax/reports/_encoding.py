@@ -34,25 +34,16 @@ def printable(text: str, encoding: str) -> str:
   try:
     text.encode(encoding)
   except UnicodeEncodeError:
-    return "".join(_printable(character, encoding) for character in text)
+    if len(text) > 1:
+      return "".join(printable(character, encoding) for character in text)
+    plain = text.encode("ascii", "backslashreplace").decode("ascii")
+    return _STAND_INS.get(text, plain)
   except LookupError:  # an encoding that Python does not know
     return printable(text, "ascii")
   return text
 
 
-def _printable(character: str, encoding: str) -> str:
-  try:
-    character.encode(encoding)
-  except UnicodeEncodeError:
-    plain = character.encode("ascii", "backslashreplace").decode("ascii")
-    return _STAND_INS.get(character, plain)
-  return character
-
-
 def in_place(text: str, encoding: str) -> str:
   """Already laid out, cropped names included, without a change of length."""
-  return text if _has_ellipsis(encoding) else text.replace(CROPPED, "~")
-
-
-def _has_ellipsis(encoding: str) -> bool:
-  return printable(CROPPED, encoding) == CROPPED
+  has_ellipsis = printable(CROPPED, encoding) == CROPPED
+  return text if has_ellipsis else text.replace(CROPPED, "~")

@@ -59,31 +59,25 @@ def draw(
   height: float,
 ) -> "Figure":
   """The figure, `width` by `height` inches."""
-  figure_class = _figure_class()
-  if not records:
-    raise ValueError("there is nothing to draw: the report has no records.")
-  severities = _words.severities(records, verdicts)
-  drawn = figure_class(figsize=(width, height), layout="constrained")
-  panels = drawn.subplots(2, 1, sharex=True)
-  directions = (("signal", "forward"), ("gradient", "backward"))
-  for axes, (title, direction) in zip(panels, directions, strict=True):
-    _draw_panel(axes, records, direction, severities)
-    axes.set_ylabel(f"{title}, log₂ E[x²]")
-  _number_verdicts(panels, verdicts, int(5 * width) / len(records))
-  _name_operations(panels[1], records, int(1.6 * width))
-  drawn.align_ylabels()
-  _add_legend(drawn, panels, int(width / 1.6))
-  return drawn
-
-
-def _figure_class() -> "type[Figure]":
   try:
     from matplotlib.figure import Figure
   except ImportError as error:
     raise ImportError(
       "figures need matplotlib: pip install 'initjax[plot]'."
     ) from error
-  return Figure
+  if not records:
+    raise ValueError("there is nothing to draw: the report has no records.")
+  severities = _words.severities(records, verdicts)
+  drawn = Figure(figsize=(width, height), layout="constrained")
+  panels = drawn.subplots(2, 1, sharex=True)
+  for axes, direction in zip(panels, _words.NOUNS, strict=True):
+    _draw_panel(axes, records, direction, severities)
+    axes.set_ylabel(f"{_words.NOUNS[direction]}, log₂ E[x²]")
+  _number_verdicts(panels, verdicts, int(5 * width) / len(records))
+  _name_operations(panels[1], records, int(1.6 * width))
+  drawn.align_ylabels()
+  _add_legend(drawn, panels, int(width / 1.6))
+  return drawn
 
 
 def _draw_panel(
@@ -99,7 +93,10 @@ def _draw_panel(
   bits = np.where(is_number, bits, np.nan)
   rows = np.arange(1, len(records) + 1)
   spread = _column(records, f"{direction}_log2_second_moment_std")
-  _fill(axes, *_band(records, direction), _BAND, "healthy range")
+  unknown = (np.nan, np.nan)
+  bands = [record.get(f"{direction}_band") or unknown for record in records]
+  low, high = np.array(bands, float).T
+  _fill(axes, low, high, _BAND, "healthy range")
   _fill(axes, bits - spread, bits + spread, _LINE, "± std over draws")
   size = float(np.clip(250 / len(records), 2, 5))
   axes.axhline(0, color=_BAND, lw=0.6, zorder=0)
@@ -138,16 +135,7 @@ def _mark_lost(axes: "Axes", words: Sequence[str], colors: np.ndarray) -> None:
 
 def _column(records: Sequence[Record], name: str) -> np.ndarray:
   """Numbers [rows]; NaN where a record has none."""
-  values = (record.get(name) for record in records)
-  return np.array([np.nan if x is None else x for x in values], float)
-
-
-def _band(records: Sequence[Record], direction: str) -> tuple[Any, Any]:
-  """Lower and upper edge [rows] of what a healthy network may show."""
-  unknown = (np.nan, np.nan)
-  bands = [record.get(f"{direction}_band") or unknown for record in records]
-  low, high = np.array(bands, float).T
-  return low, high
+  return np.array([record.get(name) for record in records], float)
 
 
 def _fill(
@@ -177,21 +165,22 @@ def _number_verdicts(
   panels: Sequence["Axes"], verdicts: Sequence[Verdict], labels_per_row: float
 ) -> None:
   """Above the row where each begins; numbers that would collide share one."""
-  groups: dict[int, list[tuple[int, Verdict]]] = {}
-  for number, verdict in enumerate(_words.ordered(verdicts), 1):
+  ordered = _words.ordered(verdicts)
+  groups: dict[int, list[int]] = {}
+  for number, verdict in enumerate(ordered, 1):
     if verdict.rows:
       place = int(verdict.rows[0] * labels_per_row)
-      groups.setdefault(place, []).append((number, verdict))
-  for group in groups.values():
-    numbers = [number for number, _ in group]
-    row = group[0][1].rows[0] + 1
+      groups.setdefault(place, []).append(number)
+  for numbers in groups.values():
+    first = ordered[numbers[0] - 1]
+    row = first.rows[0] + 1
     panels[0].text(
       row,
       1.05,
       ",".join(map(str, numbers)) if len(numbers) < 3 else f"{numbers[0]}…",
       transform=panels[0].get_xaxis_transform(),
       ha="center",
-      color=_COLORS.get(group[0][1].severity, INK),
+      color=_COLORS.get(first.severity, INK),
       fontweight="bold",
     )
     for axes in panels:

@@ -54,7 +54,7 @@ def write_json(path: epath.PathLike, content: Any) -> None:
   >>> json.loads(path.read_text())
   {'log2_second_moment': '-inf'}
   """
-  write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False))
+  write_text(path, json.dumps(_json_form(content), indent=1, allow_nan=False))
 
 
 def write_figure(path: epath.PathLike, figure: Any) -> None:
@@ -91,7 +91,11 @@ def _write(path: epath.PathLike, content: bytes) -> None:
   partial = target.parent / f".{uuid.uuid4().hex[:8]}-{target.name}"
   try:
     partial.write_bytes(content)
-    _publish(partial, target)
+    try:  # a hard link, so that no other file slips in
+      os.link(partial, target)
+    except OSError:  # it exists, or the file system has no hard links
+      check_free(target)
+      partial.rename(target)
   finally:
     partial.unlink(missing_ok=True)
 
@@ -116,24 +120,15 @@ def check_free(path: epath.PathLike) -> None:
     )
 
 
-def _publish(partial: epath.Path, target: epath.Path) -> None:
-  """Renames, unless `target` exists; by a hard link, so that none slips in."""
-  try:
-    os.link(partial, target)
-  except OSError:  # it exists, or the file system has no hard links
-    check_free(target)
-    partial.rename(target)
-
-
-def _plain(value: Any) -> Any:
+def _json_form(value: Any) -> Any:
   if hasattr(value, "_asdict"):
     value = value._asdict()
   if isinstance(value, dict):
-    return {key: _plain(item) for key, item in value.items()}
+    return {key: _json_form(item) for key, item in value.items()}
   if hasattr(value, "tolist"):
     value = value.tolist()
   if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
+    return [_json_form(item) for item in value]
   if isinstance(value, float) and not math.isfinite(value):
     return str(value)
   return value

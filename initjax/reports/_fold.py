@@ -62,23 +62,20 @@ def fold(
   [range(0, 1), range(1, 49), range(49, 50)]
   """
   check_integer("lines", lines, low=3)
-  if len(records) <= _SHORT:
-    return _pieces(len(records), [], pinned)
   folds: list[Piece] = []
-  for likeness in (_same_but_for_numbers, _same_path_but_for_numbers):
-    folds = _alike(records, likeness)
-    if len(records) - sum(len(p.rows) - 1 for p in folds) <= lines:
-      return _pieces(len(records), folds, pinned)
-  folds = _without_the_middle(len(records), folds, lines)
+  if len(records) > _SHORT:
+    for likeness in (_same_but_for_numbers, _same_path_but_for_numbers):
+      folds = _alike(records, likeness)
+      if len(records) - sum(len(p.rows) - 1 for p in folds) <= lines:
+        break
+    else:
+      folds = _without_the_middle(len(records), folds, lines)
   return _pieces(len(records), folds, pinned)
 
 
 def _same_but_for_numbers(record: Record) -> Hashable:
-  features = ("kind", "fan_in", "fan_out", "fed_by")
-  return (
-    _same_path_but_for_numbers(record),
-    *(record.get(name) for name in features),
-  )
+  features = map(record.get, ("kind", "fan_in", "fan_out", "fed_by"))
+  return _same_path_but_for_numbers(record), *features
 
 
 def _same_path_but_for_numbers(record: Record) -> Hashable:
@@ -189,9 +186,8 @@ def _pieces(
   rows: int, folds: Sequence[Piece], pinned: Collection[int]
 ) -> list[Piece]:
   """All rows: the folds without what is pinned, and what is shown between."""
-  folds = [part for piece in folds for part in _unpin(piece, pinned)]
   pieces, start = [], 0
-  for piece in folds:
+  for piece in (part for each in folds for part in _unpin(each, pinned)):
     pieces += [Piece(range(start, piece.rows.start)), piece]
     start = piece.rows.stop
   pieces.append(Piece(range(start, rows)))

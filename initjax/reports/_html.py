@@ -9,12 +9,7 @@ from initjax.reports import _figure, _words
 from initjax.reports._fold import one_by_one
 from initjax.reports._style import STYLE
 from initjax.reports._table import table
-from initjax.reports._text_table import (
-  Column,
-  Line,
-  filled,
-  line_of,
-)
+from initjax.reports._text_table import Column, Line, filled, line_of
 from initjax.typing import Record, Verdict
 
 _SIZES = {"wide": (9.6, 6.4), "narrow": (4.4, 6.0)}  # of the figure, in inches
@@ -83,9 +78,11 @@ def _body(
 ) -> str:
   verdicts = _words.ordered(found or ())
   cards = [_card(number, verdict) for number, verdict in enumerate(verdicts, 1)]
+  said = _words.conclusion(records, found)
+  kind = "healthy" if said == _words.HEALTHY else "unjudged"
   parts = (
     heading,
-    _conclusion(_words.conclusion(records, found)),
+    f'<p class="{kind}">{escape(said)}</p>' if said else "",
     "".join(cards),
     *(f'<p class="hint">{escape(s)}</p>' for s in _words.silences(records)),
     _drawing(records, verdicts),
@@ -95,12 +92,6 @@ def _body(
     + "\n".join(part for part in parts if part)
     + f"\n{_operations(records, verdicts)}\n</div>"
   )
-
-
-def _conclusion(words: str) -> str:
-  """In green only if all was looked at, and nothing was found."""
-  kind = "healthy" if words == _words.HEALTHY else "unjudged"
-  return f'<p class="{kind}">{escape(words)}</p>' if words else ""
 
 
 def _card(number: int, verdict: Verdict) -> str:
@@ -141,9 +132,8 @@ def _svg(
   with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"initjax-{name}"}):
     drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None})
   drawing = file.getvalue()
-  drawing = drawing[drawing.index("<svg") :].replace(
-    _figure.INK, "currentColor"
-  )
+  drawing = drawing[drawing.index("<svg") :]
+  drawing = drawing.replace(_figure.INK, "currentColor")
   drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
   return re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
 
@@ -153,7 +143,15 @@ def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     return '<p class="hint">no linear operation was found</p>'
   text = table(records, verdicts)
   shown, lines = filled(text)
-  lengths = _lengths(shown, lines)
+  lengths = _column_lengths(shown, lines)
+  widths = [f"{100 * each / sum(lengths):.2f}%" for each in lengths]
+  tags = "".join(f'<col style="width:{width}">' for width in widths)
+  style = f"min-width:{sum(lengths)}ch"
+  start = f'<table style="{style}"><colgroup>{tags}</colgroup>'
+  head = "".join(
+    f"<th{_side(column)}>{column.title}<small>{column.unit}</small></th>"
+    for column in shown
+  )
   rows = []
   for each in lines:
     if not each.piece.folded:
@@ -161,33 +159,17 @@ def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
       continue
     pieces = one_by_one(each.piece)
     inner = "".join(_row(line_of(text, shown, p), shown) for p in pieces)
-    rows.append(_fold(each, shown, lengths, inner))
-  return f"""<div class="scroll">{_open_table(lengths)}
-<thead>{_head(shown)}</thead>
+    rows.append(_fold(each, shown, widths, f"{start}{inner}</table>"))
+  return f"""<div class="scroll">{start}
+<thead><tr>{head}</tr></thead>
 <tbody>
 {"".join(rows)}</tbody>
 </table></div>"""
 
 
-def _open_table(lengths: Sequence[int]) -> str:
-  tags = "".join(f'<col style="width:{_part(x, lengths)}">' for x in lengths)
-  style = f"min-width:{sum(lengths)}ch"
-  return f'<table style="{style}"><colgroup>{tags}</colgroup>'
-
-
-def _part(length: int, lengths: Sequence[int]) -> str:
-  return f"{100 * length / sum(lengths):.2f}%"
-
-
-def _head(shown: Sequence[Column]) -> str:
-  cells = "".join(
-    f"<th{_side(column)}>{column.title}<small>{column.unit}</small></th>"
-    for column in shown
-  )
-  return f"<tr>{cells}</tr>"
-
-
-def _lengths(shown: Sequence[Column], lines: Sequence[Line]) -> list[int]:
+def _column_lengths(
+  shown: Sequence[Column], lines: Sequence[Line]
+) -> list[int]:
   """Of the columns, in characters; long paths wrap."""
   longest = []
   for place, column in enumerate(shown):
@@ -206,18 +188,16 @@ def _row(row: Line, shown: Sequence[Column]) -> str:
 
 
 def _fold(
-  row: Line, shown: Sequence[Column], lengths: Sequence[int], inner: str
+  row: Line, shown: Sequence[Column], widths: Sequence[str], inner: str
 ) -> str:
   """Folded rows: one line that opens into a table with the same columns."""
   cells = "".join(
-    f'<span{_side(column)} style="width:{_part(length, lengths)}">'
-    f"{_cell(cell)}</span>"
-    for column, length, cell in zip(shown, lengths, _marked(row), strict=True)
+    f'<span{_side(column)} style="width:{width}">{_cell(cell)}</span>'
+    for column, width, cell in zip(shown, widths, _marked(row), strict=True)
   )
   return (
     f'<tr class="fold {row.severity}"><td colspan="{len(shown)}"><details>'
-    f"<summary>{cells}</summary>\n{_open_table(lengths)}{inner}</table>"
-    "</details></td></tr>\n"
+    f"<summary>{cells}</summary>\n{inner}</details></td></tr>\n"
   )
 
 

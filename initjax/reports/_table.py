@@ -1,5 +1,6 @@
 """The report in a terminal: a table, and the verdicts below it."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from initjax.reports import _words
@@ -38,7 +39,7 @@ def table(
     ),
     notes=tuple(_notes(records, verdicts)),
     severities=_words.severities(records, verdicts or ()),
-    pinned=_words.beginnings(verdicts or ()),
+    pinned={verdict.rows[0] for verdict in verdicts or () if verdict.rows},
     empty="no linear operation was found",
   )
 
@@ -109,14 +110,6 @@ def _dead(record: Record) -> float | None:
   return None if dead is None or not units else dead / units
 
 
-def _saturation(record: Record) -> float | None:
-  return _words.measured(record, "saturation")
-
-
-def _correlation(record: Record) -> float | None:
-  return _words.measured(record, "correlation")
-
-
 def _columns(records: Sequence[Record]) -> list[Column]:
   """Those of a report on `records`; the operation first."""
   names = _words.short_paths(record["path"] for record in records)
@@ -125,40 +118,36 @@ def _columns(records: Sequence[Record]) -> list[Column]:
     Column("repeat", _words.repeat_of),
     Column("fans", _words.fans, unit="in→out", is_number=True),
     Column("fed by", lambda row: row["fed_by"]),
-    _size_column("signal", "forward"),
-    _theory_column("→ theory", "forward"),
-    _size_column("gradient", "backward"),
-    _theory_column("← theory", "backward"),
+    *_size_and_theory("→", "forward"),
+    *_size_and_theory("←", "backward"),
   ]
+  slope = lambda row: _words.measured(row, "saturation")
+  correlation = lambda row: _words.measured(row, "correlation")
   two_digits = "{:.2f}".format
   extras = (
     ("dead", "units", _dead, _words.share, lambda x: x > 0.05),
-    ("slope", "|φ'|", _saturation, two_digits, lambda x: x < 0.1),
-    ("corr.", "samples", _correlation, two_digits, lambda x: x > 0.9),
+    ("slope", "|φ'|", slope, two_digits, lambda x: x < 0.1),
+    ("corr.", "samples", correlation, two_digits, lambda x: x > 0.9),
   )
   return found + [
     _extra_column(title, unit, value, words)
     for title, unit, value, words, is_noteworthy in extras
-    if any(map(is_noteworthy, _known(value, records)))
+    if any(map(is_noteworthy, _known_values(value, records)))
   ]
 
 
-def _size_column(title: str, direction: str) -> Column:
-  return Column(
-    title,
-    lambda row: _words.size(row, direction),
-    lambda rows: _words.size_range(rows, direction),
-    "log₂ E[x²]",
-    is_number=True,
-  )
+def _size_and_theory(arrow: str, direction: str) -> Iterator[Column]:
+  """What was measured in one direction, and what theory predicts."""
 
-
-def _theory_column(title: str, direction: str) -> Column:
-  def one(record: Record) -> str:
+  def predicted(record: Record) -> str:
     value = _words.measured(record, f"{direction}_predicted")
     return "" if value is None else _words.decimal(value, 2)
 
-  return Column(title, one, unit="log₂ E[x²]", is_number=True)
+  size = functools.partial(_words.size, direction=direction)
+  span = functools.partial(_words.size_range, direction=direction)
+  unit = "log₂ E[x²]"
+  yield Column(_words.NOUNS[direction], size, span, unit, is_number=True)
+  yield Column(f"{arrow} theory", predicted, unit=unit, is_number=True)
 
 
 def _extra_column(
@@ -170,16 +159,16 @@ def _extra_column(
   """A measurement that has a column only where it is worth a look."""
 
   def one(record: Record) -> str:
-    return "".join(map(words, _known(value, [record])))
+    return "".join(map(words, _known_values(value, [record])))
 
   def many(records: Sequence[Record]) -> str:
-    values = sorted(_known(value, records))
+    values = sorted(_known_values(value, records))
     return "…".join(dict.fromkeys(map(words, values[:1] + values[-1:])))
 
   return Column(title, one, many, unit, is_number=True)
 
 
-def _known(
+def _known_values(
   value: Callable[[Record], float | None], records: Sequence[Record]
 ) -> list[float]:
   return [x for x in map(value, records) if x is not None]

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from initjax._paths import short_path
 from initjax.typing import Record, Verdict
 
+NOUNS = {"forward": "signal", "backward": "gradient"}
+"""What goes in each direction."""
+
 SEVERITIES = ("error", "warning", "note")
 """The worst first."""
 
@@ -166,9 +169,7 @@ def share(fraction: float) -> str:
 
 def ordered(verdicts: Iterable[Verdict]) -> list[Verdict]:
   """Errors first, then warnings and notes."""
-  return sorted(
-    verdicts, key=lambda verdict: SEVERITIES.index(verdict.severity)
-  )
+  return sorted(verdicts, key=lambda each: SEVERITIES.index(each.severity))
 
 
 def severities(
@@ -230,8 +231,3 @@ def silences(records: Sequence[Record]) -> list[str]:
     for reason, name in found.items()
     if reason
   ]
-
-
-def beginnings(verdicts: Iterable[Verdict]) -> set[int]:
-  """The first row of each verdict, which a report never hides."""
-  return {verdict.rows[0] for verdict in verdicts if verdict.rows}

@@ -46,17 +46,9 @@ def mlp(
 
   Reference: Poole et al. 2016, Eq. 1.
   """
-  return build(
-    Architecture(
-      depth,
-      width,
-      (),
-      kernel_init,
-      bias_init,
-      _dense,
-      lambda h, layer: layer(activation(h)),
-    )
-  )
+  block = lambda h, layer: layer(activation(h))
+  net = Architecture(depth, width, (), kernel_init, bias_init, _dense, block)
+  return build(net)
 
 
 def conv(
@@ -97,17 +89,10 @@ def conv(
     raise ValueError(f"window must have one to three sizes; got {window}.")
   for size in window:
     check_integer("every size of window", size, low=1)
-  return build(
-    Architecture(
-      depth,
-      width,
-      tuple(window),
-      kernel_init,
-      bias_init,
-      _circular_convolution,
-      lambda h, layer: layer(activation(h)),
-    )
-  )
+  block = lambda h, layer: layer(activation(h))
+  linear = _circular_convolution
+  inits = (kernel_init, bias_init)
+  return build(Architecture(depth, width, tuple(window), *inits, linear, block))
 
 
 def residual(
@@ -147,17 +132,9 @@ def residual(
   Reference: He et al. 2016; De and Smith 2020, §2.
   """
   check_number("branch_scale", branch_scale)
-  return build(
-    Architecture(
-      depth,
-      width,
-      (),
-      kernel_init,
-      bias_init,
-      _dense,
-      lambda h, layer: h + branch_scale * layer(activation(h)),
-    )
-  )
+  block = lambda h, layer: h + branch_scale * layer(activation(h))
+  net = Architecture(depth, width, (), kernel_init, bias_init, _dense, block)
+  return build(net)
 
 
 def _dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -173,17 +150,15 @@ def _circular_convolution(
   x: jax.Array, kernel: jax.Array, bias: jax.Array
 ) -> jax.Array:
   """SAME, wrapped around: [batch, *space, in] with [*window, in, out]."""
-  window = kernel.shape[:-2]
-  if any(
-    size > space for size, space in zip(window, x.shape[1:-1], strict=True)
-  ):
+  window, space = kernel.shape[:-2], x.shape[1:-1]
+  if any(size > room for size, room in zip(window, space, strict=True)):
     raise ValueError(
-      f"the window {window} is larger than the data's space {x.shape[1:-1]}."
+      f"the window {window} is larger than the data's space {space}."
     )
   margins = [((size - 1) // 2, size // 2) for size in window]
   x = jnp.pad(x, [(0, 0), *margins, (0, 0)], mode="wrap")
-  space = "DHW"[-len(window) :]
-  layout = (f"N{space}C", f"{space}IO", f"N{space}C")
+  axes = "DHW"[-len(window) :]
+  layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
   y = jax.lax.conv_general_dilated(
     x, kernel, (1,) * len(window), "VALID", dimension_numbers=layout
   )

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +25,6 @@ class StackParams(NamedTuple):
   """[depth - 1, width]"""
 
 
-class Apply(Protocol):
-  """The forward pass of a stack."""
-
-  def __call__(
-    self, params: StackParams, x: jax.Array, slots: Tally | None = None
-  ) -> tuple[jax.Array, Statistics]:
-    """Outputs, and the statistics [depth] of what every layer hands on."""
-    ...
-
-
 class Stack(NamedTuple):
   """A deep network as two pure functions."""
 
@@ -42,7 +32,7 @@ class Stack(NamedTuple):
   """(key, input_shape, dtype=float32) -> parameters; input_shape has a batch"""
   apply: Callable[..., jax.Array]
   """(params, x) -> outputs"""
-  apply_with_statistics: Apply
+  apply_with_statistics: Callable[..., tuple[jax.Array, Statistics]]
   """(params, x) -> (outputs, Statistics [depth] of what each layer hands on)"""
 
 
@@ -79,10 +69,7 @@ def propagate(
   (100,)
   """
   depth = params.kernels.shape[0] + 1
-
-  def run(slots: Tally) -> tuple[jax.Array, Statistics]:
-    return stack.apply_with_statistics(params, x, slots)
-
+  run = lambda slots: stack.apply_with_statistics(params, x, slots)
   slots = _empty_slots(depth, params, x)
   outputs, pull_back, forward = jax.vjp(run, slots, has_aux=True)
   (backward,) = pull_back(cotangent.astype(outputs.dtype))
@@ -141,11 +128,10 @@ def _init(
     return jax.lax.map(lambda key: init(key, shape, dtype), keys)
 
   first_shape = (*net.window, input_shape[-1], net.width)
+  shape = (*net.window, net.width, net.width)
   return StackParams(
     net.kernel_init(kernel_keys[0], first_shape, dtype),
-    stacked(
-      net.kernel_init, kernel_keys[1:], (*net.window, net.width, net.width)
-    ),
+    stacked(net.kernel_init, kernel_keys[1:], shape),
     net.bias_init(bias_keys[0], (net.width,), dtype),
     stacked(net.bias_init, bias_keys[1:], (net.width,)),
   )

@@ -10,13 +10,8 @@ from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis import Observed, observe, verdicts_on
 from initjax.graph import as_function
-from initjax.reports import nothing_judged
-from initjax.testing._findings import (
-  Finding,
-  of_drift,
-  of_verdict,
-  raise_all,
-)
+from initjax.reports import NOUNS, nothing_judged
+from initjax.testing._findings import Finding, of_drift, of_verdict, raise_all
 from initjax.typing import Verdict
 
 _LOST = ("underflows to zero", "is cut off")
@@ -26,8 +21,8 @@ _KINDS = {
   "dead": ("dead units",),
   "symmetry": ("symmetric units", "identical layers", "duplicate parameters"),
   "finite": (
-    *(f"non-finite {w}" for w in ("parameter", "input", "signal", "gradient")),
-    *(f"{noun} {lost}" for noun in ("signal", "gradient") for lost in _LOST),
+    *(f"non-finite {noun}" for noun in ("parameter", "input", *NOUNS.values())),
+    *(f"{noun} {lost}" for noun in NOUNS.values() for lost in _LOST),
   ),
 }
 _DIRECTION = {"variance": "forward", "gradients": "backward"}
@@ -83,13 +78,7 @@ def assert_variance_stable(
   Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022.
   """
   _raise_findings(
-    ("variance",),
-    fn,
-    params,
-    inputs,
-    options,
-    false_alarm=false_alarm,
-    target=target,
+    ("variance",), fn, params, inputs, options, false_alarm, target
   )
 
 
@@ -129,9 +118,7 @@ def assert_gradients_flow(
 
   Reference: Schoenholz et al. 2017; Hanin and Nica 2020.
   """
-  _raise_findings(
-    ("gradients",), fn, params, inputs, options, false_alarm=false_alarm
-  )
+  _raise_findings(("gradients",), fn, params, inputs, options, false_alarm)
 
 
 def assert_no_dead_units(
@@ -254,17 +241,7 @@ def assert_healthy(
 
   Reference: those of the other assertions.
   """
-  _check_probability(false_alarm)
-  each = false_alarm / len(_DIRECTION)
-  _raise_findings(tuple(_KINDS), fn, params, inputs, options, false_alarm=each)
-
-
-def _check_probability(false_alarm: float) -> None:
-  check_number("false_alarm", false_alarm, low=0, open_low=True)
-  if false_alarm >= 1:
-    raise ValueError(
-      f"false_alarm is a probability, below 1; got {false_alarm}."
-    )
+  _raise_findings(tuple(_KINDS), fn, params, inputs, options, false_alarm)
 
 
 @nan_is_unknown()
@@ -274,12 +251,15 @@ def _raise_findings(
   params: Any,
   inputs: tuple[Any, ...],
   options: Options,
-  *,
   false_alarm: float = 0.003,
   target: float | None = None,
 ) -> None:
-  """Raises what is found of these subjects."""
-  _check_probability(false_alarm)
+  """Raises what is found; subjects that may drift share the alarm."""
+  check_number("false_alarm", false_alarm, low=0, open_low=True)
+  if false_alarm >= 1:
+    raise ValueError(
+      f"false_alarm is a probability, below 1; got {false_alarm}."
+    )
   if target is not None:
     check_number("target", target, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
@@ -288,10 +268,11 @@ def _raise_findings(
   if nothing:
     raise AssertionError(nothing[0].upper() + nothing[1:])
   verdicts = functools.cache(lambda: verdicts_on(observed, inputs))
+  each = false_alarm / max(len(_DIRECTION.keys() & subjects), 1)
   found = [
     finding
     for subject in subjects
-    for finding in _findings(subject, observed, verdicts, false_alarm, target)
+    for finding in _findings(subject, observed, verdicts, each, target)
   ]
   raise_all(list(dict.fromkeys(found)))
 
@@ -310,7 +291,7 @@ def _findings(
     if drift is not None:
       yield from of_drift(observed, direction, drift, false_alarm)
       return
-    noun = "signal" if direction == "forward" else "gradient"
+    noun = NOUNS[direction]
     finite = [kind for kind in _KINDS["finite"] if noun in kind]
     kinds += ("non-finite signal", *finite)  # through it no gradient flows
   for verdict in verdicts():

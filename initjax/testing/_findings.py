@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.diagnosis import Drift, Observed, explain, typical
-from initjax.reports import Column, TextTable
+from initjax.reports import NOUNS, Column, TextTable
 from initjax.typing import Verdict
 
 _MOST_LINES = 8
-_NOUNS = {"forward": "signal", "backward": "gradient"}
 _UNITS = {"forward": "log₂ E[z²]", "backward": "log₂ Σδ²"}
 
 
@@ -25,14 +24,13 @@ class Finding(NamedTuple):
 
 def raise_all(findings: Sequence[Finding]) -> None:
   """Raises one AssertionError that tells of all findings, if there are any."""
-  if findings:
-    raise AssertionError("\n\n".join(map(_text, findings)))
-
-
-def _text(finding: Finding) -> str:
-  mended = "To mend it:\n" + _indented(finding.fix) if finding.fix else ""
-  parts = (finding.message, _indented(finding.table), mended)
-  return "\n".join(filter(None, parts))
+  texts = []
+  for message, table, fix in findings:
+    mended = "To mend it:\n" + _indented(fix) if fix else ""
+    parts = (message, _indented(table), mended)
+    texts.append("\n".join(filter(None, parts)))
+  if texts:
+    raise AssertionError("\n\n".join(texts))
 
 
 def table_of(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -54,10 +52,10 @@ def of_verdict(observed: Observed, verdict: Verdict) -> Finding:
   """A verdict, with the sizes of the rows that show it."""
   header = ("operation", "log₂ E[z²]", "log₂ E[δ²]")
   lines = []
-  for row in _some(verdict.rows):
+  for row in _at_most_eight(verdict.rows):
     sizes = (
       f"{observed.found.along(direction).log2_second_moment[row]:.2f}"
-      for direction in _NOUNS
+      for direction in NOUNS
     )
     lines.append((_name(observed, row), *sizes))
   where = f" at {verdict.path}" if verdict.path else ""
@@ -74,27 +72,26 @@ def of_drift(
   allowed = -NormalDist().inv_cdf(false_alarm / 2)
   if abs(drift.sigmas) <= allowed or observed.chain is None:
     return
-  rows = range(observed.chain.length)
+  steps = observed.chain.length - 1
   margin = drift.margin(allowed)
   off = abs(drift.measured - drift.expected) > margin
-  shown = np.flatnonzero(off).tolist() or rows
+  shown = np.flatnonzero(off).tolist() or range(steps + 1)
   lines = [
     (
       _name(observed, at),
       f"{drift.measured[at]:.2f}",
       f"{drift.expected[at]:.2f} ± {margin[at]:.2f}",
     )
-    for at in _some(shown)
+    for at in _at_most_eight(shown)
   ]
-  ops = [observed.found.rows[at].op for at in rows]
+  ops = [row.op for row in observed.found.rows[: steps + 1]]
   layer = typical(ops, observed.leaves)
-  steps = len(rows) - 1
   growth = (drift.measured[-1] - drift.measured[0]) / steps
   growth = growth if direction == "forward" else -growth
   cause, fix = explain(direction, growth, layer, len(ops))
-  noun = _NOUNS[direction]
+  noun = NOUNS[direction]
   yield Finding(
-    f"The {noun} is not stable: over {len(rows)} operations its "
+    f"The {noun} is not stable: over {len(ops)} operations its "
     f"{_UNITS[direction]} drifts by {drift.per_layer:+.3g} ± {drift.error:.2g} "
     f"per layer against a healthy {noun}, which is {abs(drift.sigmas):.1f} "
     f"standard deviations of what chance does at these widths; "
@@ -109,7 +106,7 @@ def _name(observed: Observed, row: int) -> str:
   return op.path + (f" repeat {', '.join(map(str, repeat))}" if repeat else "")
 
 
-def _some(rows: Sequence[int]) -> list[int]:
+def _at_most_eight(rows: Sequence[int]) -> list[int]:
   """At most eight of them, the first and the last included."""
   if len(rows) <= _MOST_LINES:
     return list(rows)

@@ -59,20 +59,17 @@ def assert_orthogonal(
   fn, params, inputs, _ = as_function(fn, params, inputs)
   graph = signal_graph(fn, params, *inputs)
   every = list(kernel_leaves(graph, arrays_of(params)))
-  chosen = [
-    kernel for kernel in every if matches(where, kernel.op.path, kernel.leaf)
-  ]
+  chosen = [k for k in every if matches(where, k.op.path, k.leaf)]
   if not chosen:
     raise ValueError(
       "assert_orthogonal found no kernel to look at; the kernels are "
       f"{', '.join(kernel.op.path for kernel in every) or 'none'}."
     )
-  found = [(kernel, *_deviation(kernel, scale)) for kernel in chosen]
-  lines = [
-    (kernel.op.path, f"{off:.2g}", f"{allowed:.2g}")
-    for kernel, off, allowed in found
-    if not off <= allowed
-  ]
+  lines = []
+  for kernel in chosen:
+    off, allowed = _largest_error(kernel, scale)
+    if not off <= allowed:
+      lines.append((kernel.op.path, f"{off:.2g}", f"{allowed:.2g}"))
   if lines:
     wanted = "s²" if scale is None else f"{scale**2:g}"
     message = (
@@ -84,7 +81,9 @@ def assert_orthogonal(
     raise_all([Finding(message, table, fix)])
 
 
-def _deviation(kernel: KernelLeaf, scale: float | None) -> tuple[float, float]:
+def _largest_error(
+  kernel: KernelLeaf, scale: float | None
+) -> tuple[float, float]:
   """Largest entry of WᵀW/s² - 1, and what rounding may do."""
   largest, longer = 0.0, 1
   for matrix in kernel.matrices():

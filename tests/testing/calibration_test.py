@@ -127,7 +127,9 @@ def sigmas(activation, sigma_w2, x, *, draws=DRAWS, depth=DEPTH):
   for key in jax.random.split(jax.random.key(7), draws):
     params = draw(key, sigma_w2, depth, x.shape[1])
     observed = observe(MODELS[activation], params, (x,), key=key)
-    found.append([observed.drift(d).sigmas for d in ("forward", "backward")])
+    found.append(
+      [observed.drift(d, None).sigmas for d in ("forward", "backward")]
+    )
   return np.array(found).T
 
 
@@ -193,13 +195,15 @@ def test_a_signal_that_settles_slowly_is_healthy():
   """
   kernels = draw(jax.random.key(0), 1.0, 50, 256)
   observed = observe(MODELS[jnp.tanh], kernels, (_input(256),))
-  assert abs(observed.drift("forward").sigmas) < 2.97
+  assert abs(observed.drift("forward", None).sigmas) < 2.97
 
 
 def test_covariance_shrinks_with_draws():
   params = np.stack([draw(jax.random.key(i), 2.0, 8) for i in range(4)])
-  one = observe(MODELS[jax.nn.relu], params[0], (X,)).drift("forward")
-  four = observe(MODELS[jax.nn.relu], params, (X,), draws=4).drift("forward")
+  one = observe(MODELS[jax.nn.relu], params[0], (X,)).drift("forward", None)
+  four = observe(MODELS[jax.nn.relu], params, (X,), draws=4).drift(
+    "forward", None
+  )
   np.testing.assert_allclose(one.error / four.error, 2.0, rtol=0.05)
 
 
