@@ -15,6 +15,8 @@ from initjax._statistics import (
   spread,
   tally,
   tap,
+  varying_like,
+  zeros,
 )
 from initjax.graph import (
   Feed,
@@ -30,6 +32,7 @@ from initjax.graph import (
 )
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
+from initjax.measurement._leaves import check_arrays
 from initjax.measurement._report import SignalReport
 
 
@@ -81,7 +84,7 @@ def measure(
       and the norm of each parameter's gradient (which costs that gradient).
 
   Raises:
-    TypeError: if `fn` is neither a function nor a module.
+    TypeError: if `fn` is neither a function nor a module, or an array abstract.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -121,7 +124,7 @@ def measure_and_grad(
     detail: whether to measure more.
 
   Raises:
-    TypeError: if `fn` is neither a function nor a module.
+    TypeError: if `fn` is neither a function nor a module, or an array abstract.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -149,6 +152,8 @@ def _measured(
   if key is not None:
     check_key(key)
   fn, params, inputs, _ = as_function(fn, params, inputs)
+  check_arrays(params)
+  check_arrays(inputs)
   traced = trace(fn, params, *inputs)
   watched, slots = _instrumented(traced, inputs, has_aux, detail)
   gradients = None
@@ -217,16 +222,22 @@ def _plan(
     }
     return *_visit(ops.get(visited.site), slopes, visited, slot), state
 
-  slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
+  avals = traced.jaxpr.in_avals
+  varying = {ax for aval in avals for ax in aval.manual_axis_type.varying}
+  slots = {
+    site: empty_slot(op.repeats, op.dtype, varying) for site, op in ops.items()
+  }
   blanks = {}
   for site in {**ops, **sources}:
     fed = sources.get(site, {})
     nothing = {
-      at: jnp.zeros(feed.place.repeats if feed.place else ())
+      at: zeros(feed.place.repeats if feed.place else (), varying)
       for at, feed in fed.items()
     }
     shape = ops[site].repeats if site in ops else ()
-    more = Detail(*(jnp.zeros(shape),) * 4) if detail and site in ops else None
+    more = (
+      Detail(*(zeros(shape, varying),) * 4) if detail and site in ops else None
+    )
     blanks[site] = _Seen(slots.get(site), more, nothing)
   return Visitor(visit), slots, blanks
 
@@ -261,6 +272,7 @@ def _visit(
   if slot.forward.detail is not None:
     operands = jax.lax.stop_gradient(visited.operands)
     more = detail_of(op, None if op.place.closed else operands, seen)
+    more = jax.tree.map(varying_like, more, slot.forward.detail)
   tallied = spread(tally(seen), slot.forward.tally)
   return outputs, _Seen(tallied, more, slopes)
 
@@ -337,5 +349,7 @@ def _cotangent(
 def _noise(key: jax.Array, like: jax.Array) -> jax.Array:
   """Numbers with E|x|² = 1; complex ones have a random phase."""
   if jnp.iscomplexobj(like):
-    return jax.random.normal(key, like.shape, like.dtype)
-  return jax.random.normal(key, like.shape).astype(like.dtype)
+    noise = jax.random.normal(key, like.shape, like.dtype)
+  else:
+    noise = jax.random.normal(key, like.shape).astype(like.dtype)
+  return varying_like(noise, like)
