@@ -75,6 +75,7 @@ def observe(
     check_key(key)
   if init is None:
     check_arrays(params)
+  check_arrays(inputs)
   key = jax.random.key(0) if key is None else key
   if init is not None and draws is not None:
     keys = jax.random.split(key, draws)
