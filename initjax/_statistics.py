@@ -7,7 +7,7 @@ model only sums arise, a `Tally`; the logarithms are taken afterwards.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -200,9 +200,13 @@ def spread(found: Tally, slot: Tally) -> Tally:
     numbers = numbers.at[..., 1:].divide(copies)
   if numbers.dtype != like.dtype:
     numbers = numbers.astype(like.dtype)
-  if missing:
-    numbers = jax.lax.pcast(numbers, missing, to="varying")
-  return Tally(numbers)
+  return Tally(varying_like(numbers, like))
+
+
+def varying_like(x: jax.Array, like: jax.Array) -> jax.Array:
+  """`x`, as an array that differs between devices where `like` does."""
+  missing = _missing_axes(x, like)
+  return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def _missing_axes(x: jax.Array, like: jax.Array) -> tuple[str, ...]:
@@ -221,12 +225,26 @@ def over_devices(found: Tally) -> Tally:
 
 
 def empty_slot(
-  shape: tuple[int, ...] = (), dtype: jnp.dtype = jnp.float32
+  shape: tuple[int, ...] = (),
+  dtype: jnp.dtype = jnp.float32,
+  varying: Collection[str] = (),
 ) -> Tally:
   """Zeros for `tap` to be differentiated at: a leading axis under scan.
 
   Args:
     shape: the axes of surrounding scans.
     dtype: of the signal; slots of narrow ones are float32, all are real.
+    varying: mesh axes of a surrounding shard_map over which signals differ.
   """
-  return Tally(jnp.zeros((*shape, _LENGTH), wide_dtype(dtype)))
+  return Tally(zeros((*shape, _LENGTH), varying, wide_dtype(dtype)))
+
+
+def zeros(
+  shape: tuple[int, ...],
+  varying: Collection[str],
+  dtype: jnp.dtype = jnp.float32,
+) -> jax.Array:
+  """Zeros that JAX takes to differ over these axes of a shard_map's mesh."""
+  same = jnp.zeros(shape, dtype)
+  axes = tuple(varying)
+  return jax.lax.pcast(same, axes, to="varying") if axes else same

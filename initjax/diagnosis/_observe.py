@@ -60,6 +60,7 @@ def observe(
     check_integer("draws", draws, low=1)
   if key is not None:
     check_key(key)
+  check_arrays(inputs)
   key = jax.random.key(0) if key is None else key
   if init is None:
     _check_draws(params, draws)

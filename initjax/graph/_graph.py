@@ -300,12 +300,13 @@ class SignalGraph:
     return len(self.ops)
 
   def __getitem__(self, path: str) -> LinearOp:
-    """The one operation that uses the parameter `path`, whole or short.
+    """The one operation that uses the parameter `path`, whole or else short.
 
     Raises:
       KeyError: if there is none, or more than one.
     """
-    found = [op for op in self.ops if path in (op.path, short_path(op.path))]
+    found = [op for op in self.ops if op.path == path]
+    found = found or [op for op in self.ops if short_path(op.path) == path]
     if len(found) != 1:
       listed = ", ".join(sorted({op.path for op in self.ops}))
       raise KeyError(f"{path} has {len(found)} uses; the paths are {listed}.")

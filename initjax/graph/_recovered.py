@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax._statistics import varying_like
 from initjax.graph._formula import formula
 from initjax.graph._primitives import IDENTITIES
 from initjax.graph._values import Node, Value
@@ -121,8 +122,8 @@ def _text(number: Any) -> str:
 def _cast(argument: Any, like: jax.Array) -> jax.Array:
   argument = jnp.asarray(argument)
   if jnp.issubdtype(argument.dtype, jnp.floating):
-    return argument.astype(like.dtype)
-  return argument
+    argument = argument.astype(like.dtype)
+  return varying_like(argument, like)
 
 
 # Dropout

@@ -30,8 +30,8 @@ def check_arrays(tree: Any) -> None:
   for path, leaf in leaves_by_path(tree).items():
     if isinstance(leaf, jax.ShapeDtypeStruct):
       raise TypeError(
-        f"wanted arrays, got {leaf} at {path}; "
-        "draw the parameters first, by model.init or init_variables."
+        f"wanted arrays, got {leaf} at {path}; draw parameters first, by "
+        "model.init or init_variables, and pass inputs themselves."
       )
 
 

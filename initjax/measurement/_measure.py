@@ -8,8 +8,21 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_key
+<<<<<<< HEAD
 from initjax._paths import is_float, leaves_by_path
 from initjax._statistics import empty_slot, nan_is_unknown, spread, tally, tap
+=======
+from initjax._paths import leaves_by_path
+from initjax._statistics import (
+  empty_slot,
+  nan_is_unknown,
+  spread,
+  tally,
+  tap,
+  varying_like,
+  zeros,
+)
+>>>>>>> 63284fb3568931c7d90fd031b078b30584f4f6d5
 from initjax.graph import (
   Feed,
   LinearOp,
@@ -24,6 +37,7 @@ from initjax.graph import (
 )
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
+from initjax.measurement._leaves import check_arrays
 from initjax.measurement._report import SignalReport
 
 
@@ -75,7 +89,7 @@ def measure(
       and the norm of each parameter's gradient (which costs that gradient).
 
   Raises:
-    TypeError: if `fn` is neither a function nor a module.
+    TypeError: if `fn` is neither a function nor a module, or an array abstract.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -115,7 +129,7 @@ def measure_and_grad(
     detail: whether to measure more.
 
   Raises:
-    TypeError: if `fn` is neither a function nor a module.
+    TypeError: if `fn` is neither a function nor a module, or an array abstract.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -143,6 +157,8 @@ def _measured(
   if key is not None:
     check_key(key)
   fn, params, inputs, _ = as_function(fn, params, inputs)
+  check_arrays(params)
+  check_arrays(inputs)
   traced = trace(fn, params, *inputs)
   watched, slots = _instrumented(traced, inputs, has_aux, detail)
   by = (slots, params) if detail or grad else (slots,)
@@ -210,16 +226,30 @@ def _visitor_and_slots(
     }
     return *_seen_at(ops.get(visited.site), slopes, visited, slot), state
 
-  slots = {site: empty_slot(op.repeats, op.dtype) for site, op in ops.items()}
+  avals = traced.jaxpr.in_avals
+  varying = {ax for aval in avals for ax in aval.manual_axis_type.varying}
+  slots = {
+    site: empty_slot(op.repeats, op.dtype, varying) for site, op in ops.items()
+  }
   blanks = {}
   for site in {**ops, **sources}:
     nothing = {
+<<<<<<< HEAD
       at: jnp.zeros(feed.place.repeats if feed.place else ())
       for at, feed in sources.get(site, {}).items()
     }
     more = None
     if detail and site in ops:
       more = Detail(*(jnp.zeros(ops[site].repeats),) * 4)
+=======
+      at: zeros(feed.place.repeats if feed.place else (), varying)
+      for at, feed in fed.items()
+    }
+    shape = ops[site].repeats if site in ops else ()
+    more = (
+      Detail(*(zeros(shape, varying),) * 4) if detail and site in ops else None
+    )
+>>>>>>> 63284fb3568931c7d90fd031b078b30584f4f6d5
     blanks[site] = _Seen(slots.get(site), more, nothing)
   return Visitor(visit), slots, blanks
 
@@ -251,6 +281,7 @@ def _seen_at(
   if slot.forward.detail is not None:
     operands = jax.lax.stop_gradient(visited.operands)
     more = detail_of(op, None if op.place.closed else operands, seen)
+    more = jax.tree.map(varying_like, more, slot.forward.detail)
   tallied = spread(tally(seen), slot.forward.tally)
   return outputs, _Seen(tallied, more, slopes)
 
@@ -330,5 +361,7 @@ def _cotangent(
 def _random_cotangent(key: jax.Array, like: jax.Array) -> jax.Array:
   """Numbers with E|x|² = 1; complex ones have a random phase."""
   if jnp.iscomplexobj(like):
-    return jax.random.normal(key, like.shape, like.dtype)
-  return jax.random.normal(key, like.shape).astype(like.dtype)
+    noise = jax.random.normal(key, like.shape, like.dtype)
+  else:
+    noise = jax.random.normal(key, like.shape).astype(like.dtype)
+  return varying_like(noise, like)

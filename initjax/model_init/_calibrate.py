@@ -99,10 +99,10 @@ def calibrate(
   check_choice("tied", tied, ("first", "pooled"))
   fn, params, inputs, as_given = as_function(fn, params, inputs)
   _check_concrete(params, inputs)
+  given = leaves_by_path(params)
   params = jax.tree.map(_in_jax, params)
   traced = trace(fn, params, *inputs)
   plan = _plan(traced, params, statistic)
-  given = leaves_by_path(params)
 
   def program(params: Any, inputs: Any, target: float | jax.Array) -> Any:
     leaves = leaves_by_path(params)

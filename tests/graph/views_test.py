@@ -172,3 +172,11 @@ def test_kernels_of_a_stack_that_is_iterated():
   x = jax.ShapeDtypeStruct((2, 4), jax.numpy.float32)
   for op in signal_graph(fn, kernels, x).ops:
     assert (op.origin, op.in_axes, op.out_axes) == ("parameter", (1,), (2,))
+
+
+def test_a_whole_path_comes_before_a_short_one():
+  params = {"kernel": W, "params": {"kernel": W}}
+  model = lambda p, x: x @ p["kernel"] @ p["params"]["kernel"]
+  graph = signal_graph(model, params, X)
+  assert graph["kernel"].path == "kernel"
+  assert graph["params/kernel"].path == "params/kernel"

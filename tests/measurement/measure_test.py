@@ -14,6 +14,7 @@ import pytest
 from captures import EPSILON, assert_row, captures, statistics
 from small_models import normal
 
+from initjax.diagnosis import diagnose
 from initjax.graph import signal_graph
 from initjax.measurement import measure
 
@@ -216,3 +217,13 @@ def test_sharded_inputs_and_parameters_give_the_same_numbers():
 def test_errors_say_what_is_wanted(fn, options, message):
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(functools.partial(measure, fn, **options), np.eye(8), X)
+
+
+@pytest.mark.parametrize("verb", [measure, diagnose])
+def test_shapes_alone_cannot_be_measured(verb):
+  model = lambda p, x: x @ p["w"]
+  array, shape = jnp.ones((3, 3)), jax.ShapeDtypeStruct((3, 3), jnp.float32)
+  with pytest.raises(TypeError, match=r"wanted arrays, got .* at w;"):
+    verb(model, {"w": shape}, array)
+  with pytest.raises(TypeError, match=r"wanted arrays, got .* at 0;"):
+    verb(model, {"w": array}, shape)

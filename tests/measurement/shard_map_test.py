@@ -89,3 +89,28 @@ def test_what_every_device_computes_is_counted_once():
   run, arguments = sharded(mlp, axis_type=AUTO, x=P(), out=P())
   report = quick_jit(functools.partial(run, cotangent=COTANGENT))(*arguments)
   assert_report(report, by_hand(COTANGENT))
+
+
+@pytest.mark.parametrize("detail", [False, True])
+def test_each_device_measures_its_own(detail):
+  """Inside of a shard_map, the model is that of one device."""
+
+  def model(params, x):
+    h = jax.nn.relu(x @ params["first"])
+    halved = lambda: 0.5 * h
+    return jax.lax.cond(h[0, 0] < 0, halved, lambda: h @ params["hidden"][0])
+
+  def on_device(params, x):
+    report = measure(model, params, x, detail=detail)
+    return jax.tree.map(lambda leaf: leaf[None], report)
+
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(AUTO,))
+  specs = {"in_specs": (P(), DATA), "out_specs": DATA}
+  found = quick_jit(jax.shard_map(on_device, mesh=mesh, **specs))(PARAMS, X)
+  own = functools.partial(measure, model, PARAMS, detail=detail)
+  wanted = quick_jit(jax.vmap(own))(X.reshape(2, 8, -1))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5),
+    [row.log2_second_moment for row in (*found.forward, *found.backward)],
+    [row.log2_second_moment for row in (*wanted.forward, *wanted.backward)],
+  )

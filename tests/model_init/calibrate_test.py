@@ -254,3 +254,10 @@ def test_errors_say_what_to_do():
     calibrate(lambda params: two_layers(params, X), TWO)
   with pytest.raises(TypeError, match="wanted a function"):
     calibrate("model", TWO, X)
+
+
+def test_numpy_that_is_no_kernel_comes_back():
+  params = {"w": np.ones((3, 3)), "b": np.ones(3)}
+  model = lambda p, x: x @ p["w"] + p["b"]
+  after, _ = calibrate(model, params, np.ones((2, 3)))
+  assert after["b"] is params["b"]
