@@ -73,7 +73,7 @@ def _import(name: str) -> Any:
 
 
 def _near(module: Any, name: str) -> str:
-  """What else it has that the user may have meant."""
+  """Names of the module that the user may have meant."""
   public = [each for each in vars(module) if not each.startswith("_")]
   close = difflib.get_close_matches(name, public, n=3) or public[:8]
   return f"; it has {', '.join(close)}" if close else ""
@@ -87,7 +87,7 @@ def build(path: str, inputs: Sequence[jax.Array], seeds: int) -> Model:
   Raises:
     CallError: if the object is none of those wanted, or has no seed.
   """
-  draw = _source(path, load(path), inputs)
+  draw = _drawing(path, load(path), inputs)
   first = draw(0)
   if seeds == 1:
     return first
@@ -111,28 +111,28 @@ def _stack(models: Sequence[Model]) -> Any:
   return jax.tree.unflatten(jax.tree.structure(models[0].params), stacked)
 
 
-def _source(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
-  """What gives the model that `found` is, or that it returns."""
+def _drawing(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
+  """Draws the model that `found` is, or that it returns."""
   draw = _draws(found, inputs)
   if draw is not None:
     return draw
   if not callable(found):
     raise CallError(f"{path!r} is {_kind(found)}; {_WANTED}.")
-  sources = _sources(path, found)
+  makers = _makers(path, found)
 
   def call(seed: int) -> Model:
-    given = found(**{name: make(seed) for name, make in sources.items()})
+    given = found(**{name: make(seed) for name, make in makers.items()})
     draw = _draws(given, inputs)
     if draw is None:
       raise CallError(f"{path!r} gives {_kind(given)}; {_WANTED}.")
     model = draw(seed)
-    return model._replace(seeded=model.seeded or bool(sources))
+    return model._replace(seeded=model.seeded or bool(makers))
 
   return call
 
 
 def _draws(found: Any, inputs: Sequence[jax.Array]) -> _Draw | None:
-  """What gives `found` as a model, or None if it is none."""
+  """Draws `found` as a model; None if it is none."""
   if is_unbound(found):
     return _from_linen(found, inputs)
   if isinstance(found, tuple):
@@ -160,49 +160,38 @@ def _from_linen(module: Any, inputs: Sequence[jax.Array]) -> _Draw:
   return draw
 
 
-def _sources(path: str, function: Any) -> dict[str, Callable[[int], Any]]:
+def _makers(path: str, function: Any) -> dict[str, Callable[[int], Any]]:
   """Which of key, seed and rngs `function` has, and how to make them."""
-  parameters = _parameters(function)
+  start = function.__init__ if inspect.isclass(function) else function
+  parameters = list(inspect.signature(start).parameters.values())
+  several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+  named = {
+    parameter.name: parameter
+    for parameter in parameters[inspect.isclass(function) :]  # without self
+    if parameter.kind not in several
+  }
   unknown = [
     name
-    for name, parameter in parameters.items()
-    if parameter.default is parameter.empty and name not in _SOURCES
+    for name, parameter in named.items()
+    if parameter.default is parameter.empty and name not in _MAKERS
   ]
   if unknown:
     raise CallError(
       f"{path!r} needs arguments {', '.join(unknown)}; wanted a function or "
       "class that needs none but key, seed or rngs."
     )
-  return {name: _SOURCES[name] for name in parameters if name in _SOURCES}
+  return {name: _MAKERS[name] for name in named if name in _MAKERS}
 
 
-def _rngs(seed: int) -> Any:
-  from flax import nnx
-
-  return nnx.Rngs(seed)
-
-
-_SOURCES: dict[str, Callable[[int], Any]] = {
+_MAKERS: dict[str, Callable[[int], Any]] = {
   "key": jax.random.key,
   "seed": int,
-  "rngs": _rngs,
+  "rngs": lambda seed: importlib.import_module("flax.nnx").Rngs(seed),
 }
 
 
-def _parameters(function: Any) -> dict[str, inspect.Parameter]:
-  """Those of a function, or of a class's constructor, by name."""
-  start = function.__init__ if inspect.isclass(function) else function
-  parameters = list(inspect.signature(start).parameters.values())
-  several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-  return {
-    parameter.name: parameter
-    for parameter in parameters[inspect.isclass(function) :]  # without self
-    if parameter.kind not in several
-  }
-
-
 def _kind(found: Any) -> str:
-  """What `found` is, for an error."""
+  """Names `found` in an error."""
   if hasattr(found, "init") and hasattr(found, "apply"):  # of Haiku
     return "a pair of init and apply"
   return f"an object of type {type(found).__name__}"

@@ -6,8 +6,14 @@
 8
 """
 
-from initjax.graph._compat import open_jaxpr, scan_operands
-from initjax.graph._feed_names import fed_by
+from initjax.graph._compat import (
+  Atom,
+  Aval,
+  Equation,
+  open_jaxpr,
+  scan_operands,
+)
+from initjax.graph._formula import fed_by
 from initjax.graph._frameworks import (
   as_function,
   functional,
@@ -26,7 +32,7 @@ from initjax.graph._graph import (
   Term,
   terms_within,
 )
-from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, run
+from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
 from initjax.graph._primitives import (
   BLOCKWISE,
   INLINED,

@@ -59,7 +59,8 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
     visited.append(node)
     if not _passes_through(node):
       break
-    moved = (*_move(node), *moves[id(node)])
+    moves_here = node.label in MOVES and node.equation is not None
+    moved = (*[node.text] * moves_here, *moves[id(node)])
     for below in [v.node for v in _signals(node) if v.node is not None]:
       if moves.setdefault(id(below), moved) != moved:
         return source, visited[:count]
@@ -70,29 +71,20 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
 
 
 def _unpadded(node: Node) -> Node:
-  """What a node is but for its borders: zeros, or more of the same entries."""
+  """The node without its borders: zeros, or more of the same entries."""
   if node.label == "pad" and node.operands[1].scalar == 0:
     return node if node.operands[0].node is None else node.operands[0].node
   if node.label != "concatenate":
     return node
-  parts = [_without_layout(v.node) for v in node.operands if v.node is not None]
+  parts = [_without_layout(below) for below in node.below]
   same = len(parts) == len(node.operands) and len(set(map(id, parts))) == 1
   return parts[0] if same else node
 
 
 def _without_layout(node: Node) -> Node:
-  """The node below slices and paddings."""
-  while node.label in LAYOUT and node.operands[0].node is not None:
-    node = node.operands[0].node
-  inside = _unpadded(node)
-  return node if inside is node else _without_layout(inside)
-
-
-def _move(node: Node) -> tuple[str, ...]:
-  """How an equation moves entries, if it does."""
-  if node.label not in MOVES or node.equation is None:
-    return ()
-  return (f"{node.label} {node.equation.params} {node.output}",)
+  """The node below moves and paddings."""
+  inside = _unpadded(node.unmoved)
+  return inside if inside is node else _without_layout(inside)
 
 
 def _passes_through(node: Node) -> bool:
@@ -125,14 +117,13 @@ def _signals(node: Node) -> tuple[Value, ...]:
 
 
 def _describe(source: Node) -> tuple[str, str | None]:
-  """What the source is, in the words of the report."""
+  """Names the source in the words of the report."""
   node = source
-  while node.operation is None:
-    below = [value.node for value in node.operands if value.node is not None]
-    affine = node.label in AFFINE | LAYOUT and len(below) == 1
-    if not affine:
+  while node.operation is None:  # a bias or a scale may be on the way
+    below = node.only_below(AFFINE | LAYOUT)
+    if below is None:
       break
-    node = below[0]  # a bias or a scale on the way
+    node = below
   if node.operation is not None:
     return "linear", node.operation
   if node.label in ("input", "loop"):
@@ -147,16 +138,7 @@ def _reduction_below(node: Node) -> str | None:
   """Softmax or normalization, if a statistic of the data scales it."""
   if node.label not in ("mul", "div", "sub"):
     return None
-  open_nodes, labels = [node], set()
-  steps = 0
-  while open_nodes and steps < 64:
-    steps += 1
-    current = open_nodes.pop()
-    labels.add(current.label)
-    if current.operation is None:
-      open_nodes.extend(
-        value.node for value in current.operands if value.node is not None
-      )
+  labels = {below.label for below in node.descend()}
   reduces = any(label.startswith("reduce_") for label in labels)
   if reduces and "exp" in labels and node.label == "div":
     return "softmax"

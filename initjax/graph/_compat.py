@@ -27,9 +27,13 @@ class Primitive(Protocol):
   """What an equation does."""
 
   name: str
+  multiple_results: bool
 
   def bind(self, *operands: Any, **params: Any) -> Any:
     """The outputs."""
+
+  def get_bind_params(self, params: dict[str, Any]) -> dict[str, Any]:
+    """What `bind` takes, of an equation's parameters."""
 
 
 class Equation(Protocol):
@@ -39,6 +43,7 @@ class Equation(Protocol):
   params: dict[str, Any]
   invars: list[Atom]
   outvars: list[Atom]
+  ctx: Any
 
 
 class OpenJaxpr(NamedTuple):

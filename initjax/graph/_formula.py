@@ -1,15 +1,36 @@
-"""A recovered function as a person would write it."""
+"""What feeds an operation, as a person would write it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initjax._activations import known_name
+from initjax.graph._graph import Feed, Image
+
 if TYPE_CHECKING:
   from initjax.graph._recovered import Step
 
+_ROOM = 16  # for a formula, in the column of a report
 _INFIX = {"add": "+", "add_any": "+", "sub": "-", "mul": "·", "div": "/"}
 _LONGEST = 48
+
+
+def fed_by(feed: Feed) -> str:
+  """The name of the activation, such as "silu(a)·b", or else what feeds it."""
+  name = "identity" if feed.activation is None else known_name(feed.activation)
+  terms = feed.stream or ()
+  if name == "identity" and len(terms) == 1 and len(terms[0].images) > 1:
+    return "·".join(map(_factor, terms[0].images, "abcdefgh"))
+  if name == "identity":
+    return feed.reason
+  formula = getattr(feed.activation, "__name__", "")
+  return name or (formula if len(formula) <= _ROOM else "an activation")
+
+
+def _factor(image: Image, letter: str) -> str:
+  name = known_name(image.activation)
+  return letter if name == "identity" else f"{name or 'φ'}({letter})"
 
 
 def formula(steps: "Sequence[Step]", unchanged: frozenset[str]) -> str:

@@ -74,7 +74,7 @@ def functional(
   if variables is not None:
     raise TypeError(_HOLDS_ITS_OWN.format(name=type_of(module)))
   called = functools.partial(_method(module, method), **kwargs)
-  return _joined(called, parts), parts.params
+  return _of_params(called, parts), parts.params
 
 
 class Call(NamedTuple):
@@ -112,7 +112,7 @@ def as_function(fn: Any, params: Any, inputs: tuple[Any, ...]) -> Call:
   if parts is None:
     return Call(fn, params, inputs, lambda new: new)
   as_given = lambda new: parts.join(new, parts.others)
-  return Call(_joined(fn, parts), parts.params, inputs, as_given)
+  return Call(_of_params(fn, parts), parts.params, inputs, as_given)
 
 
 _HOLDS_ITS_OWN = (
@@ -200,13 +200,13 @@ def _linen_parts(module: Any) -> _Parts:
   return _Parts(variables, rngs, join)
 
 
-def _joined(fn: Callable[..., Any], parts: _Parts) -> Callable[..., Any]:
+def _of_params(fn: Callable[..., Any], parts: _Parts) -> Callable[..., Any]:
   """`fn` of a module, as a function of the module's parameters."""
 
-  def joined(params: Any, *inputs: Any) -> Any:
+  def of_params(params: Any, *inputs: Any) -> Any:
     return fn(parts.join(params, _concrete(parts.others)), *inputs)
 
-  return joined
+  return of_params
 
 
 def _concrete(others: Any) -> Any:

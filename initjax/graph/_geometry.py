@@ -25,17 +25,24 @@ class Axes(NamedTuple):
   """axes of the output that tell samples apart"""
 
 
-class Fans(NamedTuple):
-  """Fans of one linear operation."""
-
-  fan_in: float
-  fan_out: float
+Fans = tuple[float, float]
+"""fan_in and fan_out"""
 
 
-def _product_axes(
-  contract: Any, batch: Any, ranks: tuple[int, int], kernel: int, groups: Any
+def product_axes(
+  params: dict[str, Any], ranks: tuple[int, int], kernel: int
 ) -> Axes:
-  """Of a product: its output is [batch, free of the first, of the second]."""
+  """Axes of a (ragged) product whose operand `kernel` is the kernel.
+
+  Its output is [batch, free of the first, free of the second]; the group axis
+  of a ragged product's kernel, its second operand, is neither summed nor free.
+  """
+  numbers, groups = params.get("dimension_numbers"), ()
+  if numbers is None:
+    ragged = params["ragged_dot_dimension_numbers"]
+    numbers, groups = ragged.dot_dimension_numbers, ragged.rhs_group_dimensions
+    kernel = 1
+  contract, batch = numbers
   signal = 1 - kernel
   taken = [{*contract[side], *batch[side]} for side in (0, 1)]
   taken[1] |= {*groups}
@@ -51,22 +58,6 @@ def _product_axes(
     units=(*batch[signal], *contract[signal]),
     samples=tuple(range(start, start + len(free[signal]))),
   )
-
-
-def dot_axes(
-  params: dict[str, Any], ranks: tuple[int, int], kernel: int
-) -> Axes:
-  """Axes of a `dot_general` whose operand `kernel` is the kernel."""
-  contract, batch = params["dimension_numbers"]
-  return _product_axes(contract, batch, ranks, kernel, ())
-
-
-def ragged_dot_axes(params: dict[str, Any], ranks: tuple[int, int]) -> Axes:
-  """As `dot_axes`; the group axis of the kernel is neither summed nor free."""
-  numbers = params["ragged_dot_dimension_numbers"]
-  contract, batch = numbers.dot_dimension_numbers
-  groups = numbers.rhs_group_dimensions
-  return _product_axes(contract, batch, ranks, 1, groups)
 
 
 def convolution_axes(params: dict[str, Any]) -> Axes:
@@ -101,11 +92,11 @@ def product_fans(axes: Axes, shape: tuple[int, ...]) -> Fans:
   """Summed size and free size of the kernel; batch axes count for neither.
 
   >>> numbers = (((1,), (0,)), ((), ()))
-  >>> axes = dot_axes({"dimension_numbers": numbers}, (2, 2), kernel=1)
+  >>> axes = product_axes({"dimension_numbers": numbers}, (2, 2), kernel=1)
   >>> product_fans(axes, (3, 5))
-  Fans(fan_in=3, fan_out=5)
+  (3, 5)
   """
-  return Fans(
+  return (
     math.prod(shape[axis] for axis in axes.summed),
     math.prod(shape[axis] for axis in axes.free),
   )
@@ -125,14 +116,9 @@ def convolution_fans(params: dict[str, Any], kernel_shape: Any) -> Fans:
   out_features = kernel_shape[out_axis] // groups
   fan_in = window * in_features / math.prod(params["lhs_dilation"])
   fan_out = window * out_features / math.prod(params["window_strides"])
-  return Fans(_whole(fan_in), _whole(fan_out))
+  return (_integer(fan_in), _integer(fan_out))
 
 
-def gather_fans(params: dict[str, Any]) -> Fans:
-  """A look-up sums one term; a row feeds as many outputs as it has features."""
-  return Fans(1, math.prod(params["slice_sizes"]))
-
-
-def _whole(number: float) -> float:
+def _integer(number: float) -> float:
   """An integer where it is one: fans may be fractional, but rarely are."""
   return int(number) if number == int(number) else number

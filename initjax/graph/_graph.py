@@ -54,6 +54,10 @@ class Place(NamedTuple):
     """One equation deeper."""
     return self._replace(site=(*self.site, index))
 
+  def run_whole(self, name: str) -> "Place":
+    """Inside a call of this name that is run as a whole."""
+    return self._replace(whole=self.whole | {name})
+
 
 class Term(NamedTuple):
   """One term of a stream, times `factor` and the parameters `scales`."""
@@ -251,23 +255,11 @@ class Row(NamedTuple):
     return self.op.feed_at(self.repeat)
 
 
-def _in_turn(
-  ops: list[tuple[int, LinearOp]], depth: int, repeat: tuple[int, ...]
-) -> Iterator[Row]:
-  """Rows of operations that share the scans up to `depth`, at one repeat."""
-
-  def scan_of(item: tuple[int, LinearOp]) -> Scan | None:
-    scans = item[1].place.scans
-    return scans[depth] if len(scans) > depth else None
-
-  for scan, group in itertools.groupby(ops, key=scan_of):
-    members = list(group)
-    if scan is None:
-      yield from (Row(index, op, repeat) for index, op in members)
-      continue
-    steps = range(scan.length)
-    for step in reversed(steps) if scan.reverse else steps:
-      yield from _in_turn(members, depth + 1, (*repeat, step))
+def _turn(row: Row) -> tuple[Any, ...]:
+  """Sorts rows by when they are run: scans by their repeats first."""
+  scans = zip(row.op.place.scans, row.repeat, strict=True)
+  turns = ((scan.site, -i if scan.reverse else i) for scan, i in scans)
+  return (*itertools.chain(*turns), row.op.place.site)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +286,12 @@ class SignalGraph:
 
     Operations that share a scan take turns; a reversed one counts down.
     """
-    return tuple(_in_turn(list(enumerate(self.ops)), 0, ()))
+    rows = (
+      Row(number, op, repeat)
+      for number, op in enumerate(self.ops)
+      for repeat in itertools.product(*map(range, op.repeats))
+    )
+    return tuple(sorted(rows, key=_turn))
 
   def __iter__(self) -> Iterator[LinearOp]:
     return iter(self.ops)

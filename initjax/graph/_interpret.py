@@ -14,7 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from initjax.graph._compat import open_jaxpr, scan_operands, sub_jaxprs
+from initjax.graph._compat import (
+  Equation,
+  open_jaxpr,
+  scan_operands,
+  sub_jaxprs,
+)
 from initjax.graph._graph import Site
 from initjax.graph._primitives import CALLS, JITS, REMAT, RULES
 from initjax.graph._shard_map import in_shards
@@ -24,7 +29,7 @@ class Visited(NamedTuple):
   """An equation that was run, at a site."""
 
   site: Site
-  equation: Any
+  equation: Equation
   operands: list[Any] | None
   """None where a call was run as a whole, and this is the last site in it"""
   outputs: list[Any]
@@ -63,7 +68,7 @@ class Visitor(NamedTuple):
 
 
 class _Inside(NamedTuple):
-  """What the sites in a jaxpr are given: it rides along with the operands."""
+  """Slots and states of the sites in a jaxpr, beside the operands."""
 
   slots: Slots
   states: States
@@ -116,8 +121,8 @@ def run(
   return [look_up(atom) for atom in opened.jaxpr.outvars], found, states
 
 
-def bind(equation: Any, operands: Sequence[Any]) -> list[Any]:
-  """The equation as it was."""
+def bind(equation: Equation, operands: Sequence[Any]) -> list[jax.Array]:
+  """What the equation computes of other operands."""
   primitive = equation.primitive
   with equation.ctx.manager:
     outputs = primitive.bind(
@@ -141,7 +146,7 @@ def _not_run(slots: Slots) -> dict[Site, Any]:
 class _Call(NamedTuple):
   """An equation with sites, and how they are visited."""
 
-  equation: Any
+  equation: Equation
   site: Site
   visitor: Visitor
   enter: frozenset[str]

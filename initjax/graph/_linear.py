@@ -11,7 +11,6 @@ from initjax.graph._activations import feed_of
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
-from initjax.graph._primitives import LAYOUT
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   CLOSED_OVER,
@@ -67,21 +66,20 @@ def read_linear(
 ) -> Value:
   """A product: notes it if one side is data, and says what comes out."""
   first, second = operands[:2]
-  is_data = [first.kind == "data", second.kind == "data"]
+  is_data = [value.kind == "data" for value in (first, second)]
   if not any(is_data):
     return _no_operation(reader, (first, second), place.site)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
-  if (
-    weight.kind == "constant" and weight is not CLOSED_OVER
-  ):  # such as the one-hot kernel that extracts patches
+  if weight.kind == "constant" and weight is not CLOSED_OVER:
+    # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return data(reader.node(label, equation=equation, operands=(signal,)))
-  kind, axes, fans = _measures(equation, kernel)
+  kind, axes, (fan_in, fan_out) = _measures(equation, kernel)
   op = LinearOp(
     kind="data" if all(is_data) else kind,
-    fan_in=fans.fan_in,
-    fan_out=fans.fan_out * _patch_overlap(signal),
+    fan_in=fan_in,
+    fan_out=fan_out * _patch_overlap(signal),
     feed=feed_of(signal)._replace(
       stream=reader.streams.feeding(signal, place.site)
     ),
@@ -118,11 +116,10 @@ def read_look_up(
   atoms = (equation.invars[0], equation.outvars[0])
   ranks = [len(atom.aval.shape) for atom in atoms]
   axes = _geometry.gather_axes(equation.params, *ranks)
-  fans = _geometry.gather_fans(equation.params)
   op = LinearOp(
     kind="embedding",
-    fan_in=fans.fan_in,
-    fan_out=fans.fan_out,
+    fan_in=1,  # a row feeds as many outputs as it has features
+    fan_out=math.prod(equation.params["slice_sizes"]),
     feed=Feed(reason="indices"),
     **_common(equation, table, place, axes),
   )
@@ -151,19 +148,17 @@ def _measures(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
   """Kind, axes and fans of a product whose operand `kernel` is the kernel."""
   name, params = equation.primitive.name, equation.params
   shapes = [tuple(atom.aval.shape) for atom in equation.invars[:2]]
-  ranks = (len(shapes[0]), len(shapes[1]))
   if name == "conv_general_dilated":
     axes = _geometry.convolution_axes(params)
     return "convolution", axes, _geometry.convolution_fans(params, shapes[1])
-  if name == "ragged_dot_general":
-    axes = _geometry.ragged_dot_axes(params, ranks)
-    return "ragged_dot", axes, _geometry.product_fans(axes, shapes[1])
-  axes = _geometry.dot_axes(params, ranks, kernel)
-  return "dot", axes, _geometry.product_fans(axes, shapes[kernel])
+  ranks = (len(shapes[0]), len(shapes[1]))
+  axes = _geometry.product_axes(params, ranks, kernel)
+  fans = _geometry.product_fans(axes, shapes[axes.kernel])
+  return name.removesuffix("_general"), axes, fans
 
 
 def _window(params: dict[str, Any]) -> dict[str, Any]:
-  """What only a convolution has."""
+  """Fields of a convolution alone."""
   if "window_strides" not in params:
     return {}
   return {
@@ -176,7 +171,7 @@ def _window(params: dict[str, Any]) -> dict[str, Any]:
 def _common(
   equation: Equation, weight: Value, place: Place, axes: Axes
 ) -> dict[str, Any]:
-  """What every LinearOp says of its kernel and its output."""
+  """Fields of every LinearOp: its kernel and its output."""
   output = equation.outvars[0].aval
   return {
     "paths": weight.paths,
@@ -192,9 +187,7 @@ def _common(
 
 def _patch_overlap(signal: Value) -> float:
   """How many patches hold one element, where patches were extracted before."""
-  node = signal.node
-  while node is not None and node.label in LAYOUT and node.operands:
-    node = node.operands[0].node
+  node = signal.node and signal.node.unmoved
   if node is None or node.label != "patches":
     return 1
   params = node.equation.params

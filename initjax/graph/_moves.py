@@ -140,12 +140,10 @@ def moves_of(equation: Equation, numbers: Sequence[Any]) -> list[Move] | None:
     case "broadcast_in_dim":
       return [Broadcast(tuple(params["broadcast_dimensions"]), shape)]
     case "squeeze":
-      gone = params["dimensions"]
-      return [_along(before, dict.fromkeys(gone, 0))]
+      return [_along(before, dict.fromkeys(params["dimensions"], 0))]
     case "rev":
-      return [
-        _along(before, dict.fromkeys(params["dimensions"], (-1, None, -1)))
-      ]
+      backward = (-1, None, -1)
+      return [_along(before, dict.fromkeys(params["dimensions"], backward))]
     case "slice":
       steps = params["strides"] or (1,) * len(before)
       starts, ends = params["start_indices"], params["limit_indices"]

@@ -41,33 +41,20 @@ def normalization(node: Node) -> Normalization | None:
 
 def _is_size_of(reduction: Node, inner: Node) -> bool:
   """Whether what is summed is made of `inner`, entry by entry, and no other."""
-  wanted = _below_layout(inner)
-  open_nodes, steps = [reduction], 0
-  while open_nodes and steps < 64:
-    node, steps = _below_layout(open_nodes.pop()), steps + 1
-    if node is wanted:
-      return True
-    if node.operation is None:
-      open_nodes += [v.node for v in node.operands if v.node is not None]
-  return False
-
-
-def _below_layout(node: Node) -> Node:
-  while node.label in LAYOUT and node.operands and node.operands[0].node:
-    node = node.operands[0].node
-  return node
+  wanted = inner.unmoved
+  return any(node is wanted for node in reduction.descend())
 
 
 def _deviation(node: Node, root: str) -> tuple[Node, tuple[str, ...]] | None:
   """The reduction below a (reciprocal) root, and the scales on the way."""
   scales: tuple[str, ...] = ()
   while node.label != root:
-    signals = [value.node for value in node.operands if value.node is not None]
-    if len(signals) != 1 or node.label not in {"mul", "add", "max"} | LAYOUT:
+    below = node.only_below({"mul", "add", "max"} | LAYOUT)
+    if below is None:
       return None
     if node.label == "mul":
       scales += tuple(p for value in node.operands for p in value.paths)
-    (node,) = signals
+    node = below
   reduction = _reduction(node, 12)
   return None if reduction is None else (reduction, scales)
 
@@ -78,8 +65,7 @@ def _reduction(node: Node, depth: int) -> Node | None:
     return node if node.equation is not None else None
   if depth == 0 or node.operation is not None:
     return None
-  below = (value.node for value in node.operands if value.node is not None)
-  found = (_reduction(each, depth - 1) for each in below)
+  found = (_reduction(each, depth - 1) for each in node.below)
   return next((each for each in found if each is not None), None)
 
 
@@ -95,21 +81,16 @@ def _without_mean(node: Node) -> Node:
 
 def _is_mean(node: Node) -> bool:
   """Whether it is a sum over entries, spread out and divided."""
-  while node.label in {"div", "mul"} | LAYOUT:
-    signals = [value.node for value in node.operands if value.node is not None]
-    if len(signals) != 1:
-      return False
-    (node,) = signals
+  while (below := node.only_below({"div", "mul"} | LAYOUT)) is not None:
+    node = below
   return node.label.startswith("reduce_")
 
 
 def find_normalized(node: Node) -> Node | None:
   """What a source normalizes, behind its shift and views."""
-  found = normalization(node)
-  while found is None:
-    signals = [value.node for value in node.operands if value.node is not None]
-    if len(signals) != 1 or node.label not in {"mul"} | SUMS | LAYOUT:
+  while (found := normalization(node)) is None:
+    below = node.only_below({"mul"} | SUMS | LAYOUT)
+    if below is None:
       return None
-    (node,) = signals
-    found = normalization(node)
+    node = below
   return found.inner

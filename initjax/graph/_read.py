@@ -52,17 +52,12 @@ def read(
 ) -> list[Value]:
   """Values of the outputs of `jaxpr` for values of its inputs."""
   opened = open_jaxpr(jaxpr)
-  known: dict[Any, Value] = {}
-  for variables, given in (
-    (opened.jaxpr.constvars, [_closed_over(c) for c in opened.consts]),
-    (opened.jaxpr.invars, values),
-  ):
-    known.update(zip(variables, given, strict=True))
+  closed_over = map(_closed_over, opened.consts)
+  known = dict(zip(opened.jaxpr.constvars, closed_over, strict=True))
+  known.update(zip(opened.jaxpr.invars, values, strict=True))
 
   def look_up(atom: Any) -> Value:
-    if hasattr(atom, "val"):
-      return _closed_over(atom.val)
-    return known[atom]
+    return _closed_over(atom.val) if hasattr(atom, "val") else known[atom]
 
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
@@ -89,7 +84,7 @@ def _read_equation(
     return [read_look_up(reader, equation, operands, place)]
   if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
-    place = _whole(place, name) if name in RULES else place
+    place = place.run_whole(name) if name in RULES else place
     return read(reader, inner, operands, place)
   if name == "optimization_barrier":
     return operands
@@ -98,10 +93,6 @@ def _read_equation(
   if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
     reader.opaque[name] = None
   return _read_other(reader, equation, operands, place)
-
-
-def _whole(place: Place, name: str) -> Place:
-  return place._replace(whole=place.whole | {name})
 
 
 def _holds_linear(jaxpr: Any) -> bool:
@@ -182,7 +173,7 @@ def _read_scan(
   consts, carry = operands[:num_consts], operands[num_consts:][:num_carry]
   scan = Scan(place.site, params["length"], params["reverse"])
   slices = [
-    _slice(reader, value, scan) for value in operands[num_consts + num_carry :]
+    _repeat(reader, value, scan) for value in operands[num_consts + num_carry :]
   ]
   inner = place._replace(scans=(*place.scans, scan))
 
@@ -198,7 +189,7 @@ def _read_while(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   params = equation.params
-  place = _whole(place, "while")
+  place = place.run_whole("while")
   skipped = params["cond_nconsts"]
   split = skipped + params["body_nconsts"]
   consts, carry = operands[skipped:split], operands[split:]
@@ -217,17 +208,8 @@ def _read_while(
     else value
     for began, value in zip(carry, outputs, strict=True)
   ]
-  return _touched(counted, touched_by(operands))
-
-
-def _touched(values: list[Value], touched: int) -> list[Value]:
-  """Values that parameters have a say in."""
-  return [
-    value
-    if not touched & ~value.touched
-    else dataclasses.replace(value, touched=value.touched | touched)
-    for value in values
-  ]
+  touched = touched_by(operands)
+  return [value.more_touched(touched) for value in counted]
 
 
 def _read_shard_map(
@@ -236,9 +218,10 @@ def _read_shard_map(
   """Inside, an array is a shard of what it is outside."""
   (inner, *_) = sub_jaxprs(equation.params)
   body = open_jaxpr(inner).jaxpr
-  place = _whole(place, "shard_map")
+  place = place.run_whole("shard_map")
   outputs = read(reader, inner, _shards(operands, body.invars), place)
-  return _touched(_shards(outputs, equation.outvars), touched_by(operands))
+  shards = _shards(outputs, equation.outvars)
+  return [value.more_touched(touched_by(operands)) for value in shards]
 
 
 def _shards(values: list[Value], variables: list[Atom]) -> list[Value]:
@@ -281,12 +264,12 @@ def _fixpoint(
 
 
 def _carried(began: Value, fed: Value, value: Value) -> Value:
-  """What is changed at every repeat is no view of a parameter, no number."""
+  """A carry that changes is no view of a parameter, and no number."""
   if value is began:
     return value
   if value.kind != "data":
     value = joined((value,), "loop")
-  return _touched([value], fed.touched)[0]
+  return value.more_touched(fed.touched)
 
 
 def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
@@ -298,8 +281,8 @@ def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
   }
 
 
-def _slice(reader: Reader, value: Value, scan: Scan) -> Value:
-  """What one repeat of a scan sees of a stacked operand."""
+def _repeat(reader: Reader, value: Value, scan: Scan) -> Value:
+  """The slice of a stacked operand that one repeat of a scan sees."""
   if value.view is not None:
     return dataclasses.replace(value, view=sliced(value.view, scan))
   if value.kind == "constant":
@@ -308,7 +291,7 @@ def _slice(reader: Reader, value: Value, scan: Scan) -> Value:
 
 
 def _stacked(reader: Reader, value: Value) -> Value:
-  """What a scan hands out of all repeats of a value."""
+  """A value of all repeats, as a scan hands it out."""
   if value.kind != "data":
     return joined((value,), "stack")
   return data(reader.node("reshape", operands=(value,)))
@@ -317,21 +300,17 @@ def _stacked(reader: Reader, value: Value) -> Value:
 def _read_cond(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
+  index, *others = operands
   branches = [
-    read(reader, branch, operands[1:], place.inside(number))
+    read(reader, branch, others, place.inside(number))
     for number, branch in enumerate(equation.params["branches"])
   ]
   return [
-    _either(reader, [operands[0], *values])
+    data(reader.node("cond", operands=(index, *values)))
+    if any(value.kind == "data" for value in (index, *values))
+    else joined(values, "cond", touched_by((index, *values)))
     for values in zip(*branches, strict=True)
   ]
-
-
-def _either(reader: Reader, values: list[Value]) -> Value:
-  """What may come out of a branch; the first value chooses."""
-  if any(value.kind == "data" for value in values):
-    return data(reader.node("cond", operands=tuple(values)))
-  return joined(values[1:], "cond", touched_by(values))
 
 
 _LOOPS: dict[str, Callable[..., list[Value]]] = {

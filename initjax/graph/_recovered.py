@@ -86,10 +86,10 @@ def recovered(source: Node, between: Sequence[Node]) -> Recovered:
   ordered = sorted(between, key=lambda node: node.index)
   places = {id(source): 0}
   places |= {id(node): place for place, node in enumerate(ordered, 1)}
-  return Recovered(tuple(_step(node, places) for node in ordered))
+  return Recovered(tuple(_step_of(node, places) for node in ordered))
 
 
-def _step(node: Node, places: dict[int, int]) -> Step:
+def _step_of(node: Node, places: dict[int, int]) -> Step:
   dropped = dropout(node)
   if dropped is not None:
     scale = math.sqrt(dropped.rate)  # the root of its mean square over masks

@@ -104,18 +104,19 @@ def _graph(
     elementwise=tuple(path for path in beside if path in reader.elementwise),
     unused=tuple(path for path in beside if path not in reader.elementwise),
     opaque=tuple(reader.opaque),
-    output=_output(reader, outputs, ops[-1].place.site) if ops else None,
+    output=_output_stream(reader, outputs, ops[-1].place.site) if ops else None,
   )
 
 
-def _output(reader: Reader, outputs: list[Value], last: Site) -> Stream | None:
+def _output_stream(
+  reader: Reader, outputs: list[Value], last: Site
+) -> Stream | None:
   """The terms of the first output that holds the operation at `last`."""
-  nodes = (source_of(v.node)[0] for v in outputs if v.node is not None)
-  streams = (reader.streams.of(node) for node in nodes)
-  return next((stream for stream in streams if _holds(stream, last)), None)
-
-
-def _holds(stream: Stream | None, site: Site) -> bool:
-  return any(
-    (term.kind, term.site) == ("output", site) for term in terms_within(stream)
-  )
+  for value in outputs:
+    if value.node is not None:
+      source, _ = source_of(value.node)
+      stream = reader.streams.of(source)
+      terms = terms_within(stream)
+      if any((term.kind, term.site) == ("output", last) for term in terms):
+        return stream
+  return None

@@ -30,7 +30,7 @@ _CENTRED = frozenset(("output", "bias", "input", "normalized"))
 
 
 class _Factor(NamedTuple):
-  """What multiplies all terms of a stream."""
+  """Multiplies all terms of a stream."""
 
   number: float = 1.0
   paths: tuple[str, ...] = ()
@@ -136,8 +136,7 @@ class _Descent:
     if source is not node:
       parts = [(source, between)]
     else:
-      below = [value.node for value in node.operands if value.node is not None]
-      parts = [source_of(each) for each in below]
+      parts = [source_of(each) for each in node.below]
       if node.label != "mul" or len(parts) != len(node.operands):
         return None
     images = [self._image(*part) for part in parts]
@@ -188,18 +187,18 @@ def _choose_apart(
 
 def _choices(between: Sequence[Node]) -> list[str]:
   nodes = sorted(between, key=lambda node: node.index)
-  return [
-    f"{node.label} {node.equation.params} {node.output}"
-    for node in nodes
-    if node.label in CHOICES and node.equation is not None
-  ]
+  return [node.text for node in nodes if _chooses(node)]
+
+
+def _chooses(node: Node) -> bool:
+  return node.label in CHOICES and node.equation is not None
 
 
 def _share(between: Sequence[Node]) -> float:
   """Of the entries of a source, how many are left."""
   share = 1.0
   for node in between:
-    if node.label in CHOICES and node.equation is not None:
+    if _chooses(node):
       before = node.equation.invars[0].aval.shape
       after = node.equation.outvars[node.output].aval.shape
       share *= math.prod(after) / max(1, math.prod(before))
@@ -211,7 +210,7 @@ def _factor_below(node: Node) -> tuple[Node, _Factor] | None:
   dropped = dropout(node)
   if dropped is not None and dropped.kept.node is not None:
     return dropped.kept.node, _Factor(dropped.rate**0.5)  # root mean square
-  signals = [value.node for value in node.operands if value.node is not None]
+  signals = node.below
   others = [value for value in node.operands if value.node is None]
   if len(signals) != 1 or len(others) > 1:
     return None

@@ -7,10 +7,11 @@ read back.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from initjax.graph._graph import Place, Site
+from initjax.graph._primitives import LAYOUT
 from initjax.graph._view import View, computed
 
 Kind = Literal["parameter", "constant", "data"]
@@ -47,6 +48,41 @@ class Node:
   noise: bool = False
   """whether it depends on nothing but random bits and constants"""
 
+  @property
+  def below(self) -> "list[Node]":
+    """Those of its operands that are data."""
+    return [value.node for value in self.operands if value.node is not None]
+
+  @property
+  def text(self) -> str:
+    """What the equation does, to tell it from others."""
+    params = None if self.equation is None else self.equation.params
+    return f"{self.label} {params} {self.output}"
+
+  def only_below(self, labels: Collection[str]) -> "Node | None":
+    """The one node below, if this one's label is among these."""
+    below = self.below
+    return below[0] if self.label in labels and len(below) == 1 else None
+
+  @property
+  def unmoved(self) -> "Node":
+    """The node below all that moves entries, or changes their type."""
+    node = self
+    while node.label in LAYOUT and node.operands[0].node is not None:
+      node = node.operands[0].node
+    return node
+
+  def descend(self, most: int = 64) -> "Iterator[Node]":
+    """What it is computed of, down to operations, but for moves."""
+    open_nodes = [self]
+    for _ in range(most):
+      if not open_nodes:
+        return
+      node = open_nodes.pop().unmoved
+      yield node
+      if node.operation is None:
+        open_nodes += node.below
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
@@ -67,6 +103,12 @@ class Value:
   def paths(self) -> tuple[str, ...]:
     """The parameters it descends from, if from parameters alone."""
     return () if self.view is None else self.view.paths
+
+  def more_touched(self, touched: int) -> "Value":
+    """The value, if these parameters have a say in it, too."""
+    if not touched & ~self.touched:
+      return self
+    return dataclasses.replace(self, touched=self.touched | touched)
 
   @property
   def derived(self) -> bool:

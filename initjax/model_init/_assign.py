@@ -8,10 +8,10 @@ that carries a signal.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
-from initjax.graph import LinearOp, SignalGraph, View
+from initjax.graph import LinearOp, Row, SignalGraph, View
 from initjax.propagation import Fed, Signal, Walk
 from initjax.typing import Direction
 
@@ -31,10 +31,10 @@ class Kernel(NamedTuple):
   keys: tuple[Key, ...]
   """what is drawn; empty for a constant"""
 
-  def repeat(self, op: LinearOp, repeat: Repeat) -> Repeat:
-    """Which of the stacked kernels one repeat uses."""
+  def repeat(self, row: Row) -> Repeat:
+    """Which of the stacked kernels a row uses."""
     scans = () if self.view is None else self.view.scans
-    at = dict(zip(op.place.scans, repeat, strict=True))
+    at = dict(zip(row.op.place.scans, row.repeat, strict=True))
     return tuple(at[scan] for scan in scans)
 
 
@@ -42,46 +42,39 @@ def kernels_of(
   graph: SignalGraph, sizes: Mapping[str, int]
 ) -> tuple[Kernel, ...]:
   """The kernel of each operation; `sizes` are those of the leaves."""
-  used = [(op, _entries(op)) for op in graph.ops]
-  parts: dict[str, set[str]] = {}
-  for op, view in used:
+  views = [_exact_view(op) for op in graph.ops]
+  parts = ["" if view is None else view.part for view in views]
+  used: dict[str, set[str]] = {}
+  for op, part in zip(graph.ops, parts, strict=True):
     for path in op.paths:
-      parts.setdefault(path, set()).add("" if view is None else view.part)
+      used.setdefault(path, set()).add(part)
   found = []
-  for op, view in used:
-    part = "" if view is None else view.part
+  for op, view, part in zip(graph.ops, views, parts, strict=True):
+    size = math.prod(op.kernel_shape)
     keys = [
-      (path, "" if "" in parts[path] else part)
+      (path, "" if "" in used[path] else part)
       for path in op.paths
-      if view is not None or sizes[path] >= _size(op)
+      if view is not None or sizes[path] >= size
     ]
     found.append(Kernel(view, tuple(keys)))
   return tuple(found)
 
 
-def _entries(op: LinearOp) -> View | None:
+def _exact_view(op: LinearOp) -> View | None:
   """The view, if it tells each entry and its factor."""
   view = op.view
   known = view is not None and view.exact and view.multiplier is not None
   return view if known else None
 
 
-def _size(op: LinearOp) -> int:
-  return math.prod(op.kernel_shape)
-
-
 class Share(NamedTuple):
-  """What one row asked for, and what it was given."""
+  """What one row asked for."""
 
-  op: int
-  """of the operation in the graph"""
-  repeat: Repeat
+  row: Row
   fed: Fed
   output: Signal
   wanted: float | None
   """variance of an entry of the leaf; None if the row is fed by zeros"""
-  given: float | None
-  """None if the kernel cannot be set"""
 
 
 @dataclasses.dataclass
@@ -102,6 +95,27 @@ class Given:
 Table = dict[Key, Given]
 
 
+class Assigned(NamedTuple):
+  """What the rows of a graph asked for, and what each kernel is given."""
+
+  graph: SignalGraph
+  kernels: tuple[Kernel, ...]
+  """of the operations"""
+  shares: list[Share]
+  """of the rows"""
+  table: Table
+
+  def given(self, row: Row) -> float | None:
+    """In the end: a row may be run before it is decided."""
+    kernel = self.kernels[row.number]
+    own = kernel.repeat(row)
+    return _mean([self.table[key].at(own) for key in kernel.keys])
+
+
+def _mean(variances: Collection[float]) -> float | None:
+  return sum(variances) / len(variances) if variances else None
+
+
 def assign(
   graph: SignalGraph,
   kernels: tuple[Kernel, ...],
@@ -109,19 +123,19 @@ def assign(
   *,
   direction: Direction,
   tied: Tied,
-) -> tuple[list[Share], Table]:
+) -> Assigned:
   """Runs all rows; again where a later use decides what an earlier one gets."""
   table: Table = {}
-  for turn in range(_ROUNDS):
-    walk = _Walk(graph, kernels, sizes, direction, tied, before=table)
-    shares = [walk.run(row.number, row.repeat) for row in graph.rows]
-    walk.fill()
-    before, table = table, walk.table
+  for count in range(_ROUNDS):
+    turn = _Turn(graph, kernels, sizes, direction, tied, before=table)
+    shares = [turn.run(row) for row in graph.rows]
+    turn.fill()
+    before, table = table, turn.table
     if tied == "first" or _same(before, table):
       break
-    if turn >= _UNDAMPED:  # a kernel that halves its own wish would alternate
+    if count >= _UNDAMPED:  # a kernel that halves its own wish would alternate
       table = _between(before, table)
-  return shares, table
+  return Assigned(graph, kernels, shares, table)
 
 
 def _between(first: Table, second: Table) -> Table:
@@ -149,32 +163,31 @@ def _same(first: Table, second: Table) -> bool:
 
 
 @dataclasses.dataclass
-class _Walk:
+class _Turn:
+  """All rows once, in the order of execution."""
+
   graph: SignalGraph
   kernels: tuple[Kernel, ...]
   sizes: Walk
   direction: Direction
   tied: Tied
   before: Table
-  """what an earlier walk ended with"""
+  """what an earlier turn ended with"""
   table: Table = dataclasses.field(default_factory=dict)
 
-  def run(self, index: int, repeat: Repeat) -> Share:
-    op, kernel = self.graph.ops[index], self.kernels[index]
-    fed = self.sizes.fed(op, repeat)
-    own = kernel.repeat(op, repeat)
+  def run(self, row: Row) -> Share:
+    op, kernel = row.op, self.kernels[row.number]
+    fed, own = self.sizes.fed(op, row.repeat), kernel.repeat(row)
     factor = op.multiplier**2
     wanted = _wanted(op, fed, self.direction)
     wanted = wanted / factor if wanted is not None and factor else None
     for key in kernel.keys:
-      self._claim(key, index, own, wanted)
+      self._claim(key, row.number, own, wanted)
     known = self.table if self.tied == "first" else self.before or self.table
-    found = [known[key].at(own) for key in kernel.keys if key in known]
-    given = sum(found) / len(found) if found else None
+    given = _mean([known[key].at(own) for key in kernel.keys if key in known])
     followed = kernel.view is not None
     variance = given * factor if given is not None and followed else None
-    output = self.sizes.put(op, fed, variance)
-    return Share(index, repeat, fed, output, wanted, given)
+    return Share(row, fed, self.sizes.put(op, fed, variance), wanted)
 
   def _claim(
     self, key: Key, index: int, own: Repeat, wanted: float | None
@@ -194,13 +207,13 @@ class _Walk:
 
   def fill(self) -> None:
     """Kernels that no live row uses: as if fed by unit second moment."""
-    for index, op, repeat in self.graph.rows:
-      kernel = self.kernels[index]
+    for row in self.graph.rows:
+      index, op, kernel = row.number, row.op, self.kernels[row.number]
       unit = 1 / (op.fan_in if self.direction == "forward" else op.fan_out)
       for key in kernel.keys:
         given = self.table.setdefault(key, Given(index))
         if given.index == index:
-          own = kernel.repeat(op, repeat)
+          own = kernel.repeat(row)
           given.variances.setdefault(own, unit / op.multiplier**2)
 
 

@@ -4,17 +4,18 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
-from initjax._paths import leaves_by_path
-from initjax.graph import SignalGraph, as_function, signal_graph
+from initjax._paths import leaves_by_path, paths_of
+from initjax.graph import as_function, signal_graph
 from initjax.model_init._assign import (
-  Share,
+  Assigned,
   Table,
   Tied,
   assign,
@@ -111,11 +112,11 @@ def auto_init(
   check_key(key)
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, as_given = as_function(fn, params, inputs)
-  model, shares, table = _assigned(fn, params, inputs, second_moment, rules)
-  message = warning_of(model.graph, shares)
+  assigned = _assigned(fn, params, inputs, second_moment, rules)
+  message = warning_of(assigned.shares)
   if message:
     warnings.warn(message, stacklevel=2)
-  return as_given(_drawn(key, params, model, table, distribution))
+  return as_given(_drawn(key, params, assigned, distribution))
 
 
 def plan_init(
@@ -156,10 +157,10 @@ def plan_init(
   """
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  model, shares, table = _assigned(fn, params, inputs, second_moment, rules)
-  drawn = {path for path, _ in table}
-  kept = tuple(path for path in model.leaves if path not in drawn)
-  return plan_of(model.graph, model.kernels, shares, table, kept, **rules)
+  assigned = _assigned(fn, params, inputs, second_moment, rules)
+  drawn = {path for path, _ in assigned.table}
+  kept = tuple(path for path in paths_of(params) if path not in drawn)
+  return plan_of(assigned, kept, **rules)
 
 
 def _assigned(
@@ -168,51 +169,47 @@ def _assigned(
   inputs: tuple[Any, ...],
   second_moment: float,
   rules: dict[str, Any],
-) -> tuple["_Model", list[Share], Table]:
-  """The model, what its rows asked for, and what each kernel is given."""
+) -> Assigned:
+  """The variance of each kernel of a model, and why."""
   for name, value in rules.items():
     check_choice(name, value, _CHOICES[name])
   check_number("second_moment", second_moment, low=0, open_low=True)
-  model = _read(fn, params, inputs)
-  sizes = Walk(model.mean_square, second_moment, assumes=True)
-  shares, table = assign(
-    model.graph,
-    model.kernels,
-    sizes,
+  leaves = leaves_by_path(params)
+  graph = signal_graph(fn, params, *inputs)
+  sizes = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
+  assigned = assign(
+    graph,
+    kernels_of(graph, sizes),
+    Walk(
+      lambda path: _mean_square(path, leaves[path]), second_moment, assumes=True
+    ),
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  model.check(table)
-  return model, shares, table
+  _check(leaves, assigned.table)
+  return assigned
 
 
-class _Model(NamedTuple):
-  """A model as it was read, and its parameters by path."""
+def _mean_square(path: str, leaf: Any) -> float:
+  """Of a bias or a scale."""
+  if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+    raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
+  square = np.abs(np.asarray(leaf).astype(np.complex128)) ** 2
+  return float(square.mean()) if square.size else 0.0
 
-  graph: SignalGraph
-  kernels: tuple[Any, ...]
-  leaves: Mapping[str, Any]
 
-  def mean_square(self, path: str) -> float:
-    """Of a bias or a scale."""
-    leaf = self.leaves[path]
-    if isinstance(leaf, (jax.ShapeDtypeStruct, jax.core.Tracer)):
+def _check(leaves: Mapping[str, Any], table: Table) -> None:
+  """Raises if there is no kernel, or no value of what is none."""
+  if not table:
+    raise ValueError(
+      "wanted a model that uses parameters in matrix products, convolutions "
+      "or look-ups, found none to initialize; are its kernels, or its data, "
+      "closed over instead of passed, as fn(params, x)?"
+    )
+  drawn = {path for path, _ in table}
+  for path, leaf in leaves.items():
+    if isinstance(leaf, jax.ShapeDtypeStruct) and path not in drawn:
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-    square = np.abs(np.asarray(leaf).astype(np.complex128)) ** 2
-    return float(square.mean()) if square.size else 0.0
-
-  def check(self, table: Table) -> None:
-    """Raises if there is no kernel, or no value of what is none."""
-    if not table:
-      raise ValueError(
-        "wanted a model that uses parameters in matrix products, convolutions "
-        "or look-ups, found none to initialize; are its kernels, or its data, "
-        "closed over instead of passed, as fn(params, x)?"
-      )
-    drawn = {path for path, _ in table}
-    for path, leaf in self.leaves.items():
-      if isinstance(leaf, jax.ShapeDtypeStruct) and path not in drawn:
-        raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
 
 
 _ABSTRACT = (
@@ -221,53 +218,29 @@ _ABSTRACT = (
 )
 
 
-def _read(fn: Callable[..., Any], params: Any, inputs: Any) -> _Model:
-  leaves = leaves_by_path(params)
-  graph = signal_graph(fn, params, *inputs)
-  extents = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
-  return _Model(graph, kernels_of(graph, extents), leaves)
-
-
 def _drawn(
-  key: jax.Array,
-  params: Any,
-  model: _Model,
-  table: Table,
-  distribution: Distribution,
+  key: jax.Array, params: Any, assigned: Assigned, distribution: Distribution
 ) -> Any:
   """The parameters with every kernel drawn."""
   draws: dict[str, list[Draw]] = {}
-  for (path, part), given in table.items():
-    op, kernel = model.graph.ops[given.index], model.kernels[given.index]
-    draws.setdefault(path, []).append(Draw(op, kernel, given, part))
+  for (path, part), given in assigned.table.items():
+    op = assigned.graph.ops[given.index]
+    view = assigned.kernels[given.index].view
+    draws.setdefault(path, []).append(Draw(op, view, given, part))
+  leaves = leaves_by_path(params)
   shapes = {
     path: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
-    for path, leaf in model.leaves.items()
+    for path, leaf in leaves.items()
   }
-
-  def leaf_at(path: str, leaf: Any) -> Any:
-    if path not in draws:
-      return leaf
-    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+  for path, own in draws.items():
+    leaf = leaves[path]
     draw: Callable[..., jax.Array] = functools.partial(
-      drawn_leaf,
-      path=path,
-      shapes=shapes,
-      draws=draws[path],
-      distribution=distribution,
+      drawn_leaf, path=path, shapes=shapes, draws=own, distribution=distribution
     )
-    sharding = _sharding(leaf)
-    if sharding is not None:
+    sharding = getattr(leaf, "sharding", None)
+    traced = isinstance(leaf, jax.core.Tracer)
+    if isinstance(sharding, NamedSharding) and not traced:
       draw = jax.jit(draw, out_shardings=sharding)
-    return draw(key, start=None if abstract else leaf)
-
-  leaves = [leaf_at(path, leaf) for path, leaf in model.leaves.items()]
-  return jax.tree.unflatten(jax.tree.structure(params), leaves)
-
-
-def _sharding(leaf: Any) -> Any:
-  """Where the leaf is to live, if that is said."""
-  if isinstance(leaf, jax.core.Tracer):
-    return None
-  sharding = getattr(leaf, "sharding", None)
-  return sharding if isinstance(sharding, jax.sharding.NamedSharding) else None
+    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+    leaves[path] = draw(key, start=None if abstract else leaf)
+  return jax.tree.unflatten(jax.tree.structure(params), leaves.values())

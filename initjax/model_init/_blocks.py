@@ -8,14 +8,14 @@ a block at a time into the result, or on each device the shard that it holds.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from initjax.graph import BLOCKWISE, RESHAPES
-from initjax.model_init._expressions import Out, bind
+from initjax.graph import BLOCKWISE, RESHAPES, Aval, bind
+from initjax.model_init._expressions import Out
 from initjax.model_init._programs import Instruction, Program, Reference
+from initjax.typing import DType
 
 BLOCK = 2**18
 """elements in a block"""
@@ -27,7 +27,7 @@ Bits = Callable[[jax.Array, int], jax.Array]
 """random bits of a key, of a width, for the positions wanted"""
 
 
-def is_chain(program: Program, arguments: Sequence[Any]) -> bool:
+def is_chain(program: Program, arguments: Sequence[jax.Array]) -> bool:
   """Whether the one output is elementwise in random bits of its own size.
 
   Beside them, in single numbers, which may be drawn as well.
@@ -46,7 +46,7 @@ def is_chain(program: Program, arguments: Sequence[Any]) -> bool:
   )
 
 
-def out_aval(program: Program) -> Any:
+def out_aval(program: Program) -> Aval:
   """Shape and dtype of the first output, the result of a step."""
   _, step, index = program.outs[0]
   return program.steps[step].node.avals[index]
@@ -64,24 +64,17 @@ def _is_link(step: Instruction, size: int) -> bool:
   if node.name == "random_bits":
     return True
   if node.name == "bitcast_convert_type":
-    return _sizes(step) == {math.prod(aval.shape)}
+    given = [x.aval.shape for x in node.operands if isinstance(x, Out)]
+    return {math.prod(aval.shape)} == set(map(math.prod, given))
   return node.name in RESHAPES | BLOCKWISE
 
 
-def _sizes(step: Instruction) -> set[int]:
-  return {
-    math.prod(value.aval.shape)
-    for value in step.node.operands
-    if isinstance(value, Out)
-  }
-
-
 def flat(
-  program: Program, arguments: Sequence[Any], bits: Bits, count: int
+  program: Program, arguments: Sequence[jax.Array], bits: Bits, count: int
 ) -> jax.Array:
   """The chain on `count` positions, whose bits are given."""
   size = math.prod(out_aval(program).shape)
-  scalars = [x if _is_key(x) else jnp.reshape(x, ()) for x in arguments]
+  scalars = [x if x.shape == () else jnp.reshape(x, ()) for x in arguments]
   results: list[jax.Array] = []
 
   def get(place: Reference) -> jax.Array:
@@ -94,8 +87,10 @@ def flat(
     whole = math.prod(step.node.avals[0].shape) == size
     if step.node.name == "random_bits":
       width = step.node.eqn.params["bit_width"]
-      draw = bits if whole else _one_number  # one that all elements share
-      result = draw(operands[0], width)
+      if whole:
+        result = bits(operands[0], width)
+      else:  # one number that all elements share
+        result = jax.random.bits(operands[0], (), f"uint{width}")
     elif step.node.name in RESHAPES:
       result = operands[0]
     else:
@@ -106,22 +101,14 @@ def flat(
   return results[program.outs[0][1]]
 
 
-def _one_number(key: jax.Array, width: int) -> jax.Array:
-  return jax.random.bits(key, (), f"uint{width}")
-
-
-def _is_key(x: Any) -> bool:
-  return bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
-
-
 def in_blocks(
-  fill: Callable[[Any, int], jax.Array], size: int, dtype: Any
+  fill: Callable[[int | jax.Array, int], jax.Array], size: int, dtype: DType
 ) -> jax.Array:
   """`fill(start, count)` into every part of an array; the last overlaps."""
   if size <= LARGE:
     return fill(0, size)
 
-  def one(block: Any, buffer: jax.Array) -> jax.Array:
+  def one(block: jax.Array, buffer: jax.Array) -> jax.Array:
     start = jnp.minimum(block * BLOCK, size - BLOCK)
     part = fill(start, BLOCK)
     return jax.lax.dynamic_update_slice(buffer, part, (start,))

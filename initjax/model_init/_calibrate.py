@@ -13,7 +13,7 @@ from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
 from initjax.graph import Trace, as_function, trace
 from initjax.model_init._calibration import Calibration
-from initjax.model_init._groups import groups_of, kernels_of
+from initjax.model_init._groups import calibrated_views, groups_of
 from initjax.model_init._leaves import rescaled
 from initjax.model_init._pass import Plan, beginning, one_pass, pooled
 
@@ -104,7 +104,7 @@ def calibrate(
   plan = _plan(traced, params, statistic)
   given = leaves_by_path(params)
 
-  def program(params: Any, inputs: Any, target: Any) -> Any:
+  def program(params: Any, inputs: Any, target: float | jax.Array) -> Any:
     leaves = leaves_by_path(params)
     flat = [*leaves.values(), *jax.tree.leaves(inputs)]
     forward = functools.partial(one_pass, plan, traced.jaxpr, flat, target)
@@ -140,11 +140,12 @@ def _plan(traced: Trace, params: Any, statistic: str) -> Plan:
     alone = len(traced.jaxpr.in_avals) == len(paths)
     raise ValueError(_NO_INPUT if alone else _NO_KERNEL)
   ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
-  kernels = kernels_of(traced, paths)
-  return Plan(ops, kernels, groups_of(ops, kernels), statistic)
+  views = calibrated_views(traced, paths)
+  groups = groups_of(ops, views, traced.entangled)
+  return Plan(ops, views, groups, statistic)
 
 
-def _in_jax(leaf: Any) -> Any:
+def _in_jax(leaf: object) -> Any:
   """NumPy's float64 becomes what it is in the pass."""
   numpy = is_float(leaf) and isinstance(leaf, np.ndarray)
   return jnp.asarray(leaf) if numpy else leaf

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,65 +11,67 @@ from jax.sharding import NamedSharding, PartitionSpec
 from initjax.model_init import _blocks
 from initjax.model_init._programs import Program, run
 
-Shardings = tuple[Any, ...] | None
+Shardings = tuple[NamedSharding | None, ...] | None
 """where each output shall live; None leaves it to JAX"""
 
 
 @functools.lru_cache(maxsize=4096)
-def compiled(program: Program, shardings: Shardings) -> Callable[..., Any]:
+def compiled(
+  program: Program, shardings: Shardings
+) -> Callable[..., list[jax.Array]]:
   """The program as a jitted function of its arguments."""
   one = shardings[0] if shardings and len(shardings) == 1 else None
 
-  def draw(*arguments: Any) -> list[Any]:
+  def draw(*arguments: jax.Array) -> list[jax.Array]:
     if not _blocks.is_chain(program, arguments):
       return run(program, arguments)
+    shape = _blocks.out_aval(program).shape
     if one is None:
-      return [_whole(program, arguments)]
-    return [_shards(program, arguments, one)]
+      return [_filled(program, arguments, shape, lambda held: held)]
+    return [_shards(program, arguments, shape, one)]
 
   if shardings is None:
     return jax.jit(draw)
   return jax.jit(draw, out_shardings=list(shardings))
 
 
-def _whole(program: Program, arguments: Sequence[Any]) -> jax.Array:
+def _filled(
+  program: Program,
+  arguments: Sequence[jax.Array],
+  shape: tuple[int, ...],
+  positions: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+  """A part of the output, whose elements have these positions in the whole."""
   aval = _blocks.out_aval(program)
-  size = math.prod(aval.shape)
 
-  def fill(start: Any, count: int) -> jax.Array:
+  def fill(start: int | jax.Array, count: int) -> jax.Array:
+    held = jnp.asarray(start, jnp.uint32) + jax.lax.iota(jnp.uint32, count)
+    places = positions(held)
+
     def bits(key: jax.Array, width: int) -> jax.Array:
-      if count == size:  # compiles faster
-        return jax.random.bits(key, (size,), f"uint{width}")
-      positions = jnp.asarray(start, jnp.uint32) + _iota(count)
-      return _blocks.bits_at(key, width, positions)
+      if count == math.prod(aval.shape):  # compiles faster
+        return jax.random.bits(key, (count,), f"uint{width}")
+      return _blocks.bits_at(key, width, places)
 
     return _blocks.flat(program, arguments, bits, count)
 
-  return _blocks.in_blocks(fill, size, aval.dtype).reshape(aval.shape)
+  return _blocks.in_blocks(fill, math.prod(shape), aval.dtype).reshape(shape)
 
 
 def _shards(
-  program: Program, arguments: Sequence[Any], sharding: NamedSharding
+  program: Program,
+  arguments: Sequence[jax.Array],
+  shape: tuple[int, ...],
+  sharding: NamedSharding,
 ) -> jax.Array:
   """Each device draws the elements that it holds."""
-  aval = _blocks.out_aval(program)
-  spec = tuple(sharding.spec) + (None,) * (aval.ndim - len(sharding.spec))
-  local = sharding.shard_shape(aval.shape)
+  spec = tuple(sharding.spec) + (None,) * (len(shape) - len(sharding.spec))
+  local = sharding.shard_shape(shape)
 
-  def shard(*arguments: Any) -> jax.Array:
+  def shard(*arguments: jax.Array) -> jax.Array:
     places = [jax.lax.axis_index(names) if names else 0 for names in spec]
-
-    def fill(start: Any, count: int) -> jax.Array:
-      held = jnp.asarray(start, jnp.uint32) + _iota(count)
-      positions = _global(held, places, local, aval.shape)
-
-      def bits(key: jax.Array, width: int) -> jax.Array:
-        return _blocks.bits_at(key, width, positions)
-
-      return _blocks.flat(program, arguments, bits, count)
-
-    drawn = _blocks.in_blocks(fill, math.prod(local), aval.dtype)
-    return drawn.reshape(local)
+    positions = lambda held: _global(held, places, local, shape)
+    return _filled(program, arguments, local, positions)
 
   return jax.shard_map(
     shard,
@@ -81,13 +82,9 @@ def _shards(
   )(*arguments)
 
 
-def _iota(count: int) -> jax.Array:
-  return jax.lax.iota(jnp.uint32, count)
-
-
 def _global(
   held: jax.Array,
-  places: Sequence[Any],
+  places: Sequence[int | jax.Array],
   local: Sequence[int],
   shape: Sequence[int],
 ) -> jax.Array:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,12 @@ import numpy as np
 from initjax._paths import key_of
 from initjax.graph import LinearOp, View
 from initjax.initializers import initializer, variance_scaling
-from initjax.model_init._assign import Given, Kernel
+from initjax.model_init._assign import Given
+from initjax.typing import DType, Numbers
 
-Distribution = Literal["truncated_normal", "normal", "uniform", "orthogonal"]
+Noise = Literal["truncated_normal", "normal", "uniform"]
+Distribution = Noise | Literal["orthogonal"]
+Shape = tuple[int, ...]
 DISTRIBUTIONS = ("truncated_normal", "normal", "uniform", "orthogonal")
 
 
@@ -23,18 +26,19 @@ class Draw(NamedTuple):
 
   op: LinearOp
   """that decides"""
-  kernel: Kernel
+  view: View | None
+  """of that operation's kernel; None if it is more than a view"""
   given: Given
   part: str
   """of the leaf; "" for the whole"""
 
-  def is_matrix(self, distribution: str) -> bool:
-    """Whether it is drawn as orthogonal matrices, if those are asked for.
 
-    Rows of an embedding are looked up one by one, not summed.
-    """
-    known = self.kernel.view is not None and self.op.kind != "embedding"
-    return distribution == "orthogonal" and known
+def has_matrices(op: LinearOp, view: View | None) -> bool:
+  """Whether a kernel may be drawn as orthogonal matrices.
+
+  Rows of an embedding are looked up one by one, not summed.
+  """
+  return view is not None and op.kind != "embedding"
 
 
 def drawn_leaf(
@@ -43,7 +47,7 @@ def drawn_leaf(
   shapes: Mapping[str, jax.ShapeDtypeStruct],
   draws: Sequence[Draw],
   distribution: Distribution,
-  start: Any = None,
+  start: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
   """A leaf with all its kernels drawn; where they overlap, the first wins.
 
@@ -59,24 +63,21 @@ def drawn_leaf(
   blank = jnp.zeros(leaf.shape, leaf.dtype) if start is None else start
   result = jnp.asarray(blank, leaf.dtype)
   for draw in reversed(draws):
-    own, view = key_of(key, path, draw.part), draw.kernel.view
+    own, view = key_of(key, path, draw.part), draw.view
     if view is None:
       variance = draw.given.at(())
-      return _entries(own, leaf.shape, leaf.dtype, variance, distribution)
+      return _noise(own, leaf.shape, leaf.dtype, variance, distribution)
     operand = _operand(own, leaf.dtype, draw, view, distribution)
-    if _is_bijection(view, operand.size, math.prod(leaf.shape)):
+    every_entry = not view.part and operand.size == math.prod(leaf.shape)
+    if every_entry and len(view.paths) == 1:
       return _undone(view, path, leaf, operand)
     result = _placed(view, path, result, operand)
   return jnp.asarray(result)
 
 
-def _is_bijection(view: View, size: int, entries: int) -> bool:
-  return not view.part and len(view.paths) == 1 and size == entries
-
-
 def _operand(
   key: jax.Array,
-  dtype: Any,
+  dtype: DType,
   draw: Draw,
   view: View,
   distribution: Distribution,
@@ -87,93 +88,69 @@ def _operand(
   shape = (*repeats, *op.kernel_shape)
   variance = np.array([given.at(at) for at in np.ndindex(*repeats)])
   variance = variance.reshape(*repeats, *(1 for _ in op.kernel_shape))
-  if draw.is_matrix(distribution):
-    return _orthogonal(key, shape, dtype, variance, op)
-  return _entries(key, shape, dtype, variance, distribution)
+  if distribution != "orthogonal" or not has_matrices(op, view):
+    return _noise(key, shape, dtype, variance, distribution)
+  layout = _layout(shape, len(repeats), op)
+  # An entry of Q, of rows × columns, has variance 1/max(rows, columns).
+  larger = max(layout.size(layout.rows), layout.size(layout.columns))
+  scale = np.sqrt(variance * larger)
+  return _scaled(key, scale, shape, jnp.dtype(dtype), layout)
 
 
-def _entries(
+def _noise(
   key: jax.Array,
-  shape: tuple[int, ...],
-  dtype: Any,
-  variance: Any,
+  shape: Shape,
+  dtype: DType,
+  variance: Numbers,
   distribution: Distribution,
 ) -> jax.Array:
   """Independent entries."""
-  name = "normal" if distribution == "orthogonal" else distribution
-  return _noise(key, np.sqrt(variance), tuple(shape), jnp.dtype(dtype), name)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _noise(
-  key: jax.Array, std: Any, shape: tuple[int, ...], dtype: Any, name: Any
-) -> jax.Array:
-  """Compiled once for each shape and dtype, whatever the variance."""
-  every = tuple(range(len(shape)))
-  unit = variance_scaling(1.0, "fan_in", name, (), (), every)
-
-  def sample(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return unit(key, shape, dtype) * _as(std, dtype)
-
-  return initializer(sample)(key, shape, dtype)
-
-
-def _as(number: Any, dtype: Any) -> jax.Array:
-  return jnp.asarray(number, jnp.finfo(dtype).dtype)
-
-
-def _orthogonal(
-  key: jax.Array,
-  shape: tuple[int, ...],
-  dtype: Any,
-  variance: np.ndarray,
-  op: LinearOp,
-) -> jax.Array:
-  """Matrices with orthonormal rows or columns, whichever are fewer, scaled.
-
-  An entry of Q, of `rows` × `columns`, has variance 1/max(rows, columns).
-  """
-  layout = _layout(shape, len(shape) - len(op.kernel_shape), op)
-  larger = max(layout.size(layout.rows), layout.size(layout.columns))
-  scale = np.sqrt(variance * larger)
-  return _matrices(key, scale, shape, jnp.dtype(dtype), layout)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _matrices(
-  key: jax.Array,
-  scale: Any,
-  shape: tuple[int, ...],
-  dtype: Any,
-  layout: "Layout",
-) -> jax.Array:
-  order = (*layout.batch, *layout.rows, *layout.columns)
-  arranged = tuple(layout.shape[axis] for axis in order)
-
-  def sample(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    leading = arranged[: len(layout.batch)]
-    sizes = layout.size(layout.rows), layout.size(layout.columns)
-    q = jax.random.orthogonal(key, sizes[0], leading, dtype, sizes[1])
-    q = q.reshape(arranged).transpose(np.argsort(order)).reshape(shape)
-    return q * _as(scale, dtype)
-
-  return initializer(sample)(key, shape, dtype)
+  name: Noise = "normal" if distribution == "orthogonal" else distribution
+  return _scaled(key, np.sqrt(variance), tuple(shape), jnp.dtype(dtype), name)
 
 
 class Layout(NamedTuple):
   """An operand as matrices: its axes, groups split off, in this order."""
 
-  shape: tuple[int, ...]
-  batch: tuple[int, ...]
-  rows: tuple[int, ...]
-  columns: tuple[int, ...]
+  shape: Shape
+  batch: Shape
+  rows: Shape
+  columns: Shape
 
-  def size(self, axes: tuple[int, ...]) -> int:
+  def size(self, axes: Shape) -> int:
     """Entries along some axes."""
     return math.prod(self.shape[axis] for axis in axes)
 
+  def draw(self, key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    """Orthonormal rows or columns, whichever are fewer."""
+    order = (*self.batch, *self.rows, *self.columns)
+    sizes = tuple(self.shape[axis] for axis in order)
+    leading, rows = sizes[: len(self.batch)], self.size(self.rows)
+    columns = self.size(self.columns)
+    q = jax.random.orthogonal(key, rows, leading, dtype, columns)
+    return q.reshape(sizes).transpose(np.argsort(order)).reshape(shape)
 
-def _layout(shape: tuple[int, ...], lead: int, op: LinearOp) -> Layout:
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _scaled(
+  key: jax.Array, std: Numbers, shape: Shape, dtype: DType, unit: Noise | Layout
+) -> jax.Array:
+  """Compiled once for each shape and dtype, whatever the variance."""
+  every = tuple(range(len(shape)))
+  draw = (
+    unit.draw
+    if isinstance(unit, Layout)
+    else variance_scaling(1.0, "fan_in", unit, (), (), every)
+  )
+
+  def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
+    scale = jnp.asarray(std, jnp.finfo(dtype).dtype)
+    return draw(key, shape, dtype) * scale
+
+  return initializer(sample)(key, shape, dtype)
+
+
+def _layout(shape: Shape, lead: int, op: LinearOp) -> Layout:
   """Groups of a convolution share no matrix: its features hold them in turn."""
   rows = [lead + axis for axis in op.axes.summed]
   columns = [lead + axis for axis in op.axes.free]
@@ -192,6 +169,7 @@ def _undone(
   view: View, path: str, leaf: jax.ShapeDtypeStruct, operand: jax.Array
 ) -> jax.Array:
   """The leaf of which this is the operand."""
+  # It holds every entry once: a permutation, whose transpose is its inverse.
   undo = jax.linear_transpose(lambda entries: view.apply({path: entries}), leaf)
   (result,) = undo(operand)
   return jnp.asarray(result)

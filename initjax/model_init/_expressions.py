@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from initjax.graph import INLINED, PURE_ARRAYS, open_jaxpr, scan_operands
+from initjax.graph import (
+  INLINED,
+  PURE_ARRAYS,
+  Atom,
+  Aval,
+  Equation,
+  bind,
+  open_jaxpr,
+  scan_operands,
+)
 
 _serial = itertools.count()
 
@@ -29,7 +38,7 @@ class Input(NamedTuple):
 class Constant:
   """A number or an array that depends on nothing."""
 
-  value: Any
+  value: np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,10 +61,10 @@ class Loop:
 class Application:
   """One operation."""
 
-  eqn: Any
+  eqn: Equation
   loop: Loop | None
   operands: "tuple[Expression, ...]"
-  avals: tuple[Any, ...]
+  avals: tuple[Aval, ...]
   serial: int = dataclasses.field(default_factory=lambda: next(_serial))
 
   @property
@@ -71,36 +80,33 @@ class Out(NamedTuple):
   place: int
 
   @property
-  def aval(self) -> Any:
+  def aval(self) -> Aval:
     """Its shape and dtype."""
     return self.node.avals[self.place]
 
 
 Expression = Input | Constant | Out
+Test = Callable[[Expression], bool]
 
 
 def read(jaxpr: Any, inputs: Sequence[Expression]) -> list[Expression]:
   """The outputs of a jaxpr, closed or not, as values of its inputs."""
   body, consts = open_jaxpr(jaxpr)
-  known: dict[Any, Expression] = dict(zip(body.invars, inputs, strict=True))
+  known: dict[Atom, Expression] = dict(zip(body.invars, inputs, strict=True))
   known |= zip(body.constvars, map(Constant, consts), strict=True)
 
-  def value(atom: Any) -> Expression:
+  def value(atom: Atom) -> Expression:
     if hasattr(atom, "val"):
-      return Constant(_literal(atom))
+      return Constant(np.asarray(atom.val, atom.aval.dtype))
     return known[atom]
 
   for eqn in _live(body):
-    outputs = _apply(eqn, [value(atom) for atom in eqn.invars])
+    outputs = _outputs(eqn, [value(atom) for atom in eqn.invars])
     known |= zip(eqn.outvars, outputs, strict=True)
   return [value(atom) for atom in body.outvars]
 
 
-def _literal(atom: Any) -> Any:
-  return np.asarray(atom.val, atom.aval.dtype)
-
-
-def _live(body: Any) -> list[Any]:
+def _live(body: Any) -> list[Equation]:
   """The equations that an output needs, in order."""
   needed = {atom for atom in body.outvars if not hasattr(atom, "val")}
   kept = []
@@ -111,7 +117,7 @@ def _live(body: Any) -> list[Any]:
   return kept[::-1]
 
 
-def _apply(eqn: Any, operands: list[Expression]) -> list[Expression]:
+def _outputs(eqn: Equation, operands: list[Expression]) -> list[Expression]:
   name = eqn.primitive.name
   if name in INLINED:
     inner = "jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"
@@ -119,37 +125,22 @@ def _apply(eqn: Any, operands: list[Expression]) -> list[Expression]:
   if name == "scan":
     return list(_loops(eqn, operands))
   avals = tuple(var.aval for var in eqn.outvars)
-  if name in PURE_ARRAYS and _is_number(operands, avals):
-    return [Constant(x) for x in _computed(eqn, operands)]
+  numbers = [x.value for x in operands if isinstance(x, Constant)]
+  single = all(math.prod(aval.shape) == 1 for aval in avals)
+  if name in PURE_ARRAYS and single and len(numbers) == len(operands):
+    with jax.ensure_compile_time_eval():
+      return [Constant(result) for result in bind(eqn, numbers)]
   node = Application(eqn, None, tuple(operands), avals)
   return [Out(node, index) for index in range(len(avals))]
 
 
-def _is_number(operands: Iterable[Expression], avals: Iterable[Any]) -> bool:
-  known = all(isinstance(operand, Constant) for operand in operands)
-  return known and all(math.prod(aval.shape) == 1 for aval in avals)
-
-
-def _computed(eqn: Any, operands: Iterable[Any]) -> list[Any]:
-  with jax.ensure_compile_time_eval():
-    return bind(eqn, [operand.value for operand in operands])
-
-
-def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
-  """The equation's operation on arrays."""
-  params = eqn.primitive.get_bind_params(eqn.params)
-  subfuns, params = params if isinstance(params, tuple) else ((), params)
-  with eqn.ctx.manager:
-    results = eqn.primitive.bind(*subfuns, *operands, **params)
-  multiple = eqn.primitive.multiple_results
-  return list(results) if multiple else [results]
-
-
-def _loops(eqn: Any, operands: list[Expression]) -> Iterator[Expression]:
+def _loops(eqn: Equation, operands: list[Expression]) -> Iterator[Expression]:
   """Each output of a scan as a scan of its own."""
+  # A carry may read others, which read others again: what an output needs is
+  # the smallest set of carries that is closed under what their updates read.
   num_consts, num_carry = scan_operands(eqn.params)
   body = read(eqn.params["jaxpr"], [Input(i) for i in range(len(operands))])
-  reads = [{x.place for x in _sources([out])} for out in body]
+  reads = [{x.place for x in inputs_of([out])} for out in body]
   for place, var in enumerate(eqn.outvars):
     needed, carries = reads[place], {place} & set(range(num_carry))
     while True:
@@ -173,16 +164,19 @@ def _loops(eqn: Any, operands: list[Expression]) -> Iterator[Expression]:
     yield Out(node, 0)
 
 
-def _sources(outputs: Iterable[Expression]) -> list[Input]:
-  found = [out for out in outputs if isinstance(out, Input)]
-  for node in nodes(outputs):
-    found += [x for x in node.operands if isinstance(x, Input)]
-  return found
+def never(_: Expression) -> bool:
+  """For no value."""
+  return False
+
+
+def inputs_of(outputs: Sequence[Expression], stop: Test = never) -> set[Input]:
+  """The inputs that the outputs are made of; none behind a stop."""
+  operands = [x for node in nodes(outputs, stop) for x in node.operands]
+  return {x for x in (*outputs, *operands) if isinstance(x, Input)}
 
 
 def nodes(
-  outputs: Iterable[Expression],
-  stop: Callable[[Expression], bool] = lambda _: False,
+  outputs: Iterable[Expression], stop: Test = never
 ) -> list[Application]:
   """The operations that the outputs need, in order; none behind a stop."""
   found: set[Application] = set()

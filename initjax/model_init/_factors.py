@@ -28,20 +28,12 @@ class Row(NamedTuple):
   """What is said of one operation; under scans, of each repeat."""
 
   factor: jax.Array
-  """what its output was multiplied by"""
+  """what its output was multiplied by; in a proposal √(target / statistic), 0
+  where there is none"""
   log2_before: jax.Array
   """log₂ of the statistic without that factor"""
   code: jax.Array
   """of `REASONS`"""
-
-
-class Proposal(NamedTuple):
-  """What one output asks for."""
-
-  factor: jax.Array
-  """√(target / statistic); 0 where there is none"""
-  log2_before: jax.Array
-  code: jax.Array
 
 
 def _moments(
@@ -60,9 +52,7 @@ def _moments(
 
 
 @functools.partial(jax.jit, static_argnames="statistic")
-def propose(
-  x: jax.Array, statistic: str, target: float | jax.Array
-) -> Proposal:
+def propose(x: jax.Array, statistic: str, target: float | jax.Array) -> Row:
   """The factor for an output `x`, and why there is none where it is 0.
 
   A variance below (8ε)² times the second moment is what rounding leaves of a
@@ -71,7 +61,7 @@ def propose(
   x = x if jnp.iscomplexobj(x) else wide(x)
   if x.size == 0:
     zero = jnp.zeros((), jnp.finfo(x.dtype).dtype)
-    return Proposal(zero, zero + jnp.nan, jnp.int32(EMPTY))
+    return Row(zero, zero + jnp.nan, jnp.int32(EMPTY))
   unit, mean, moment = _moments(x, statistic)
   noise = (8 * jnp.finfo(x.dtype).eps) ** 2
   is_zero = (moment == 0) & (mean == 0)
@@ -84,10 +74,10 @@ def propose(
     CALIBRATED,
   ).astype(jnp.int32)
   log2_before = jnp.log2(moment) + 2 * jnp.log2(unit)
-  return Proposal(jnp.where(code == CALIBRATED, factor, 0), log2_before, code)
+  return Row(jnp.where(code == CALIBRATED, factor, 0), log2_before, code)
 
 
-def row_of(proposal: Proposal, known: jax.Array) -> Row:
+def row_of(proposal: Row, known: jax.Array) -> Row:
   """The factor applied: the one already known, where that is not 0."""
   live = proposal.code == CALIBRATED
   factor = jnp.where(known > 0, known, proposal.factor)
@@ -95,12 +85,11 @@ def row_of(proposal: Proposal, known: jax.Array) -> Row:
   return Row(jnp.where(factor > 0, factor, 1), proposal.log2_before, code)
 
 
-def left_alone(proposal: Proposal, code: int) -> Row:
+def left_alone(proposal: Row, code: int) -> Row:
   """An operation that keeps its kernel."""
-  return Row(
-    jnp.ones_like(proposal.factor),
-    proposal.log2_before,
-    jnp.full_like(proposal.code, code),
+  return proposal._replace(
+    factor=jnp.ones_like(proposal.factor),
+    code=jnp.full_like(proposal.code, code),
   )
 
 

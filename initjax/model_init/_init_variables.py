@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice
 from initjax.graph import open_jaxpr
@@ -13,13 +15,14 @@ from initjax.model_init._expressions import (
   Constant,
   Expression,
   Input,
-  nodes,
+  Test,
+  inputs_of,
   read,
 )
 from initjax.model_init._models import Making, making
 from initjax.model_init._path_keys import by_path, derived, key_test
 from initjax.model_init._placement import placements
-from initjax.model_init._programs import is_input, program_of
+from initjax.model_init._programs import program_of
 from initjax.model_init._progress import watched
 
 
@@ -27,7 +30,7 @@ def init_variables(
   key_or_rngs: Any,
   model: Any,
   *inputs: Any,
-  method: Any = None,
+  method: str | Callable[..., Any] | None = None,
   kwargs: dict[str, Any] | None = None,
   shardings: Any = None,
   keys: str = "model",
@@ -86,23 +89,23 @@ def init_variables(
   """
   check_choice("keys", keys, ("model", "path"))
   made = making(key_or_rngs, model, inputs, method, kwargs or {})
-  where = tuple(placements(shardings, made.tree, made.paths))
-  plan = _plan(made.jaxpr, len(made.keys), where)
-  drawn: list[Any] = []
-  wanted = [value for part in plan.parts for value in part.keys]
+  where = placements(shardings, made.tree, made.paths)
+  parts, places = _parts(made.jaxpr, len(made.keys), where)
+  drawn: list[jax.Array] = []
+  wanted = [value for part in parts for value in part.keys]
   given = derived(wanted if keys == "model" else (), made.keys)
-  for part in watched(plan.parts, progress):
+  for part in watched(parts, progress):
     known = given
     if keys == "path":
       known = given | by_path(part.keys, made.paths[part.place], made.keys)
     drawn += part.draw(*(_argument(x, known, made) for x in part.arguments))
-  return made.finish([drawn[i] for i in plan.places])
+  return made.finish([drawn[i] for i in places])
 
 
 class _Part(NamedTuple):
-  """What is drawn in one call."""
+  """Leaves that one call draws."""
 
-  draw: Callable[..., Any]
+  draw: Callable[..., list[jax.Array]]
   arguments: tuple[Expression, ...]
   keys: list[Expression]
   """those of the arguments that it draws from"""
@@ -110,27 +113,34 @@ class _Part(NamedTuple):
   """the first leaf that it makes"""
 
 
-class _Plan(NamedTuple):
-  parts: list[_Part]
-  places: list[int]
-  """for each leaf, its place in what the parts give"""
+_Leaf = tuple[Expression, NamedSharding | None]
+"""its value, and where it shall live"""
 
 
-def _plan(jaxpr: Any, num_keys: int, where: tuple[Any, ...]) -> _Plan:
-  """Each distinct value by itself; those that read an input together."""
+def _parts(
+  jaxpr: Any, num_keys: int, where: list[NamedSharding | None]
+) -> tuple[list[_Part], list[int]]:
+  """Each distinct value by itself; those that read an input together.
+
+  Also, for each leaf, its place in what the parts give.
+  """
   inputs = [Input(i) for i in range(len(open_jaxpr(jaxpr).jaxpr.invars))]
   values = list(zip(read(jaxpr, inputs), where, strict=True))
   is_key = key_test([value for value, _ in values], num_keys)
-  distinct = list(dict.fromkeys(values))
-  alone = [[x] for x in distinct if not _reads_input(x[0], is_key)]
-  together = [x for x in distinct if _reads_input(x[0], is_key)]
+  alone: list[list[_Leaf]] = []
+  together: list[_Leaf] = []
+  for leaf in dict.fromkeys(values):
+    if all(map(is_key, inputs_of([leaf[0]], stop=is_key))):
+      alone.append([leaf])
+    else:
+      together.append(leaf)
   groups = alone + [together] * bool(together)
   parts = [_part(group, is_key, values.index(group[0])) for group in groups]
-  order = {x: i for i, x in enumerate(itertools.chain(*groups))}
-  return _Plan(parts, [order[value] for value in values])
+  order = {leaf: i for i, leaf in enumerate(itertools.chain(*groups))}
+  return parts, [order[value] for value in values]
 
 
-def _part(group: list[Any], is_key: Any, place: int) -> _Part:
+def _part(group: list[_Leaf], is_key: Test, place: int) -> _Part:
   program, arguments = program_of([value for value, _ in group], is_key)
   shardings = tuple(sharding for _, sharding in group)
   settled = None if all(x is None for x in shardings) else shardings
@@ -140,16 +150,9 @@ def _part(group: list[Any], is_key: Any, place: int) -> _Part:
   return _Part(compiled(program, settled), arguments, keys, place)
 
 
-def _reads_input(value: Expression, is_key: Any) -> bool:
-  operands = itertools.chain.from_iterable(
-    node.operands for node in nodes([value], stop=is_key)
-  )
-  return is_input(x for x in [value, *operands] if not is_key(x))
-
-
 def _argument(
-  value: Expression, known: dict[Expression, Any], made: Making
-) -> Any:
+  value: Expression, known: dict[Expression, jax.Array], made: Making
+) -> np.ndarray | jax.Array:
   if isinstance(value, Constant):
     return value.value
   if value in known:

@@ -1,7 +1,6 @@
 """Carrying factors back from where kernels are used to the parameters."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,12 @@ import jax.numpy as jnp
 from initjax.graph import View
 from initjax.model_init._pass import Plan, States
 
-Term = tuple[Any, Any]
+Term = tuple[jax.Array | int, jax.Array | int]
 """Lᵀ(factor) and Lᵀ(1) of one use; numbers where all entries have the same."""
 
 
 def rescaled(
-  plan: Plan, states: States, leaves: Mapping[str, Any]
+  plan: Plan, states: States, leaves: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
   """leaf · Lᵀ(factor) / Lᵀ(1), entry by entry, of the leaves of kernels.
 
@@ -26,7 +25,7 @@ def rescaled(
   for number, group in enumerate(plan.groups):
     factor = _or_one(states[number].factor)
     for site in group.sites:
-      back = _carried_back(plan.kernels.views[site], factor)
+      back = _carried_back(plan.views[site], factor)
       for path, term in back.items():
         terms.setdefault(path, []).append(term)
   return {path: _multiplied(leaves[path], terms[path]) for path in terms}
@@ -42,6 +41,8 @@ def _carried_back(view: View, factor: jax.Array) -> dict[str, Term]:
 
   One factor for all entries, each of them used once, needs no transpose.
   """
+  # Lᵀ sends a number at an entry of the kernel to the entry of the leaf that it
+  # was taken from, where what several uses send adds up.
   like = {
     leaf: jax.ShapeDtypeStruct(shape, factor.dtype)
     for leaf, shape in view.leaves.items()
@@ -60,7 +61,7 @@ def _carried_back(view: View, factor: jax.Array) -> dict[str, Term]:
 
 
 @jax.jit
-def _multiplied(leaf: Any, terms: Sequence[Term]) -> jax.Array:
+def _multiplied(leaf: jax.Array, terms: Sequence[Term]) -> jax.Array:
   total = sum(total for total, _ in terms)
   count = sum(count for _, count in terms)
   factor = jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 1)

@@ -2,14 +2,14 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from initjax._checks import check_key, is_key
-from initjax._paths import paths_of
+from initjax._paths import leaves_by_path
 
 
 class Making(NamedTuple):
@@ -17,123 +17,97 @@ class Making(NamedTuple):
 
   jaxpr: Any
   keys: list[jax.Array]
-  arrays: list[Any]
+  arrays: list[jax.Array | np.ndarray | jax.ShapeDtypeStruct]
   """what it reads besides: the inputs, concrete or shapes"""
   tree: Any
   """the result with a shape for each array"""
   paths: list[str]
-  finish: Callable[[Any], Any]
-  """from the tree of arrays to what the caller gets"""
+  finish: Callable[[Iterable[Any]], Any]
+  """from the arrays of the tree to what the caller gets"""
 
 
 def making(
   key_or_rngs: Any,
   model: Any,
   inputs: Sequence[Any],
-  method: Any,
+  method: str | Callable[..., Any] | None,
   kwargs: dict[str, Any],
 ) -> Making:
   """Traces the initialization of a linen module, or of any function."""
-  nnx = sys.modules.get("flax.nnx")
+  nnx, linen = map(sys.modules.get, ("flax.nnx", "flax.linen"))
   if nnx is not None and isinstance(key_or_rngs, nnx.Rngs):
-    _no_method(method)
+    _check_function(model, method)
     return _of_rngs(nnx, key_or_rngs, model, inputs, kwargs)
-  keys, structure = jax.tree.flatten(key_or_rngs)
-  for key in keys or [None]:
+  for key in jax.tree.leaves(key_or_rngs) or [None]:
     check_key(key)
-  leaves, outer = jax.tree.flatten(list(inputs))
-  places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
-  arrays = [leaves[i] for i in places]
-  rest = tuple(None if _is_array(x) else x for x in leaves)
-  calls = (structure, outer, tuple(places), rest)
-  linen = sys.modules.get("flax.linen")
   if linen is not None and isinstance(model, linen.Module):
     init = functools.partial(model.init, method=method, **kwargs)
-    make = _function(init, calls)
   else:
-    _no_method(method)
-    _check_callable(model)
-    make = _function(functools.partial(model, **kwargs), calls)
-  traced = make.jitted.trace(keys, arrays)
-  return _finished(traced, keys, arrays, make.statics)
+    _check_function(model, method)
+    init = functools.partial(model, **kwargs)
+  every_leaf = lambda _: True
+  keys, arrays = _apart(key_or_rngs, every_leaf), _apart(inputs, _is_array)
+  return _traced(init, keys, arrays)
 
 
-class _Make(NamedTuple):
-  jitted: Any
-  """of (keys, arrays), to the list of the result's arrays"""
-  statics: dict[str, Any]
-  """filled by tracing: what else the result holds, and its structure"""
+class _Apart(NamedTuple):
+  """Some leaves of a tree, and the way back."""
+
+  leaves: list[Any]
+  filled: Callable[[Iterable[Any]], Any]
+  """the tree with others in their places"""
 
 
-def _function(init: Callable[..., Any], calls: Any) -> _Make:
-  structure, outer, places, rest = calls
-  statics: dict[str, Any] = {}
+def _apart(tree: Any, is_wanted: Callable[[object], bool]) -> _Apart:
+  leaves, structure = jax.tree.flatten(tree)
+  wanted = list(map(is_wanted, leaves))
+  found = [leaf for leaf, own in zip(leaves, wanted, strict=True) if own]
+  rest = [leaf for leaf, own in zip(leaves, wanted, strict=True) if not own]
 
-  def make(keys: list[Any], arrays: list[Any]) -> list[Any]:
-    leaves = list(rest)
-    for place, array in zip(places, arrays, strict=True):
-      leaves[place] = array
-    key = jax.tree.unflatten(structure, keys)
-    result = init(key, *jax.tree.unflatten(outer, leaves))
-    return _split_off(result, statics)
+  def filled(new: Iterable[Any]) -> Any:
+    given, others = iter(new), iter(rest)
+    every = [next(given if own else others) for own in wanted]
+    return jax.tree.unflatten(structure, every)
 
-  return _Make(jax.jit(make), statics)
-
-
-def _split_off(result: Any, statics: dict[str, Any]) -> list[Any]:
-  """The result's JAX arrays; all other leaves are remembered."""
-  leaves, statics["structure"] = jax.tree.flatten(result)
-  drawn = [isinstance(leaf, jax.Array) for leaf in leaves]
-  statics["drawn"] = drawn
-  statics["paths"] = paths_of(result)
-  pairs = list(zip(drawn, leaves, strict=True))
-  statics["leaves"] = [None if own else leaf for own, leaf in pairs]
-  return [leaf for own, leaf in pairs if own]
+  return _Apart(found, filled)
 
 
-def _finished(
-  traced: Any, keys: list[Any], arrays: list[Any], statics: dict[str, Any]
-) -> Making:
-  drawn = statics["drawn"]
+def _traced(init: Callable[..., Any], keys: _Apart, arrays: _Apart) -> Making:
+  made: dict[str, Any] = {}
 
-  def filled(arrays: Sequence[Any]) -> Any:
-    leaves, new = list(statics["leaves"]), iter(arrays)
-    for place, own in enumerate(drawn):
-      leaves[place] = next(new) if own else leaves[place]
-    return jax.tree.unflatten(statics["structure"], leaves)
+  def make(new_keys: list[jax.Array], new_arrays: list[jax.Array]) -> Any:
+    result = init(keys.filled(new_keys), *arrays.filled(new_arrays))
+    drawn = _apart(result, _is_jax)
+    named = leaves_by_path(result).items()
+    made["paths"] = [path for path, leaf in named if _is_jax(leaf)]
+    made["filled"] = drawn.filled
+    return drawn.leaves
 
-  paths = [
-    path for path, own in zip(statics["paths"], drawn, strict=True) if own
-  ]
+  traced = jax.jit(make).trace(keys.leaves, arrays.leaves)
   shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in traced.out_info]
-  return Making(traced.jaxpr, keys, arrays, filled(shapes), paths, filled)
+  paths, filled = made["paths"], made["filled"]
+  tree = filled(shapes)
+  return Making(traced.jaxpr, keys.leaves, arrays.leaves, tree, paths, filled)
 
 
 def _of_rngs(
   nnx: Any, rngs: Any, model: Any, inputs: Sequence[Any], kwargs: dict[str, Any]
 ) -> Making:
   """The module's state, and that of the Rngs it was drawn from."""
-  _check_callable(model)
   structure, state = nnx.split(rngs)
-  leaves, outer = jax.tree.flatten(state)
-  places = [i for i, leaf in enumerate(leaves) if is_key(leaf)]
   kept: dict[str, Any] = {}
 
-  def init(keys: list[Any]) -> Any:
-    filled = list(leaves)
-    for place, key in zip(places, keys, strict=True):
-      filled[place] = key
-    copy = nnx.merge(structure, jax.tree.unflatten(outer, filled))
-    module = _checked_module(nnx, model(copy, *inputs, **kwargs))
+  def init(state: Any) -> Any:
+    copy = nnx.merge(structure, state)
+    module = model(copy, *inputs, **kwargs)
+    if not isinstance(module, nnx.Module):
+      raise TypeError(_NO_MODULE.format(name=type(module).__name__))
     kept["graph"], whole = nnx.split((module, copy))
     return whole
 
-  keys = [leaves[place] for place in places]
-  calls = (jax.tree.structure(keys), jax.tree.structure([]), (), ())
-  make = _function(init, calls)
-  done = _finished(make.jitted.trace(keys, []), keys, [], make.statics)
+  done = _traced(init, _apart(state, is_key), _apart((), is_key))
 
-  def finish(arrays: Any) -> Any:
+  def finish(arrays: Iterable[Any]) -> Any:
     module, after = nnx.merge(kept["graph"], done.finish(arrays))
     nnx.update(rngs, nnx.state(after))
     return module
@@ -142,22 +116,26 @@ def _of_rngs(
   return done._replace(paths=paths, finish=finish)
 
 
-def _checked_module(nnx: Any, module: Any) -> Any:
-  if isinstance(module, nnx.Module):
-    return module
-  raise TypeError(
-    "with an nnx.Rngs the model must be a function that builds an NNX module "
-    "from it, such as lambda rngs: Model(rngs=rngs); it gave "
-    f"{type(module).__name__}."
-  )
+_NO_MODULE = (
+  "with an nnx.Rngs the model must be a function that builds an NNX module "
+  "from it, such as lambda rngs: Model(rngs=rngs); it gave {name}."
+)
 
 
-def _is_array(leaf: Any) -> bool:
-  kinds = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
-  return isinstance(leaf, kinds)
+def _is_array(leaf: object) -> bool:
+  return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
 
 
-def _check_callable(model: Any) -> None:
+def _is_jax(leaf: object) -> bool:
+  return isinstance(leaf, jax.Array)
+
+
+def _check_function(
+  model: object, method: str | Callable[..., Any] | None
+) -> None:
+  """Raises unless it may be a function that makes variables."""
+  if method is not None:
+    raise ValueError("method= is for linen modules only.")
   if not callable(model) or isinstance(model, jax.Array):
     raise TypeError(
       "the model must be a linen module, or a function of a key (or of an "
@@ -169,8 +147,3 @@ def _check_callable(model: Any) -> None:
       "an NNX module has its parameters already: pass the function that "
       f"builds it, such as lambda rngs: {type(model).__name__}(rngs=rngs)."
     )
-
-
-def _no_method(method: Any) -> None:
-  if method is not None:
-    raise ValueError("method= is for linen modules only.")

@@ -15,20 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._statistics import wide_dtype
-from initjax.graph import FORWARD, LinearOp, Site, Slot, Visited, Visitor, run
+from initjax.graph import (
+  FORWARD,
+  LinearOp,
+  Site,
+  Slot,
+  View,
+  Visited,
+  Visitor,
+  run,
+)
 from initjax.model_init._factors import (
   CLOSED,
   DERIVED,
   ENTANGLED,
   NOT_RUN,
-  Proposal,
   Row,
   left_alone,
   propose,
   row_of,
   scaled,
 )
-from initjax.model_init._groups import Group, Kernels
+from initjax.model_init._groups import Group
+from initjax.typing import DType
 
 
 class State(NamedTuple):
@@ -50,7 +59,8 @@ class Plan(NamedTuple):
   """What is to be done where."""
 
   ops: Mapping[Site, LinearOp]
-  kernels: Kernels
+  views: Mapping[Site, View]
+  """of kernels that may be rescaled"""
   groups: tuple[Group, ...]
   statistic: str
 
@@ -63,14 +73,18 @@ def beginning(plan: Plan) -> States:
   }
 
 
-def _full(shape: tuple[int, ...], number: float, dtype: Any) -> jax.Array:
+def _full(shape: tuple[int, ...], number: float, dtype: DType) -> jax.Array:
   """Of NumPy if it is one number, which becomes a literal of the program."""
   full: Any = jnp.full if shape else np.full
   return full(shape, number, dtype)
 
 
 def one_pass(
-  plan: Plan, jaxpr: Any, arguments: Sequence[Any], target: Any, states: States
+  plan: Plan,
+  jaxpr: Any,
+  arguments: Sequence[jax.Array],
+  target: float | jax.Array,
+  states: States,
 ) -> tuple[States, Rows]:
   """What is known of the groups afterwards, and a row for every site."""
   visitor = Visitor(
@@ -84,14 +98,18 @@ def one_pass(
 
 
 def _visit(
-  plan: Plan, target: Any, visited: Visited, slot: Slot, state: State | None
-) -> tuple[list[Any], Row, State | None]:
+  plan: Plan,
+  target: float | jax.Array,
+  visited: Visited,
+  slot: Slot,
+  state: State | None,
+) -> tuple[list[jax.Array], Row, State | None]:
   output, *others = visited.outputs
   if visited.operands is None:  # one of several, in a call run as a whole
     return visited.outputs, slot.forward, state
   proposal = propose(output, plan.statistic, target)
   if state is None:
-    code = ENTANGLED if visited.site in plan.kernels.views else DERIVED
+    code = ENTANGLED if visited.site in plan.views else DERIVED
     return visited.outputs, left_alone(proposal, code), None
   output, row, state = _rescaled(output, proposal, state)
   return [output, *others], row, state
@@ -99,7 +117,7 @@ def _visit(
 
 @jax.jit  # so that a model of many sites is traced once for each shape
 def _rescaled(
-  output: jax.Array, proposal: Proposal, state: State
+  output: jax.Array, proposal: Row, state: State
 ) -> tuple[jax.Array, Row, State]:
   row = row_of(proposal, state.factor.astype(proposal.factor.dtype))
   live = proposal.factor > 0

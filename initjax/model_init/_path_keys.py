@@ -1,27 +1,26 @@
 """The keys that draws start from: as the model derives them, or by path."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initjax._paths import key_of
-from initjax.graph import KEYS
+from initjax.graph import KEYS, Aval, bind
 from initjax.model_init._expressions import (
   Application,
   Constant,
   Expression,
   Input,
   Out,
-  bind,
+  Test,
+  inputs_of,
   nodes,
 )
 
 
-def key_test(
-  outputs: Sequence[Expression], num_keys: int
-) -> Callable[[Expression], bool]:
+def key_test(outputs: Sequence[Expression], num_keys: int) -> Test:
   """Tells the values that are keys, derived from the first inputs alone."""
   found: set[Application] = set()
 
@@ -39,11 +38,13 @@ def key_test(
 
 def derived(
   wanted: Sequence[Expression], keys: Sequence[jax.Array]
-) -> dict[Expression, Any]:
+) -> dict[Expression, jax.Array]:
   """The keys as the model derives them, each step taken once."""
-  known: dict[Expression, Any] = {Input(i): key for i, key in enumerate(keys)}
+  known: dict[Expression, jax.Array] = {
+    Input(i): key for i, key in enumerate(keys)
+  }
 
-  def get(value: Expression) -> Any:
+  def get(value: Expression) -> np.ndarray | jax.Array:
     return value.value if isinstance(value, Constant) else known[value]
 
   for node in nodes(wanted):
@@ -54,16 +55,16 @@ def derived(
 
 def by_path(
   wanted: Sequence[Expression], path: str, keys: Sequence[jax.Array]
-) -> dict[Expression, Any]:
+) -> dict[Expression, jax.Array]:
   """Keys for the draws of one leaf that depend on its path alone.
 
   The n-th key that the leaf draws from becomes
   `fold_in(key_of(root, path), n)`, split if it is an array of keys; the root
   is the first of the given keys that the model derives it from.
   """
-  found: dict[Expression, Any] = {}
+  found: dict[Expression, jax.Array] = {}
   for place, value in enumerate(wanted):
-    root = keys[min(_roots(value))]
+    root = keys[min(inputs_of([value])).place]
     aval = value.aval if isinstance(value, Out) else root
     typed = jnp.issubdtype(root.dtype, jax.dtypes.prng_key)
     root = root if typed else jax.random.wrap_key_data(root)
@@ -72,15 +73,8 @@ def by_path(
   return found
 
 
-def _roots(value: Expression) -> set[int]:
-  if isinstance(value, Input):
-    return {value.place}
-  operands = (x for node in nodes([value]) for x in node.operands)
-  return {x.place for x in operands if isinstance(x, Input)}
-
-
-def _shaped(key: jax.Array, aval: Any) -> jax.Array:
-  if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
-    return jax.random.split(key, aval.shape) if aval.shape else key
-  keys = jax.random.split(key, aval.shape[:-1]) if aval.ndim > 1 else key
-  return jax.random.key_data(keys)
+def _shaped(key: jax.Array, aval: Aval | jax.Array) -> jax.Array:
+  typed = jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
+  shape = aval.shape if typed else aval.shape[:-1]
+  keys = jax.random.split(key, shape) if shape else key
+  return keys if typed else jax.random.key_data(keys)

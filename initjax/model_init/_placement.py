@@ -1,5 +1,6 @@
 """Where each leaf shall live: a tree of shardings, or the model's metadata."""
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,52 +24,45 @@ def placements(
   return spread
 
 
-def _is_shape(leaf: Any) -> bool:
+def _is_shape(leaf: object) -> bool:
   return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _is_sharding(leaf: Any) -> bool:
+def _is_sharding(leaf: object) -> bool:
   return leaf is None or isinstance(leaf, jax.sharding.Sharding)
 
 
 def _spread(shardings: Any, tree: Any) -> list[NamedSharding | None]:
   """The shardings of a prefix of the tree, one for each array."""
-  found: list[NamedSharding | None] = []
-
-  def visit(sharding: Any, part: Any) -> None:
-    count = sum(map(_is_shape, jax.tree.leaves(part)))
-    found.extend([sharding] * count)
-
   try:
-    jax.tree.map(visit, shardings, tree, is_leaf=_is_sharding)
+    spread = jax.tree.broadcast(shardings, tree, is_leaf=_is_sharding)
   except (ValueError, TypeError, KeyError) as error:
     raise ValueError(
       "shardings must be a tree of NamedSharding with the structure of the "
       "variables or of a prefix, or a Mesh for the model's own partitioning "
       f"metadata: {error}"
     ) from None
-  return found
+  found = jax.tree.leaves(spread, is_leaf=_is_sharding)
+  pairs = zip(found, jax.tree.leaves(tree), strict=True)
+  return [sharding for sharding, leaf in pairs if _is_shape(leaf)]
 
 
 def _metadata(mesh: Mesh, tree: Any) -> Any:
   """The model's own partitioning on a mesh; what has none is replicated."""
-  modules = sys.modules
-  nnx, linen = modules.get("flax.nnx"), modules.get("flax.linen")
-  if nnx is not None and isinstance(tree, nnx.State):
-    return _or_replicated(nnx.get_named_sharding(tree, mesh), mesh)
-  if linen is not None:
-    return _or_replicated(linen.get_sharding(tree, mesh), mesh)
-  return NamedSharding(mesh, PartitionSpec())
-
-
-def _or_replicated(shardings: Any, mesh: Mesh) -> Any:
+  nnx, linen = map(sys.modules.get, ("flax.nnx", "flax.linen"))
   replicated = NamedSharding(mesh, PartitionSpec())
+  if nnx is not None and isinstance(tree, nnx.State):
+    shardings = nnx.get_named_sharding(tree, mesh)
+  elif linen is not None:
+    shardings = linen.get_sharding(tree, mesh)
+  else:
+    return replicated
   return jax.tree.map(
     lambda x: replicated if x is None else x, shardings, is_leaf=_is_sharding
   )
 
 
-def _check(sharding: Any, leaf: Any, name: str) -> None:
+def _check(sharding: object, leaf: jax.ShapeDtypeStruct, name: str) -> None:
   if sharding is None:
     return
   if not isinstance(sharding, NamedSharding):
@@ -81,9 +75,7 @@ def _check(sharding: Any, leaf: Any, name: str) -> None:
     )
   for size, axes in zip(leaf.shape, sharding.spec, strict=False):
     listed = axes if isinstance(axes, tuple) else (axes,) if axes else ()
-    devices = 1
-    for axis in listed:
-      devices *= sharding.mesh.shape[axis]
+    devices = math.prod(sharding.mesh.shape[axis] for axis in listed)
     if size % devices:
       raise ValueError(
         f"{name} of shape {leaf.shape} cannot be split as {sharding.spec}: "

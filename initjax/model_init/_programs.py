@@ -6,23 +6,27 @@ holds the operations, their parameters and the small integers.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.graph import bind
 from initjax.model_init._expressions import (
   Application,
   Constant,
   Expression,
   Input,
   Out,
-  bind,
+  Test,
+  never,
   nodes,
 )
 
+Array = np.ndarray | jax.Array
+Arrays = list[jax.Array]
 Reference = tuple[Any, ...]
 """("node", step, output), ("argument", position) or ("number", its value)"""
 
@@ -45,13 +49,17 @@ class Program:
   outs: tuple[Reference, ...] = dataclasses.field(compare=False)
 
 
+def _is_lifted(value: Array) -> bool:
+  numeric = jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool
+  return value.size != 1 or not numeric
+
+
 def program_of(
   outputs: Sequence[Expression],
-  is_argument: Callable[[Expression], bool],
-  is_lifted: Callable[[Any], bool] | None = None,
+  is_argument: Test,
+  is_lifted: Callable[[Array], bool] = _is_lifted,
 ) -> tuple[Program, tuple[Expression, ...]]:
   """A program for the outputs, and the values that are its arguments."""
-  is_lifted = is_lifted or _is_lifted
   ordered = nodes(outputs, stop=is_argument)
   number = {node: place for place, node in enumerate(ordered)}
   arguments: dict[Expression, int] = {}
@@ -61,32 +69,21 @@ def program_of(
     if isinstance(value, Out) and local and not is_argument(value):
       return ("node", number[value.node], value.place)
     if isinstance(value, Constant) and not (lift or is_lifted(value.value)):
-      return ("number", str(value.value.dtype), _bytes(value.value), value)
+      array = np.asarray(value.value)
+      bits = (array.shape, array.tobytes())
+      return ("number", str(array.dtype), bits, value)
     return ("argument", arguments.setdefault(value, len(arguments)))
 
-  steps = tuple(_step(node, place) for node in ordered)
+  steps = tuple(_instruction(node, place) for node in ordered)
   outs = tuple(place(out) for out in outputs)
   shapes = tuple(_shape(value) for value in arguments)
   form = (tuple(map(_form, steps)), tuple(map(_short, outs)), shapes)
   return Program(form, steps, outs), tuple(arguments)
 
 
-def _is_lifted(value: Any) -> bool:
-  numeric = jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool
-  return value.size != 1 or not numeric
-
-
-def _is_array(value: Any) -> bool:
+def _is_array(value: Array) -> bool:
   """In a loop XLA knows the numbers outside of jit too."""
   return bool(value.size != 1)
-
-
-def _never(_: Expression) -> bool:
-  return False
-
-
-def _bytes(value: Any) -> Hashable:
-  return value.shape, np.asarray(value).tobytes()
 
 
 def _shape(value: Expression) -> Hashable:
@@ -96,12 +93,14 @@ def _shape(value: Expression) -> Hashable:
   return tuple(aval.shape), str(aval.dtype)
 
 
-def _step(node: Application, place: Callable[..., Reference]) -> Instruction:
+def _instruction(
+  node: Application, place: Callable[..., Reference]
+) -> Instruction:
   lift = node.name == "random_fold_in"
   places = tuple(place(value, lift) for value in node.operands)
   if node.loop is None:
     return Instruction(node, places, None, ())
-  body, arguments = program_of(node.loop.body, _never, _is_array)
+  body, arguments = program_of(node.loop.body, never, _is_array)
   body_places = tuple(
     ("operand", node.loop.inputs.index(value.place))
     if isinstance(value, Input)
@@ -126,7 +125,7 @@ def _form(step: Instruction) -> Hashable:
   return "loop", shape, loop.reverse, step.body.form, places
 
 
-def _frozen(params: Any) -> Hashable:
+def _frozen(params: object) -> Hashable:
   if isinstance(params, dict):
     return tuple((k, _frozen(params[k])) for k in sorted(params))
   if isinstance(params, (list, tuple)):
@@ -138,11 +137,11 @@ def _frozen(params: Any) -> Hashable:
   return params
 
 
-def run(program: Program, arguments: Sequence[Any]) -> list[Any]:
+def run(program: Program, arguments: Sequence[jax.Array]) -> list[jax.Array]:
   """The outputs, step by step."""
-  results: list[list[Any]] = []
+  results: list[list[jax.Array]] = []
 
-  def get(place: Reference) -> Any:
+  def get(place: Reference) -> jax.Array:
     kind, which, *rest = place
     if kind == "argument":
       return arguments[which]
@@ -158,7 +157,9 @@ def run(program: Program, arguments: Sequence[Any]) -> list[Any]:
 
 
 def _scan(
-  step: Instruction, operands: list[Any], get: Callable[[Reference], Any]
+  step: Instruction,
+  operands: list[jax.Array],
+  get: Callable[[Reference], jax.Array],
 ) -> jax.Array:
   loop, body = step.node.loop, step.body
   assert loop is not None
@@ -166,7 +167,7 @@ def _scan(
   first_row = loop.num_consts + loop.num_carry
   consts = operands[: loop.num_consts]
 
-  def one(carry: list[Any], rows: list[Any]) -> tuple[list[Any], Any]:
+  def one(carry: Arrays, rows: Arrays) -> tuple[Arrays, Arrays]:
     inputs = [*consts, *carry, *rows]
     outs = run(
       body,
@@ -175,8 +176,7 @@ def _scan(
         for place in step.body_places
       ],
     )
-    last = outs[-1] if loop.place is None else None
-    return outs[: loop.num_carry], last
+    return outs[: loop.num_carry], outs[loop.num_carry :]
 
   carry, rows = jax.lax.scan(
     one,
@@ -185,9 +185,4 @@ def _scan(
     length=loop.length,
     reverse=loop.reverse,
   )
-  return rows if loop.place is None else carry[loop.place]
-
-
-def is_input(values: Iterable[Expression]) -> bool:
-  """Whether one of the values is an input."""
-  return any(isinstance(value, Input) for value in values)
+  return rows[0] if loop.place is None else carry[loop.place]

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from initjax.graph import LinearOp, SignalGraph, fed_by
-from initjax.model_init._assign import Kernel, Share, Table
-from initjax.model_init._draw import Draw
+from initjax.graph import Row, fed_by
+from initjax.model_init._assign import Assigned, Share
+from initjax.model_init._draw import has_matrices
 from initjax.model_init._plan import VariancePlan, VarianceRow
 
-_WARN = 10.0  # times: what chance does in one layer grows so much
-_NOTE = 2.0
+_NOTE = 2.0  # times: what chance does in one layer grows so much
 _REMEDIES = (
   "calibrate (it holds for the draw at hand), "
   "initjax.meanfield.half_stable_point, normalization before the activations, "
@@ -18,10 +17,7 @@ _REMEDIES = (
 
 
 def plan_of(
-  graph: SignalGraph,
-  kernels: Sequence[Kernel],
-  shares: Sequence[Share],
-  table: Table,
+  assigned: Assigned,
   kept: tuple[str, ...],
   *,
   direction: str,
@@ -30,9 +26,9 @@ def plan_of(
 ) -> VariancePlan:
   """The plan, from what the rows asked for and were given."""
   rows = []
-  for share in shares:
-    op, kernel = graph.ops[share.op], kernels[share.op]
-    given = _given(share, kernel, op, table)
+  for share in assigned.shares:
+    row, given = share.row, assigned.given(share.row)
+    op = row.op
     fan = op.fan_in if direction == "forward" else op.fan_out
     gain = None
     if given is not None:
@@ -40,47 +36,33 @@ def plan_of(
     rows.append(
       VarianceRow(
         op.path,
-        share.repeat,
+        row.repeat,
         op.kind,
         op.kernel_shape,
         op.fan_in,
         op.fan_out,
-        _fed_by(op, share),
+        _fed_by(row),
         share.fed.second_moment,
         gain,
         None if given is None else math.sqrt(given),
-        _why(share, kernel, op, table, graph, given, distribution, tied),
+        _why(assigned, share, given, distribution, tied),
       )
     )
-  notes = _notes(graph, shares, direction)
-  return VariancePlan(tuple(rows), kept, tuple(notes))
+  return VariancePlan(tuple(rows), kept, _notes(assigned, direction))
 
 
-def _given(
-  share: Share, kernel: Kernel, op: LinearOp, table: Table
-) -> float | None:
-  """In the end: a row may be run before it is decided."""
-  own = kernel.repeat(op, share.repeat)
-  found = [table[key].at(own) for key in kernel.keys]
-  return sum(found) / len(found) if found else None
-
-
-def _fed_by(op: LinearOp, share: Share) -> str:
-  return (
-    "indices" if op.kind == "embedding" else fed_by(op.feed_at(share.repeat))
-  )
+def _fed_by(row: Row) -> str:
+  return "indices" if row.op.kind == "embedding" else fed_by(row.feed)
 
 
 def _why(
+  assigned: Assigned,
   share: Share,
-  kernel: Kernel,
-  op: LinearOp,
-  table: Table,
-  graph: SignalGraph,
   given: float | None,
   distribution: str,
   tied: str,
 ) -> str:
+  op, kernel = share.row.op, assigned.kernels[share.row.number]
   if given is None:
     why = "a constant of the function, cannot be set"
     if op.origin != "constant":
@@ -90,7 +72,8 @@ def _why(
   if share.wanted is None:
     reasons.append("fed by zeros, so another use decides, or 1/fan")
   elif abs(given - share.wanted) > 1e-6 * share.wanted:
-    deciding = {graph.ops[table[key].index].path for key in kernel.keys}
+    found = [assigned.table[key].index for key in kernel.keys]
+    deciding = {assigned.graph.ops[index].path for index in found}
     reasons.append(
       f"tied: its {tied} use decides ({', '.join(sorted(deciding))})"
     )
@@ -99,8 +82,7 @@ def _why(
       "computed from parameters (their scale may not matter): drawn as if used "
       "directly"
     )
-  undecided = Draw(op, kernel, table[kernel.keys[0]], "")
-  if distribution == "orthogonal" and not undecided.is_matrix(distribution):
+  if distribution == "orthogonal" and not has_matrices(op, kernel.view):
     reasons.append("drawn normal, not orthogonal")
   return "; ".join(reasons)
 
@@ -108,53 +90,43 @@ def _why(
 # What theory says of the whole
 
 
-def warning_of(graph: SignalGraph, shares: Sequence[Share]) -> str:
-  """What to warn of before the kernels are drawn; "" if nothing."""
-  return _unstable(graph, shares, _WARN)
-
-
-def _notes(
-  graph: SignalGraph, shares: Sequence[Share], direction: str
-) -> list[str]:
-  notes = [_unstable(graph, shares, _NOTE), _gradient(graph, shares, direction)]
-  if graph.opaque:
+def _notes(assigned: Assigned, direction: str) -> tuple[str, ...]:
+  notes = [warning_of(assigned.shares, _NOTE)]
+  if direction == "forward":
+    notes.append(_gradient(assigned.shares))
+  if assigned.graph.opaque:
     notes.append(
-      f"{', '.join(graph.opaque)} could not be entered: what it does with "
-      "parameters is not known, and they keep their values."
+      f"{', '.join(assigned.graph.opaque)} could not be entered: what it does "
+      "with parameters is not known, and they keep their values."
     )
-  return [note for note in notes if note]
+  return tuple(note for note in notes if note)
 
 
-def _unstable(graph: SignalGraph, shares: Sequence[Share], least: float) -> str:
-  worst = max(shares, key=lambda share: share.output.stretch, default=None)
-  if worst is None or worst.output.stretch < least:
+def warning_of(shares: Sequence[Share], least: float = 10.0) -> str:
+  """What to say if chance grows `least` times; "" if it does not."""
+  worst = max(shares, key=lambda share: share.output.stretch)
+  if worst.output.stretch < least:
     return ""
   steepest = max(shares, key=lambda share: share.fed.steepness)
-  op = graph.ops[steepest.op]
   return (
-    f"The forward length map is unstable: fed by {_fed_by(op, steepest)}, a "
+    f"The forward length map is unstable: fed by {_fed_by(steepest.row)}, a "
     f"layer multiplies a relative deviation of the second moment by "
     f"{steepest.fed.steepness:.3f}, and the model by "
-    f"{worst.output.stretch:.2g} until {graph.ops[worst.op].path}. "
+    f"{worst.output.stretch:.2g} until {worst.row.op.path}. "
     f"Chance alone will move the signal. What helps: {_REMEDIES}."
   )
 
 
-def _gradient(
-  graph: SignalGraph, shares: Sequence[Share], direction: str
-) -> str:
+def _gradient(shares: Sequence[Share]) -> str:
   """Where the gradient grows or shrinks tenfold along a chain of layers."""
-  if direction == "backward":
-    return ""
   logs = [abs(math.log(max(s.output.chi, 1e-300))) for s in shares]
-  if not logs or max(logs) < math.log(_WARN):
+  if max(logs) < math.log(10):
     return ""
   worst = shares[logs.index(max(logs))]
-  total, layers = worst.output.chi, worst.output.layers
-  op = graph.ops[worst.op]
+  op, total, layers = worst.row.op, worst.output.chi, worst.output.layers
   return (
     f"The gradient's second moment changes {total:.2g} times over {layers} "
     f"layers until {op.path}, {total ** (1 / max(layers - 1, 1)):.3f} times "
-    f"per layer fed by {_fed_by(op, worst)} (χ₁): this keeps the signal, "
+    f"per layer fed by {_fed_by(worst.row)} (χ₁): this keeps the signal, "
     "direction='backward' keeps the gradient."
   )
