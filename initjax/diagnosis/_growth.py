@@ -65,9 +65,8 @@ def check_growth(observed: Observed) -> Iterator[Verdict]:
       bits = bits + np.log2(np.maximum(found.backward.size, 1))
     growth = _growth_of(ops, bits, direction)
     drift = observed.drift(direction, None)
-    if growth is not None and drift is not None:
-      growth = _by_law(growth, drift)
     if growth is not None:
+      growth = growth if drift is None else _by_law(growth, drift)
       allowed = _SIGMAS * growth.spread + _NOTABLE
       low, high = min(growth.drift, 0.0), max(growth.drift, 0.0)
       if not low - allowed <= growth.total <= high + allowed:

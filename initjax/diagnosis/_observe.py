@@ -58,10 +58,9 @@ def observe(
   """
   if draws is not None:
     check_integer("draws", draws, low=1)
-  if key is not None:
-    check_key(key)
   check_arrays(inputs)
   key = jax.random.key(0) if key is None else key
+  check_key(key)
   if init is None:
     _check_draws(params, draws)
     check_arrays(params)

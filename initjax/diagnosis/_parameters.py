@@ -125,18 +125,15 @@ def symmetric_units(
   if not twins or not np.isfinite(kernel.leaf).all():
     return
   alike = all((m == m[:1]).all() for k in after for m in k.matrices())
+  future = "until the different weights that read them tell them apart."
+  if alike:
+    future = "get the same gradient and stay equal for ever."
   yield Verdict(
     "symmetric units",
     "error" if alike else "warning",
     kernel.op.path,
     f"{twins} of its {units} columns repeat another: such units compute the "
-    "same, "
-    + (
-      "get the same gradient and stay equal for ever."
-      if alike
-      else "until the different weights that read them tell them apart."
-    )
-    + " A constant initializer does this.",
+    f"same, {future} A constant initializer does this.",
     fix("kernel_init=initjax.initializers.he_normal()", "or any random one"),
   )
 

@@ -37,9 +37,9 @@ def _count(rows: Sequence[int]) -> str:
   return f"{len(rows)} row{'s' * (len(rows) > 1)}"
 
 
-def _order(found: RowStatistics, direction: str) -> list[int]:
+def _order(found: RowStatistics, direction: str) -> range:
   """Rows in the order that the signal, or the gradient, takes them."""
-  return list(range(len(found.rows)))[:: 1 if direction == "forward" else -1]
+  return range(len(found.rows))[:: 1 if direction == "forward" else -1]
 
 
 def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
@@ -243,15 +243,10 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
   """
   cosine = found.detail.correlation
   known = np.flatnonzero(np.isfinite(cosine)).tolist()
-  if not known or cosine[known[0]] > 0.99:
-    return
-  rows = [
-    i
-    for i in known
-    if 1 - cosine[i] < _ALIKE
-    and found.rows[i].feed.reason not in ("input", "indices")
-  ]
-  if rows:
+  alike = (i for i in known if 1 - cosine[i] < _ALIKE)
+  fed = [row.feed.reason not in ("input", "indices") for row in found.rows]
+  rows = [i for i in alike if fed[i]]
+  if rows and cosine[known[0]] <= 0.99:
     first = found.rows[rows[0]]
     yield Verdict(
       "rank collapse",

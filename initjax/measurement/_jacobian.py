@@ -168,8 +168,7 @@ def _exact(jacobian: Linearized) -> JacobianSpectrum:
 def _lanczos(
   jacobian: Linearized, key: jax.Array, probes: int, steps: int
 ) -> JacobianSpectrum:
-  shape = (probes, jacobian.size)
-  starts = jax.random.normal(key, shape, jacobian.dtype)
+  starts = jax.random.normal(key, (probes, jacobian.size), jacobian.dtype)
   steps = min(steps, jacobian.size)
   square = lambda vector: jacobian.to_small(jacobian.from_small(vector))
   seen_by = jax.vmap(lambda start: quadrature(square, start, steps))

@@ -8,11 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_key
-<<<<<<< HEAD
 from initjax._paths import is_float, leaves_by_path
-from initjax._statistics import empty_slot, nan_is_unknown, spread, tally, tap
-=======
-from initjax._paths import leaves_by_path
 from initjax._statistics import (
   empty_slot,
   nan_is_unknown,
@@ -22,7 +18,6 @@ from initjax._statistics import (
   varying_like,
   zeros,
 )
->>>>>>> 63284fb3568931c7d90fd031b078b30584f4f6d5
 from initjax.graph import (
   Feed,
   LinearOp,
@@ -234,22 +229,12 @@ def _visitor_and_slots(
   blanks = {}
   for site in {**ops, **sources}:
     nothing = {
-<<<<<<< HEAD
-      at: jnp.zeros(feed.place.repeats if feed.place else ())
+      at: zeros(feed.place.repeats if feed.place else (), varying)
       for at, feed in sources.get(site, {}).items()
     }
     more = None
     if detail and site in ops:
-      more = Detail(*(jnp.zeros(ops[site].repeats),) * 4)
-=======
-      at: zeros(feed.place.repeats if feed.place else (), varying)
-      for at, feed in fed.items()
-    }
-    shape = ops[site].repeats if site in ops else ()
-    more = (
-      Detail(*(zeros(shape, varying),) * 4) if detail and site in ops else None
-    )
->>>>>>> 63284fb3568931c7d90fd031b078b30584f4f6d5
+      more = Detail(*(zeros(ops[site].repeats, varying),) * 4)
     blanks[site] = _Seen(slots.get(site), more, nothing)
   return Visitor(visit), slots, blanks
 

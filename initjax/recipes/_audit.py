@@ -8,7 +8,7 @@ import numpy as np
 
 from initjax._paths import is_float, leaves_by_path
 from initjax.measurement import find_duplicates
-from initjax.reports import Note, TextTable, leaf_columns, number_column
+from initjax.reports import Note, TextTable, leaf_table, number_column
 
 
 class AuditRow(NamedTuple):
@@ -100,21 +100,13 @@ def _audit_row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
 
 def _table(found: Audit) -> TextTable:
   columns = (
-    *leaf_columns(),
     number_column("mean", "mean", 3),
     number_column("std", "std", 3),
     number_column("expected", "expected_std", 3),
     number_column("off by", "deviation", 3),
   )
-  return TextTable(
-    [row._asdict() for row in found.rows],
-    columns,
-    crop=(("leaf", 40),),
-    drop=(("dtype",), ("shape",)),
-    drops_first=True,
-    notes=[
-      Note(f"equal up to a factor: {', '.join(paths)}")
-      for paths in found.duplicates
-    ],
-    folds=False,
-  )
+  notes = [
+    Note(f"equal up to a factor: {', '.join(paths)}")
+    for paths in found.duplicates
+  ]
+  return leaf_table(found.rows, columns, notes=notes)

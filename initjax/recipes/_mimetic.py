@@ -157,8 +157,7 @@ def mimetic_attention(
     row if row.rule is None else row._replace(action=actions[row.rule])
     for row in plan.rows
   )
-  made = map_floats(draw, params)
-  return Recipe(made, {}, plan._replace(rows=rows))
+  return Recipe(map_floats(draw, params), {}, plan._replace(rows=rows))
 
 
 def _is_flat(leaf: Leaf, num_heads: int) -> bool:

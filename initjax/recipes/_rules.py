@@ -23,7 +23,7 @@ from initjax._paths import (
   where_text,
 )
 from initjax.recipes._layouts import Layout, layouts, misread
-from initjax.reports import Column, TextTable, leaf_columns
+from initjax.reports import Column, TextTable, leaf_table
 from initjax.typing import Initializer
 
 Rule = tuple[Where, Initializer | float]
@@ -61,22 +61,13 @@ class RulesPlan(NamedTuple):
 
 
 def _table(plan: RulesPlan) -> TextTable:
-  """Every leaf has a line of its own: none may hide in a fold."""
   names = {at: f"{at}: {where}" for at, where in enumerate(plan.patterns)}
   columns = (
-    *leaf_columns(),
     Column("action", lambda row: row["action"]),
     Column("rule", lambda row: names.get(row["rule"], "")),
     Column("shadowed", lambda row: ", ".join(map(str, row["shadowed"]))),
   )
-  return TextTable(
-    [row._asdict() for row in plan.rows],
-    columns,
-    crop=(("leaf", 40), ("rule", 16)),
-    drop=(("dtype",), ("shape",)),
-    drops_first=True,
-    folds=False,
-  )
+  return leaf_table(plan.rows, columns, ("rule", 16))
 
 
 @dataclasses.dataclass(frozen=True)

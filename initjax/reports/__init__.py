@@ -23,7 +23,7 @@ from initjax.reports._text_table import (
   Column,
   Note,
   TextTable,
-  leaf_columns,
+  leaf_table,
   number_column,
 )
 from initjax.reports._words import (

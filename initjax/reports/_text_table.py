@@ -5,7 +5,7 @@ import functools
 import io
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from initjax._checks import check_integer
 from initjax.reports._encoding import encoding_of_stdout, in_place, printable
@@ -54,15 +54,6 @@ def number_column(
     return " … ".join(dict.fromkeys(ends))
 
   return Column(title, one, many, is_number=True)
-
-
-def leaf_columns() -> tuple[Column, ...]:
-  """What a leaf is, of records that have path, shape and dtype."""
-  return (
-    Column("leaf", lambda row: row["path"]),
-    Column("shape", lambda row: "×".join(map(str, row["shape"])) or "scalar"),
-    Column("dtype", lambda row: row["dtype"]),
-  )
 
 
 class Line(NamedTuple):
@@ -142,6 +133,32 @@ class TextTable:
     for part in parts:
       for text, style, control in console.render(part, options):
         yield Segment(in_place(text, encoding), style, control)
+
+
+def leaf_table(
+  rows: Sequence[Any],
+  columns: Sequence[Column],
+  *crop: tuple[str, int],
+  notes: Sequence[Note] = (),
+) -> TextTable:
+  """What each leaf is, beside more `columns`; none may hide in a fold.
+
+  Rows are named tuples that have path, shape and dtype.
+  """
+  leaf = (
+    Column("leaf", lambda row: row["path"]),
+    Column("shape", lambda row: "×".join(map(str, row["shape"])) or "scalar"),
+    Column("dtype", lambda row: row["dtype"]),
+  )
+  return TextTable(
+    [row._asdict() for row in rows],
+    (*leaf, *columns),
+    crop=(("leaf", 40), *crop),
+    drop=(("dtype",), ("shape",)),
+    drops_first=True,
+    notes=notes,
+    folds=False,
+  )
 
 
 def filled(table: TextTable) -> tuple[list[Column], list[Line]]:

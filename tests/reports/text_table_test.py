@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from initjax.reports import Column, Note, TextTable, leaf_columns, number_column
+from initjax.reports import Column, Note, TextTable, leaf_table, number_column
 
 RECORDS = [
   {
@@ -17,17 +17,18 @@ RECORDS = [
   }
   for block in range(30)
 ]
-TABLE = TextTable(
-  RECORDS,
-  (
-    *leaf_columns(),
-    number_column("size", "size", spans=True),
-    Column("", lambda row: row["why"]),
-    Column("silent", lambda row: ""),
-  ),
+COLUMNS = (
+  number_column("size", "size", spans=True),
+  Column("", lambda row: row["why"]),
+  Column("silent", lambda row: ""),
+)
+TABLE = dataclasses.replace(
+  leaf_table([], COLUMNS),
+  records=RECORDS,
   crop=(("leaf", 20),),
-  drop=(("dtype",), ("shape",)),
+  drops_first=False,
   notes=[Note("σ below the table, long enough for two lines", "dim", 2)],
+  folds=True,
 )
 
 
