@@ -197,7 +197,7 @@ def _plan(
   traced: Trace, detail: bool
 ) -> tuple[Visitor, dict[Site, Any], dict[Site, _Seen]]:
   """What to do at the sites, their slots, and what they hand out if not run."""
-  ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
+  ops = traced.ops
   sources = _sources(traced.graph.ops) if detail else {}
   # so that an activation of many operations is traced once for each shape
   slope = functools.cache(
@@ -268,7 +268,7 @@ def _visit(
 def _report(
   traced: Trace, found: dict[Site, _Seen], backward: Any, gradients: Any
 ) -> SignalReport:
-  seen = [found[site] for site in traced.sites]
+  seen = [found[site] for site in traced.ops]
   details = slopes = norms = None
   if gradients is not None:
     details = tuple(one.detail for one in seen if one.detail is not None)
@@ -280,7 +280,7 @@ def _report(
     norms = _norms(gradients)
   return SignalReport(
     tuple(one.tally for one in seen),
-    tuple(backward[site] for site in traced.sites),
+    tuple(backward[site] for site in traced.ops),
     details,
     slopes,
     norms,
