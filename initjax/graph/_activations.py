@@ -46,25 +46,24 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
   (the two halves of a gated unit) do not meet in a function of one scalar.
   """
   operand = _unpadded(operand)
-  moves: dict[int, tuple[str, ...]] = {
-    id(operand): ()
-  }  # what moved entries, from there to the operand
-  open_nodes = [(-operand.index, id(operand), operand)]
+  # what moved entries, from there to the operand
+  moves: dict[Node, tuple[str, ...]] = {operand: ()}
+  open_nodes = [(-operand.index, operand)]
   visited: list[Node] = []
   source, count = operand, 0
   while open_nodes:
-    _, _, node = heapq.heappop(open_nodes)
+    _, node = heapq.heappop(open_nodes)
     if not open_nodes:
       source, count = node, len(visited)
     visited.append(node)
     if not _passes_through(node):
       break
     moves_here = node.label in MOVES and node.equation is not None
-    moved = (*[node.text] * moves_here, *moves[id(node)])
+    moved = (*[node.text] * moves_here, *moves[node])
     for below in [v.node for v in _signals(node) if v.node is not None]:
-      if moves.setdefault(id(below), moved) != moved:
+      if moves.setdefault(below, moved) != moved:
         return source, visited[:count]
-      entry = (-below.index, id(below), below)
+      entry = (-below.index, below)
       if entry not in open_nodes:
         heapq.heappush(open_nodes, entry)
   return source, visited[:count]
@@ -77,7 +76,7 @@ def _unpadded(node: Node) -> Node:
   if node.label != "concatenate":
     return node
   parts = [_without_layout(below) for below in node.below]
-  same = len(parts) == len(node.operands) and len(set(map(id, parts))) == 1
+  same = len(parts) == len(node.operands) and len(set(parts)) == 1
   return parts[0] if same else node
 
 

@@ -17,7 +17,6 @@ from initjax.graph._values import (
   Node,
   Touch,
   Value,
-  data,
   joined,
   touched_by,
 )
@@ -37,9 +36,13 @@ class Reader:
   streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
-  def node(self, label: str, **fields: Any) -> Node:
-    """A new node; later ones have higher indices."""
-    return Node(next(self.nodes), label, **fields)
+  def data(
+    self, label: str, touched: int | None = None, **fields: Any
+  ) -> Value:
+    """A value that depends on the inputs; touched by its operands."""
+    node = Node(next(self.nodes), label, **fields)
+    touched = touched_by(node.operands) if touched is None else touched
+    return Value("data", node=node, touched=touched)
 
   def touch(self, *touch: Any) -> int:
     """The bit of a `Touch`."""
@@ -74,7 +77,7 @@ def read_linear(
   if weight.kind == "constant" and weight is not CLOSED_OVER:
     # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
-    return data(reader.node(label, equation=equation, operands=(signal,)))
+    return reader.data(label, equation=equation, operands=(signal,))
   kind, axes, (fan_in, fan_out) = _measures(equation, kernel)
   op = LinearOp(
     kind="data" if all(is_data) else kind,
@@ -88,9 +91,7 @@ def read_linear(
   )
   reader.sites[place.site] = op
   if all(is_data):
-    return data(
-      reader.node("data product", operands=(weight, signal), place=place)
-    )
+    return reader.data("data product", operands=(weight, signal), place=place)
   others = [value for place, value in enumerate(operands) if place != kernel]
   return _output(reader, op, signal, weight, others)
 
@@ -138,10 +139,9 @@ def _output(
   computed = weight.view is not None and weight.view.computed
   touched = touched_by([*others, weight] if computed else others)
   reader.touched |= touched
-  node = reader.node(
-    "linear", operands=(signal,), operation=op.path, place=op.place
+  return reader.data(
+    "linear", touched, operands=(signal,), operation=op.path, place=op.place
   )
-  return data(node, touched)
 
 
 def _measures(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:

@@ -36,7 +36,6 @@ from initjax.graph._values import (
   CLOSED_OVER,
   CONSTANT,
   Value,
-  data,
   joined,
   same_kind,
   touched_by,
@@ -122,7 +121,7 @@ def _read_other(
     given: Any = {"equation": equation, "place": place, "noise": noise}
     given["operands"] = tuple(operands)
     return [
-      data(reader.node(name, output=output, **given))
+      reader.data(name, output=output, **given)
       for output in range(len(equation.outvars))
     ]
   return [_constant(equation, operands)] * len(equation.outvars)
@@ -203,7 +202,7 @@ def _read_while(
     later = later and later._replace(stream=None)
     reader.sites[site] = dataclasses.replace(op, feed=feed, later_feed=later)
   counted = [  # nobody knows how often the body was run
-    data(reader.node("while", operands=(value,)))
+    reader.data("while", operands=(value,))
     if value.kind == "data" and value is not began
     else value
     for began, value in zip(carry, outputs, strict=True)
@@ -287,14 +286,14 @@ def _repeat(reader: Reader, value: Value, scan: Scan) -> Value:
     return dataclasses.replace(value, view=sliced(value.view, scan))
   if value.kind == "constant":
     return value
-  return data(reader.node("slice", operands=(value,)))
+  return reader.data("slice", operands=(value,))
 
 
 def _stacked(reader: Reader, value: Value) -> Value:
   """A value of all repeats, as a scan hands it out."""
   if value.kind != "data":
     return joined((value,), "stack")
-  return data(reader.node("reshape", operands=(value,)))
+  return reader.data("reshape", operands=(value,))
 
 
 def _read_cond(
@@ -306,7 +305,7 @@ def _read_cond(
     for number, branch in enumerate(equation.params["branches"])
   ]
   return [
-    data(reader.node("cond", operands=(index, *values)))
+    reader.data("cond", operands=(index, *values))
     if any(value.kind == "data" for value in (index, *values))
     else joined(values, "cond", touched_by((index, *values)))
     for values in zip(*branches, strict=True)

@@ -85,12 +85,11 @@ class Recovered:
 def recovered(source: Node, between: Sequence[Node]) -> Recovered:
   """The function that leads from `source` through all nodes `between`."""
   ordered = sorted(between, key=lambda node: node.index)
-  places = {id(source): 0}
-  places |= {id(node): place for place, node in enumerate(ordered, 1)}
+  places = {node: place for place, node in enumerate([source, *ordered])}
   return Recovered(tuple(_step_of(node, places) for node in ordered))
 
 
-def _step_of(node: Node, places: dict[int, int]) -> Step:
+def _step_of(node: Node, places: dict[Node, int]) -> Step:
   dropped = dropout(node)
   if dropped is not None:
     scale = math.sqrt(dropped.rate)  # the root of its mean square over masks
@@ -102,7 +101,7 @@ def _step_of(node: Node, places: dict[int, int]) -> Step:
     params.pop("sharding", None)
   numbers = tuple(_plain(v.scalar) if v.node is None else None for v in values)
   arguments = tuple(
-    places[id(value.node)] if value.node is not None else _text(value.scalar)
+    places[value.node] if value.node is not None else _text(value.scalar)
     for value in values
   )
   return Step(label, str(params) if params else "", arguments, params, numbers)

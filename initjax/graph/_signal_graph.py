@@ -8,6 +8,7 @@ from initjax._paths import paths_of
 from initjax.graph._activations import source_of
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import (
+  LinearOp,
   Place,
   SignalGraph,
   Site,
@@ -16,7 +17,7 @@ from initjax.graph._graph import (
 )
 from initjax.graph._linear import Reader
 from initjax.graph._read import read
-from initjax.graph._values import Value, data
+from initjax.graph._values import Value
 
 
 def signal_graph(
@@ -63,12 +64,15 @@ class Trace(NamedTuple):
 
   jaxpr: Any
   graph: SignalGraph
-  sites: tuple[Site, ...]
-  """of the operations of the graph, in the same order"""
   out_shape: Any
   """pytree of the function's outputs"""
   entangled: frozenset[str]
   """parameters that reach an operation in another way than as its kernel"""
+
+  @property
+  def ops(self) -> dict[Site, LinearOp]:
+    """The operations of the graph by their sites, in the same order."""
+    return {op.place.site: op for op in self.graph.ops}
 
 
 def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
@@ -81,13 +85,10 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
     reader.parameter(path, tuple(aval.shape))
     for path, aval in zip(paths, jaxpr.in_avals, strict=False)
   ]
-  values += [data(reader.node("input")) for _ in range(others)]
+  values += [reader.data("input") for _ in range(others)]
   outputs = read(reader, jaxpr, values, Place())
   graph = _graph(reader, paths, outputs)
-  sites = (
-    site for site in sorted(reader.sites) if reader.sites[site].origin != "data"
-  )
-  return Trace(jaxpr, graph, tuple(sites), out_shape, reader.entangled)
+  return Trace(jaxpr, graph, out_shape, reader.entangled)
 
 
 def _graph(

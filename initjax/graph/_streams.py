@@ -50,8 +50,7 @@ class _Factor(NamedTuple):
 class Streams:
   """Streams read so far: which operation each of these nodes feeds."""
 
-  names: dict[int, tuple[Node, Term]] = dataclasses.field(default_factory=dict)
-  """by `id`; the node is kept, so that its id stays its own"""
+  names: dict[Node, Term] = dataclasses.field(default_factory=dict)
 
   def feeding(self, operand: Value, site: Site) -> Stream | None:
     """The source of what feeds the operation at `site`; None if unknown.
@@ -70,7 +69,7 @@ class Streams:
 
   def _name(self, node: Node, term: Term) -> None:
     if node.operation is None and node.label not in ("input", "loop"):
-      self.names.setdefault(id(node), (node, term))
+      self.names.setdefault(node, term)
 
   def of(self, node: Node) -> Stream | None:
     """The terms of a node; names of earlier streams end the descent."""
@@ -81,20 +80,20 @@ class Streams:
 class _Descent:
   """From one node down to what is known."""
 
-  names: dict[int, tuple[Node, Term]]
-  seen: dict[int, Stream | None] = dataclasses.field(default_factory=dict)
+  names: dict[Node, Term]
+  seen: dict[Node, Stream | None] = dataclasses.field(default_factory=dict)
 
   def of(self, node: Node) -> Stream | None:
     """The terms of a node, each node read once."""
-    if id(node) not in self.seen:
-      self.seen[id(node)] = self._read(node)
-    return self.seen[id(node)]
+    if node not in self.seen:
+      self.seen[node] = self._read(node)
+    return self.seen[node]
 
   def _read(self, node: Node) -> Stream | None:
     if node.operation is not None and node.place is not None:
       return (Term("output", node.place.site),)
-    if id(node) in self.names:
-      return (self.names[id(node)][1],)
+    if node in self.names:
+      return (self.names[node],)
     if node.label in ("input", "loop"):
       return (Term("input", (node.index,)),)
     found = normalization(node)

@@ -129,12 +129,6 @@ def touched_by(values: Iterable[Value]) -> int:
   return found
 
 
-def data(node: Node, touched: int | None = None) -> Value:
-  """A value that depends on the inputs; touched by its operands."""
-  touched = touched_by(node.operands) if touched is None else touched
-  return Value("data", node=node, touched=touched)
-
-
 def joined(
   values: Iterable[Value], step: str, touched: int | None = None
 ) -> Value:

@@ -201,7 +201,7 @@ def _visitor_and_slots(
   traced: Trace, detail: bool
 ) -> tuple[Visitor, dict[Site, Any], dict[Site, _Seen]]:
   """What to do at the sites, their slots, and what they hand out if not run."""
-  ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
+  ops = traced.ops
   sources = _feeds_by_site(traced.graph.ops) if detail else {}
   # so that an activation of many operations is traced once for each shape
   slope = functools.cache(
@@ -274,7 +274,7 @@ def _seen_at(
 def _report_of(
   traced: Trace, found: dict[Site, _Seen], backward: Any, gradients: Any
 ) -> SignalReport:
-  seen = [found[site] for site in traced.sites]
+  seen = [found[site] for site in traced.ops]
   details = slopes = norms = None
   if gradients is not None:
     details = tuple(one.detail for one in seen if one.detail is not None)
@@ -286,7 +286,7 @@ def _report_of(
     norms = _norms(gradients)
   return SignalReport(
     tuple(one.tally for one in seen),
-    tuple(backward[site] for site in traced.sites),
+    tuple(backward[site] for site in traced.ops),
     details,
     slopes,
     norms,

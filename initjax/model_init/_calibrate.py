@@ -111,7 +111,7 @@ def calibrate(
     states, rows = forward(beginning(plan))
     if tied == "pooled" and any(group.shared for group in plan.groups):
       states, rows = forward(pooled(plan, states))
-    ordered = tuple(rows[site] for site in traced.sites)
+    ordered = tuple(rows[site] for site in traced.ops)
     return rescaled(plan, states, leaves), ordered
 
   changed, rows = execute(program, params, inputs, target)
@@ -136,10 +136,10 @@ _NO_INPUT = (
 
 def _plan(traced: Trace, params: Any, statistic: str) -> Plan:
   paths = paths_of(params)
-  if not traced.sites:
+  if not traced.ops:
     alone = len(traced.jaxpr.in_avals) == len(paths)
     raise ValueError(_NO_INPUT if alone else _NO_KERNEL)
-  ops = dict(zip(traced.sites, traced.graph.ops, strict=True))
+  ops = traced.ops
   views = calibrated_views(traced, paths)
   groups = groups_of(ops, views, traced.entangled)
   return Plan(ops, views, groups, statistic)
