@@ -164,7 +164,7 @@ class _Walk:
     fed = self.sizes.fed(op, repeat)
     own = kernel.repeat(op, repeat)
     factor = op.multiplier**2
-    wanted = _wanted(op, fed, self.direction)
+    wanted = _entry_variance(op, fed, self.direction)
     wanted = wanted / factor if wanted is not None and factor else None
     for key in kernel.keys:
       self._claim(key, index, own, wanted)
@@ -204,7 +204,9 @@ class _Walk:
           given.variances.setdefault(own, unit / op.multiplier**2)
 
 
-def _wanted(op: LinearOp, fed: Fed, direction: Direction) -> float | None:
+def _entry_variance(
+  op: LinearOp, fed: Fed, direction: Direction
+) -> float | None:
   """The variance of the operand's entries by the law of one layer."""
   if op.kind == "embedding":
     return 1.0
