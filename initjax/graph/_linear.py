@@ -78,7 +78,7 @@ def read_linear(
     # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return reader.data(label, equation=equation, operands=(signal,))
-  kind, axes, (fan_in, fan_out) = _measures(equation, kernel)
+  kind, axes, (fan_in, fan_out) = _kind_axes_fans(equation, kernel)
   op = LinearOp(
     kind="data" if all(is_data) else kind,
     fan_in=fan_in,
@@ -144,7 +144,7 @@ def _output(
   )
 
 
-def _measures(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
+def _kind_axes_fans(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
   """Kind, axes and fans of a product whose operand `kernel` is the kernel."""
   name, params = equation.primitive.name, equation.params
   shapes = [tuple(atom.aval.shape) for atom in equation.invars[:2]]

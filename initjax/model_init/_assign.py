@@ -179,7 +179,7 @@ class _Turn:
     op, kernel = row.op, self.kernels[row.number]
     fed, own = self.sizes.fed(op, row.repeat), kernel.repeat(row)
     factor = op.multiplier**2
-    wanted = _wanted(op, fed, self.direction)
+    wanted = _entry_variance(op, fed, self.direction)
     wanted = wanted / factor if wanted is not None and factor else None
     for key in kernel.keys:
       self._claim(key, row.number, own, wanted)
@@ -217,7 +217,9 @@ class _Turn:
           given.variances.setdefault(own, unit / op.multiplier**2)
 
 
-def _wanted(op: LinearOp, fed: Fed, direction: Direction) -> float | None:
+def _entry_variance(
+  op: LinearOp, fed: Fed, direction: Direction
+) -> float | None:
   """The variance of the operand's entries by the law of one layer."""
   if op.kind == "embedding":
     return 1.0
