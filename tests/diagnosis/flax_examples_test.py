@@ -100,7 +100,7 @@ def watched(model, variables, *inputs, **options):
   def show(call, args, kwargs, context):
     output, module = call(*args, **kwargs), context.module
     if isinstance(module, linear) and context.method_name == "__call__":
-      path = "".join(f"{name}" for name in (*module.path, "kernel"))
+      path = "/".join((*module.path, "kernel"))
       seen[path] = output - module.variables["params"].get("bias", 0)
     return output
 

@@ -75,7 +75,7 @@ def test_equinox_mlp(eqx):
   def by_hand(params, see):
     h = x
     for index, layer in enumerate(params.layers):
-      z = see(f".layers[{index}].weight", h @ layer.weight.T)
+      z = see(f"layers/{index}/weight", h @ layer.weight.T)
       h = jax.nn.relu(z + layer.bias)
     return z + layer.bias
 
@@ -90,7 +90,7 @@ def test_equinox_attention(eqx):
 
   def by_hand(params, see):
     def project(name, x):
-      return see(f".{name}.weight", x @ getattr(params, name).weight.T)
+      return see(f"{name}/weight", x @ getattr(params, name).weight.T)
 
     names = ("query_proj", "key_proj", "value_proj")
     q, k, v = (project(name, x).reshape(3, 5, 2, 4) for name in names)
