@@ -6,10 +6,10 @@ partitioned array of linen) is no part of it; a bare array is ".". What is
 printed in one place can be pasted in any other.
 """
 
-import collections
 import difflib
 import fnmatch
 import hashlib
+import itertools
 import math
 import numbers
 import re
@@ -43,13 +43,15 @@ def paths_of(tree: Any) -> list[str]:
   >>> paths_of({"a": [1.0, 2.0]}), paths_of(3.0)
   (['a/0', 'a/1'], ['.'])
   """
-  seen: collections.Counter[str] = collections.Counter()
-  paths = []
+  paths: dict[str, None] = {}  # in order, and none twice
   for keys in _keys_of(tree, _boxes()):
-    path = path_text(keys)
-    seen[path] += 1
-    paths.append(f"{path}#{seen[path]}" if seen[path] > 1 else path)
-  return paths
+    text = path = path_text(keys)
+    for number in itertools.count(2):
+      if path not in paths:
+        break
+      path = f"{text}#{number}"
+    paths[path] = None
+  return list(paths)
 
 
 def path_text(keys: Keys) -> str:

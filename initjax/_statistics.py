@@ -236,10 +236,10 @@ def empty_slot(
     dtype: of the signal; slots of narrow ones are float32, all are real.
     varying: mesh axes of a surrounding shard_map over which signals differ.
   """
-  return Tally(zeros((*shape, _LENGTH), varying, wide_dtype(dtype)))
+  return Tally(varying_zeros((*shape, _LENGTH), varying, wide_dtype(dtype)))
 
 
-def zeros(
+def varying_zeros(
   shape: tuple[int, ...],
   varying: Collection[str],
   dtype: jnp.dtype = jnp.float32,

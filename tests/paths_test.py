@@ -42,6 +42,8 @@ def test_paths_follow_the_leaves_and_are_told_apart():
   assert paths == ["a/b/c", "a/d/0", "a/b/c#2", "e/0"]
   assert list(leaves_by_path(tree).values()) == jax.tree.leaves(tree)
   assert paths_of(np.ones(2)) == ["."]
+  taken = {"a/b": 1.0, "a": {"b": 2.0, "b#2": 3.0}}
+  assert len(leaves_by_path(taken)) == 3
 
 
 def test_what_a_report_prints_can_be_pasted():

@@ -144,20 +144,8 @@ def moves_of(equation: Equation, numbers: Sequence[Any]) -> list[Move] | None:
     case "rev":
       backward = (-1, None, -1)
       return [_along(before, dict.fromkeys(params["dimensions"], backward))]
-    case "slice":
-      steps = params["strides"] or (1,) * len(before)
-      starts, ends = params["start_indices"], params["limit_indices"]
-      return [Index(tuple(zip(starts, ends, steps, strict=True)))]
-    case "split":
-      sizes = params["sizes"]
-      ends = itertools.accumulate(sizes)
-      bounds = (
-        (end - size, end, 1) for size, end in zip(sizes, ends, strict=True)
-      )
-      return [_along(before, {params["axis"]: b}) for b in bounds]
-    case "unstack":  # of jax 0.12
-      axis = params["axis"] % len(before)
-      return [_along(before, {axis: place}) for place in range(before[axis])]
+    case "slice" | "split" | "unstack" as name:
+      return _parts(name, params, before)
     case "dynamic_slice" | "gather" as name:
       if any(number is None for number in numbers[1:]):
         return None
@@ -165,6 +153,20 @@ def moves_of(equation: Equation, numbers: Sequence[Any]) -> list[Move] | None:
       move = known(equation, [int(number) for number in numbers[1:]])
       return None if move is None else [move]
   return [Reshape(before, shape)]
+
+
+def _parts(name: str, params: dict[str, Any], shape: Shape) -> list[Move]:
+  """Parts that the equation's own parameters tell."""
+  if name == "slice":
+    steps = params["strides"] or (1,) * len(shape)
+    starts, ends = params["start_indices"], params["limit_indices"]
+    return [Index(tuple(zip(starts, ends, steps, strict=True)))]
+  axis = params["axis"] % len(shape)
+  if name == "unstack":  # of jax 0.12
+    return [_along(shape, {axis: place}) for place in range(shape[axis])]
+  sizes = params["sizes"]
+  bounds = zip(sizes, itertools.accumulate(sizes), strict=True)
+  return [_along(shape, {axis: (end - n, end, 1)}) for n, end in bounds]
 
 
 def _along(shape: Shape, picks: dict[int, Pick]) -> Index:

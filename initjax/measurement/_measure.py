@@ -16,7 +16,7 @@ from initjax._statistics import (
   tally,
   tap,
   varying_like,
-  zeros,
+  varying_zeros,
 )
 from initjax.graph import (
   Feed,
@@ -226,17 +226,18 @@ def _visitor_and_slots(
   slots = {
     site: empty_slot(op.repeats, op.dtype, varying) for site, op in ops.items()
   }
-  blanks = {}
-  for site in {**ops, **sources}:
+
+  def not_run(site: Site) -> _Seen:
     nothing = {
-      at: zeros(feed.place.repeats if feed.place else (), varying)
+      at: varying_zeros(feed.place.repeats if feed.place else (), varying)
       for at, feed in sources.get(site, {}).items()
     }
-    more = None
-    if detail and site in ops:
-      more = Detail(*(zeros(ops[site].repeats, varying),) * 4)
-    blanks[site] = _Seen(slots.get(site), more, nothing)
-  return Visitor(visit), slots, blanks
+    if not detail or site not in ops:
+      return _Seen(slots.get(site), None, nothing)
+    more = Detail(*(varying_zeros(ops[site].repeats, varying),) * 4)
+    return _Seen(slots.get(site), more, nothing)
+
+  return Visitor(visit), slots, {s: not_run(s) for s in {**ops, **sources}}
 
 
 def _feeds_by_site(
