@@ -94,6 +94,8 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
 def _graph(
   reader: Reader, paths: list[str], outputs: list[Value]
 ) -> SignalGraph:
+  for value in outputs:
+    reader.use_as_data(value)
   noted = [reader.sites[site] for site in sorted(reader.sites)]
   ops = tuple(op for op in noted if op.origin != "data")
   used = {path for op in ops for path in op.paths}

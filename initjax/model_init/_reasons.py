@@ -77,6 +77,8 @@ def _why(
     reasons.append(
       f"tied: its {tied} use decides ({', '.join(sorted(deciding))})"
     )
+  if op.view is not None and op.view.choices > 1:
+    reasons.append(f"one of {op.view.choices} kernels, chosen as it runs")
   if kernel.view is None:
     reasons.append(
       "computed from parameters (their scale may not matter): drawn as if used "
