@@ -192,13 +192,14 @@ def look_up(
   axes: Axes,
 ) -> Value:
   """Rows of a table: an operation, if they are used as data."""
+  by_data = any(value.kind == "data" for value in indices)
   shape = equation.invars[axes.kernel].aval.shape
   sizes = equation.params.get("slice_sizes", shape)
   op = LinearOp(
     kind="embedding",
     fan_in=1,  # a row feeds as many outputs as it has features
     fan_out=math.prod(sizes[axis] for axis in axes.free),
-    feed=Feed(reason="indices"),
+    feed=Feed(reason="indices" if by_data else "positions"),
     **_common(equation, table, place, axes),
   )
   reader.look_ups[place.site] = op
