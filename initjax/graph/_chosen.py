@@ -16,18 +16,21 @@ from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
 from initjax.graph._graph import Place
 from initjax.graph._linear import Reader, look_up
+from initjax.graph._moves import Held, moves_of
 from initjax.graph._primitives import (
   AFFINE,
   INDEXED,
   JOINS,
   LAYOUT,
+  MOVES,
+  SCALES,
   STEPS,
   SUMS,
 )
 from initjax.graph._values import Choice, Node, Value, roots_of, touched_by
 from initjax.graph._view import View, chosen, computed, follow, indexed
 
-_FOLLOWED = STEPS | JOINS | SUMS
+_FOLLOWED = STEPS | JOINS | AFFINE
 
 
 def read_chosen(
@@ -58,9 +61,9 @@ def choose(
   others = [case for case in cases if case.view is None]
   if not views or any(case.kind == "data" for case in others):
     return None
-  if others and any(case.kind == "data" for case in cases):
-    return None
-  view = computed(views, name) if others else chosen(views, name)
+  view = chosen(views, name)
+  if others:
+    view = dataclasses.replace(computed(views, name), axes=views[0].axes)
   operands = (chooser, *cases)
   if all(value.kind != "data" for value in operands):
     return Value("parameter", view, touched=touched_by(operands))
@@ -75,30 +78,54 @@ def _follow_both(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value] | None:
   """One step with what is chosen, as a kernel and as data."""
-  name, views = equation.primitive.name, [v.view for v in operands]
-  known = [view for view in views if view is not None]
-  by_data = any(value.kind == "data" for value in operands)
-  if any(v.kind == "data" and v.view is None for v in operands):
-    return None
-  if name in SUMS or any(view.computed for view in known):
-    if by_data and (name in SUMS or len(known) > 1):
-      return None
-    found: list[View] | None = [computed(known, name)] * len(equation.outvars)
-  else:
-    found = follow(equation, views, [value.scalar for value in operands])
+  views = _views_after(equation, operands)
   choice = _merged([v.choice for v in operands if v.choice is not None])
+  given: dict[str, Any] = {"equation": equation, "place": place, "kept": True}
+  given["operands"] = tuple(value.as_data for value in operands)
+  by_data = any(value.kind == "data" for value in operands)
   touched, values = touched_by(operands), []
-  for output, view in enumerate(found or ()):
-    data = reader.data(
-      name,
-      kept=True,
-      equation=equation,
-      operands=tuple(value.as_data for value in operands),
-      place=place,
-      output=output,
-    )
+  for output, view in enumerate(views):
+    data = reader.data(equation.primitive.name, output=output, **given)
     values.append(_both(data, view, choice, touched, by_data=by_data))
   return values or None
+
+
+def _views_after(
+  equation: Equation, operands: Sequence[Value]
+) -> Sequence[View]:
+  """Of the outputs; none where more than parameters have a say.
+
+  Several may be added and multiplied, and noise may multiply them.
+  """
+  name, views = equation.primitive.name, [v.view for v in operands]
+  known = [view for view in views if view is not None]
+  plain = [v for v in operands if v.kind == "data" and v.view is None]
+  noise = all(v.node is not None and v.node.noise for v in plain)
+  if plain and not (noise and name in SCALES):
+    return ()
+  lead = next((v.view for v in operands if v.kind == "data" and v.view), None)
+  lead = lead or known[0]
+  mixed = len(known) > 1 or bool(plain)
+  if lead.computed or (name in AFFINE and mixed):
+    single = name in STEPS and not mixed
+    count = len(equation.outvars) if single or name in AFFINE else 0
+    return [
+      dataclasses.replace(
+        computed(known, name), axes=_axes_after(equation, lead, output)
+      )
+      for output in range(count)
+    ]
+  found = follow(equation, views, [value.scalar for value in operands]) or ()
+  kept = name in SCALES and len(found) == 1
+  return [dataclasses.replace(v, axes=lead.axes) if kept else v for v in found]
+
+
+def _axes_after(equation: Equation, lead: View, output: int) -> Held | None:
+  """Axes of leaves in what is computed entry by entry, or moved."""
+  if lead.axes is None or equation.primitive.name not in MOVES:
+    return lead.axes
+  moves = moves_of(equation, ())
+  return None if moves is None else moves[output].axes(lead.axes)
 
 
 def _both(

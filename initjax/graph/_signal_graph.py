@@ -99,7 +99,8 @@ def _graph(
   noted = [reader.sites[site] for site in sorted(reader.sites)]
   ops = tuple(op for op in noted if op.origin != "data")
   used = {path for op in ops for path in op.paths}
-  used |= {path for value in outputs for path in value.paths}
+  returned = (value for value in outputs if value.kind != "data")
+  used |= {path for value in returned for path in value.paths}
   beside = [path for path in paths if path not in used]
   return SignalGraph(
     ops=ops,

@@ -57,7 +57,8 @@ class View:
   axes: Held | None = None
   """for each axis the axes of the leaf that it holds; None if lost"""
   leaf_shape: Shape | None = None
-  """of the leaf; None if there are several or their entries are scaled apart"""
+  """of the leaf, or of each of which data choose one; None if there are several
+  or their entries are scaled apart"""
   multiplier: float | None = 1.0
   """constant factor between leaves and array; None if entries differ"""
   exact: bool = True
@@ -184,7 +185,8 @@ def sliced(view: View, scan: "Scan") -> View:
   """What one repeat of a scan sees of it."""
   scans, axes = (*view.scans, scan), view.axes and view.axes[1:]
   after = _after(view, "scan", view.shape[1:], scans=scans, axes=axes)
-  return dataclasses.replace(view, scans=scans) if view.computed else after
+  own = dataclasses.replace(view, scans=scans, axes=axes)
+  return own if view.computed else after
 
 
 def part(view: View, name: str, shape: Shape, axes: Held | None) -> View:
@@ -206,13 +208,12 @@ def chosen(views: Sequence[View], name: str) -> View:
   first, *rest = views
   if all(view == first for view in rest):
     return first
+  alike = {(view.axes, view.leaf_shape) for view in views}
   if any(view.computed or view.scans != first.scans for view in views):
     return computed(views, name)
-  alike = {(view.axes, view.leaf_shape) for view in views}
-  axes, leaf_shape = alike.pop() if len(alike) == 1 else (None, None)
+  axes, shape = alike.pop() if len(alike) == 1 else (None, None)
   view = _beside(views, name, first.shape, None)
-  view = dataclasses.replace(view, axes=axes, exact=False)
-  return dataclasses.replace(view, leaf_shape=leaf_shape)
+  return dataclasses.replace(view, axes=axes, leaf_shape=shape, exact=False)
 
 
 def computed(views: Sequence[View], name: str) -> View:
@@ -266,13 +267,13 @@ def _after(view: View, name: str, shape: Shape, **changes: Any) -> View:
 def _moved(
   equation: Equation, view: View, numbers: Sequence[Any]
 ) -> list[View] | None:
-  name, moves = equation.primitive.name, moves_of(equation, numbers)
+  moves = moves_of(equation, numbers)
   if moves is None:
     return [indexed(equation, view, fixed=True)]
   return [
     _after(
       view,
-      name,
+      equation.primitive.name,
       tuple(output.aval.shape),
       move=move,
       axes=None if view.axes is None else move.axes(view.axes),

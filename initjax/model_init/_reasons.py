@@ -107,8 +107,8 @@ def warning_of(shares: Sequence[Share], least: float = 10.0) -> str:
     return ""
   steepest = max(shares, key=lambda share: share.fed.steepness)
   return (
-    f"The forward length map is unstable: fed by {fed_by(steepest.row.feed)}, a "
-    f"layer multiplies a relative deviation of the second moment by "
+    f"The forward length map is unstable: fed by {fed_by(steepest.row.feed)}, "
+    "a layer multiplies a relative deviation of the second moment by "
     f"{steepest.fed.steepness:.3f}, and the model by "
     f"{worst.output.stretch:.2g} until {worst.row.op.path}. "
     f"Chance alone will move the signal. What helps: {_REMEDIES}."

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from small_models import normal
+from small_models import KEY, normal
 
 from initjax.graph import signal_graph
 
@@ -85,6 +85,26 @@ def test_a_kernel_that_data_choose_has_the_fans_of_its_contraction(name, way):
   assert op.axes.samples == (0,)
 
 
+COMPUTED = {
+  "delta": lambda p, i, key: p["v"] + p["w"][i],
+  "gain": lambda p, i, key: p["w"][i] * p["gain"][i],
+  "mask": lambda p, i, key: jnp.where(i > 0, p["w"][i], 0),
+  "noise": lambda p, i, key: (
+    p["w"][i] * (jax.random.uniform(key, (IN, OUT)) + 0.5)
+  ),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_kernel_computed_from_what_data_choose_is_none_looked_up(name):
+  gain = normal(N, 1, OUT)
+  params = {**STACK, "v": normal(IN, OUT), "gain": gain}
+  fn = lambda p, x, i, key: x @ COMPUTED[name](p, i, key)
+  (op,) = signal_graph(fn, params, X, ONE, KEY).ops
+  assert (op.fan_in, op.fan_out) == counted(fn, params, X, ONE, KEY)
+  assert (op.kind, op.origin) == ("dot", "derived")
+
+
 def top_k(p, x):
   gates, index = lax.top_k(jax.nn.softmax(x @ p["router"]), 2)
   hidden = jnp.einsum("bi,bkio->bko", x, p["w"][index]) + p["bias"][index]
@@ -130,6 +150,9 @@ PAIRS = {
     "bd,bkd->bk", p["E"][i], p["F"][j[:, None] + jnp.arange(3)]
   ),
   "attention": lambda p, i, j: jax.nn.softmax(p["E"][i] @ p["F"][j].T),
+  "sums": lambda p, i, j: jax.nn.softmax(
+    (p["E"][i] + p["F"][jnp.arange(B)]) @ (p["E"][i] + p["F"][j]).T
+  ),
   "pooled": lambda p, i, j: jax.nn.softmax(p["F"][j].sum(1)) @ p["E"][i],
 }
 
