@@ -19,10 +19,12 @@ from initjax.graph._linear import Reader, look_up
 from initjax.graph._moves import Held, moves_of
 from initjax.graph._primitives import (
   AFFINE,
+  ELEMENTWISE,
   INDEXED,
   JOINS,
   LAYOUT,
   MOVES,
+  REDUCTIONS,
   SCALES,
   STEPS,
   SUMS,
@@ -30,7 +32,7 @@ from initjax.graph._primitives import (
 from initjax.graph._values import Choice, Node, Value, roots_of, touched_by
 from initjax.graph._view import View, chosen, computed, follow, indexed
 
-_FOLLOWED = STEPS | JOINS | AFFINE
+_FOLLOWED = STEPS | JOINS | ELEMENTWISE | REDUCTIONS
 
 
 def read_chosen(
@@ -93,39 +95,43 @@ def _follow_both(
 def _views_after(
   equation: Equation, operands: Sequence[Value]
 ) -> Sequence[View]:
-  """Of the outputs; none where more than parameters have a say.
-
-  Several may be added and multiplied, and noise may multiply them.
-  """
+  """Of the outputs; none where more than parameters and noise have a say."""
   name, views = equation.primitive.name, [v.view for v in operands]
   known = [view for view in views if view is not None]
   plain = [v for v in operands if v.kind == "data" and v.view is None]
   noise = all(v.node is not None and v.node.noise for v in plain)
   if plain and not (noise and name in SCALES):
     return ()
-  lead = next((v.view for v in operands if v.kind == "data" and v.view), None)
-  lead = lead or known[0]
-  mixed = len(known) > 1 or bool(plain)
-  if lead.computed or (name in AFFINE and mixed):
-    single = name in STEPS and not mixed
-    count = len(equation.outvars) if single or name in AFFINE else 0
-    return [
-      dataclasses.replace(
-        computed(known, name), axes=_axes_after(equation, lead, output)
-      )
-      for output in range(count)
-    ]
-  found = follow(equation, views, [value.scalar for value in operands]) or ()
-  kept = name in SCALES and len(found) == 1
-  return [dataclasses.replace(v, axes=lead.axes) if kept else v for v in found]
+  by_data = [v.view for v in operands if v.kind == "data" and v.view]
+  axes = max((v.axes or () for v in by_data or known), key=_held)
+  alone = len(known) + len(plain) == 1
+  if name in JOINS or (name in STEPS and alone):
+    found = follow(equation, views, [value.scalar for value in operands])
+    if found is not None and name in SCALES:  # entries stay where they are
+      return [dataclasses.replace(found[0], axes=axes or None)]
+    if found is not None:
+      return found
+  return [
+    dataclasses.replace(computed(known, name), axes=after)
+    for after in _axes_after(equation, axes)
+  ]
 
 
-def _axes_after(equation: Equation, lead: View, output: int) -> Held | None:
-  """Axes of leaves in what is computed entry by entry, or moved."""
-  if lead.axes is None or equation.primitive.name not in MOVES:
-    return lead.axes
-  moves = moves_of(equation, ())
-  return None if moves is None else moves[output].axes(lead.axes)
+def _held(axes: Held) -> int:
+  """How many axes hold some of a leaf."""
+  return sum(map(bool, axes))
+
+
+def _axes_after(equation: Equation, axes: Held) -> list[Held | None]:
+  """Of each output: axes of leaves in what is computed, reduced or moved."""
+  name, count = equation.primitive.name, len(equation.outvars)
+  if not axes or name in JOINS:
+    return [None] * count
+  if name in REDUCTIONS:
+    gone = equation.params["axes"]
+    return [tuple(own for i, own in enumerate(axes) if i not in gone)]
+  moves = moves_of(equation, ()) if name in MOVES else None
+  return [axes] * count if moves is None else [m.axes(axes) for m in moves]
 
 
 def _both(
@@ -172,6 +178,7 @@ def _read_part(
   if table.choice is None and axes is not None:
     data = look_up(reader, equation, table, indices, place, axes)
     choice = choice._replace(look_ups=frozenset([place.site]))
+    reader.rows[place.site] = choice.roots
   else:
     given: Any = {"equation": equation, "operands": tuple(operands)}
     data = reader.data(equation.primitive.name, kept=True, place=place, **given)

@@ -41,6 +41,8 @@ class Reader:
   """what data choose: operations, if the result is used as data"""
   roots: dict[Site, frozenset[Node]] = dataclasses.field(default_factory=dict)
   """of operations whose kernel is chosen, what chooses it"""
+  rows: dict[Site, frozenset[Node]] = dataclasses.field(default_factory=dict)
+  """of look-ups, what chooses their rows"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
@@ -71,6 +73,13 @@ class Reader:
     listed = {path for op in looked_up.values() for path in op.paths}
     others = (path for path in value.paths if path not in listed)
     self.elementwise.update(dict.fromkeys(others))
+
+  def forget_kernels_looked_up(self) -> None:
+    """Rows that are a kernel as well are no look-up: the kernel decides."""
+    found = {(self.sites[at].path, roots) for at, roots in self.roots.items()}
+    for site, roots in self.rows.items():
+      if site in self.sites and (self.sites[site].path, roots) in found:
+        del self.sites[site]
 
   def touch(self, *touch: Any) -> int:
     """The bit of a `Touch`."""
@@ -137,7 +146,7 @@ def _kernel_apart(equation: Equation, operands: list[Value]) -> list[Value]:
   """Operands, where a kernel that data choose is told from rows looked up.
 
   It is contracted along axes of the parameter, with a signal; where both are
-  chosen, the one that has features of an output.
+  chosen, or it is computed, the one that has features of an output.
   """
   chosen = [v.kind == "data" and v.choice is not None for v in operands[:2]]
   if not any(chosen) or any(value.kind != "data" for value in operands[:2]):
@@ -147,7 +156,8 @@ def _kernel_apart(equation: Equation, operands: list[Value]) -> list[Value]:
     _, axes, _ = _kind_axes_fans(equation, side)
     held = None if value.view is None else value.view.axes
     fits = chosen[side] and axes.kernel == side
-    for wanted in (axes.summed, axes.free)[: 1 + all(chosen)]:
+    several = all(chosen) or (value.view is not None and value.view.computed)
+    for wanted in (axes.summed, axes.free)[: 1 + several]:
       fits = fits and (held is None or any(held[axis] for axis in wanted))
     kernel = dataclasses.replace(value, kind="parameter", node=None)
     found.append(kernel if fits else value)
@@ -251,6 +261,7 @@ def _read_one_hot(
     frozenset([place.site]),
     choice.roots | roots_of([signal]),
   )
+  reader.rows[place.site] = choice.roots
   shape = tuple(equation.outvars[0].aval.shape)
   held = _held_by_rows(equation, axes, view)
   rows = view if view.computed else part(view, "gather", shape, held)

@@ -25,6 +25,7 @@ SUMS = _names("add add_any sub")
 AFFINE = _names("add sub mul div")
 SCALES = _names("mul div neg convert_element_type")
 """What multiplies by a constant, if one operand is all that is no number."""
+REDUCTIONS = _names("reduce_max reduce_min reduce_prod reduce_sum")
 ELEMENTWISE = _names("""
 abs acos acosh asin asinh atan atanh cbrt ceil conj cos cosh digamma erf erf_inv
 erfc exp exp2 expm1 floor imag integer_pow is_finite lgamma log log1p logistic

@@ -96,6 +96,7 @@ def _graph(
 ) -> SignalGraph:
   for value in outputs:
     reader.use_as_data(value)
+  reader.forget_kernels_looked_up()
   noted = [reader.sites[site] for site in sorted(reader.sites)]
   ops = tuple(op for op in noted if op.origin != "data")
   used = {path for op in ops for path in op.paths}

@@ -57,8 +57,7 @@ class View:
   axes: Held | None = None
   """for each axis the axes of the leaf that it holds; None if lost"""
   leaf_shape: Shape | None = None
-  """of the leaf, or of each of which data choose one; None if there are several
-  or their entries are scaled apart"""
+  """of the leaf, or each to choose from; None if joined or scaled apart"""
   multiplier: float | None = 1.0
   """constant factor between leaves and array; None if entries differ"""
   exact: bool = True

@@ -89,6 +89,9 @@ COMPUTED = {
   "delta": lambda p, i, key: p["v"] + p["w"][i],
   "gain": lambda p, i, key: p["w"][i] * p["gain"][i],
   "mask": lambda p, i, key: jnp.where(i > 0, p["w"][i], 0),
+  "standardized": lambda p, i, key: (
+    (p["w"][i] - p["w"][i].mean(0)) / p["w"][i].std(0)
+  ),
   "noise": lambda p, i, key: (
     p["w"][i] * (jax.random.uniform(key, (IN, OUT)) + 0.5)
   ),
@@ -121,12 +124,15 @@ def test_experts_gathered_for_each_token_feed_as_many_outputs_as_are_used():
   assert len(graph.products) == 1
 
 
-def test_what_is_used_in_both_ways_is_listed_twice():
-  both = lambda p, x, i: (x @ p["w"][i], p["w"][i] + 1.0)
-  ops = signal_graph(both, STACK, X, ONE).ops
-  assert [(op.kind, op.fan_in) for op in ops] == [("dot", IN), ("embedding", 1)]
+def test_a_kernel_that_is_penalized_or_returned_is_no_look_up():
+  penalized = lambda p, x, i: (x @ p["w"][i], (p["w"][i] ** 2).sum())
   returned = lambda p, x, i: (x @ p["w"][i], p["w"][i])
-  assert len(signal_graph(returned, STACK, X, ONE).ops) == 2
+  for fn in (penalized, returned):
+    (op,) = signal_graph(fn, STACK, X, ONE).ops
+    assert (op.kind, op.fan_in) == ("dot", IN)
+  others = lambda p, x, i: (x @ p["w"][i], p["w"][i - i + x.argmax()])
+  ops = signal_graph(others, {"w": STACK["w"]}, X, ONE).ops
+  assert [op.kind for op in ops] == ["dot", "embedding"]
 
 
 def test_a_loop_that_chooses_its_kernels_keeps_their_axes():
@@ -150,6 +156,9 @@ PAIRS = {
     "bd,bkd->bk", p["E"][i], p["F"][j[:, None] + jnp.arange(3)]
   ),
   "attention": lambda p, i, j: jax.nn.softmax(p["E"][i] @ p["F"][j].T),
+  "normalized": lambda p, i, j: jax.nn.softmax(
+    jax.nn.standardize(p["E"][i]) @ jax.nn.standardize(p["F"][j]).T
+  ),
   "sums": lambda p, i, j: jax.nn.softmax(
     (p["E"][i] + p["F"][jnp.arange(B)]) @ (p["E"][i] + p["F"][j]).T
   ),
