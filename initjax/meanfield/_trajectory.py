@@ -93,7 +93,7 @@ def trajectory(
   Reference: Schoenholz et al. 2017; Yang and Schoenholz 2017; Hanin and Nica
   2020; Roberts, Yaida and Hanin 2022, §4 and §9.
   """
-  _check(layers, second_moment, correlation, batch, cotangent_correlation)
+  check_layers(layers, second_moment, correlation, batch, cotangent_correlation)
   steps = steps_of(layers, math.log2(second_moment), correlation)
   gains = steps.log2_gradient[1:] + _log2_width_ratios(layers)
   backward = np.concatenate([np.cumsum(gains[::-1])[::-1], [0.0]])
@@ -116,7 +116,7 @@ def _log2_width_ratios(layers: Sequence[Layer]) -> np.ndarray:
   return np.diff(widths)
 
 
-def _check(
+def check_layers(
   layers: Sequence[Layer],
   second_moment: float,
   correlation: float,
