@@ -121,9 +121,9 @@ def simulate(
 
 def _units(layers: Sequence[Layer], batch: int) -> list[int]:
   """Of the data, and of each layer."""
-  widths = [layer.width for layer in layers]
-  if None in widths:
-    raise ValueError(f"layers need widths to be simulated; got {widths}.")
+  widths = [layer.width for layer in layers if layer.width is not None]
+  if len(widths) < len(layers):
+    raise ValueError("layers need widths to be simulated; got layers without.")
   if layers[0].skip != 0 and widths[0] < batch:
     raise ValueError(
       f"layers[0] keeps data of {widths[0]} features, too few for the exact "
