@@ -88,6 +88,6 @@ def _is_output(stream: Stream, site: Site) -> bool:
 
 def _units(op: LinearOp) -> int:
   """Features of the output: positions that share a kernel count once."""
-  if op.leaf_shape is None or op.out_axes is None:
+  if op.leaf_shape is None or not op.out_axes:
     return max(1, round(op.fan_out))
   return math.prod(op.leaf_shape[axis] for axis in op.out_axes)

@@ -129,6 +129,11 @@ class Feed(NamedTuple):
   stream: Stream | None = None
   """what that source is a sum of; None where it cannot be said"""
 
+  @property
+  def from_outside(self) -> bool:
+    """Whether no operation comes before it."""
+    return self.reason in ("input", "indices", "positions", "constant")
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearOp:

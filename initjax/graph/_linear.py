@@ -11,16 +11,20 @@ from initjax.graph._activations import feed_of
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
+from initjax.graph._moves import Held
+from initjax.graph._one_hot import one_hot_scale
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   CLOSED_OVER,
+  Choice,
   Node,
   Touch,
   Value,
   joined,
+  roots_of,
   touched_by,
 )
-from initjax.graph._view import leaf
+from initjax.graph._view import View, leaf, part
 
 
 @dataclasses.dataclass
@@ -33,16 +37,40 @@ class Reader:
   bits: dict[Touch, int] = dataclasses.field(default_factory=dict)
   touched: int = 0
   """parameters that reach an operation otherwise than as its kernel"""
+  look_ups: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
+  """what data choose: operations, if the result is used as data"""
+  roots: dict[Site, frozenset[Node]] = dataclasses.field(default_factory=dict)
+  """of operations whose kernel is chosen, what chooses it"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
   def data(
-    self, label: str, touched: int | None = None, **fields: Any
+    self,
+    label: str,
+    touched: int | None = None,
+    *,
+    kept: bool = False,
+    **fields: Any,
   ) -> Value:
-    """A value that depends on the inputs; touched by its operands."""
+    """A value that depends on the inputs; touched by its operands.
+
+    These are used as data, unless the choice is `kept` what else they are.
+    """
     node = Node(next(self.nodes), label, **fields)
+    for value in () if kept else node.operands:
+      self.use_as_data(value)
     touched = touched_by(node.operands) if touched is None else touched
     return Value("data", node=node, touched=touched)
+
+  def use_as_data(self, value: Value) -> None:
+    """Notes what is no kernel, where there was a choice: look-ups, or terms."""
+    if value.choice is None or value.kind != "data":
+      return
+    looked_up = {site: self.look_ups[site] for site in value.choice.look_ups}
+    self.sites.update(looked_up)
+    listed = {path for op in looked_up.values() for path in op.paths}
+    others = (path for path in value.paths if path not in listed)
+    self.elementwise.update(dict.fromkeys(others))
 
   def touch(self, *touch: Any) -> int:
     """The bit of a `Touch`."""
@@ -68,6 +96,7 @@ def read_linear(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> Value:
   """A product: notes it if one side is data, and says what comes out."""
+  operands = _kernel_apart(equation, operands)
   first, second = operands[:2]
   is_data = [value.kind == "data" for value in (first, second)]
   if not any(is_data):
@@ -78,22 +107,67 @@ def read_linear(
     # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return reader.data(label, equation=equation, operands=(signal,))
-  kind, axes, (fan_in, fan_out) = _kind_axes_fans(equation, kernel)
-  op = LinearOp(
+  if all(is_data):
+    reader.use_as_data(weight)
+    weight = weight.as_data
+  axes = _indices_apart(equation, kernel, weight.view)
+  scale = _one_hot_scale(equation, axes, weight, signal)
+  if scale is not None:
+    sides = (weight, signal)
+    return _read_one_hot(reader, equation, sides, place, axes, scale)
+  stream = reader.streams.feeding(signal, place.site)
+  kind, _, (fan_in, fan_out) = _kind_axes_fans(equation, kernel)
+  op = reader.sites[place.site] = LinearOp(
     kind="data" if all(is_data) else kind,
     fan_in=fan_in,
     fan_out=fan_out * _patch_overlap(signal),
-    feed=feed_of(signal)._replace(
-      stream=reader.streams.feeding(signal, place.site)
-    ),
+    feed=feed_of(signal)._replace(stream=stream),
     **_window(equation.params),
     **_common(equation, weight, place, axes),
   )
-  reader.sites[place.site] = op
   if all(is_data):
     return reader.data("data product", operands=(weight, signal), place=place)
+  if weight.choice is not None:
+    reader.roots[place.site] = weight.choice.roots
   others = [value for place, value in enumerate(operands) if place != kernel]
   return _output(reader, op, signal, weight, others)
+
+
+def _kernel_apart(equation: Equation, operands: list[Value]) -> list[Value]:
+  """Operands, where a kernel that data choose is told from rows looked up.
+
+  It is contracted along axes of the parameter, with a signal; where both are
+  chosen, the one that has features of an output.
+  """
+  chosen = [v.kind == "data" and v.choice is not None for v in operands[:2]]
+  if not any(chosen) or any(value.kind != "data" for value in operands[:2]):
+    return operands
+  found = []
+  for side, value in enumerate(operands[:2]):
+    _, axes, _ = _kind_axes_fans(equation, side)
+    held = None if value.view is None else value.view.axes
+    fits = chosen[side] and axes.kernel == side
+    for wanted in (axes.summed, axes.free)[: 1 + all(chosen)]:
+      fits = fits and (held is None or any(held[axis] for axis in wanted))
+    kernel = dataclasses.replace(value, kind="parameter", node=None)
+    found.append(kernel if fits else value)
+  one = sum(value.kind == "parameter" for value in found) == 1
+  return [*found, *operands[2:]] if one else operands
+
+
+def _indices_apart(equation: Equation, kernel: int, view: View | None) -> Axes:
+  """The axes; batch axes of a kernel that hold none of a leaf are samples."""
+  _, axes, _ = _kind_axes_fans(equation, kernel)
+  held = None if view is None else view.axes
+  if held is None or equation.primitive.name != "dot_general":
+    return axes
+  batch = equation.params["dimension_numbers"][1]
+  pairs = zip(batch[axes.kernel], batch[1 - axes.kernel], strict=True)
+  apart = {
+    place: own for place, (axis, own) in enumerate(pairs) if not held[axis]
+  }
+  units = tuple(axis for axis in axes.units if axis not in apart.values())
+  return axes._replace(units=units, samples=(*apart, *axes.samples))
 
 
 def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
@@ -109,23 +183,91 @@ def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
   return joined(values, "product", touched)
 
 
-def read_look_up(
-  reader: Reader, equation: Equation, operands: list[Value], place: Place
+def look_up(
+  reader: Reader,
+  equation: Equation,
+  table: Value,
+  indices: Sequence[Value],
+  place: Place,
+  axes: Axes,
 ) -> Value:
-  """A row of a table for every index: an embedding."""
-  table, indices = operands[:2]
-  atoms = (equation.invars[0], equation.outvars[0])
-  ranks = [len(atom.aval.shape) for atom in atoms]
-  axes = _geometry.gather_axes(equation.params, *ranks)
+  """Rows of a table: an operation, if they are used as data."""
+  by_data = any(value.kind == "data" for value in indices)
+  shape = equation.invars[axes.kernel].aval.shape
+  sizes = equation.params.get("slice_sizes", shape)
   op = LinearOp(
     kind="embedding",
     fan_in=1,  # a row feeds as many outputs as it has features
-    fan_out=math.prod(equation.params["slice_sizes"]),
-    feed=Feed(reason="indices"),
+    fan_out=math.prod(sizes[axis] for axis in axes.free),
+    feed=Feed(reason="indices" if by_data else "positions"),
     **_common(equation, table, place, axes),
   )
-  reader.sites[place.site] = op
-  return _output(reader, op, indices, table, [indices])
+  reader.look_ups[place.site] = op
+  return _output(reader, op, indices[0], table, indices)
+
+
+def _one_hot_scale(
+  equation: Equation, axes: Axes, weight: Value, signal: Value
+) -> float | None:
+  """What rows of a table are multiplied by; None if none are looked up."""
+  if equation.primitive.name != "dot_general" or weight.view is None:
+    return None
+  contract, _ = equation.params["dimension_numbers"]
+  places = contract[1 - axes.kernel]
+  if signal.node is None or len(places) != 1:
+    return None
+  return one_hot_scale(signal.node, places[0])
+
+
+def _read_one_hot(
+  reader: Reader,
+  equation: Equation,
+  sides: tuple[Value, Value],
+  place: Place,
+  axes: Axes,
+  scale: float,
+) -> Value:
+  """A product with one-hot rows looks up rows, which may be a kernel as well.
+
+  Args:
+    reader: notes it.
+    equation: the product.
+    sides: the table and the one-hot rows.
+    place: of the equation.
+    axes: of the product.
+    scale: what the rows are multiplied by.
+  """
+  weight, signal = sides
+  view = weight.view
+  assert view is not None
+  if view.multiplier is not None:
+    view = dataclasses.replace(view, multiplier=view.multiplier * scale)
+  table = dataclasses.replace(weight, view=view)
+  axes = axes._replace(units=())
+  data = look_up(reader, equation, table, [signal], place, axes)
+  choice = weight.choice or Choice()
+  choice = Choice(
+    choice.touched | signal.touched,
+    frozenset([place.site]),
+    choice.roots | roots_of([signal]),
+  )
+  shape = tuple(equation.outvars[0].aval.shape)
+  held = _held_by_rows(equation, axes, view)
+  rows = view if view.computed else part(view, "gather", shape, held)
+  return dataclasses.replace(data, view=rows, choice=choice)
+
+
+def _held_by_rows(equation: Equation, axes: Axes, view: View) -> Held | None:
+  """Axes of the leaf in a product with one-hot rows."""
+  if view.axes is None:
+    return None
+  _, batch = equation.params["dimension_numbers"]
+  own = [view.axes[axis] for axis in batch[axes.kernel]]
+  free = [view.axes[axis] for axis in axes.free]
+  rank = len(equation.outvars[0].aval.shape)
+  indices: list[tuple[int, ...]] = [()] * (rank - len(own) - len(free))
+  sides = (free, indices) if axes.kernel == 0 else (indices, free)
+  return (*own, *sides[0], *sides[1])
 
 
 def _output(
@@ -138,6 +280,8 @@ def _output(
   """What comes out; whatever went in beside the kernel is entangled."""
   computed = weight.view is not None and weight.view.computed
   touched = touched_by([*others, weight] if computed else others)
+  if weight.choice is not None:
+    touched |= weight.choice.touched
   reader.touched |= touched
   return reader.data(
     "linear", touched, operands=(signal,), operation=op.path, place=op.place

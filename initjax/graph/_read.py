@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from initjax.graph._chosen import choose, read_chosen, read_terms
 from initjax.graph._compat import (
   Atom,
   Equation,
@@ -22,7 +23,7 @@ from initjax.graph._compat import (
   sub_jaxprs,
 )
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
-from initjax.graph._linear import Reader, read_linear, read_look_up
+from initjax.graph._linear import Reader, read_linear
 from initjax.graph._primitives import (
   INLINED,
   LAYOUT,
@@ -42,7 +43,6 @@ from initjax.graph._values import (
 )
 from initjax.graph._view import follow, part, sliced
 
-_LOOK_UP = ["parameter", "data"]  # of a gather: the table and the indices
 _PASSES = 4
 
 
@@ -79,8 +79,9 @@ def _read_equation(
   name = equation.primitive.name
   if name in LINEAR:
     return [read_linear(reader, equation, operands, place)]
-  if name == "gather" and [value.kind for value in operands] == _LOOK_UP:
-    return [read_look_up(reader, equation, operands, place)]
+  found = read_chosen(reader, equation, operands, place)
+  if found is not None:
+    return found
   if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
     place = place.run_whole(name) if name in RULES else place
@@ -111,6 +112,7 @@ def _read_other(
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
+  operands = read_terms(reader, name, operands)
   parameters = [value for value in operands if value.kind == "parameter"]
   nodes = [value.node for value in operands if value.node is not None]
   noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
@@ -248,6 +250,10 @@ def _fixpoint(
   outputs, fed = body(carry), carry
   first = _sites_under(reader, place)
   for turn in itertools.count():
+    for before, value in zip(carry, outputs, strict=False):
+      if value is not before:
+        reader.use_as_data(before)
+        reader.use_as_data(value)
     fed = list(map(_carried, carry, fed, outputs))
     outputs = body(fed)
     pairs = list(zip(fed, outputs, strict=False))
@@ -266,8 +272,7 @@ def _carried(began: Value, fed: Value, value: Value) -> Value:
   """A carry that changes is no view of a parameter, and no number."""
   if value is began:
     return value
-  if value.kind != "data":
-    value = joined((value,), "loop")
+  value = value.as_data if value.kind == "data" else joined((value,), "loop")
   return value.more_touched(fed.touched)
 
 
@@ -282,11 +287,13 @@ def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
 
 def _repeat(reader: Reader, value: Value, scan: Scan) -> Value:
   """The slice of a stacked operand that one repeat of a scan sees."""
-  if value.view is not None:
-    return dataclasses.replace(value, view=sliced(value.view, scan))
-  if value.kind == "constant":
+  view = None if value.view is None else sliced(value.view, scan)
+  if value.kind == "data":
+    data = reader.data("slice", operands=(value,), kept=view is not None)
+    return dataclasses.replace(data, view=view, choice=value.choice)
+  if view is None:
     return value
-  return reader.data("slice", operands=(value,))
+  return dataclasses.replace(value, view=view, choice=None)
 
 
 def _stacked(reader: Reader, value: Value) -> Value:
@@ -305,11 +312,16 @@ def _read_cond(
     for number, branch in enumerate(equation.params["branches"])
   ]
   return [
-    reader.data("cond", operands=(index, *values))
-    if any(value.kind == "data" for value in (index, *values))
-    else joined(values, "cond", touched_by((index, *values)))
+    choose(reader, "cond", index, values) or _joined(reader, index, values)
     for values in zip(*branches, strict=True)
   ]
+
+
+def _joined(reader: Reader, index: Value, values: Sequence[Value]) -> Value:
+  """What comes out of branches, where none hands out a parameter alone."""
+  if any(value.kind == "data" for value in (index, *values)):
+    return reader.data("cond", operands=(index, *values))
+  return joined(values, "cond", touched_by((index, *values)))
 
 
 _LOOPS: dict[str, Callable[..., list[Value]]] = {

@@ -94,10 +94,13 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
 def _graph(
   reader: Reader, paths: list[str], outputs: list[Value]
 ) -> SignalGraph:
+  for value in outputs:
+    reader.use_as_data(value)
   noted = [reader.sites[site] for site in sorted(reader.sites)]
   ops = tuple(op for op in noted if op.origin != "data")
   used = {path for op in ops for path in op.paths}
-  used |= {path for value in outputs for path in value.paths}
+  returned = (value for value in outputs if value.kind != "data")
+  used |= {path for value in returned for path in value.paths}
   beside = [path for path in paths if path not in used]
   return SignalGraph(
     ops=ops,
