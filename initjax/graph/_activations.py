@@ -75,15 +75,15 @@ def _unpadded(node: Node) -> Node:
     return node if node.operands[0].node is None else node.operands[0].node
   if node.label != "concatenate":
     return node
-  parts = [_without_layout(below) for below in node.below]
+  parts = [without_layout(below) for below in node.below]
   same = len(parts) == len(node.operands) and len(set(parts)) == 1
   return parts[0] if same else node
 
 
-def _without_layout(node: Node) -> Node:
+def without_layout(node: Node) -> Node:
   """The node below moves and paddings."""
   inside = _unpadded(node.unmoved)
-  return inside if inside is node else _without_layout(inside)
+  return inside if inside is node else without_layout(inside)
 
 
 def _passes_through(node: Node) -> bool:

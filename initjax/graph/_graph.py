@@ -274,6 +274,9 @@ class SignalGraph:
   """parameters that are only added or multiplied: biases, norm scales"""
   unused: tuple[str, ...]
   """parameters that meet no data and are no output themselves"""
+  not_followed: dict[str, str] = dataclasses.field(hash=False)
+  """parameters that meet data in a way that is not read, and the primitive in
+  which they do"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
   output: Stream | None = None

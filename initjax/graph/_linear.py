@@ -9,6 +9,7 @@ from typing import Any
 from initjax.graph import _geometry
 from initjax.graph._activations import feed_of
 from initjax.graph._compat import Equation
+from initjax.graph._contractions import Contraction, Met
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
 from initjax.graph._streams import Streams
@@ -34,6 +35,7 @@ class Reader:
   touched: int = 0
   """parameters that reach an operation otherwise than as its kernel"""
   streams: Streams = dataclasses.field(default_factory=Streams)
+  met: Met = dataclasses.field(default_factory=Met)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
   def data(
@@ -128,6 +130,23 @@ def read_look_up(
   return _output(reader, op, indices, table, [indices])
 
 
+def read_contraction(
+  reader: Reader, equation: Equation, found: Contraction, place: Place
+) -> Value:
+  """A sum of products that is written by hand."""
+  feed, kernel = feed_of(found.signal), found.kernel
+  stream = reader.streams.feeding(found.signal, place.site)
+  op = LinearOp(
+    kind="dot",
+    fan_in=found.fan_in,
+    fan_out=found.fan_out,
+    feed=feed._replace(stream=stream),
+    **_common(equation, kernel, place, found.axes, found.kernel_shape),
+  )
+  reader.sites[place.site] = op
+  return _output(reader, op, found.signal, kernel, [found.signal])
+
+
 def _output(
   reader: Reader,
   op: LinearOp,
@@ -169,10 +188,16 @@ def _window(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _common(
-  equation: Equation, weight: Value, place: Place, axes: Axes
+  equation: Equation,
+  weight: Value,
+  place: Place,
+  axes: Axes,
+  kernel_shape: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
   """Fields of every LinearOp: its kernel and its output."""
   output = equation.outvars[0].aval
+  if kernel_shape is None:
+    kernel_shape = tuple(equation.invars[axes.kernel].aval.shape)
   return {
     "paths": weight.paths,
     "shape": tuple(output.shape),
@@ -181,7 +206,7 @@ def _common(
     "axes": axes,
     "place": place,
     "view": weight.view,
-    "kernel_shape": tuple(equation.invars[axes.kernel].aval.shape),
+    "kernel_shape": kernel_shape,
   }
 
 

@@ -51,6 +51,8 @@ PARTS = INDEXED | _names("slice split unstack")
 CHOICES = _names("slice split rev")
 """Of entries, by an equation's parameters alone."""
 JOINS = _names("concatenate stack")
+PLACES = _names("dynamic_update_slice pad scatter scatter-add scatter-sub")
+"""What puts entries among others, or adds them there."""
 
 # Random numbers
 
