@@ -16,24 +16,30 @@ import jax.numpy as jnp
 from initjax.graph._activations import without_layout
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
-from initjax.graph._moves import Broadcast, Shape
+from initjax.graph._moves import Shape
 from initjax.graph._primitives import (
   ELEMENTWISE,
   JOINS,
   LAYOUT,
   MOVES,
   PLACES,
-  STAYS,
   SUMS,
 )
 from initjax.graph._values import Node, Value
+from initjax.graph._variation import (
+  KEPT,
+  axes_of,
+  long_axes,
+  summed_axes,
+  unrepeated,
+  varying_axes,
+)
 from initjax.graph._view import View, overlap, size_of
 
 Paths = dict[str, str]
 """Parameters, and the primitive in which each met data."""
 
 _MOST = 64  # terms of one sum that are compared
-_KEPT = STAYS | {"convert_element_type"}
 _SIMPLE = ELEMENTWISE | LAYOUT | JOINS | PLACES
 
 
@@ -154,7 +160,7 @@ class Met:
     self, equation: Equation, operands: Sequence[Value]
   ) -> Contraction | None:
     """The operation that a sum of products is; None if it is none, or noted."""
-    axes, node = _summed(equation), operands[-1].node
+    axes, node = summed_axes(equation), operands[-1].node
     if axes is None or node is None or self._shared(equation.invars[-1]):
       return None
     found = self._product(node)
@@ -171,7 +177,7 @@ class Met:
   ) -> Contraction | None:
     """The operation, if the sum is one that is followed."""
     (kernel, aval), (signal, signal_aval) = found.sides
-    both = _varies(kernel, aval) & _varies(signal, signal_aval)
+    both = varying_axes(kernel, aval) & varying_axes(signal, signal_aval)
     if found.moved:
       return None
     if equation.primitive.name == "fft":
@@ -196,7 +202,7 @@ class Met:
     while self._used_once(node):
       data = [value for value in node.operands if value.node is not None]
       kinds = {value.kind for value in node.operands}
-      below = node.only_below(MOVES | _KEPT | {"mul", "div", "neg", "pad"})
+      below = node.only_below(MOVES | KEPT | {"mul", "div", "neg", "pad"})
       if below is None:
         return None
       if node.label == "mul" and "parameter" in kinds:
@@ -230,10 +236,10 @@ class Met:
     Data of fewer axes only scales them; other data is scaled by them.
     """
     pairs = zip(operands, equation.invars, strict=True)
-    given = [(v.node, _varies(v, a.aval)) for v, a in pairs if v.node]
+    given = [(v.node, varying_axes(v, a.aval)) for v, a in pairs if v.node]
     if equation.primitive.name in ELEMENTWISE and len(given) > 1:
       shape = equation.outvars[0].aval.shape
-      given = [each for each in given if each[1] >= _long(shape)]
+      given = [each for each in given if each[1] >= long_axes(shape)]
     joins = equation.primitive.name in JOINS
     found = []
     for known in (self.outer, self.spread):
@@ -290,7 +296,7 @@ def _is_kernel(
 
   Over samples too, it is a loss.
   """
-  own = _varies(*found.sides[0])
+  own = varying_axes(*found.sides[0])
   if not equation.outvars[0].aval.shape:
     return not found.moved and bool(axes) and axes <= own
   return bool(own if found.moved else own & axes)
@@ -301,14 +307,14 @@ def _contraction(
 ) -> Contraction:
   """A product summed over axes along which both sides vary."""
   (kernel, aval), (signal, signal_aval) = found.sides
-  view, shape, places = _unrepeated(kernel, aval)
+  view, shape, places = unrepeated(kernel, aval)
   if view is not None and view.multiplier is not None:
     factor = view.multiplier * found.factor
     view = dataclasses.replace(view, multiplier=factor)
-  own, signals = _varies(kernel, aval), _varies(signal, signal_aval)
+  own, signals = varying_axes(kernel, aval), varying_axes(signal, signal_aval)
   sizes = found.node.equation.outvars[0].aval.shape
   free = own - signals
-  kept = [axis for axis in range(len(sizes)) if axis not in _axes_of(equation)]
+  kept = [axis for axis in range(len(sizes)) if axis not in axes_of(equation)]
   return Contraction(
     dataclasses.replace(kernel, view=view),
     shape,
@@ -327,75 +333,15 @@ def _contraction(
   )
 
 
-def _axes_of(equation: Equation) -> tuple[int, ...]:
-  params, rank = equation.params, len(equation.invars[-1].aval.shape)
-  match equation.primitive.name:
-    case "reduce_sum":
-      return tuple(params["axes"])
-    case "cumsum":
-      return (params["axis"],)
-    case "fft":
-      return tuple(range(rank - len(params["fft_lengths"]), rank))
-    case "scatter-add":
-      window = params["dimension_numbers"].update_window_dims
-      return tuple(axis for axis in range(rank) if axis not in window)
-  return ()
-
-
-def _summed(equation: Equation) -> frozenset[int] | None:
-  """Axes of the last operand that are summed; None if it is no such sum."""
-  axes = _axes_of(equation)
-  return _long(equation.invars[-1].aval.shape) & {*axes} if axes else None
-
-
-def _long(shape: Sequence[int]) -> frozenset[int]:
-  return frozenset(axis for axis, size in enumerate(shape) if size > 1)
-
-
-def _varies(value: Value, aval: Any) -> frozenset[int]:
-  """Axes along which an operand's entries may differ."""
-  if value.node is None:
-    _, shape, places = _unrepeated(value, aval)
-    return frozenset(places[axis] for axis in _long(shape))
-  node, kept = value.node, _long(aval.shape)
-  while node.label in _KEPT and node.operands[0].node is not None:
-    node = node.operands[0].node
-  if node.label != "broadcast_in_dim" or node.equation is None:
-    return kept
-  places = node.equation.params["broadcast_dimensions"]
-  before = node.equation.invars[0].aval.shape
-  return kept & {places[axis] for axis in _long(before)}
-
-
-def _unrepeated(
-  value: Value, aval: Any
-) -> tuple[View | None, Shape, tuple[int, ...]]:
-  """A parameter before it was repeated, and the axes to which its axes went."""
-  view, shape = value.view, tuple(aval.shape)
-  places = tuple(range(len(shape)))
-  found = view, shape, places
-  while view is not None and not view.computed and view.below:
-    if isinstance(view.move, Broadcast):
-      places = tuple(places[axis] for axis in view.move.places)
-      below = view.below[0]
-      view = dataclasses.replace(
-        below,
-        multiplier=view.multiplier,
-        leaf_shape=view.leaf_shape,
-        axes=None if view.axes is None else below.axes,
-      )
-      found = view, view.shape, places
-    elif view.name in _KEPT:
-      view = view.below[0]
-    else:
-      break
-  return found
-
-
 def _is_outer(pairs: Sequence[tuple[Value, Any]]) -> bool:
   """Whether a parameter varies along axes along which no data does."""
   own, data = (
-    {axis for v, a in pairs if v.kind == kind for axis in _varies(v, a.aval)}
+    {
+      axis
+      for v, a in pairs
+      if v.kind == kind
+      for axis in varying_axes(v, a.aval)
+    }
     for kind in ("parameter", "data")
   )
   return bool(own - data)
@@ -403,7 +349,7 @@ def _is_outer(pairs: Sequence[tuple[Value, Any]]) -> bool:
 
 def _number(node: Node) -> tuple[float, bool]:
   """What a node multiplies by, and whether it is known and entries stay."""
-  if node.label in _KEPT:
+  if node.label in KEPT:
     return 1.0, True
   if node.label == "neg":
     return -1.0, True
