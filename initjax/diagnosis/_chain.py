@@ -62,7 +62,7 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
     tuple(activations[: count - 1]),
     tuple(widths[:count]),
     tuple(
-      kernel_variance(op, repeat, leaves) * op.fan_in
+      kernel_variance(op, repeat, leaves) * op.valid_fan_in
       for _, op, repeat in rows[:count]
     ),
     np.array([*sigma_b2, 0.0][:count]),

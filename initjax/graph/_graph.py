@@ -144,9 +144,9 @@ class LinearOp:
   dtype: Any
   """of the output"""
   fan_in: float
-  """terms summed into one output element"""
+  """terms summed into one output element, away from borders"""
   fan_out: float
-  """output elements that one input element feeds"""
+  """output elements that one input element feeds, likewise"""
   origin: Literal["parameter", "derived", "constant", "data"]
   """of the kernel: a leaf seen through a linear view; computed from leaves;
   a constant closed over by the function; or data"""
@@ -165,6 +165,8 @@ class LinearOp:
   """in a scan, what feeds the repeats after the first"""
   kernel_shape: tuple[int, ...] = ()
   """of the operand that is the kernel, in one repeat"""
+  valid_fans: tuple[float, float] | None = None
+  """fan_in and fan_out without terms that are padding, if these are there"""
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""
@@ -176,6 +178,16 @@ class LinearOp:
   def usual_feed(self) -> Feed:
     """What feeds most repeats."""
     return self.later_feed or self.feed
+
+  @property
+  def valid_fan_in(self) -> float:
+    """fan_in without terms that are padding: the mean over all outputs."""
+    return self.fan_in if self.valid_fans is None else self.valid_fans[0]
+
+  @property
+  def valid_fan_out(self) -> float:
+    """fan_out likewise: the mean over all inputs, borders included."""
+    return self.fan_out if self.valid_fans is None else self.valid_fans[1]
 
   @property
   def path(self) -> str:

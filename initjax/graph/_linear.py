@@ -85,6 +85,7 @@ def read_linear(
     kind="data" if all(is_data) else kind,
     fan_in=fan_in,
     fan_out=fan_out * _patch_overlap(signal),
+    valid_fans=_valid_fans(equation, signal, (fan_in, fan_out)),
     feed=feed_of(signal)._replace(
       stream=reader.streams.feeding(signal, place.site)
     ),
@@ -208,6 +209,41 @@ def _common(
     "view": weight.view,
     "kernel_shape": kernel_shape,
   }
+
+
+def _valid_fans(equation: Equation, signal: Value, fans: Fans) -> Fans | None:
+  """Fans without padding, of a convolution or of a product of patches."""
+  node = signal.node and signal.node.unmoved
+  if "window_strides" in equation.params:
+    shapes = _shapes(equation)
+    return _geometry.valid_fans(equation.params, shapes, _zeros_around(signal))
+  if node is None or node.label != "patches":
+    return None
+  shapes = _shapes(node.equation)
+  taps, feeds = _geometry.valid_fans(
+    node.equation.params, shapes, _zeros_around(node.operands[0])
+  )
+  spec = node.equation.params["dimension_numbers"].rhs_spec
+  window = math.prod(shapes[1][axis] for axis in spec[1:])
+  features = shapes[1][spec[0]] / node.equation.params["feature_group_count"]
+  return fans[0] * taps / window, fans[1] * feeds / features
+
+
+def _shapes(equation: Equation) -> list[tuple[int, ...]]:
+  atoms = (*equation.invars[:2], equation.outvars[0])
+  return [tuple(atom.aval.shape) for atom in atoms]
+
+
+def _zeros_around(signal: Value) -> list[tuple[int, int]]:
+  """How many zeros were put before and behind a signal, along each axis."""
+  node = signal.node
+  if node is None or node.label != "pad" or node.operands[1].scalar != 0:
+    return []
+  config = node.equation.params["padding_config"]
+  plain = all(
+    low >= 0 and high >= 0 and not inner for low, high, inner in config
+  )
+  return [(low, high) for low, high, _ in config] if plain else []
 
 
 def _patch_overlap(signal: Value) -> float:

@@ -42,6 +42,8 @@ def plan_of(
         op.kernel_shape,
         op.fan_in,
         op.fan_out,
+        op.valid_fan_in,
+        op.valid_fan_out,
         _fed_by(row),
         share.fed.second_moment,
         gain,

@@ -92,6 +92,8 @@ def _notes(
     if not number:
       yield Note("")
     yield Note(silence, "dim")
+  if any(map(_words.pads, records)):
+    yield Note("fans in brackets: without terms that are padding", "dim")
   if records:
     yield Note("")
   words = _words.conclusion(records, verdicts, missed)

@@ -107,8 +107,20 @@ def repeat_of(record: Record) -> str:
 
 
 def fans(record: Record) -> str:
-  """Such as "512→2048"."""
-  return f"{_fan(record['fan_in'])}→{_fan(record['fan_out'])}"
+  """Such as "512→2048"; without padding in brackets, if that is less."""
+  both = f"{_fan(record['fan_in'])}→{_fan(record['fan_out'])}"
+  if not pads(record):
+    return both
+  valid = (_fan(record[f"valid_fan_{side}"]) for side in ("in", "out"))
+  return f"{both} ({'→'.join(valid)})"
+
+
+def pads(record: Record) -> bool:
+  """Whether more than a tenth of an operation's terms are padding."""
+  return any(
+    record.get(f"valid_fan_{side}", math.inf) < 0.9 * record[f"fan_{side}"]
+    for side in ("in", "out")
+  )
 
 
 def _fan(number: float) -> str:
