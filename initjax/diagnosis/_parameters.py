@@ -154,16 +154,9 @@ def _twins(matrix: np.ndarray) -> tuple[int, int]:
 def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
   """A variance that fits a fan read off the shape, and not the true one."""
   op, scales = kernel.op, _scales(kernel.op)
-  both = ((op.fan_in, op.fan_out), (op.valid_fan_in, op.valid_fan_out))
-  true_fans = (
-    fan
-    for fan_in, fan_out in both
-    for fan in (
-      fan_in,
-      (fan_in + fan_out) / 2,  # Xavier's
-      3 * fan_in,  # PyTorch's, Equinox's
-    )
-  )
+  average = (op.fan_in + op.fan_out) / 2  # Xavier's
+  # PyTorch's and Equinox's; and what is left of fan_in without padding
+  true_fans = (op.fan_in, average, 3 * op.fan_in, op.valid_fan_in)
   if any(_rule_for(kernel, fan, scales) for fan in true_fans):
     return
   # What JAX takes for fan_in: all axes but the last; also of one layer.
