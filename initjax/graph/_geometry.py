@@ -31,6 +31,7 @@ class Axes(NamedTuple):
 Fans = tuple[float, float]
 """fan_in and fan_out"""
 Shapes = Sequence[tuple[int, ...]]
+Pads = Sequence[tuple[int, int]]
 
 
 def product_axes(
@@ -124,18 +125,18 @@ def convolution_fans(params: dict[str, Any], kernel_shape: Any) -> Fans:
 
 
 def valid_fans(
-  params: dict[str, Any], shapes: Shapes, pads: Sequence[tuple[int, int]] = ()
+  params: dict[str, Any], shapes: Shapes, pads: Pads, own: Sequence[int]
 ) -> Fans:
   """Those of a convolution without taps on padding: means, with all borders.
 
   Args:
     params: of the equation.
     shapes: of the signal, the kernel and the output.
-    pads: entries at both ends of each of the signal's axes that are padding.
+    pads: zeros at both ends of each of the signal's axes.
+    own: shape of the signal without what was put around it.
   """
   signal, kernel, output = shapes
   numbers = params["dimension_numbers"]
-  pads = pads or [(0, 0)] * len(signal)
   fan_in = float(kernel[numbers.rhs_spec[1]])
   groups = params["feature_group_count"] * params["batch_group_count"]
   fan_out = kernel[numbers.rhs_spec[0]] / groups
@@ -145,7 +146,7 @@ def valid_fans(
     inside = range(pads[lhs][0], signal[lhs] - pads[lhs][1])
     taps = _taps(params, i, kernel[rhs], output[out], inside)
     fan_in *= taps / max(output[out], 1)
-    fan_out *= taps / max(len(inside), 1)
+    fan_out *= taps / max(own[lhs], 1)
   return _integer(fan_in), _integer(fan_out)
 
 

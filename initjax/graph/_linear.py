@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from initjax.graph import _geometry
-from initjax.graph._activations import feed_of
+from initjax.graph._activations import feed_of, unpadded
 from initjax.graph._compat import Equation
 from initjax.graph._contractions import Contraction, Met
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
+from initjax.graph._primitives import LAYOUT
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   CLOSED_OVER,
@@ -216,13 +217,13 @@ def _valid_fans(equation: Equation, signal: Value, fans: Fans) -> Fans | None:
   node = signal.node and signal.node.unmoved
   if "window_strides" in equation.params:
     shapes = _shapes(equation)
-    return _geometry.valid_fans(equation.params, shapes, _zeros_around(signal))
+    around = _around(signal, shapes[0])
+    return _geometry.valid_fans(equation.params, shapes, *around)
   if node is None or node.label != "patches":
     return None
   shapes = _shapes(node.equation)
-  taps, feeds = _geometry.valid_fans(
-    node.equation.params, shapes, _zeros_around(node.operands[0])
-  )
+  around = _around(node.operands[0], shapes[0])
+  taps, feeds = _geometry.valid_fans(node.equation.params, shapes, *around)
   spec = node.equation.params["dimension_numbers"].rhs_spec
   window = math.prod(shapes[1][axis] for axis in spec[1:])
   features = shapes[1][spec[0]] / node.equation.params["feature_group_count"]
@@ -234,16 +235,27 @@ def _shapes(equation: Equation) -> list[tuple[int, ...]]:
   return [tuple(atom.aval.shape) for atom in atoms]
 
 
-def _zeros_around(signal: Value) -> list[tuple[int, int]]:
-  """How many zeros were put before and behind a signal, along each axis."""
-  node = signal.node
-  if node is None or node.label != "pad" or node.operands[1].scalar != 0:
-    return []
-  config = node.equation.params["padding_config"]
-  plain = all(
-    low >= 0 and high >= 0 and not inner for low, high, inner in config
-  )
-  return [(low, high) for low, high, _ in config] if plain else []
+def _around(
+  signal: Value, shape: tuple[int, ...]
+) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+  """Zeros around a signal along each axis, and its shape without a border.
+
+  A border may be more of its own entries, as in circular padding.
+  """
+  node, zeros = signal.node, [(0, 0)] * len(shape)
+  if node is not None and node.label == "pad" and unpadded(node) is not node:
+    config = node.equation.params["padding_config"]
+    if all(low >= 0 and high >= 0 and not gap for low, high, gap in config):
+      zeros = [(low, high) for low, high, _ in config]
+      shape = tuple(node.equation.invars[0].aval.shape)
+    return zeros, shape
+  while node is not None and unpadded(node) is not node:
+    shape = tuple(node.equation.invars[0].aval.shape)
+    node = node.below[0]
+    while node.label in LAYOUT and node.operands[0].node is not None:
+      shape = tuple(node.equation.invars[0].aval.shape)
+      node = node.operands[0].node
+  return zeros, shape
 
 
 def _patch_overlap(signal: Value) -> float:
