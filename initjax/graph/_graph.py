@@ -149,9 +149,9 @@ class LinearOp:
   dtype: Any
   """of the output"""
   fan_in: float
-  """terms summed into one output element"""
+  """terms summed into one output element, away from borders"""
   fan_out: float
-  """output elements that one input element feeds"""
+  """output elements that one input element feeds, likewise"""
   origin: Literal["parameter", "derived", "constant", "data"]
   """of the kernel: a leaf seen through a linear view; computed from leaves;
   a constant closed over by the function; or data"""
@@ -170,6 +170,8 @@ class LinearOp:
   """in a scan, what feeds the repeats after the first"""
   kernel_shape: tuple[int, ...] = ()
   """of the operand that is the kernel, in one repeat"""
+  valid_fans: tuple[float, float] | None = None
+  """fan_in and fan_out without terms that are padding, if these are there"""
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""
@@ -181,6 +183,16 @@ class LinearOp:
   def usual_feed(self) -> Feed:
     """What feeds most repeats."""
     return self.later_feed or self.feed
+
+  @property
+  def valid_fan_in(self) -> float:
+    """fan_in without terms that are padding: the mean over all outputs."""
+    return self.fan_in if self.valid_fans is None else self.valid_fans[0]
+
+  @property
+  def valid_fan_out(self) -> float:
+    """fan_out likewise: the mean over all inputs, borders included."""
+    return self.fan_out if self.valid_fans is None else self.valid_fans[1]
 
   @property
   def path(self) -> str:
@@ -279,6 +291,9 @@ class SignalGraph:
   """parameters that are only added or multiplied: biases, norm scales"""
   unused: tuple[str, ...]
   """parameters that meet no data and are no output themselves"""
+  not_followed: dict[str, str] = dataclasses.field(hash=False)
+  """parameters that meet data in a way that is not read, and the primitive in
+  which they do"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
   output: Stream | None = None

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from initjax.graph import _geometry
-from initjax.graph._activations import feed_of
+from initjax.graph._activations import feed_of, unpadded
 from initjax.graph._compat import Equation
+from initjax.graph._contractions import Contraction, Met
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
 from initjax.graph._moves import Held
 from initjax.graph._one_hot import one_hot_scale
+from initjax.graph._primitives import LAYOUT
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   CLOSED_OVER,
@@ -44,6 +46,7 @@ class Reader:
   rows: dict[Site, frozenset[Node]] = dataclasses.field(default_factory=dict)
   """of look-ups, what chooses their rows"""
   streams: Streams = dataclasses.field(default_factory=Streams)
+  met: Met = dataclasses.field(default_factory=Met)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
   def data(
@@ -130,6 +133,7 @@ def read_linear(
     kind="data" if all(is_data) else kind,
     fan_in=fan_in,
     fan_out=fan_out * _patch_overlap(signal),
+    valid_fans=_valid_fans(equation, signal, (fan_in, fan_out)),
     feed=feed_of(signal)._replace(stream=stream),
     **_window(equation.params),
     **_common(equation, weight, place, axes),
@@ -281,6 +285,23 @@ def _held_by_rows(equation: Equation, axes: Axes, view: View) -> Held | None:
   return (*own, *sides[0], *sides[1])
 
 
+def read_contraction(
+  reader: Reader, equation: Equation, found: Contraction, place: Place
+) -> Value:
+  """A sum of products that is written by hand."""
+  feed, kernel = feed_of(found.signal), found.kernel
+  stream = reader.streams.feeding(found.signal, place.site)
+  op = LinearOp(
+    kind="dot",
+    fan_in=found.fan_in,
+    fan_out=found.fan_out,
+    feed=feed._replace(stream=stream),
+    **_common(equation, kernel, place, found.axes, found.kernel_shape),
+  )
+  reader.sites[place.site] = op
+  return _output(reader, op, found.signal, kernel, [found.signal])
+
+
 def _output(
   reader: Reader,
   op: LinearOp,
@@ -324,10 +345,16 @@ def _window(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _common(
-  equation: Equation, weight: Value, place: Place, axes: Axes
+  equation: Equation,
+  weight: Value,
+  place: Place,
+  axes: Axes,
+  kernel_shape: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
   """Fields of every LinearOp: its kernel and its output."""
   output = equation.outvars[0].aval
+  if kernel_shape is None:
+    kernel_shape = tuple(equation.invars[axes.kernel].aval.shape)
   return {
     "paths": weight.paths,
     "shape": tuple(output.shape),
@@ -336,8 +363,54 @@ def _common(
     "axes": axes,
     "place": place,
     "view": weight.view,
-    "kernel_shape": tuple(equation.invars[axes.kernel].aval.shape),
+    "kernel_shape": kernel_shape,
   }
+
+
+def _valid_fans(equation: Equation, signal: Value, fans: Fans) -> Fans | None:
+  """Fans without padding, of a convolution or of a product of patches."""
+  node = signal.node and signal.node.unmoved
+  if "window_strides" in equation.params:
+    shapes = _shapes(equation)
+    around = _around(signal, shapes[0])
+    return _geometry.valid_fans(equation.params, shapes, *around)
+  if node is None or node.label != "patches":
+    return None
+  shapes = _shapes(node.equation)
+  around = _around(node.operands[0], shapes[0])
+  taps, feeds = _geometry.valid_fans(node.equation.params, shapes, *around)
+  spec = node.equation.params["dimension_numbers"].rhs_spec
+  window = math.prod(shapes[1][axis] for axis in spec[1:])
+  features = shapes[1][spec[0]] / node.equation.params["feature_group_count"]
+  return fans[0] * taps / window, fans[1] * feeds / features
+
+
+def _shapes(equation: Equation) -> list[tuple[int, ...]]:
+  atoms = (*equation.invars[:2], equation.outvars[0])
+  return [tuple(atom.aval.shape) for atom in atoms]
+
+
+def _around(
+  signal: Value, shape: tuple[int, ...]
+) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+  """Zeros around a signal along each axis, and its shape without a border.
+
+  A border may be more of its own entries, as in circular padding.
+  """
+  node, zeros = signal.node, [(0, 0)] * len(shape)
+  if node is not None and node.label == "pad" and unpadded(node) is not node:
+    config = node.equation.params["padding_config"]
+    if all(low >= 0 and high >= 0 and not gap for low, high, gap in config):
+      zeros = [(low, high) for low, high, _ in config]
+      shape = tuple(node.equation.invars[0].aval.shape)
+    return zeros, shape
+  while node is not None and unpadded(node) is not node:
+    shape = tuple(node.equation.invars[0].aval.shape)
+    node = node.below[0]
+    while node.label in LAYOUT and node.operands[0].node is not None:
+      shape = tuple(node.equation.invars[0].aval.shape)
+      node = node.operands[0].node
+  return zeros, shape
 
 
 def _patch_overlap(signal: Value) -> float:

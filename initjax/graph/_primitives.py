@@ -56,6 +56,8 @@ CHOICES = _names("slice split rev")
 JOINS = _names("concatenate stack")
 STEPS = LAYOUT | PARTS | SCALES | {"stop_gradient"}
 """What leaves entries of one array what they are, but for constant factors."""
+PLACES = _names("dynamic_update_slice pad scatter scatter-add scatter-sub")
+"""What puts entries among others, or adds them there."""
 
 # Random numbers
 

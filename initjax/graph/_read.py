@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from initjax.graph._activations import source_of
 from initjax.graph._chosen import choose, read_chosen, read_terms
 from initjax.graph._compat import (
   Atom,
@@ -23,7 +24,7 @@ from initjax.graph._compat import (
   sub_jaxprs,
 )
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
-from initjax.graph._linear import Reader, read_linear
+from initjax.graph._linear import Reader, read_contraction, read_linear
 from initjax.graph._primitives import (
   INLINED,
   LAYOUT,
@@ -58,6 +59,7 @@ def read(
   def look_up(atom: Any) -> Value:
     return _closed_over(atom.val) if hasattr(atom, "val") else known[atom]
 
+  reader.met.count(opened.jaxpr)
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
     outputs = _read_equation(reader, equation, operands, place.inside(index))
@@ -78,10 +80,14 @@ def _read_equation(
 ) -> list[Value]:
   name = equation.primitive.name
   if name in LINEAR:
+    _note_made_kernels(reader, operands, name)
     return [read_linear(reader, equation, operands, place)]
   found = read_chosen(reader, equation, operands, place)
   if found is not None:
     return found
+  by_hand = reader.met.contraction(equation, operands) if operands else None
+  if by_hand is not None:
+    return [read_contraction(reader, equation, by_hand, place)]
   if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
     place = place.run_whole(name) if name in RULES else place
@@ -93,6 +99,19 @@ def _read_equation(
   if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
     reader.opaque[name] = None
   return _read_other(reader, equation, operands, place)
+
+
+def _note_made_kernels(
+  reader: Reader, operands: list[Value], name: str
+) -> None:
+  """Parameters of which, with data, a kernel is made."""
+  reader.met.as_kernel(operands)
+  kernel = operands[1].node
+  if name == "conv_general_dilated" and kernel is not None:
+    source, _ = source_of(kernel)
+    if source.operation is not None and source.place is not None:
+      paths = reader.sites[source.place.site].paths
+      reader.met.not_followed |= dict.fromkeys(paths, name)
 
 
 def _holds_linear(jaxpr: Any) -> bool:
@@ -117,15 +136,21 @@ def _read_other(
   nodes = [value.node for value in operands if value.node is not None]
   noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
   if parameters and (noise or all(v.kind != "data" for v in operands)):
-    return _read_view(equation, operands, noise)
+    views = _read_view(equation, operands, noise)
+    if views:
+      reader.met.transform(equation, operands[0], views[0])
+    return views
   if noise or nodes:
     reader.elementwise.update({p: None for v in parameters for p in v.paths})
     given: Any = {"equation": equation, "place": place, "noise": noise}
     given["operands"] = tuple(operands)
-    return [
+    outputs = [
       reader.data(name, output=output, **given)
       for output in range(len(equation.outvars))
     ]
+    if outputs:
+      reader.met.note(equation, operands, outputs)
+    return outputs
   return [_constant(equation, operands)] * len(equation.outvars)
 
 

@@ -102,12 +102,15 @@ def _graph(
   used = {path for op in ops for path in op.paths}
   returned = (value for value in outputs if value.kind != "data")
   used |= {path for value in returned for path in value.paths}
-  beside = [path for path in paths if path not in used]
+  reader.met.as_kernel(outputs)
+  missed = reader.met.not_followed
+  beside = [path for path in paths if path not in used and path not in missed]
   return SignalGraph(
     ops=ops,
     products=tuple(op for op in noted if op.origin == "data"),
     elementwise=tuple(path for path in beside if path in reader.elementwise),
     unused=tuple(path for path in beside if path not in reader.elementwise),
+    not_followed={path: missed[path] for path in paths if path in missed},
     opaque=tuple(reader.opaque),
     output=_output_stream(reader, outputs, ops[-1].place.site) if ops else None,
   )

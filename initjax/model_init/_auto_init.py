@@ -16,7 +16,6 @@ from initjax._paths import leaves_by_path, paths_of
 from initjax.graph import as_function, signal_graph
 from initjax.model_init._assign import (
   Assigned,
-  Table,
   Tied,
   assign,
   kernels_of,
@@ -30,6 +29,7 @@ from initjax.model_init._draw import (
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, warning_of
 from initjax.propagation import Walk
+from initjax.reports import not_followed
 from initjax.typing import Direction
 
 _CHOICES = {
@@ -186,7 +186,7 @@ def _assigned(
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check(leaves, assigned.table)
+  _check(leaves, assigned)
   return assigned
 
 
@@ -198,13 +198,17 @@ def _mean_square(path: str, leaf: Any) -> float:
   return float(square.mean()) if square.size else 0.0
 
 
-def _check(leaves: Mapping[str, Any], table: Table) -> None:
+def _check(leaves: Mapping[str, Any], assigned: Assigned) -> None:
   """Raises if there is no kernel, or no value of what is none."""
+  table = assigned.table
   if not table:
+    missed = not_followed(assigned.graph.not_followed)
     raise ValueError(
       "wanted a model that uses parameters in matrix products, convolutions "
       "or look-ups, found none to initialize; are its kernels, or its data, "
       "closed over instead of passed, as fn(params, x)?"
+      + f" {missed}."
+      * bool(missed)
     )
   drawn = {path for path, _ in table}
   for path, leaf in leaves.items():

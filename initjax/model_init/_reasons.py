@@ -7,6 +7,7 @@ from initjax.graph import fed_by
 from initjax.model_init._assign import Assigned, Share
 from initjax.model_init._draw import has_matrices
 from initjax.model_init._plan import VariancePlan, VarianceRow
+from initjax.reports import not_followed
 
 _NOTE = 2.0  # times: what chance does in one layer grows so much
 _REMEDIES = (
@@ -41,6 +42,8 @@ def plan_of(
         op.kernel_shape,
         op.fan_in,
         op.fan_out,
+        op.valid_fan_in,
+        op.valid_fan_out,
         fed_by(row.feed),
         share.fed.second_moment,
         gain,
@@ -97,6 +100,7 @@ def _notes(assigned: Assigned, direction: str) -> tuple[str, ...]:
       f"{', '.join(assigned.graph.opaque)} could not be entered: what it does "
       "with parameters is not known, and they keep their values."
     )
+  notes.append(not_followed(assigned.graph.not_followed))
   return tuple(note for note in notes if note)
 
 

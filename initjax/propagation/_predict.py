@@ -150,7 +150,7 @@ def _gradients(
       first = math.isnan(below.gradient)
       below.gradient = given if first else below.gradient + given
   known = all(term.kind != "unknown" for term in _terms(graph))
-  complete = known and not graph.opaque
+  complete = known and not graph.opaque and not graph.not_followed
   complete &= not any(np.dtype(op.dtype).kind == "c" for op in graph.ops)
   if complete and rows[-1].gradient:
     return [
