@@ -12,9 +12,15 @@ from initjax.graph._compat import Equation
 from initjax.graph._contractions import Contraction, Met
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
-from initjax.graph._moves import Held
-from initjax.graph._one_hot import one_hot_scale
 from initjax.graph._primitives import LAYOUT
+from initjax.graph._roles import (
+  chosen_kernels,
+  held_by_rows,
+  indices_apart,
+  kernel_apart,
+  kind_axes_fans,
+  scale_of_rows,
+)
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   CLOSED_OVER,
@@ -26,7 +32,7 @@ from initjax.graph._values import (
   roots_of,
   touched_by,
 )
-from initjax.graph._view import View, leaf, part
+from initjax.graph._view import computed, leaf, part
 
 
 @dataclasses.dataclass
@@ -108,7 +114,7 @@ def read_linear(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> Value:
   """A product: notes it if one side is data, and says what comes out."""
-  operands = _kernel_apart(equation, operands)
+  operands = kernel_apart(equation, operands)
   first, second = operands[:2]
   is_data = [value.kind == "data" for value in (first, second)]
   if not any(is_data):
@@ -119,18 +125,60 @@ def read_linear(
     # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return reader.data(label, equation=equation, operands=(signal,))
-  if all(is_data):
-    reader.use_as_data(weight)
-    weight = weight.as_data
-  axes = _indices_apart(equation, kernel, weight.view)
-  scale = _one_hot_scale(equation, axes, weight, signal)
+  axes = indices_apart(equation, kernel, weight.view)
+  scale = scale_of_rows(equation, axes, weight, signal)
   if scale is not None:
     sides = (weight, signal)
     return _read_one_hot(reader, equation, sides, place, axes, scale)
+  if all(is_data):
+    return _read_product(reader, equation, (weight, signal), place)
+  op = _operation(reader, equation, (weight, signal), place, axes)
+  reader.sites[place.site] = op
+  if weight.choice is not None:
+    reader.roots[place.site] = weight.choice.roots
+  others = [value for place, value in enumerate(operands) if place != kernel]
+  return _output(reader, op, signal, weight, others)
+
+
+def _read_product(
+  reader: Reader, equation: Equation, sides: tuple[Value, Value], place: Place
+) -> Value:
+  """A product of two signals; of two chosen kernels it may be one itself."""
+  second, first = sides
+  weight = second.as_data
+  _, axes, _ = kind_axes_fans(equation, 1)
+  op = _operation(reader, equation, (weight, first), place, axes)
+  op = dataclasses.replace(op, kind="data")
+  both = chosen_kernels(equation, [first, second], strict=True)
+  made: dict[str, Any] = {"operands": (second, first), "place": place}
+  if not all(both) or first.choice is None or second.choice is None:
+    reader.sites[place.site] = op
+    return reader.data("data product", **made)
+  reader.look_ups[place.site] = op
+  choice = Choice(
+    first.choice.touched | second.choice.touched,
+    first.choice.look_ups | second.choice.look_ups | {place.site},
+    first.choice.roots | second.choice.roots,
+  )
+  views = [value.view for value in (first, second) if value.view is not None]
+  data = reader.data("data product", kept=True, **made)
+  view = computed(views, "product")
+  return dataclasses.replace(data, view=view, choice=choice)
+
+
+def _operation(
+  reader: Reader,
+  equation: Equation,
+  sides: tuple[Value, Value],
+  place: Place,
+  axes: Axes,
+) -> LinearOp:
+  """A product of the kernel and the signal, in this order."""
+  weight, signal = sides
   stream = reader.streams.feeding(signal, place.site)
-  kind, _, (fan_in, fan_out) = _kind_axes_fans(equation, kernel)
-  op = reader.sites[place.site] = LinearOp(
-    kind="data" if all(is_data) else kind,
+  kind, _, (fan_in, fan_out) = kind_axes_fans(equation, axes.kernel)
+  return LinearOp(
+    kind=kind,
     fan_in=fan_in,
     fan_out=fan_out * _patch_overlap(signal),
     valid_fans=_valid_fans(equation, signal, (fan_in, fan_out)),
@@ -138,50 +186,6 @@ def read_linear(
     **_window(equation.params),
     **_common(equation, weight, place, axes),
   )
-  if all(is_data):
-    return reader.data("data product", operands=(weight, signal), place=place)
-  if weight.choice is not None:
-    reader.roots[place.site] = weight.choice.roots
-  others = [value for place, value in enumerate(operands) if place != kernel]
-  return _output(reader, op, signal, weight, others)
-
-
-def _kernel_apart(equation: Equation, operands: list[Value]) -> list[Value]:
-  """Operands, where a kernel that data choose is told from rows looked up.
-
-  It is contracted along axes of the parameter, with a signal; where both are
-  chosen, or it is computed, the one that has features of an output.
-  """
-  chosen = [v.kind == "data" and v.choice is not None for v in operands[:2]]
-  if not any(chosen) or any(value.kind != "data" for value in operands[:2]):
-    return operands
-  found = []
-  for side, value in enumerate(operands[:2]):
-    _, axes, _ = _kind_axes_fans(equation, side)
-    held = None if value.view is None else value.view.axes
-    fits = chosen[side] and axes.kernel == side
-    several = all(chosen) or (value.view is not None and value.view.computed)
-    for wanted in (axes.summed, axes.free)[: 1 + several]:
-      fits = fits and (held is None or any(held[axis] for axis in wanted))
-    kernel = dataclasses.replace(value, kind="parameter", node=None)
-    found.append(kernel if fits else value)
-  one = sum(value.kind == "parameter" for value in found) == 1
-  return [*found, *operands[2:]] if one else operands
-
-
-def _indices_apart(equation: Equation, kernel: int, view: View | None) -> Axes:
-  """The axes; batch axes of a kernel that hold none of a leaf are samples."""
-  _, axes, _ = _kind_axes_fans(equation, kernel)
-  held = None if view is None else view.axes
-  if held is None or equation.primitive.name != "dot_general":
-    return axes
-  batch = equation.params["dimension_numbers"][1]
-  pairs = zip(batch[axes.kernel], batch[1 - axes.kernel], strict=True)
-  apart = {
-    place: own for place, (axis, own) in enumerate(pairs) if not held[axis]
-  }
-  units = tuple(axis for axis in axes.units if axis not in apart.values())
-  return axes._replace(units=units, samples=(*apart, *axes.samples))
 
 
 def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
@@ -220,19 +224,6 @@ def look_up(
   return _output(reader, op, indices[0], table, indices)
 
 
-def _one_hot_scale(
-  equation: Equation, axes: Axes, weight: Value, signal: Value
-) -> float | None:
-  """What rows of a table are multiplied by; None if none are looked up."""
-  if equation.primitive.name != "dot_general" or weight.view is None:
-    return None
-  contract, _ = equation.params["dimension_numbers"]
-  places = contract[1 - axes.kernel]
-  if signal.node is None or len(places) != 1:
-    return None
-  return one_hot_scale(signal.node, places[0])
-
-
 def _read_one_hot(
   reader: Reader,
   equation: Equation,
@@ -267,22 +258,9 @@ def _read_one_hot(
   )
   reader.rows[place.site] = choice.roots
   shape = tuple(equation.outvars[0].aval.shape)
-  held = _held_by_rows(equation, axes, view)
+  held = held_by_rows(equation, axes, view)
   rows = view if view.computed else part(view, "gather", shape, held)
   return dataclasses.replace(data, view=rows, choice=choice)
-
-
-def _held_by_rows(equation: Equation, axes: Axes, view: View) -> Held | None:
-  """Axes of the leaf in a product with one-hot rows."""
-  if view.axes is None:
-    return None
-  _, batch = equation.params["dimension_numbers"]
-  own = [view.axes[axis] for axis in batch[axes.kernel]]
-  free = [view.axes[axis] for axis in axes.free]
-  rank = len(equation.outvars[0].aval.shape)
-  indices: list[tuple[int, ...]] = [()] * (rank - len(own) - len(free))
-  sides = (free, indices) if axes.kernel == 0 else (indices, free)
-  return (*own, *sides[0], *sides[1])
 
 
 def read_contraction(
@@ -318,19 +296,6 @@ def _output(
   return reader.data(
     "linear", touched, operands=(signal,), operation=op.path, place=op.place
   )
-
-
-def _kind_axes_fans(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
-  """Kind, axes and fans of a product whose operand `kernel` is the kernel."""
-  name, params = equation.primitive.name, equation.params
-  shapes = [tuple(atom.aval.shape) for atom in equation.invars[:2]]
-  if name == "conv_general_dilated":
-    axes = _geometry.convolution_axes(params)
-    return "convolution", axes, _geometry.convolution_fans(params, shapes[1])
-  ranks = (len(shapes[0]), len(shapes[1]))
-  axes = _geometry.product_axes(params, ranks, kernel)
-  fans = _geometry.product_fans(axes, shapes[axes.kernel])
-  return name.removesuffix("_general"), axes, fans
 
 
 def _window(params: dict[str, Any]) -> dict[str, Any]:

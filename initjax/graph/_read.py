@@ -82,12 +82,13 @@ def _read_equation(
   if name in LINEAR:
     _note_made_kernels(reader, operands, name)
     return [read_linear(reader, equation, operands, place)]
+  by_hand = reader.met.contraction(equation, operands) if operands else None
+  if by_hand is not None:
+    reader.use_as_data(operands[-1])
+    return [read_contraction(reader, equation, by_hand, place)]
   found = read_chosen(reader, equation, operands, place)
   if found is not None:
     return found
-  by_hand = reader.met.contraction(equation, operands) if operands else None
-  if by_hand is not None:
-    return [read_contraction(reader, equation, by_hand, place)]
   if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
     place = place.run_whole(name) if name in RULES else place
@@ -106,7 +107,7 @@ def _note_made_kernels(
 ) -> None:
   """Parameters of which, with data, a kernel is made."""
   reader.met.as_kernel(operands)
-  kernel = operands[1].node
+  kernel = None if operands[1].choice else operands[1].node
   if name == "conv_general_dilated" and kernel is not None:
     source, _ = source_of(kernel)
     if source.operation is not None and source.place is not None:

@@ -87,6 +87,7 @@ def test_a_kernel_that_data_choose_has_the_fans_of_its_contraction(name, way):
 
 COMPUTED = {
   "delta": lambda p, i, key: p["v"] + p["w"][i],
+  "low rank": lambda p, i, key: p["v"] + p["a"][i] @ p["b"][i],
   "gain": lambda p, i, key: p["w"][i] * p["gain"][i],
   "mask": lambda p, i, key: jnp.where(i > 0, p["w"][i], 0),
   "standardized": lambda p, i, key: (
@@ -102,6 +103,7 @@ COMPUTED = {
 def test_a_kernel_computed_from_what_data_choose_is_none_looked_up(name):
   gain = normal(N, 1, OUT)
   params = {**STACK, "v": normal(IN, OUT), "gain": gain}
+  params |= {"a": normal(N, IN, 2), "b": normal(N, 2, OUT)}
   fn = lambda p, x, i, key: x @ COMPUTED[name](p, i, key)
   (op,) = signal_graph(fn, params, X, ONE, KEY).ops
   assert (op.fan_in, op.fan_out) == counted(fn, params, X, ONE, KEY)
@@ -183,6 +185,13 @@ def test_of_a_row_and_a_chosen_kernel_the_one_with_features_is_the_kernel():
   assert (embedding.path, embedding.kind) == ("E", "embedding")
   assert (kernel.path, kernel.kind, kernel.fan_in) == ("w", "dot", IN)
   assert kernel.source == "E"
+
+
+def test_rows_looked_up_may_meet_a_kernel_of_a_sum_by_hand():
+  fn = lambda p, i: (p["v"] * p["E"][i][:, None, :]).sum(-1)
+  params = {"E": TABLES["E"], "v": normal(OUT, IN)}
+  found = {op.path: op.fan_in for op in signal_graph(fn, params, IDS).ops}
+  assert found == {"E": 1, "v": IN}
 
 
 # One-hot rows
