@@ -46,7 +46,7 @@ def sequence(shape: Shape, steps: Sequence[Step]) -> Built:
   built: list[Built] = []
   for step in steps:
     built.append(build(built[-1].shape if built else shape, step))
-    if built[-1].shape.width > WIDEST:
+    if built[-1].shape.width > max(WIDEST, shape.width):
       built.append(build(built[-1].shape, Step("dense")))
 
   def run(p: Any, x: jax.Array, extra: Extra) -> jax.Array:
@@ -219,6 +219,26 @@ def random_model(seed: int) -> Model:
   return Model(steps, dtype, bool(numbers.random() < 0.3), seed)
 
 
+def wide_model(seed: int, width: int) -> Model:
+  """Of kinds that theory is exact for: linear, relu, normalized, residual."""
+  numbers = np.random.default_rng(seed)
+
+  def matrix() -> Step:
+    sizes = (width // 2, width)
+    size, relu = int(numbers.choice(sizes)), int(numbers.integers(2))
+    return Step("project", (size, 0, 0, relu))
+
+  def step() -> Step:
+    kind = str(numbers.choice(("", "", "norm", "residual", "beside", "layers")))
+    way = int(numbers.integers(2))
+    if kind in AROUND:
+      return Step(kind, (way, 0, 0, 0), (matrix(),))
+    return Step("norm", (way, 0, 0, 0)) if kind else matrix()
+
+  steps = (matrix(), *(step() for _ in range(4)), matrix())
+  return Model(steps, "float32", seed=seed)
+
+
 # From data to functions
 
 
@@ -231,9 +251,9 @@ class Program(NamedTuple):
   inputs: tuple[jax.Array, Extra]
 
 
-def program(model: Model) -> Program:
+def program(model: Model, start: Shape = START) -> Program:
   """Its function, parameters and inputs; within the x64 mode it asks for."""
-  built = sequence(START, model.steps)
+  built = sequence(start, model.steps)
   numbers = np.random.default_rng(model.seed)
   real = jnp.dtype(model.dtype)
 
@@ -253,5 +273,5 @@ def program(model: Model) -> Program:
     y = built.run(params, x, extra)
     return (y**2).mean() if model.loss else y
 
-  inputs = draw((BATCH, *START)), Extra(ids, jax.random.key(model.seed))
+  inputs = draw((BATCH, *start)), Extra(ids, jax.random.key(model.seed))
   return Program(built, fn, params, inputs)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_laws import check
-from random_models import build, models, random_model
+from random_models import build, models, program, random_model, wide_model
 from random_steps import BATCH, SINGLE, Extra, Shape, Step
+
+import initjax
 
 quietly = settings(
   deadline=None,
@@ -58,3 +60,38 @@ def test_fans_by_hand_are_non_zeros_of_the_jacobian(kind, numbers, shape):
   assert fed.shape[:3] == (BATCH, *made.shape)
   assert fed.sum() / fed[..., 0, 0, 0].size == use.fan_in
   assert fed.sum() / x.size == use.fan_out
+
+
+# Plans, over draws
+
+WIDTH, DRAWS = 32, 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_plans_give_unit_second_moments(seed):
+  """Theory of infinite width: 3/width beyond five standard errors."""
+  made = program(wide_model(seed, WIDTH), Shape(4, WIDTH))
+  plain = {"scale": jnp.ones_like, "b": jnp.zeros_like}
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: plain.get(path[-1].key, lambda leaf: leaf)(leaf),
+    made.params,
+  )
+  x, extra = made.inputs
+  x = x / jnp.sqrt(jnp.mean(x**2))
+
+  @jax.jit
+  @jax.vmap
+  def sizes(key):
+    drawn = initjax.auto_init(key, made.fn, params, x, extra)
+    rows = initjax.measure(made.fn, drawn, x, extra).forward
+    return [2**row.log2_second_moment for row in rows]
+
+  found = jax.device_get(sizes(jax.random.split(jax.random.key(seed), DRAWS)))
+  plan = initjax.plan_init(made.fn, params, x, extra)
+  graph = initjax.signal_graph(made.fn, params, x, extra)
+  for row, planned in zip(graph.rows, plan.rows, strict=True):
+    if not planned.why:  # nothing was assumed
+      draws = found[row.number][(slice(None), *row.repeat)]
+      error = draws.std() / DRAWS**0.5
+      assert abs(draws.mean() - 1) < 5 * error + 3 / WIDTH, row.op.path

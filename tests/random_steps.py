@@ -127,7 +127,8 @@ def dense(shape: Shape, a: int, b: int, c: int, d: int) -> Built:
 
 def project(shape: Shape, a: int, b: int, c: int, d: int) -> Built:
   """A plain matrix to `a` features."""
-  run = lambda p, x, extra: x @ p["w"]
+  activation = _activation(d)
+  run = lambda p, x, extra: activation(x @ p["w"])
   use = Use("w", shape.width, a)
   return Built({"w": (shape.width, a)}, run, Shape(shape.time, a), (use,))
 
