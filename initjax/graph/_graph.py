@@ -165,6 +165,9 @@ class LinearOp:
   """in a scan, what feeds the repeats after the first"""
   kernel_shape: tuple[int, ...] = ()
   """of the operand that is the kernel, in one repeat"""
+  summed_over: tuple[tuple[str, int], ...] = ()
+  """axes of a shard_map's mesh, and their sizes, over whose devices the output
+  is summed: `fan_in` counts the terms of all"""
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""

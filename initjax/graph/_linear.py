@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from initjax.graph import _geometry
@@ -11,6 +11,7 @@ from initjax.graph._activations import feed_of
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
+from initjax.graph._splits import gathered
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   CLOSED_OVER,
@@ -30,9 +31,14 @@ class Reader:
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
-  bits: dict[Touch, int] = dataclasses.field(default_factory=dict)
+  bits: dict[Touch | str, int] = dataclasses.field(default_factory=dict)
+  """also of axes of a mesh over whose devices a value differs, by name"""
   touched: int = 0
   """parameters that reach an operation otherwise than as its kernel"""
+  mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+  """sizes of the axes of the shard_maps that are being read"""
+  summable: dict[Site, int] = dataclasses.field(default_factory=dict)
+  """bits of the axes along which devices have other terms of an operation"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
@@ -48,6 +54,14 @@ class Reader:
     """The bit of a `Touch`."""
     return self.bits.setdefault(Touch(*touch), 1 << len(self.bits))
 
+  def devices(self, axes: Iterable[str]) -> int:
+    """The bits of axes of a mesh; none for those that have one device."""
+    found = 0
+    for axis in axes:
+      if self.mesh.get(axis, 1) > 1:
+        found |= self.bits.setdefault(axis, 1 << len(self.bits))
+    return found
+
   def parameter(self, path: str, shape: tuple[int, ...]) -> Value:
     """A leaf."""
     return Value("parameter", leaf(path, shape), touched=self.touch(path))
@@ -57,10 +71,14 @@ class Reader:
     """Paths of those, without products that turned out to be operations."""
     ops = self.sites
     return frozenset(
-      path
-      for (path, product, operand), bit in self.bits.items()
-      if bit & self.touched
-      and (product not in ops or ops[product].axes.kernel != operand)
+      touch.path
+      for touch, bit in self.bits.items()
+      if isinstance(touch, Touch)
+      and bit & self.touched
+      and (
+        touch.product not in ops
+        or ops[touch.product].axes.kernel != touch.operand
+      )
     )
 
 
@@ -79,6 +97,7 @@ def read_linear(
     label = "patches" if "window_strides" in equation.params else "mixing"
     return reader.data(label, equation=equation, operands=(signal,))
   kind, axes, (fan_in, fan_out) = _kind_axes_fans(equation, kernel)
+  fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   op = LinearOp(
     kind="data" if all(is_data) else kind,
     fan_in=fan_in,
@@ -139,6 +158,7 @@ def _output(
   computed = weight.view is not None and weight.view.computed
   touched = touched_by([*others, weight] if computed else others)
   reader.touched |= touched
+  touched |= weight.touched & reader.devices(reader.mesh)
   return reader.data(
     "linear", touched, operands=(signal,), operation=op.path, place=op.place
   )
@@ -157,6 +177,27 @@ def _kind_axes_fans(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
   return name.removesuffix("_general"), axes, fans
 
 
+def _devices_fed(
+  reader: Reader, weight: Value, signal: Value, axes: Axes, site: Site
+) -> int:
+  """On how many devices one entry of the signal meets the kernel.
+
+  There the kernel is split along features of the output, and the signal is not.
+  Along other axes of the mesh it holds other terms of a sum.
+  """
+  view, differs = weight.view, weight.touched & reader.devices(reader.mesh)
+  held = () if view is None or view.axes is None else view.axes
+  free = {axis for place in axes.free if held for axis in held[place]}
+  fed = 1
+  for split in () if view is None else view.splits:
+    if free.intersection(split.held):
+      bit = reader.devices([split.axis])
+      differs &= ~bit
+      fed *= 1 if signal.touched & bit else split.size
+  reader.summable[site] = differs
+  return fed
+
+
 def _window(params: dict[str, Any]) -> dict[str, Any]:
   """Fields of a convolution alone."""
   if "window_strides" not in params:
@@ -173,6 +214,10 @@ def _common(
 ) -> dict[str, Any]:
   """Fields of every LinearOp: its kernel and its output."""
   output = equation.outvars[0].aval
+  view, shape = weight.view, tuple(equation.invars[axes.kernel].aval.shape)
+  if view is not None and view.splits:
+    whole = gathered(view)
+    view, shape = (view, shape) if whole is None else (whole, whole.shape)
   return {
     "paths": weight.paths,
     "shape": tuple(output.shape),
@@ -180,8 +225,8 @@ def _common(
     "origin": "derived" if weight.derived else weight.kind,
     "axes": axes,
     "place": place,
-    "view": weight.view,
-    "kernel_shape": tuple(equation.invars[axes.kernel].aval.shape),
+    "view": view,
+    "kernel_shape": shape,
   }
 
 

@@ -28,6 +28,7 @@ from initjax.graph._primitives import JOINS, LAYOUT, PARTS, SCALES, STAYS
 
 if TYPE_CHECKING:
   from initjax.graph._graph import Scan
+  from initjax.graph._splits import Split
 
 Region = tuple[str, np.ndarray]
 """Entries of a leaf, as a view of memory that is never read."""
@@ -62,6 +63,8 @@ class View:
   """whether it is known which entries it holds"""
   computed: bool = False
   """whether it is more than entries moved and scaled"""
+  splits: "tuple[Split, ...]" = ()
+  """between devices, in the order in which they were done"""
 
   @property
   def size(self) -> int:
