@@ -93,7 +93,8 @@ class View:
   @property
   def stacked(self) -> bool:
     """Whether it is the leaf, or an entry along its leading axes: scans'."""
-    return not self.below or (self.name == "scan" and self.below[0].stacked)
+    kept = self.name == "scan" or self.name in STAYS
+    return not self.below or (kept and self.below[0].stacked)
 
   def apply(self, leaves: Mapping[str, Array], fill: int = 0) -> Array:
     """The array [*repeats of scans, *own axes], but for constant factors.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from initjax._checks import check_key
 from initjax._paths import is_float, leaves_by_path
+from initjax._sharding import sharded_like
 from initjax._statistics import (
   empty_slot,
   nan_is_unknown,
@@ -350,7 +351,8 @@ def _cotangent(
         f"{[leaf.shape for leaf in given]}."
       )
     return [
-      new.astype(leaf.dtype) for new, leaf in zip(given, outputs, strict=True)
+      sharded_like(new.astype(leaf.dtype), leaf)
+      for new, leaf in zip(given, outputs, strict=True)
     ]
   if len(outputs) == 1 and outputs[0].shape == ():
     return [jnp.ones_like(outputs[0])]
@@ -368,4 +370,4 @@ def _random_cotangent(key: jax.Array, like: jax.Array) -> jax.Array:
     noise = jax.random.normal(key, like.shape, like.dtype)
   else:
     noise = jax.random.normal(key, like.shape).astype(like.dtype)
-  return varying_like(noise, like)
+  return sharded_like(varying_like(noise, like), like)
