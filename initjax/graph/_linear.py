@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from initjax.graph import _geometry
@@ -15,6 +15,7 @@ from initjax.graph._graph import Feed, LinearOp, Place, Site
 from initjax.graph._moves import Held
 from initjax.graph._one_hot import one_hot_scale
 from initjax.graph._primitives import LAYOUT
+from initjax.graph._splits import gathered
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   CLOSED_OVER,
@@ -36,13 +37,18 @@ class Reader:
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
-  bits: dict[Touch, int] = dataclasses.field(default_factory=dict)
+  bits: dict[Touch | str, int] = dataclasses.field(default_factory=dict)
+  """also of axes of a mesh over whose devices a value differs, by name"""
   touched: int = 0
   """parameters that reach an operation otherwise than as its kernel"""
   look_ups: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   """what data choose: operations, if the result is used as data"""
   roots: dict[Site, frozenset[Node]] = dataclasses.field(default_factory=dict)
   """of operations whose kernel is chosen, what chooses it"""
+  mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+  """sizes of the axes of the shard_maps that are being read"""
+  summable: dict[Site, int] = dataclasses.field(default_factory=dict)
+  """bits of the axes along which devices have other terms of an operation"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   met: Met = dataclasses.field(default_factory=Met)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
@@ -79,6 +85,14 @@ class Reader:
     """The bit of a `Touch`."""
     return self.bits.setdefault(Touch(*touch), 1 << len(self.bits))
 
+  def devices(self, axes: Iterable[str]) -> int:
+    """The bits of axes of a mesh; none for those that have one device."""
+    found = 0
+    for axis in axes:
+      if self.mesh.get(axis, 1) > 1:
+        found |= self.bits.setdefault(axis, 1 << len(self.bits))
+    return found
+
   def parameter(self, path: str, shape: tuple[int, ...]) -> Value:
     """A leaf."""
     return Value("parameter", leaf(path, shape), touched=self.touch(path))
@@ -88,10 +102,14 @@ class Reader:
     """Paths of those, without products that turned out to be operations."""
     ops = self.sites
     return frozenset(
-      path
-      for (path, product, operand), bit in self.bits.items()
-      if bit & self.touched
-      and (product not in ops or ops[product].axes.kernel != operand)
+      touch.path
+      for touch, bit in self.bits.items()
+      if isinstance(touch, Touch)
+      and bit & self.touched
+      and (
+        touch.product not in ops
+        or ops[touch.product].axes.kernel != touch.operand
+      )
     )
 
 
@@ -120,6 +138,7 @@ def read_linear(
     return _read_one_hot(reader, equation, sides, place, axes, scale)
   stream = reader.streams.feeding(signal, place.site)
   kind, _, (fan_in, fan_out) = _kind_axes_fans(equation, kernel)
+  fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   op = reader.sites[place.site] = LinearOp(
     kind="data" if all(is_data) else kind,
     fan_in=fan_in,
@@ -304,6 +323,7 @@ def _output(
   if weight.choice is not None:
     touched |= weight.choice.touched
   reader.touched |= touched
+  touched |= weight.touched & reader.devices(reader.mesh)
   return reader.data(
     "linear", touched, operands=(signal,), operation=op.path, place=op.place
   )
@@ -320,6 +340,27 @@ def _kind_axes_fans(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
   axes = _geometry.product_axes(params, ranks, kernel)
   fans = _geometry.product_fans(axes, shapes[axes.kernel])
   return name.removesuffix("_general"), axes, fans
+
+
+def _devices_fed(
+  reader: Reader, weight: Value, signal: Value, axes: Axes, site: Site
+) -> int:
+  """On how many devices one entry of the signal meets the kernel.
+
+  There the kernel is split along features of the output, and the signal is not.
+  Along other axes of the mesh it holds other terms of a sum.
+  """
+  view, differs = weight.view, weight.touched & reader.devices(reader.mesh)
+  held = () if view is None or view.axes is None else view.axes
+  free = {axis for place in axes.free if held for axis in held[place]}
+  fed = 1
+  for split in () if view is None else view.splits:
+    if free.intersection(split.held):
+      bit = reader.devices([split.axis])
+      differs &= ~bit
+      fed *= 1 if signal.touched & bit else split.size
+  reader.summable[site] = differs
+  return fed
 
 
 def _window(params: dict[str, Any]) -> dict[str, Any]:
@@ -342,8 +383,13 @@ def _common(
 ) -> dict[str, Any]:
   """Fields of every LinearOp: its kernel and its output."""
   output = equation.outvars[0].aval
+  view = weight.view
   if kernel_shape is None:
     kernel_shape = tuple(equation.invars[axes.kernel].aval.shape)
+  if view is not None and view.splits:
+    whole = gathered(view)
+    if whole is not None:
+      view, kernel_shape = whole, whole.shape
   return {
     "paths": weight.paths,
     "shape": tuple(output.shape),
@@ -351,7 +397,7 @@ def _common(
     "origin": "derived" if weight.derived else weight.kind,
     "axes": axes,
     "place": place,
-    "view": weight.view,
+    "view": view,
     "kernel_shape": kernel_shape,
   }
 

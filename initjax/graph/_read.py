@@ -16,8 +16,13 @@ import numpy as np
 
 from initjax.graph._activations import source_of
 from initjax.graph._chosen import choose, read_chosen, read_terms
+from initjax.graph._collectives import (
+  COLLECTIVES,
+  into_shards,
+  out_of_shards,
+  read_collective,
+)
 from initjax.graph._compat import (
-  Atom,
   Equation,
   open_jaxpr,
   scan_operands,
@@ -42,7 +47,7 @@ from initjax.graph._values import (
   same_kind,
   touched_by,
 )
-from initjax.graph._view import follow, part, sliced
+from initjax.graph._view import follow, sliced
 
 _PASSES = 4
 
@@ -94,6 +99,8 @@ def _read_equation(
     return read(reader, inner, operands, place)
   if name == "optimization_barrier":
     return operands
+  if name in COLLECTIVES:
+    return read_collective(reader, equation, operands, place)
   if name in _LOOPS:
     return _LOOPS[name](reader, equation, operands, place)
   if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
@@ -241,24 +248,12 @@ def _read_while(
 def _read_shard_map(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
-  """Inside, an array is a shard of what it is outside."""
   (inner, *_) = sub_jaxprs(equation.params)
-  body = open_jaxpr(inner).jaxpr
-  place = place.run_whole("shard_map")
-  outputs = read(reader, inner, _shards(operands, body.invars), place)
-  shards = _shards(outputs, equation.outvars)
-  return [value.more_touched(touched_by(operands)) for value in shards]
-
-
-def _shards(values: list[Value], variables: list[Atom]) -> list[Value]:
-  found = []
-  for value, variable in zip(values, variables, strict=True):
-    view, shape = value.view, tuple(variable.aval.shape)
-    if view is not None and not view.computed and shape != view.shape:
-      view = part(view, "shard_map", shape, view.axes)
-      value = dataclasses.replace(value, view=view)
-    found.append(value)
-  return found
+  shards = into_shards(reader, equation, operands)
+  outputs = read(reader, inner, shards, place.run_whole("shard_map"))
+  touched = touched_by(operands)
+  together = out_of_shards(reader, equation, outputs)
+  return [value.more_touched(touched) for value in together]
 
 
 def _fixpoint(
