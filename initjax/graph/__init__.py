@@ -13,6 +13,7 @@ from initjax.graph._compat import (
   open_jaxpr,
   scan_operands,
 )
+from initjax.graph._factors import entries_of
 from initjax.graph._formula import fed_by
 from initjax.graph._frameworks import (
   as_function,
@@ -21,10 +22,12 @@ from initjax.graph._frameworks import (
   is_unbound,
 )
 from initjax.graph._graph import (
+  UNKNOWN,
   Feed,
   Image,
   LinearOp,
   Row,
+  Scale,
   Scan,
   SignalGraph,
   Site,

@@ -13,7 +13,6 @@ from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
-  CLOSED_OVER,
   Node,
   Touch,
   Value,
@@ -33,6 +32,8 @@ class Reader:
   bits: dict[Touch, int] = dataclasses.field(default_factory=dict)
   touched: int = 0
   """parameters that reach an operation otherwise than as its kernel"""
+  statistics: int = 0
+  """inputs that are taken for constants: their bits"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
@@ -52,6 +53,12 @@ class Reader:
     """A leaf."""
     return Value("parameter", leaf(path, shape), touched=self.touch(path))
 
+  def statistic(self, number: int, array: Any) -> Value:
+    """An input that is taken for a constant."""
+    bit = self.touch("", None, number)
+    self.statistics |= bit
+    return Value("constant", array=array, touched=bit)
+
   @property
   def entangled(self) -> frozenset[str]:
     """Paths of those, without products that turned out to be operations."""
@@ -59,7 +66,7 @@ class Reader:
     return frozenset(
       path
       for (path, product, operand), bit in self.bits.items()
-      if bit & self.touched
+      if bit & self.touched & ~self.statistics
       and (product not in ops or ops[product].axes.kernel != operand)
     )
 
@@ -74,7 +81,7 @@ def read_linear(
     return _no_operation(reader, (first, second), place.site)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
-  if weight.kind == "constant" and weight is not CLOSED_OVER:
+  if weight.kind == "constant" and weight.array is None:
     # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return reader.data(label, equation=equation, operands=(signal,))
@@ -93,7 +100,8 @@ def read_linear(
   if all(is_data):
     return reader.data("data product", operands=(weight, signal), place=place)
   others = [value for place, value in enumerate(operands) if place != kernel]
-  return _output(reader, op, signal, weight, others)
+  made = _features(equation, axes)
+  return _output(reader, op, signal, weight, others, made)
 
 
 def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
@@ -125,7 +133,8 @@ def read_look_up(
     **_common(equation, table, place, axes),
   )
   reader.sites[place.site] = op
-  return _output(reader, op, indices, table, [indices])
+  made = _features(equation, axes)
+  return _output(reader, op, indices, table, [indices], made)
 
 
 def _output(
@@ -134,14 +143,22 @@ def _output(
   signal: Value,
   weight: Value,
   others: Sequence[Value],
+  features: frozenset[int],
 ) -> Value:
   """What comes out; whatever went in beside the kernel is entangled."""
   computed = weight.view is not None and weight.view.computed
   touched = touched_by([*others, weight] if computed else others)
   reader.touched |= touched
-  return reader.data(
-    "linear", touched, operands=(signal,), operation=op.path, place=op.place
-  )
+  given: Any = {"operands": (signal,), "place": op.place, "features": features}
+  return reader.data("linear", touched, operation=op.path, **given)
+
+
+def _features(equation: Equation, axes: Axes) -> frozenset[int]:
+  """Axes of the output that the kernel makes."""
+  if "window_strides" in equation.params:
+    return frozenset((equation.params["dimension_numbers"].out_spec[1],))
+  rank = len(equation.outvars[0].aval.shape)
+  return frozenset(range(rank)) - {*axes.samples}
 
 
 def _kind_axes_fans(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:

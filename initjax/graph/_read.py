@@ -32,8 +32,8 @@ from initjax.graph._primitives import (
   RULES,
   SCALES,
 )
+from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
-  CLOSED_OVER,
   CONSTANT,
   Value,
   joined,
@@ -60,6 +60,8 @@ def read(
 
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
+    if reader.statistics:
+      check_statistics(equation, operands, reader.statistics)
     outputs = _read_equation(reader, equation, operands, place.inside(index))
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars]
@@ -70,7 +72,7 @@ def _closed_over(constant: Any) -> Value:
   if np.ndim(constant) == 0:
     traced = isinstance(constant, jax.core.Tracer)  # of a jit around
     return CONSTANT if traced else Value("constant", scalar=constant)
-  return CLOSED_OVER
+  return Value("constant", array=constant)
 
 
 def _read_equation(
@@ -137,7 +139,7 @@ def _read_view(
   if not noise or name in SCALES:
     found = follow(equation, views, numbers)
   if found is None:
-    mixture = joined(operands, "noise" if noise else name)
+    mixture = joined(operands, "noise" if noise else name, equation=equation)
     return [mixture] * len(equation.outvars)
   return [Value("parameter", view, touched=touched) for view in found]
 
@@ -148,7 +150,7 @@ def _constant(equation: Equation, operands: list[Value]) -> Value:
   scalars = [value.scalar for value in operands]
   unknown = not scalars or any(scalar is None for scalar in scalars)
   if name not in PURE or unknown:
-    return joined(operands, name)
+    return joined(operands, name, equation=equation)
   if name == "convert_element_type":
     cast = np.asarray(scalars[0]).astype(params["new_dtype"])
     return Value("constant", scalar=cast)

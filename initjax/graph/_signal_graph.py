@@ -1,10 +1,12 @@
 """`signal_graph`: from a model to its linear operations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from initjax._executables import fresh_jaxpr
-from initjax._paths import paths_of
+from initjax._paths import is_float, paths_of
 from initjax.graph._activations import source_of
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import (
@@ -17,6 +19,7 @@ from initjax.graph._graph import (
 )
 from initjax.graph._linear import Reader
 from initjax.graph._read import read
+from initjax.graph._statistics import IsData
 from initjax.graph._values import Value
 
 
@@ -79,16 +82,41 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
-  reader = Reader()
-  others = len(jaxpr.in_avals) - len(paths)
-  values = [
-    reader.parameter(path, tuple(aval.shape))
-    for path, aval in zip(paths, jaxpr.in_avals, strict=False)
-  ]
-  values += [reader.data("input") for _ in range(others)]
-  outputs = read(reader, jaxpr, values, Place())
+  given = jax.tree.leaves(inputs)
+  statistics = {at for at, leaf in enumerate(given) if is_float(leaf)}
+  while True:
+    if len(statistics) == len(given):
+      statistics = set()
+    reader = Reader()
+    values = _values(reader, jaxpr.in_avals, paths, given, statistics)
+    try:
+      outputs = read(reader, jaxpr, values, Place())
+      break
+    except IsData as found:
+      bits = {at: reader.touch("", None, at) for at in statistics}
+      statistics = {at for at in bits if not bits[at] & found.inputs}
   graph = _graph(reader, paths, outputs)
   return Trace(jaxpr, graph, out_shape, reader.entangled)
+
+
+def _values(
+  reader: Reader,
+  avals: Sequence[Any],
+  paths: list[str],
+  given: list[Any],
+  statistics: set[int],
+) -> list[Value]:
+  """Parameters, and inputs: statistics or data."""
+  values = [
+    reader.parameter(path, tuple(aval.shape))
+    for path, aval in zip(paths, avals, strict=False)
+  ]
+  for at, leaf in enumerate(given):
+    if at in statistics:
+      values.append(reader.statistic(at, leaf))
+    else:
+      values.append(reader.data("input"))
+  return values
 
 
 def _graph(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import leaves_by_path
-from initjax.graph import LinearOp, SignalGraph
+from initjax.graph import LinearOp, Scale, SignalGraph, entries_of
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters that have a gradient, by path."""
@@ -81,9 +81,12 @@ def mean_square(leaf: np.ndarray) -> float:
   return float(np.mean(abs(wide(leaf)) ** 2)) if leaf.size else 0.0
 
 
-def mean_square_at(leaves: Leaves, path: str) -> float:
-  """E|w|² of a parameter; NaN if it has no gradient, as integers."""
-  return mean_square(leaves[path]) if path in leaves else math.nan
+def mean_square_at(leaves: Leaves, scale: Scale) -> float:
+  """E|w|² of a parameter, or what is computed of it; NaN if not known."""
+  try:
+    return mean_square(entries_of(scale, leaves.__getitem__))
+  except KeyError:  # it has no gradient, as integers
+    return math.nan
 
 
 def is_random(leaf: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
-from initjax.graph import as_function, signal_graph
+from initjax.graph import Scale, as_function, entries_of, signal_graph
 from initjax.model_init._assign import (
   Assigned,
   Table,
@@ -180,9 +180,7 @@ def _assigned(
   assigned = assign(
     graph,
     kernels_of(graph, sizes),
-    Walk(
-      lambda path: _mean_square(path, leaves[path]), second_moment, assumes=True
-    ),
+    Walk(functools.partial(_mean_square, leaves), second_moment, assumes=True),
     direction=rules["direction"],
     tied=rules["tied"],
   )
@@ -190,11 +188,16 @@ def _assigned(
   return assigned
 
 
-def _mean_square(path: str, leaf: Any) -> float:
+def _mean_square(leaves: Mapping[str, Any], scale: Scale) -> float:
   """Of a bias or a scale."""
-  if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
-    raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-  square = np.abs(np.asarray(leaf).astype(np.complex128)) ** 2
+
+  def leaf_at(path: str) -> Any:
+    leaf = leaves[path]
+    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+      raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
+    return leaf
+
+  square = np.abs(entries_of(scale, leaf_at)) ** 2
   return float(square.mean()) if square.size else 0.0
 
 
