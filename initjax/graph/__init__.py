@@ -22,7 +22,6 @@ from initjax.graph._frameworks import (
   is_unbound,
 )
 from initjax.graph._graph import (
-  UNKNOWN,
   Feed,
   Image,
   LinearOp,

@@ -22,6 +22,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
   "add": np.add,
   "cos": np.cos,
   "div": np.divide,
+  "eq": np.equal,
   "exp": np.exp,
   "expm1": np.expm1,
   "integer_pow": np.power,
@@ -33,6 +34,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
   "mul": np.multiply,
   "neg": np.negative,
   "pow": np.power,
+  "select_n": lambda where, off, on: np.where(where, on, off),
   "rsqrt": lambda x: 1 / np.sqrt(x),
   "sin": np.sin,
   "sqrt": np.sqrt,
@@ -71,23 +73,25 @@ def factor_of(value: Value) -> Factor | None:
   if view is not None and view.leaf_shape is not None:
     known = view.multiplier is not None
     return Factor(view.multiplier, view.paths) if known else None
-  if value.kind == "constant":
-    return _constant(value)
-  if made is None:
-    return None
-  if made.label in LAYOUT | {"neg"}:
+  if (entries := _entries(value)) is not None:
+    return Factor(float(np.sqrt(np.mean(np.abs(entries) ** 2))))
+  if made is not None and made.label in LAYOUT | {"neg"}:
     return factor_of(made.operands[0])
-  if made.label == "mul":
+  if made is not None and made.label == "mul":
     first, second = map(factor_of, made.operands)
     return first and second and first.times(second)
   scale = _expression(value)
-  return None if scale is None else Factor(1.0, (scale,))
+  if isinstance(scale, Computed):
+    return Factor(1.0, (scale,))
+  given = value.array is not None or made is not None
+  return Factor(1.0, (UNKNOWN,)) if given and not value.paths else None
 
 
 def shift_of(value: Value) -> Stream | None:
   """The terms of what is added to a stream and is no data."""
   made = value.made
-  if made is not None and made.label in ("add", "sub") and value.view:
+  is_sum = made is not None and made.label in ("add", "sub")
+  if made is not None and is_sum and _entries(value) is None:
     streams = [shift_of(each) for each in made.operands]
     if None in streams:
       return None
@@ -114,14 +118,6 @@ def divisor_of(value: Value) -> Factor | None:
   one = Value("constant", scalar=1.0)
   made = Node(0, "div", operands=(one, value))
   return factor_of(Value(value.kind, made=made))
-
-
-def _constant(value: Value) -> Factor | None:
-  """The root mean square of a constant."""
-  if (entries := _entries(value)) is None:
-    unknown = value.array is not None or value.made is not None
-    return Factor(1.0, (UNKNOWN,)) if unknown else None
-  return Factor(float(np.sqrt(np.mean(np.abs(entries) ** 2))))
 
 
 def _entries(value: Value) -> np.ndarray | None:
@@ -170,9 +166,11 @@ def _applied(label: str, given: list[Any]) -> np.ndarray | None:
 
 
 def _expression(value: Value) -> Computed | str | float | None:
-  """What is computed of parameters and numbers."""
+  """What is computed of parameters, of inputs and of numbers."""
   if value.scalar is not None:
     return size_of(value.scalar)
+  if value.input is not None:
+    return Computed("input", (value.input,))
   view, made = value.view, value.made
   if view is not None and view.leaf_shape is not None:
     entry: Any = view.paths[0]
@@ -189,13 +187,20 @@ def _expression(value: Value) -> Computed | str | float | None:
 
 
 def entries_of(
-  scale: Scale | float, leaf_at: Callable[[str], Any]
+  scale: Scale | float, leaf_at: Callable[[str | int], Any]
 ) -> np.ndarray:
-  """The entries of a scale, for parameters by path; NaN if not known."""
+  """The entries of a scale; NaN if not known.
+
+  Args:
+    scale: of a term.
+    leaf_at: gives a parameter by its path, an input by its number.
+  """
   if isinstance(scale, str):
     return _wide(leaf_at(scale))
   if not isinstance(scale, Computed):
     return _wide(scale)
+  if scale.label == "input":
+    return _wide(leaf_at(*scale.operands))
   given = [entries_of(each, leaf_at) for each in scale.operands]
   found = _applied(scale.label, given) if scale.operands else None
   return np.asarray(np.nan) if found is None else found

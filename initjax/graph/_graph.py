@@ -63,7 +63,7 @@ class Computed(NamedTuple):
   """What is computed of parameters entry by entry, as 1/√(variance + ε)."""
 
   label: str
-  """a primitive's name"""
+  """a primitive's name, or "input" for an input, by its number"""
   operands: "tuple[Computed | str | float, ...]" = ()
   """numbers, paths of parameters, or computed likewise"""
 
@@ -295,6 +295,9 @@ class SignalGraph:
   """parameters that meet no data and are no output themselves"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
+  statistics: tuple[int, ...] = ()
+  """leaves of the inputs that scale or shift all samples alike, by number: they
+  are read as constants, and not as data"""
   output: Stream | None = None
   """what that output is a (function of a) sum of which holds the last
   operation's; None where it cannot be said"""

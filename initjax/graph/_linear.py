@@ -53,11 +53,15 @@ class Reader:
     """A leaf."""
     return Value("parameter", leaf(path, shape), touched=self.touch(path))
 
-  def statistic(self, number: int, array: Any) -> Value:
+  def statistic(self, number: int) -> Value:
     """An input that is taken for a constant."""
     bit = self.touch("", None, number)
     self.statistics |= bit
-    return Value("constant", array=array, touched=bit)
+    return Value("constant", input=number, touched=bit)
+
+  def has_statistic(self, number: int, bits: int) -> bool:
+    """Whether its bit is among these."""
+    return bool(self.touch("", None, number) & bits)
 
   @property
   def entangled(self) -> frozenset[str]:

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from initjax.graph._features import features
-from initjax.graph._primitives import LAYOUT, SUMS
+from initjax.graph._primitives import LAYOUT, PSUMS, SUMS
 from initjax.graph._values import Node, Value
 
 _NEARLY = 0.02
@@ -67,24 +67,26 @@ def _of(numerator: Node, size: Node, power: float) -> Normalization | None:
     return None
   numerator, scales = _unscaled(numerator)
   inner, centred = _without_mean(numerator)
-  reduction, axes, number = found.node, set(), 1
-  while _is_reduction(reduction):  # one after another, as over pmean's
+  reduction, units, number = found.node, False, 1.0
+  while _is_reduction(reduction):  # one after another, as of a pmean
+    axes = reduction.equation.params["axes"]
     shape = reduction.equation.invars[0].aval.shape
-    held = features(reduction.below[0], len(shape))
-    axes |= {axis in held for axis in reduction.equation.params["axes"]}
-    number *= math.prod(shape[i] for i in reduction.equation.params["axes"])
+    units |= not features(reduction.below[0], len(shape)).isdisjoint(axes)
+    sizes = [math.nan if isinstance(i, str) else shape[i] for i in axes]
+    number *= math.prod(sizes)  # how many devices there are is not known
     last, found = reduction, _number_below(found.at(reduction.below[0]))
     reduction = found.node
   if not last.made_of(inner):
     return None
-  factor = found.factor / math.sqrt(max(number, 1))
-  factor = 1.0 if abs(factor - 1) < _NEARLY else factor
-  over = "units" if True in axes else "samples"
+  factor = found.factor / math.sqrt(number) if number else 1.0
+  factor = factor if abs(factor - 1) >= _NEARLY else 1.0
+  over = "units" if units else "samples"
   return Normalization(inner, over, centred, factor, (*scales, *found.scales))
 
 
 def _is_reduction(node: Node) -> bool:
-  return node.label.startswith("reduce_") and node.equation is not None
+  sums = node.label.startswith("reduce_") or node.label in PSUMS
+  return sums and node.equation is not None
 
 
 def _statistic(node: Node, power: float) -> _Size | None:
@@ -179,7 +181,7 @@ def _is_mean(node: Node) -> bool:
   """Whether it is a sum over entries, spread out and divided."""
   while (below := node.only_below({"div", "mul"} | LAYOUT)) is not None:
     node = below
-  return node.label.startswith("reduce_")
+  return _is_reduction(node)
 
 
 def find_normalized(node: Node) -> Node | None:

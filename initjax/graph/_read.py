@@ -35,6 +35,7 @@ from initjax.graph._primitives import (
 from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
   CONSTANT,
+  Node,
   Value,
   joined,
   same_kind,
@@ -141,7 +142,10 @@ def _read_view(
   if found is None:
     mixture = joined(operands, "noise" if noise else name, equation=equation)
     return [mixture] * len(equation.outvars)
-  return [Value("parameter", view, touched=touched) for view in found]
+  scaled = any(view.leaf_shape is None for view in found)
+  made = Node(0, name, equation, tuple(operands)) if scaled else None
+  given: Any = {"touched": touched, "made": made}
+  return [Value("parameter", view, **given) for view in found]
 
 
 def _constant(equation: Equation, operands: list[Value]) -> Value:

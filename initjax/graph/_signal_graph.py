@@ -1,12 +1,12 @@
 """`signal_graph`: from a model to its linear operations."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from initjax._executables import fresh_jaxpr
-from initjax._paths import is_float, paths_of
+from initjax._paths import paths_of
 from initjax.graph._activations import source_of
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import (
@@ -19,8 +19,11 @@ from initjax.graph._graph import (
 )
 from initjax.graph._linear import Reader
 from initjax.graph._read import read
-from initjax.graph._statistics import IsData
+from initjax.graph._statistics import IsDataError, may_be_statistic
 from initjax.graph._values import Value
+
+_TURNS = 3
+"""Then inputs of the shape of data are data, too: there are too many."""
 
 
 def signal_graph(
@@ -82,41 +85,32 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
-  given = jax.tree.leaves(inputs)
-  statistics = {at for at, leaf in enumerate(given) if is_float(leaf)}
-  while True:
-    if len(statistics) == len(given):
-      statistics = set()
+  avals = jaxpr.in_avals[len(paths) :]
+  statistics = {at for at, aval in enumerate(avals) if may_be_statistic(aval)}
+  for turn in itertools.count():
     reader = Reader()
-    values = _values(reader, jaxpr.in_avals, paths, given, statistics)
+    values = [
+      reader.parameter(path, tuple(aval.shape))
+      for path, aval in zip(paths, jaxpr.in_avals, strict=False)
+    ]
+    values += [
+      reader.statistic(at) if at in statistics else reader.data("input")
+      for at in range(len(avals))
+    ]
     try:
       outputs = read(reader, jaxpr, values, Place())
+    except IsDataError as found:
+      data = {at for at in statistics if reader.has_statistic(at, found.inputs)}
+      shapes = {avals[at].shape for at in data} if turn >= _TURNS else set()
+      data |= {at for at in statistics if avals[at].shape in shapes}
+      statistics -= data
+      continue
+    if not statistics or len(statistics) < len(avals):
       break
-    except IsData as found:
-      bits = {at: reader.touch("", None, at) for at in statistics}
-      statistics = {at for at in bits if not bits[at] & found.inputs}
+    statistics = set()  # statistics of what, if there are no data?
   graph = _graph(reader, paths, outputs)
+  graph = dataclasses.replace(graph, statistics=tuple(sorted(statistics)))
   return Trace(jaxpr, graph, out_shape, reader.entangled)
-
-
-def _values(
-  reader: Reader,
-  avals: Sequence[Any],
-  paths: list[str],
-  given: list[Any],
-  statistics: set[int],
-) -> list[Value]:
-  """Parameters, and inputs: statistics or data."""
-  values = [
-    reader.parameter(path, tuple(aval.shape))
-    for path, aval in zip(paths, avals, strict=False)
-  ]
-  for at, leaf in enumerate(given):
-    if at in statistics:
-      values.append(reader.statistic(at, leaf))
-    else:
-      values.append(reader.data("input"))
-  return values
 
 
 def _graph(

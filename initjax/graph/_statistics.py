@@ -8,6 +8,8 @@ be one; the first use that no statistic has shows which is data.
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from initjax.graph._compat import Equation
 from initjax.graph._features import features
 from initjax.graph._moves import moves_of
@@ -17,7 +19,15 @@ from initjax.graph._values import Value
 _ENTERED = INLINED | {"scan", "while", "shard_map"}
 
 
-class IsData(Exception):
+def may_be_statistic(aval: Any) -> bool:
+  """Whether an input may be one: of floating point, or a count."""
+  if jnp.issubdtype(aval.dtype, jnp.inexact):
+    return True
+  counts = (jnp.signedinteger, jnp.bool_)
+  return not aval.shape and any(jnp.issubdtype(aval.dtype, c) for c in counts)
+
+
+class IsDataError(Exception):
   """Raised where inputs are used as data are."""
 
   def __init__(self, inputs: int) -> None:
@@ -29,7 +39,7 @@ class IsData(Exception):
 def check_statistics(
   equation: Equation, operands: list[Value], statistics: int
 ) -> None:
-  """Raises `IsData` if an equation uses such inputs as it would use data.
+  """Raises `IsDataError` if an equation uses such inputs as it would use data.
 
   Args:
     equation: of a jaxpr.
@@ -44,9 +54,9 @@ def check_statistics(
     return
   mixed = any(value.kind == "data" for value in operands)
   if mixed and not _is_alike(equation, operands, statistics):
-    raise IsData(inputs)
+    raise IsDataError(inputs)
   if not mixed and name in LINEAR | INDEXED | {"cond"}:
-    raise IsData(inputs)
+    raise IsDataError(inputs)
 
 
 def _is_alike(

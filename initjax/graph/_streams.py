@@ -103,11 +103,8 @@ class _Descent:
   def _sum(self, node: Node) -> Stream | None:
     found: Stream = ()
     for place, value in enumerate(node.operands):
-      terms: Stream | None = None
-      if value.node is not None:
-        terms = self.of(value.node)
-      else:
-        terms = shift_of(value)
+      below = value.node
+      terms = shift_of(value) if below is None else self.of(below)
       if terms is None:
         return None
       sign = -1.0 if place and node.label == "sub" else 1.0

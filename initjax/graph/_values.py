@@ -102,7 +102,9 @@ class Value:
   scalar: Any = None
   """a constant's value, where it is a single number"""
   array: Any = None
-  """a constant that is given: closed over, or an input"""
+  """a constant that the function closes over"""
+  input: int | None = None
+  """which input it is, if it is taken for a constant"""
   made: Node | None = None
   """how it was computed, if it is no data and no view of one parameter"""
   node: Node | None = None

@@ -13,6 +13,8 @@ from initjax.graph import LinearOp, Scale, SignalGraph, entries_of
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters that have a gradient, by path."""
+Known = Mapping[str | int, Any]
+"""These, and the inputs that are read as constants, by number."""
 
 
 def arrays_of(tree: Any) -> dict[str, np.ndarray]:
@@ -81,10 +83,24 @@ def mean_square(leaf: np.ndarray) -> float:
   return float(np.mean(abs(wide(leaf)) ** 2)) if leaf.size else 0.0
 
 
-def mean_square_at(leaves: Leaves, scale: Scale) -> float:
+def known_of(
+  graph: SignalGraph, leaves: Mapping[str, Any], inputs: Any
+) -> Known:
+  """Parameters by path, and statistics among the inputs that have values."""
+  given = jax.tree.leaves(inputs)
+  abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
+  concrete = {
+    at: given[at]
+    for at in graph.statistics
+    if not isinstance(given[at], abstract)
+  }
+  return {**leaves, **concrete}
+
+
+def mean_square_at(known: Known, scale: Scale) -> float:
   """E|w|² of a parameter, or what is computed of it; NaN if not known."""
   try:
-    return mean_square(entries_of(scale, leaves.__getitem__))
+    return mean_square(entries_of(scale, known.__getitem__))
   except KeyError:  # it has no gradient, as integers
     return math.nan
 

@@ -19,16 +19,7 @@ import numpy as np
 from initjax import meanfield
 from initjax._activations import identity
 from initjax.gains import joint_moments, moments
-from initjax.graph import (
-  UNKNOWN,
-  Feed,
-  Image,
-  LinearOp,
-  Scale,
-  Site,
-  Stream,
-  Term,
-)
+from initjax.graph import Feed, Image, LinearOp, Scale, Site, Stream, Term
 from initjax.meanfield import THEORY_FAILS, Response
 from initjax.typing import Activation
 
@@ -183,13 +174,18 @@ class Walk:
     return term.factor * math.sqrt(squares)
 
   def _square(self, scale: Scale) -> float:
-    return 1.0 if self.assumes and scale == UNKNOWN else self.mean_square(scale)
+    square = self.mean_square(scale)
+    return 1.0 if self.assumes and math.isnan(square) else square
+
+  def _lacks(self, term: Term) -> bool:
+    """Whether its size is assumed, since a constant has no values."""
+    squares = map(self.mean_square, term.scales)
+    return self.assumes and any(map(math.isnan, squares))
 
   def _signal(self, term: Term, site: Site) -> Signal:
     if term.kind == "bias":
       size = self.mean_square(term.path) if term.path else 1.0
-      assumed = self.assumes and UNKNOWN in term.scales
-      size = 0.0 if assumed else size
+      size = 0.0 if self._lacks(term) else size
       return Signal(size, shared=size)
     if term.kind == "constant":
       return Signal(mean=1.0, shared=1.0, gaussian=False)
@@ -288,8 +284,7 @@ class Walk:
       return 0.0 if self.assumes else math.nan
 
   def _doubt(self, stream: Stream) -> str:
-    unknown = any(UNKNOWN in term.scales for term in stream)
-    return _CONSTANTS if unknown and self.assumes else ""
+    return _CONSTANTS if any(map(self._lacks, stream)) else ""
 
   def _unknown(self, why: str) -> Signal:
     if self.assumes:
