@@ -180,8 +180,8 @@ def _expression(value: Value) -> Computed | str | float | None:
     return None
   if made.label in LAYOUT:
     return _expression(made.operands[0])
-  given = [_expression(each) for each in made.operands]
-  if made.label not in _FUNCTIONS or any(each is None for each in given):
+  given: list[Any] = [_expression(each) for each in made.operands]
+  if made.label not in _FUNCTIONS or None in given:
     return None
   return Computed(made.label, (*given, *_exponent(made)))
 
@@ -200,7 +200,8 @@ def entries_of(
   if not isinstance(scale, Computed):
     return _wide(scale)
   if scale.label == "input":
-    return _wide(leaf_at(*scale.operands))
+    (number,) = scale.operands
+    return _wide(leaf_at(int(number)))  # type: ignore[arg-type]
   given = [entries_of(each, leaf_at) for each in scale.operands]
   found = _applied(scale.label, given) if scale.operands else None
   return np.asarray(np.nan) if found is None else found

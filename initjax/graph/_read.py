@@ -161,7 +161,7 @@ def _constant(equation: Equation, operands: list[Value]) -> Value:
   if name in LAYOUT:
     return operands[0]
   if len(equation.outvars) > 1 or equation.outvars[0].aval.shape:
-    return CONSTANT
+    return joined(operands, name, equation=equation)
   with jax.ensure_compile_time_eval():
     number = equation.primitive.bind(*scalars, **params)
   return Value("constant", scalar=number)

@@ -11,6 +11,7 @@ itself.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from initjax._activations import identity
 from initjax.graph._activations import dropout, has_complex, source_of
@@ -91,7 +92,7 @@ class _Descent:
 
   def _normalized(self, found: Normalization) -> Stream | None:
     inner = self.of(found.inner) or (Term("unknown"),)
-    fields = {"inner": inner, "over": found.over, "centred": found.centred}
+    fields: Any = {"inner": inner, "over": found.over, "centred": found.centred}
     stream: Stream = (Term("normalized", factor=found.factor, **fields),)
     for value in found.scales:
       factor = factor_of(value)

@@ -13,7 +13,7 @@ from initjax.graph import LinearOp, Scale, SignalGraph, entries_of
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters that have a gradient, by path."""
-Known = Mapping[str | int, Any]
+Known = Mapping[Any, Any]
 """These, and the inputs that are read as constants, by number."""
 
 
