@@ -71,8 +71,8 @@ def factor_of(value: Value) -> Factor | None:
     return Factor(size_of(value.scalar))
   view, made = value.view, value.made
   if view is not None and view.leaf_shape is not None:
-    known = view.multiplier is not None
-    return Factor(view.multiplier, view.paths) if known else None
+    number = view.multiplier
+    return None if number is None else Factor(number, view.paths)
   if (entries := _entries(value)) is not None:
     return Factor(float(np.sqrt(np.mean(np.abs(entries) ** 2))))
   if made is not None and made.label in LAYOUT | {"neg"}:
@@ -153,8 +153,8 @@ def _wide(array: Any) -> np.ndarray:
 
 
 def _exponent(made: Any) -> tuple[float, ...]:
-  power = made.equation.params.get("y") if made.equation else None
-  return () if made.label != "integer_pow" else (float(power),)
+  integer = made.label == "integer_pow"
+  return (float(made.equation.params["y"]),) if integer else ()
 
 
 def _applied(label: str, given: list[Any]) -> np.ndarray | None:
@@ -173,9 +173,10 @@ def _expression(value: Value) -> Computed | str | float | None:
     return Computed("input", (value.input,))
   view, made = value.view, value.made
   if view is not None and view.leaf_shape is not None:
-    entry: Any = view.paths[0]
-    plain = view.multiplier == 1
-    return entry if plain else Computed("mul", (entry, view.multiplier))
+    entry, number = view.paths[0], view.multiplier
+    if number is None:
+      return None
+    return entry if number == 1 else Computed("mul", (entry, number))
   if made is None:
     return None
   if made.label in LAYOUT:

@@ -34,6 +34,13 @@ class Reader:
   """parameters that reach an operation otherwise than as its kernel"""
   statistics: int = 0
   """inputs that are taken for constants: their bits"""
+  alone: bool = False
+  """whether no input is data"""
+  contracted: int = 0
+  """bits of those that were summed with parameters, as a power iteration does,
+  in what came out"""
+  in_kernels: int = 0
+  """bits of those that reached an operation as a part of its kernel"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
@@ -59,9 +66,22 @@ class Reader:
     self.statistics |= bit
     return Value("constant", input=number, touched=bit)
 
-  def has_statistic(self, number: int, bits: int) -> bool:
-    """Whether its bit is among these."""
-    return bool(self.touch("", None, number) & bits)
+  def contract(self, touched: int) -> int:
+    """Bits for what is summed, if statistics have a say in it."""
+    found = 0
+    for (path, product, number), bit in [*self.bits.items()]:
+      if bit & touched & self.statistics and not path and product is None:
+        found |= self.touch("", (), number)
+    self.contracted |= found
+    return found
+
+  def inputs_of(self, bits: int) -> set[int]:
+    """Numbers of the inputs whose bits are among these."""
+    return {
+      number
+      for (path, _, number), bit in self.bits.items()
+      if not path and bit & bits
+    }
 
   @property
   def entangled(self) -> frozenset[str]:
@@ -70,7 +90,8 @@ class Reader:
     return frozenset(
       path
       for (path, product, operand), bit in self.bits.items()
-      if bit & self.touched & ~self.statistics
+      if path
+      and bit & self.touched
       and (product not in ops or ops[product].axes.kernel != operand)
     )
 
@@ -85,6 +106,7 @@ def read_linear(
     return _no_operation(reader, (first, second), place.site)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
+  reader.in_kernels |= weight.touched
   if weight.kind == "constant" and weight.array is None:
     # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
@@ -118,6 +140,7 @@ def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
         own &= ~reader.touch(path)
         own |= reader.touch(path, site, operand)
     touched |= own
+  touched |= reader.contract(touched) if touched & reader.statistics else 0
   return joined(values, "product", touched)
 
 

@@ -62,7 +62,7 @@ def read(
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
     if reader.statistics:
-      check_statistics(equation, operands, reader.statistics)
+      check_statistics(reader, equation, operands)
     outputs = _read_equation(reader, equation, operands, place.inside(index))
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars]

@@ -19,7 +19,11 @@ from initjax.graph._graph import (
 )
 from initjax.graph._linear import Reader
 from initjax.graph._read import read
-from initjax.graph._statistics import IsDataError, may_be_statistic
+from initjax.graph._statistics import (
+  IsDataError,
+  check_contracted,
+  may_be_statistic,
+)
 from initjax.graph._values import Value
 
 _TURNS = 3
@@ -88,7 +92,7 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   avals = jaxpr.in_avals[len(paths) :]
   statistics = {at for at, aval in enumerate(avals) if may_be_statistic(aval)}
   for turn in itertools.count():
-    reader = Reader()
+    reader = Reader(alone=len(statistics) == len(avals))
     values = [
       reader.parameter(path, tuple(aval.shape))
       for path, aval in zip(paths, jaxpr.in_avals, strict=False)
@@ -99,8 +103,9 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
     ]
     try:
       outputs = read(reader, jaxpr, values, Place())
+      check_contracted(reader)
     except IsDataError as found:
-      data = {at for at in statistics if reader.has_statistic(at, found.inputs)}
+      data = reader.inputs_of(found.inputs)
       shapes = {avals[at].shape for at in data} if turn >= _TURNS else set()
       data |= {at for at in statistics if avals[at].shape in shapes}
       statistics -= data

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from initjax.graph._compat import Equation
 from initjax.graph._features import features
+from initjax.graph._linear import Reader
 from initjax.graph._moves import moves_of
 from initjax.graph._primitives import AFFINE, INDEXED, INLINED, LINEAR, MOVES
 from initjax.graph._values import Value
@@ -37,30 +38,63 @@ class IsDataError(Exception):
 
 
 def check_statistics(
-  equation: Equation, operands: list[Value], statistics: int
+  reader: Reader, equation: Equation, operands: list[Value]
 ) -> None:
-  """Raises `IsDataError` if an equation uses such inputs as it would use data.
-
-  Args:
-    equation: of a jaxpr.
-    operands: of the equation.
-    statistics: bits of the inputs that are taken for statistics.
-  """
-  own = [v.touched & statistics * (v.kind != "data") for v in operands]
-  name, inputs = equation.primitive.name, 0
-  for bits in own:
-    inputs |= bits
-  if not inputs or name in _ENTERED or (name == "cond" and not own[0]):
+  """Raises an error if an equation uses such inputs as it would use data."""
+  statistics, inputs = reader.statistics, 0
+  for value in operands:
+    inputs |= value.touched & statistics * (value.kind != "data")
+  name = equation.primitive.name
+  if not inputs or name in _ENTERED:
     return
+  first = operands[0].kind != "data" and operands[0].touched & statistics
   mixed = any(value.kind == "data" for value in operands)
-  if mixed and not _is_alike(equation, operands, statistics):
+  if name == "cond":
+    fine = not first
+  elif not mixed:
+    fine = name not in LINEAR | INDEXED
+    fine |= (
+      name in LINEAR
+      and not reader.alone
+      and _are_vectors(reader, equation, operands)
+    )
+  else:
+    fine = _is_kernel(equation, operands) or _is_alike(
+      reader, equation, operands
+    )
+  if not fine:
     raise IsDataError(inputs)
-  if not mixed and name in LINEAR | INDEXED | {"cond"}:
-    raise IsDataError(inputs)
+
+
+def check_contracted(reader: Reader) -> None:
+  """Raises an error if statistics were summed, but not to make a kernel of it.
+
+  A power iteration sums its vector with a kernel, and divides that by σ.
+  """
+  lost = reader.contracted & ~reader.in_kernels
+  if lost:
+    raise IsDataError(lost)
+
+
+def _are_vectors(
+  reader: Reader, equation: Equation, operands: list[Value]
+) -> bool:
+  """Whether the statistics among the operands have one axis, as σ's u has."""
+  return all(
+    sum(size > 1 for size in atom.aval.shape) <= 1
+    for atom, value in zip(equation.invars, operands, strict=True)
+    if value.touched & reader.statistics and value.kind == "constant"
+  )
+
+
+def _is_kernel(equation: Equation, operands: list[Value]) -> bool:
+  """Whether it is a product with a kernel that statistics have a say in."""
+  kinds = {value.kind for value in operands[:2]}
+  return equation.primitive.name in LINEAR and kinds == {"data", "parameter"}
 
 
 def _is_alike(
-  equation: Equation, operands: list[Value], statistics: int
+  reader: Reader, equation: Equation, operands: list[Value]
 ) -> bool:
   """Whether data are scaled or shifted, all samples in the same way."""
   name = equation.primitive.name
@@ -69,11 +103,14 @@ def _is_alike(
   data, other = (0, 1) if operands[0].kind == "data" else (1, 0)
   if name == "div" and data == 1:
     return False
+  if operands[other].touched & reader.contracted:
+    return False
   shapes = [tuple(atom.aval.shape) for atom in equation.invars]
   node = operands[data].node
   assert node is not None
   held = features(node, len(shapes[data]))
-  return _varying(operands[other], shapes[other], statistics) <= held
+  found = _varying(operands[other], shapes[other], reader.statistics)
+  return found <= held
 
 
 def _varying(value: Value, shape: Any, statistics: int) -> frozenset[int]:
