@@ -34,8 +34,6 @@ class Reader:
   """parameters that reach an operation otherwise than as its kernel"""
   statistics: int = 0
   """inputs that are taken for constants: their bits"""
-  alone: bool = False
-  """whether no input is data"""
   contracted: int = 0
   """bits of those that were summed with parameters, as a power iteration does,
   in what came out"""

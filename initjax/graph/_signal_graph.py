@@ -22,6 +22,7 @@ from initjax.graph._read import read
 from initjax.graph._statistics import (
   IsDataError,
   check_contracted,
+  largest,
   may_be_statistic,
 )
 from initjax.graph._values import Value
@@ -89,10 +90,19 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
+  reader, statistics, outputs = _read(jaxpr, paths)
+  graph = _graph(reader, paths, outputs)
+  graph = dataclasses.replace(graph, statistics=tuple(sorted(statistics)))
+  return Trace(jaxpr, graph, out_shape, reader.entangled)
+
+
+def _read(jaxpr: Any, paths: list[str]) -> tuple[Reader, set[int], list[Value]]:
+  """Reads until it is known which inputs are statistics: mostly at once."""
   avals = jaxpr.in_avals[len(paths) :]
-  statistics = {at for at, aval in enumerate(avals) if may_be_statistic(aval)}
+  several = avals if len(avals) > 1 else ()
+  statistics = {at for at, aval in enumerate(several) if may_be_statistic(aval)}
   for turn in itertools.count():
-    reader = Reader(alone=len(statistics) == len(avals))
+    reader = Reader()
     values = [
       reader.parameter(path, tuple(aval.shape))
       for path, aval in zip(paths, jaxpr.in_avals, strict=False)
@@ -105,17 +115,15 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
       outputs = read(reader, jaxpr, values, Place())
       check_contracted(reader)
     except IsDataError as found:
-      data = reader.inputs_of(found.inputs)
+      data = largest(reader.inputs_of(found.inputs), avals)
       shapes = {avals[at].shape for at in data} if turn >= _TURNS else set()
-      data |= {at for at in statistics if avals[at].shape in shapes}
       statistics -= data
+      statistics -= {at for at in statistics if avals[at].shape in shapes}
       continue
     if not statistics or len(statistics) < len(avals):
       break
     statistics = set()  # statistics of what, if there are no data?
-  graph = _graph(reader, paths, outputs)
-  graph = dataclasses.replace(graph, statistics=tuple(sorted(statistics)))
-  return Trace(jaxpr, graph, out_shape, reader.entangled)
+  return reader, statistics, outputs
 
 
 def _graph(

@@ -6,6 +6,8 @@ that the function closes over. Every input of floating point is first taken to
 be one; the first use that no statistic has shows which is data.
 """
 
+import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,6 +30,12 @@ def may_be_statistic(aval: Any) -> bool:
   return not aval.shape and any(jnp.issubdtype(aval.dtype, c) for c in counts)
 
 
+def largest(inputs: Collection[int], avals: Sequence[Any]) -> set[int]:
+  """Of inputs that were used together, those of the most axes."""
+  axes = {at: sum(size > 1 for size in avals[at].shape) for at in inputs}
+  return {at for at in inputs if axes[at] == max(axes.values())}
+
+
 class IsDataError(Exception):
   """Raised where inputs are used as data are."""
 
@@ -47,23 +55,31 @@ def check_statistics(
   name = equation.primitive.name
   if not inputs or name in _ENTERED:
     return
-  first = operands[0].kind != "data" and operands[0].touched & statistics
-  mixed = any(value.kind == "data" for value in operands)
-  if name == "cond":
-    fine = not first
-  elif not mixed:
-    fine = name not in LINEAR | INDEXED
-    fine |= (
-      name in LINEAR
-      and not reader.alone
-      and _are_vectors(reader, equation, operands)
-    )
-  else:
-    fine = _is_kernel(equation, operands) or _is_alike(
-      reader, equation, operands
-    )
-  if not fine:
+  if all(value.kind != "data" for value in operands):
+    inputs = _used_as_data(reader, equation, operands)
+  elif name == "cond":
+    chooser = operands[0]
+    inputs = chooser.touched & statistics * (chooser.kind != "data")
+  elif _is_kernel(equation, operands) or _is_alike(reader, equation, operands):
+    return
+  if inputs:
     raise IsDataError(inputs)
+
+
+def _used_as_data(
+  reader: Reader, equation: Equation, operands: list[Value]
+) -> int:
+  """Bits of statistics that are used as data are, where there are no data.
+
+  A kernel may be summed with a vector: a power iteration finds its σ so.
+  """
+  name, found = equation.primitive.name, 0
+  for atom, value in zip(equation.invars, operands, strict=True):
+    is_vector = sum(size > 1 for size in atom.aval.shape) <= 1
+    product = name in LINEAR and value.kind == "constant" and not is_vector
+    if product or name in INDEXED | {"cond"}:
+      found |= value.touched & reader.statistics
+  return found
 
 
 def check_contracted(reader: Reader) -> None:
@@ -74,17 +90,6 @@ def check_contracted(reader: Reader) -> None:
   lost = reader.contracted & ~reader.in_kernels
   if lost:
     raise IsDataError(lost)
-
-
-def _are_vectors(
-  reader: Reader, equation: Equation, operands: list[Value]
-) -> bool:
-  """Whether the statistics among the operands have one axis, as σ's u has."""
-  return all(
-    sum(size > 1 for size in atom.aval.shape) <= 1
-    for atom, value in zip(equation.invars, operands, strict=True)
-    if value.touched & reader.statistics and value.kind == "constant"
-  )
 
 
 def _is_kernel(equation: Equation, operands: list[Value]) -> bool:
@@ -103,9 +108,11 @@ def _is_alike(
   data, other = (0, 1) if operands[0].kind == "data" else (1, 0)
   if name == "div" and data == 1:
     return False
-  if operands[other].touched & reader.contracted:
-    return False
   shapes = [tuple(atom.aval.shape) for atom in equation.invars]
+  summed = operands[other].touched & reader.contracted
+  if summed and (name != "div" or math.prod(shapes[other]) > 1):
+    return False
+  reader.in_kernels |= summed  # x @ W / σ
   node = operands[data].node
   assert node is not None
   held = features(node, len(shapes[data]))
