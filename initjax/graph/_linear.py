@@ -18,7 +18,6 @@ from initjax.graph._primitives import LAYOUT
 from initjax.graph._splits import gathered
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
-  CLOSED_OVER,
   Choice,
   Node,
   Touch,
@@ -49,6 +48,13 @@ class Reader:
   """sizes of the axes of the shard_maps that are being read"""
   summable: dict[Site, int] = dataclasses.field(default_factory=dict)
   """bits of the axes along which devices have other terms of an operation"""
+  statistics: int = 0
+  """inputs that are taken for constants: their bits"""
+  contracted: int = 0
+  """bits of those that were summed with parameters, as a power iteration does,
+  in what came out"""
+  in_kernels: int = 0
+  """bits of those that reached an operation as a part of its kernel"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   met: Met = dataclasses.field(default_factory=Met)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
@@ -97,6 +103,29 @@ class Reader:
     """A leaf."""
     return Value("parameter", leaf(path, shape), touched=self.touch(path))
 
+  def statistic(self, number: int) -> Value:
+    """An input that is taken for a constant."""
+    bit = self.touch("", None, number)
+    self.statistics |= bit
+    return Value("constant", input=number, touched=bit)
+
+  def contract(self, touched: int) -> int:
+    """Bits for what is summed, if statistics have a say in it."""
+    found = 0
+    for (path, product, number), bit in [*self.bits.items()]:
+      if bit & touched & self.statistics and not path and product is None:
+        found |= self.touch("", (), number)
+    self.contracted |= found
+    return found
+
+  def inputs_of(self, bits: int) -> set[int]:
+    """Numbers of the inputs whose bits are among these."""
+    return {
+      number
+      for (path, _, number), bit in self.bits.items()
+      if not path and bit & bits
+    }
+
   @property
   def entangled(self) -> frozenset[str]:
     """Paths of those, without products that turned out to be operations."""
@@ -105,6 +134,7 @@ class Reader:
       touch.path
       for touch, bit in self.bits.items()
       if isinstance(touch, Touch)
+      and touch.path
       and bit & self.touched
       and (
         touch.product not in ops
@@ -124,7 +154,8 @@ def read_linear(
     return _no_operation(reader, (first, second), place.site)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
-  if weight.kind == "constant" and weight is not CLOSED_OVER:
+  reader.in_kernels |= weight.touched
+  if weight.kind == "constant" and weight.array is None:
     # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return reader.data(label, equation=equation, operands=(signal,))
@@ -153,7 +184,8 @@ def read_linear(
   if weight.choice is not None:
     reader.roots[place.site] = weight.choice.roots
   others = [value for place, value in enumerate(operands) if place != kernel]
-  return _output(reader, op, signal, weight, others)
+  made = _features(equation, axes)
+  return _output(reader, op, signal, weight, others, made)
 
 
 def _kernel_apart(equation: Equation, operands: list[Value]) -> list[Value]:
@@ -203,6 +235,7 @@ def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
         own &= ~reader.touch(path)
         own |= reader.touch(path, site, operand)
     touched |= own
+  touched |= reader.contract(touched) if touched & reader.statistics else 0
   return joined(values, "product", touched)
 
 
@@ -226,7 +259,8 @@ def look_up(
     **_common(equation, table, place, axes),
   )
   reader.look_ups[place.site] = op
-  return _output(reader, op, indices[0], table, indices)
+  made = _features(equation, axes)
+  return _output(reader, op, indices[0], table, indices, made)
 
 
 def _one_hot_scale(
@@ -307,7 +341,8 @@ def read_contraction(
     **_common(equation, kernel, place, found.axes, found.kernel_shape),
   )
   reader.sites[place.site] = op
-  return _output(reader, op, found.signal, kernel, [found.signal])
+  made = _features(equation, found.axes)
+  return _output(reader, op, found.signal, kernel, [found.signal], made)
 
 
 def _output(
@@ -316,6 +351,7 @@ def _output(
   signal: Value,
   weight: Value,
   others: Sequence[Value],
+  features: frozenset[int],
 ) -> Value:
   """What comes out; whatever went in beside the kernel is entangled."""
   computed = weight.view is not None and weight.view.computed
@@ -324,9 +360,16 @@ def _output(
     touched |= weight.choice.touched
   reader.touched |= touched
   touched |= weight.touched & reader.devices(reader.mesh)
-  return reader.data(
-    "linear", touched, operands=(signal,), operation=op.path, place=op.place
-  )
+  given: Any = {"operands": (signal,), "place": op.place, "features": features}
+  return reader.data("linear", touched, operation=op.path, **given)
+
+
+def _features(equation: Equation, axes: Axes) -> frozenset[int]:
+  """Axes of the output that the kernel makes."""
+  if "window_strides" in equation.params:
+    return frozenset((equation.params["dimension_numbers"].out_spec[1],))
+  rank = len(equation.outvars[0].aval.shape)
+  return frozenset(range(rank)) - {*axes.samples}
 
 
 def _kind_axes_fans(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:

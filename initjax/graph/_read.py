@@ -39,9 +39,10 @@ from initjax.graph._primitives import (
   RULES,
   SCALES,
 )
+from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
-  CLOSED_OVER,
   CONSTANT,
+  Node,
   Value,
   joined,
   same_kind,
@@ -67,6 +68,8 @@ def read(
   reader.met.count(opened.jaxpr)
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
+    if reader.statistics:
+      check_statistics(reader, equation, operands)
     outputs = _read_equation(reader, equation, operands, place.inside(index))
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars]
@@ -77,7 +80,7 @@ def _closed_over(constant: Any) -> Value:
   if np.ndim(constant) == 0:
     traced = isinstance(constant, jax.core.Tracer)  # of a jit around
     return CONSTANT if traced else Value("constant", scalar=constant)
-  return CLOSED_OVER
+  return Value("constant", array=constant)
 
 
 def _read_equation(
@@ -171,9 +174,12 @@ def _read_view(
   if not noise or name in SCALES:
     found = follow(equation, views, numbers)
   if found is None:
-    mixture = joined(operands, "noise" if noise else name)
+    mixture = joined(operands, "noise" if noise else name, equation=equation)
     return [mixture] * len(equation.outvars)
-  return [Value("parameter", view, touched=touched) for view in found]
+  scaled = any(view.leaf_shape is None for view in found)
+  made = Node(0, name, equation, tuple(operands)) if scaled else None
+  given: Any = {"touched": touched, "made": made}
+  return [Value("parameter", view, **given) for view in found]
 
 
 def _constant(equation: Equation, operands: list[Value]) -> Value:
@@ -182,14 +188,14 @@ def _constant(equation: Equation, operands: list[Value]) -> Value:
   scalars = [value.scalar for value in operands]
   unknown = not scalars or any(scalar is None for scalar in scalars)
   if name not in PURE or unknown:
-    return joined(operands, name)
+    return joined(operands, name, equation=equation)
   if name == "convert_element_type":
     cast = np.asarray(scalars[0]).astype(params["new_dtype"])
     return Value("constant", scalar=cast)
   if name in LAYOUT:
     return operands[0]
   if len(equation.outvars) > 1 or equation.outvars[0].aval.shape:
-    return CONSTANT
+    return joined(operands, name, equation=equation)
   with jax.ensure_compile_time_eval():
     number = equation.primitive.bind(*scalars, **params)
   return Value("constant", scalar=number)
