@@ -112,18 +112,19 @@ class Reader:
   def contract(self, touched: int) -> int:
     """Bits for what is summed, if statistics have a say in it."""
     found = 0
-    for (path, product, number), bit in [*self.bits.items()]:
-      if bit & touched & self.statistics and not path and product is None:
-        found |= self.touch("", (), number)
+    for touch, bit in [*self.bits.items()]:
+      if isinstance(touch, Touch) and touch.product is None:
+        if bit & touched & self.statistics and not touch.path:
+          found |= self.touch("", (), touch.operand)
     self.contracted |= found
     return found
 
   def inputs_of(self, bits: int) -> set[int]:
     """Numbers of the inputs whose bits are among these."""
     return {
-      number
-      for (path, _, number), bit in self.bits.items()
-      if not path and bit & bits
+      touch.operand
+      for touch, bit in self.bits.items()
+      if isinstance(touch, Touch) and not touch.path and bit & bits
     }
 
   @property

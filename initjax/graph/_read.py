@@ -17,8 +17,8 @@ import numpy as np
 from initjax.graph._activations import source_of
 from initjax.graph._chosen import choose, read_chosen, read_terms
 from initjax.graph._collectives import (
-  COLLECTIVES,
   into_shards,
+  is_collective,
   out_of_shards,
   read_collective,
 )
@@ -102,7 +102,7 @@ def _read_equation(
     return read(reader, inner, operands, place)
   if name == "optimization_barrier":
     return operands
-  if name in COLLECTIVES:
+  if is_collective(equation):
     return read_collective(reader, equation, operands, place)
   if name in _LOOPS:
     return _LOOPS[name](reader, equation, operands, place)

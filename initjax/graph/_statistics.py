@@ -77,7 +77,8 @@ def _used_as_data(
   for atom, value in zip(equation.invars, operands, strict=True):
     is_vector = sum(size > 1 for size in atom.aval.shape) <= 1
     product = name in LINEAR and value.kind == "constant" and not is_vector
-    if product or name in INDEXED | {"cond"}:
+    one_hot = name == "eq" and bool(equation.outvars[0].aval.shape)
+    if product or one_hot or name in INDEXED | {"cond"}:
       found |= value.touched & reader.statistics
   return found
 
