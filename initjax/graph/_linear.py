@@ -113,9 +113,9 @@ class Reader:
     """Bits for what is summed, if statistics have a say in it."""
     found = 0
     for touch, bit in [*self.bits.items()]:
-      if isinstance(touch, Touch) and touch.product is None:
-        if bit & touched & self.statistics and not touch.path:
-          found |= self.touch("", (), touch.operand)
+      is_input = isinstance(touch, Touch) and touch[:2] == ("", None)
+      if is_input and bit & touched & self.statistics:
+        found |= self.touch("", (), touch[2])
     self.contracted |= found
     return found
 
