@@ -1,6 +1,12 @@
 """Activations as functions of one number: traced, and known by name."""
 
-from initjax._activations._names import KNOWN, identity, is_flat, known_name
+from initjax._activations._names import (
+  KNOWN,
+  identity,
+  is_flat,
+  is_of_library,
+  known_name,
+)
 from initjax._activations._traced import (
   BLOCK,
   Evaluate,
@@ -22,6 +28,7 @@ __all__ = [
   "identity",
   "in_float64",
   "is_flat",
+  "is_of_library",
   "known_name",
   "name_of",
   "trace",

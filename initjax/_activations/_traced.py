@@ -53,7 +53,7 @@ def in_float64(compute: Callable[[], T]) -> T:
     ) from error
 
   def isolated() -> T:
-    _here.isolated = True
+    _here.isolated, _here.traced = True, {}
     with (
       jax.enable_x64(True),
       jax.default_device(cpu),
@@ -96,12 +96,19 @@ class TracedActivation:
 
 
 def trace(activation: Activation) -> TracedActivation:
-  """Reads φ; must run inside `in_float64`.
+  """Reads φ; must run inside `in_float64`, once for all that is done there.
 
   Raises:
     ValueError: if φ is not elementwise or does not return real numbers.
     TypeError: if φ closes over a value that is being traced.
   """
+  known = _here.traced
+  if id(activation) not in known:  # φ is kept, so that no other has its id
+    known[id(activation)] = activation, _trace(activation)
+  return known[id(activation)][1]
+
+
+def _trace(activation: Activation) -> TracedActivation:
   if not callable(activation):
     raise TypeError(
       f"activation must be a JAX function such as jax.nn.relu; got "

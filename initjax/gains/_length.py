@@ -1,5 +1,6 @@
 """How the length map moves: E[φ²] and its slope with the variance."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -53,23 +54,25 @@ def length(activation: Activation, variance: Numbers = 1.0) -> Length:
   """
   check_numbers("variance", variance, low=0, open_low=True)
   variances = np.asarray(variance, np.float64)
-  table = in_float64(lambda: _length(trace(activation), variances.ravel()))
+  flat = tuple(variances.ravel().tolist())
+  table = in_float64(lambda: _length(trace(activation), flat))
   if variances.ndim == 0:
     return Length(*(float(row[0]) for row in table))
-  return Length(*(row.reshape(variances.shape) for row in table))
+  return Length(*(row.reshape(variances.shape).copy() for row in table))
 
 
-def _length(traced: TracedActivation, v: np.ndarray) -> np.ndarray:
+@functools.lru_cache(maxsize=1024)
+def _length(traced: TracedActivation, v: tuple[float, ...]) -> np.ndarray:
   """Both [2, v]; inf in both where φ grows too fast."""
   try:
-    return _integrate(traced, v)
+    return _integrate(traced, np.array(v))
   except DivergenceError as error:
-    if v.size > 1:
-      parts = [_length(traced, each) for each in np.split(v, v.size)]
+    if len(v) > 1:
+      parts = [_length(traced, (each,)) for each in v]
       return np.concatenate(parts, axis=1)
     if error.reason == "grows":
       return np.full((2, 1), np.inf)
-    raise explained(traced, error, v, _NAMES) from None
+    raise explained(traced, error, np.array(v), _NAMES) from None
 
 
 def _integrate(traced: TracedActivation, v: np.ndarray) -> np.ndarray:

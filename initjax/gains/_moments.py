@@ -11,6 +11,7 @@ from initjax._activations import (
   TracedActivation,
   evaluator,
   in_float64,
+  is_of_library,
   trace,
 )
 from initjax.gains._quadrature import DivergenceError, gaussian_integrals
@@ -73,10 +74,20 @@ def moments(activation: Activation, variance: Numbers = 1.0) -> Moments:
       f"variance must be finite and >= 0; got {variance!r}, a variance is σ²."
     )
   flat = tuple(variances.ravel().tolist())
-  table = in_float64(lambda: cached_moments(trace(activation), flat))
+  isolated = _of_library if is_of_library(activation) else _isolated
+  table = isolated(activation, flat)
   if variances.ndim == 0:
     return Moments(*(float(row[0]) for row in table))
   return Moments(*(row.reshape(variances.shape).copy() for row in table))
+
+
+def _isolated(
+  activation: Activation, variances: tuple[float, ...]
+) -> np.ndarray:
+  return in_float64(lambda: cached_moments(trace(activation), variances))
+
+
+_of_library = functools.lru_cache(maxsize=1024)(_isolated)
 
 
 @functools.lru_cache(maxsize=1024)

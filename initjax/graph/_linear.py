@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from initjax.graph import _geometry
@@ -21,9 +21,9 @@ from initjax.graph._roles import (
   kind_axes_fans,
   scale_of_rows,
 )
+from initjax.graph._splits import gathered
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
-  CLOSED_OVER,
   Choice,
   Node,
   Touch,
@@ -42,7 +42,8 @@ class Reader:
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
-  bits: dict[Touch, int] = dataclasses.field(default_factory=dict)
+  bits: dict[Touch | str, int] = dataclasses.field(default_factory=dict)
+  """also of axes of a mesh over whose devices a value differs, by name"""
   touched: int = 0
   """parameters that reach an operation otherwise than as its kernel"""
   look_ups: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
@@ -51,6 +52,17 @@ class Reader:
   """of operations whose kernel is chosen, what chooses it"""
   rows: dict[Site, frozenset[Node]] = dataclasses.field(default_factory=dict)
   """of look-ups, what chooses their rows"""
+  mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+  """sizes of the axes of the shard_maps that are being read"""
+  summable: dict[Site, int] = dataclasses.field(default_factory=dict)
+  """bits of the axes along which devices have other terms of an operation"""
+  statistics: int = 0
+  """inputs that are taken for constants: their bits"""
+  contracted: int = 0
+  """bits of those that were summed with parameters, as a power iteration does,
+  in what came out"""
+  in_kernels: int = 0
+  """bits of those that reached an operation as a part of its kernel"""
   streams: Streams = dataclasses.field(default_factory=Streams)
   met: Met = dataclasses.field(default_factory=Met)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
@@ -94,19 +106,56 @@ class Reader:
     """The bit of a `Touch`."""
     return self.bits.setdefault(Touch(*touch), 1 << len(self.bits))
 
+  def devices(self, axes: Iterable[str]) -> int:
+    """The bits of axes of a mesh; none for those that have one device."""
+    found = 0
+    for axis in axes:
+      if self.mesh.get(axis, 1) > 1:
+        found |= self.bits.setdefault(axis, 1 << len(self.bits))
+    return found
+
   def parameter(self, path: str, shape: tuple[int, ...]) -> Value:
     """A leaf."""
     return Value("parameter", leaf(path, shape), touched=self.touch(path))
+
+  def statistic(self, number: int) -> Value:
+    """An input that is taken for a constant."""
+    bit = self.touch("", None, number)
+    self.statistics |= bit
+    return Value("constant", input=number, touched=bit)
+
+  def contract(self, touched: int) -> int:
+    """Bits for what is summed, if statistics have a say in it."""
+    found = 0
+    for touch, bit in [*self.bits.items()]:
+      is_input = isinstance(touch, Touch) and touch[:2] == ("", None)
+      if is_input and bit & touched & self.statistics:
+        found |= self.touch("", (), touch[2])
+    self.contracted |= found
+    return found
+
+  def inputs_of(self, bits: int) -> set[int]:
+    """Numbers of the inputs whose bits are among these."""
+    return {
+      touch.operand
+      for touch, bit in self.bits.items()
+      if isinstance(touch, Touch) and not touch.path and bit & bits
+    }
 
   @property
   def entangled(self) -> frozenset[str]:
     """Paths of those, without products that turned out to be operations."""
     ops = self.sites
     return frozenset(
-      path
-      for (path, product, operand), bit in self.bits.items()
-      if bit & self.touched
-      and (product not in ops or ops[product].axes.kernel != operand)
+      touch.path
+      for touch, bit in self.bits.items()
+      if isinstance(touch, Touch)
+      and touch.path
+      and bit & self.touched
+      and (
+        touch.product not in ops
+        or ops[touch.product].axes.kernel != touch.operand
+      )
     )
 
 
@@ -121,23 +170,25 @@ def read_linear(
     return _no_operation(reader, (first, second), place.site)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
-  if weight.kind == "constant" and weight is not CLOSED_OVER:
+  reader.in_kernels |= weight.touched
+  if weight.kind == "constant" and weight.array is None:
     # such as the one-hot kernel that extracts patches
     label = "patches" if "window_strides" in equation.params else "mixing"
     return reader.data(label, equation=equation, operands=(signal,))
+  if all(is_data):
+    return _read_product(reader, equation, (weight, signal), place)
   axes = indices_apart(equation, kernel, weight.view)
   scale = scale_of_rows(equation, axes, weight, signal)
   if scale is not None:
     sides = (weight, signal)
     return _read_one_hot(reader, equation, sides, place, axes, scale)
-  if all(is_data):
-    return _read_product(reader, equation, (weight, signal), place)
   op = _operation(reader, equation, (weight, signal), place, axes)
   reader.sites[place.site] = op
   if weight.choice is not None:
     reader.roots[place.site] = weight.choice.roots
   others = [value for place, value in enumerate(operands) if place != kernel]
-  return _output(reader, op, signal, weight, others)
+  made = _features(equation, axes)
+  return _output(reader, op, signal, weight, others, made)
 
 
 def _read_product(
@@ -177,6 +228,7 @@ def _operation(
   weight, signal = sides
   stream = reader.streams.feeding(signal, place.site)
   kind, _, (fan_in, fan_out) = kind_axes_fans(equation, axes.kernel)
+  fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
     kind=kind,
     fan_in=fan_in,
@@ -198,6 +250,7 @@ def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
         own &= ~reader.touch(path)
         own |= reader.touch(path, site, operand)
     touched |= own
+  touched |= reader.contract(touched) if touched & reader.statistics else 0
   return joined(values, "product", touched)
 
 
@@ -221,7 +274,8 @@ def look_up(
     **_common(equation, table, place, axes),
   )
   reader.look_ups[place.site] = op
-  return _output(reader, op, indices[0], table, indices)
+  made = _features(equation, axes)
+  return _output(reader, op, indices[0], table, indices, made)
 
 
 def _read_one_hot(
@@ -277,7 +331,8 @@ def read_contraction(
     **_common(equation, kernel, place, found.axes, found.kernel_shape),
   )
   reader.sites[place.site] = op
-  return _output(reader, op, found.signal, kernel, [found.signal])
+  made = _features(equation, found.axes)
+  return _output(reader, op, found.signal, kernel, [found.signal], made)
 
 
 def _output(
@@ -286,6 +341,7 @@ def _output(
   signal: Value,
   weight: Value,
   others: Sequence[Value],
+  features: frozenset[int],
 ) -> Value:
   """What comes out; whatever went in beside the kernel is entangled."""
   computed = weight.view is not None and weight.view.computed
@@ -293,9 +349,38 @@ def _output(
   if weight.choice is not None:
     touched |= weight.choice.touched
   reader.touched |= touched
-  return reader.data(
-    "linear", touched, operands=(signal,), operation=op.path, place=op.place
-  )
+  touched |= weight.touched & reader.devices(reader.mesh)
+  given: Any = {"operands": (signal,), "place": op.place, "features": features}
+  return reader.data("linear", touched, operation=op.path, **given)
+
+
+def _features(equation: Equation, axes: Axes) -> frozenset[int]:
+  """Axes of the output that the kernel makes."""
+  if "window_strides" in equation.params:
+    return frozenset((equation.params["dimension_numbers"].out_spec[1],))
+  rank = len(equation.outvars[0].aval.shape)
+  return frozenset(range(rank)) - {*axes.samples}
+
+
+def _devices_fed(
+  reader: Reader, weight: Value, signal: Value, axes: Axes, site: Site
+) -> int:
+  """On how many devices one entry of the signal meets the kernel.
+
+  There the kernel is split along features of the output, and the signal is not.
+  Along other axes of the mesh it holds other terms of a sum.
+  """
+  view, differs = weight.view, weight.touched & reader.devices(reader.mesh)
+  held = () if view is None or view.axes is None else view.axes
+  free = {axis for place in axes.free if held for axis in held[place]}
+  fed = 1
+  for split in () if view is None else view.splits:
+    if free.intersection(split.held):
+      bit = reader.devices([split.axis])
+      differs &= ~bit
+      fed *= 1 if signal.touched & bit else split.size
+  reader.summable[site] = differs
+  return fed
 
 
 def _window(params: dict[str, Any]) -> dict[str, Any]:
@@ -318,8 +403,13 @@ def _common(
 ) -> dict[str, Any]:
   """Fields of every LinearOp: its kernel and its output."""
   output = equation.outvars[0].aval
+  view = weight.view
   if kernel_shape is None:
     kernel_shape = tuple(equation.invars[axes.kernel].aval.shape)
+  if view is not None and view.splits:
+    whole = gathered(view)
+    if whole is not None:
+      view, kernel_shape = whole, whole.shape
   return {
     "paths": weight.paths,
     "shape": tuple(output.shape),
@@ -327,7 +417,7 @@ def _common(
     "origin": "derived" if weight.derived else weight.kind,
     "axes": axes,
     "place": place,
-    "view": weight.view,
+    "view": view,
     "kernel_shape": kernel_shape,
   }
 

@@ -22,6 +22,8 @@ INLINED = CALLS | RULES | REMAT
 
 LINEAR = _names("dot_general conv_general_dilated ragged_dot_general")
 SUMS = _names("add add_any sub")
+PSUMS = _names("psum psum2 psum_invariant")
+"""Over devices, or over an axis of a vmap."""
 AFFINE = _names("add sub mul div")
 SCALES = _names("mul div neg convert_element_type")
 """What multiplies by a constant, if one operand is all that is no number."""

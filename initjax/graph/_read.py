@@ -16,8 +16,13 @@ import numpy as np
 
 from initjax.graph._activations import source_of
 from initjax.graph._chosen import choose, read_chosen, read_terms
+from initjax.graph._collectives import (
+  into_shards,
+  is_collective,
+  out_of_shards,
+  read_collective,
+)
 from initjax.graph._compat import (
-  Atom,
   Equation,
   open_jaxpr,
   scan_operands,
@@ -34,15 +39,16 @@ from initjax.graph._primitives import (
   RULES,
   SCALES,
 )
+from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
-  CLOSED_OVER,
   CONSTANT,
+  Node,
   Value,
   joined,
   same_kind,
   touched_by,
 )
-from initjax.graph._view import follow, part, sliced
+from initjax.graph._view import follow, sliced
 
 _PASSES = 4
 
@@ -62,6 +68,8 @@ def read(
   reader.met.count(opened.jaxpr)
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
+    if reader.statistics:
+      check_statistics(reader, equation, operands)
     outputs = _read_equation(reader, equation, operands, place.inside(index))
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars]
@@ -72,7 +80,7 @@ def _closed_over(constant: Any) -> Value:
   if np.ndim(constant) == 0:
     traced = isinstance(constant, jax.core.Tracer)  # of a jit around
     return CONSTANT if traced else Value("constant", scalar=constant)
-  return CLOSED_OVER
+  return Value("constant", array=constant)
 
 
 def _read_equation(
@@ -95,6 +103,8 @@ def _read_equation(
     return read(reader, inner, operands, place)
   if name == "optimization_barrier":
     return operands
+  if is_collective(equation):
+    return read_collective(reader, equation, operands, place)
   if name in _LOOPS:
     return _LOOPS[name](reader, equation, operands, place)
   if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
@@ -165,9 +175,12 @@ def _read_view(
   if not noise or name in SCALES:
     found = follow(equation, views, numbers)
   if found is None:
-    mixture = joined(operands, "noise" if noise else name)
+    mixture = joined(operands, "noise" if noise else name, equation=equation)
     return [mixture] * len(equation.outvars)
-  return [Value("parameter", view, touched=touched) for view in found]
+  scaled = any(view.leaf_shape is None for view in found)
+  made = Node(0, name, equation, tuple(operands)) if scaled else None
+  given: Any = {"touched": touched, "made": made}
+  return [Value("parameter", view, **given) for view in found]
 
 
 def _constant(equation: Equation, operands: list[Value]) -> Value:
@@ -176,14 +189,14 @@ def _constant(equation: Equation, operands: list[Value]) -> Value:
   scalars = [value.scalar for value in operands]
   unknown = not scalars or any(scalar is None for scalar in scalars)
   if name not in PURE or unknown:
-    return joined(operands, name)
+    return joined(operands, name, equation=equation)
   if name == "convert_element_type":
     cast = np.asarray(scalars[0]).astype(params["new_dtype"])
     return Value("constant", scalar=cast)
   if name in LAYOUT:
     return operands[0]
   if len(equation.outvars) > 1 or equation.outvars[0].aval.shape:
-    return CONSTANT
+    return joined(operands, name, equation=equation)
   with jax.ensure_compile_time_eval():
     number = equation.primitive.bind(*scalars, **params)
   return Value("constant", scalar=number)
@@ -242,24 +255,12 @@ def _read_while(
 def _read_shard_map(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
-  """Inside, an array is a shard of what it is outside."""
   (inner, *_) = sub_jaxprs(equation.params)
-  body = open_jaxpr(inner).jaxpr
-  place = place.run_whole("shard_map")
-  outputs = read(reader, inner, _shards(operands, body.invars), place)
-  shards = _shards(outputs, equation.outvars)
-  return [value.more_touched(touched_by(operands)) for value in shards]
-
-
-def _shards(values: list[Value], variables: list[Atom]) -> list[Value]:
-  found = []
-  for value, variable in zip(values, variables, strict=True):
-    view, shape = value.view, tuple(variable.aval.shape)
-    if view is not None and not view.computed and shape != view.shape:
-      view = part(view, "shard_map", shape, view.axes)
-      value = dataclasses.replace(value, view=view)
-    found.append(value)
-  return found
+  shards = into_shards(reader, equation, operands)
+  outputs = read(reader, inner, shards, place.run_whole("shard_map"))
+  touched = touched_by(operands)
+  together = out_of_shards(reader, equation, outputs)
+  return [value.more_touched(touched) for value in together]
 
 
 def _fixpoint(

@@ -30,6 +30,7 @@ from initjax.graph._primitives import CHOSEN, JOINS, PARTS, SCALES, STAYS, STEPS
 
 if TYPE_CHECKING:
   from initjax.graph._graph import Scan
+  from initjax.graph._splits import Split
 
 Region = tuple[str, np.ndarray]
 """Entries of a leaf, as a view of memory that is never read."""
@@ -64,6 +65,8 @@ class View:
   """whether it is known which entries it holds"""
   computed: bool = False
   """whether it is more than entries moved and scaled"""
+  splits: "tuple[Split, ...]" = ()
+  """between devices, in the order in which they were done"""
 
   @property
   def size(self) -> int:
@@ -92,7 +95,8 @@ class View:
   @property
   def stacked(self) -> bool:
     """Whether it is the leaf, or an entry along its leading axes: scans'."""
-    return not self.below or (self.name == "scan" and self.below[0].stacked)
+    kept = self.name == "scan" or self.name in STAYS
+    return not self.below or (kept and self.below[0].stacked)
 
   def apply(self, leaves: Mapping[str, Array], fill: int = 0) -> Array:
     """The array [*repeats of scans, *own axes], but for constant factors.

@@ -190,7 +190,7 @@ class _Turn:
       self._claim(key, row.number, own, wanted)
     known = self.table if self.tied == "first" else self.before or self.table
     given = _mean([known[key].at(own) for key in kernel.keys if key in known])
-    followed = kernel.view is not None
+    followed = kernel.view is not None or op.origin == "parameter"
     variance = given * factor if given is not None and followed else None
     return Share(row, fed, self.sizes.put(op, fed, variance), wanted)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import key_of
+from initjax._sharding import unsplit
 from initjax.graph import LinearOp, View
 from initjax.initializers import initializer, variance_scaling
 from initjax.model_init._assign import Given
@@ -207,5 +208,5 @@ def _placed(
   }
   indices[path] = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
   places = jnp.ravel(view.apply(indices, fill=beyond))
-  flat = leaf.ravel().at[places].set(operand.ravel(), mode="drop")
+  flat = unsplit(leaf).ravel().at[places].set(operand.ravel(), mode="drop")
   return flat.reshape(leaf.shape)

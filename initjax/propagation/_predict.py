@@ -7,7 +7,7 @@ walking back along the same edges gives the gradient's.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from initjax.measurement import (
   Leaves,
   arrays_of,
   kernel_variance,
+  known_of,
   mean_square_at,
 )
 from initjax.propagation._walk import Signal, Walk
@@ -94,16 +95,17 @@ def predict(
   """
   check_number("second_moment", second_moment, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  leaves = arrays_of(params)
-  return predict_rows(signal_graph(fn, params, *inputs), leaves, second_moment)
+  leaves, graph = arrays_of(params), signal_graph(fn, params, *inputs)
+  return predict_rows(graph, leaves, inputs, second_moment)
 
 
 def predict_rows(
-  graph: SignalGraph, leaves: Leaves, second_moment: float
+  graph: SignalGraph, leaves: Leaves, inputs: Any, second_moment: float
 ) -> Prediction:
   """`predict`, for parameters by path."""
+  known = known_of(graph, leaves, inputs)
   walk = Walk(
-    functools.partial(mean_square_at, leaves),
+    functools.partial(mean_square_at, known),
     second_moment,
     assumes=False,
     over_samples=any(term.over == "samples" for term in _terms(graph)),
