@@ -22,7 +22,7 @@ from initjax.graph._normalizations import (
   find_normalized,
   normalization,
 )
-from initjax.graph._primitives import CHOICES, LAYOUT, SUMS
+from initjax.graph._primitives import CHOICES, JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
 
@@ -84,6 +84,8 @@ class _Descent:
       return self._normalized(found)
     if node.label in SUMS:
       return self._sum(node)
+    if node.label in JOINS:
+      return self._parts(node)
     below = _factor_below(node)
     if below is None:
       return self._product(node)
@@ -113,6 +115,30 @@ class _Descent:
     if has_complex(node) and any(term.kind not in _CENTRED for term in found):
       return None  # the phases of their means are not known
     return found if _are_distinct(found) else None
+
+  def _parts(self, node: Node) -> Stream | None:
+    """Streams side by side, and what else is joined to them."""
+    sizes = [math.prod(atom.aval.shape) for atom in node.equation.invars]
+    images = []
+    for value, size in zip(node.operands, sizes, strict=True):
+      image = self._part(value) or Image(identity, (Term("unknown"),))
+      images.append(image._replace(weight=size / max(1, sum(sizes))))
+    terms = terms_within((Term("parts", images=tuple(images)),))
+    known = any(term.kind not in ("parts", "unknown") for term in terms)
+    if not known or has_complex(node):
+      return None
+    return (Term("parts", images=tuple(images)),)
+
+  def _part(self, value: Value) -> Image | None:
+    """What is joined to others: a stream, or a slice of one."""
+    if value.node is None:
+      stream = shift_of(value)
+    else:
+      source, between = source_of(value.node)
+      if any(map(_chooses, between)):
+        return self._image(source, between)
+      stream = self.of(value.node)
+    return None if stream is None else Image(identity, stream)
 
   def _product(self, node: Node) -> Stream | None:
     """A function of one stream, or a product of two such."""
