@@ -121,7 +121,13 @@ def test_what_is_planned_keeps_unit_size(fn):
   close(np.square(outputs).mean(axis=(1, 2)), 1.0)
 
 
-@pytest.mark.parametrize("fn", [u_net, dense_net, skip, of_time, mixed_sizes])
+BOTH_WAYS = [
+  u_net, skip, mixed_sizes, pytest.param(of_time, marks=pytest.mark.slow),
+  pytest.param(dense_net, marks=pytest.mark.slow),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fn", BOTH_WAYS)
 def test_theory_meets_draws_in_both_directions(fn):
   """The gradient of a zero that is added to the output of each operation."""
   params = drawn(fn, "forward")
@@ -153,4 +159,5 @@ def test_theory_meets_draws_in_both_directions(fn):
     if np.isfinite(bits):
       found = np.square(back[name]).mean(axis=(1, 2))
       close(found, 2.0**bits * np.mean(cotangent**2), bias=0.12)
-  assert np.isfinite(theory.forward).all() or fn is skip
+  finite = [np.isfinite(bits).all() for bits in theory[:2]]
+  assert all(finite) or fn is skip  # which has an activation of inputs
