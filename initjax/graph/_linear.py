@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from initjax.graph import _geometry
-from initjax.graph._activations import feed_of
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
@@ -114,9 +113,7 @@ def read_linear(
     kind="data" if all(is_data) else kind,
     fan_in=fan_in,
     fan_out=fan_out * _patch_overlap(signal),
-    feed=feed_of(signal)._replace(
-      stream=reader.streams.feeding(signal, place.site)
-    ),
+    feed=reader.streams.feeding(signal, place.site),
     **_window(equation.params),
     **_common(equation, weight, place, axes),
   )

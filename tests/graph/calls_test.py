@@ -81,12 +81,11 @@ def test_results_and_gradients_stay(name):
   if name in ("composite", "custom_vmap"):  # JAX cannot differentiate them
     layer = lambda x, w: jnp.tanh(x @ w)
   loss = lambda p: jnp.sum(layer(X, p["in"]) @ p["out"])
-  np.testing.assert_allclose(
-    measured.outputs, fn(PARAMS, X), rtol=1e-4, atol=1e-5
-  )
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  near(measured.outputs, fn(PARAMS, X))
   for path, wanted in jax.grad(loss)(PARAMS).items():
     found = measured.gradients[path]
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    near(found, wanted)
 
 
 @pytest.mark.parametrize("name", ["custom_vmap", "composite"])
