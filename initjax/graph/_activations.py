@@ -43,7 +43,7 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
   and none is left, every path leads through it. Paths that move entries apart
   (the two halves of a gated unit) do not meet in a function of one scalar.
   """
-  operand = _unpadded(operand)
+  operand = unpadded(operand)
   # what moved entries, from there to the operand
   moves: dict[Node, tuple[str, ...]] = {operand: ()}
   open_nodes = [(-operand.index, operand)]
@@ -67,21 +67,21 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
   return source, visited[:count]
 
 
-def _unpadded(node: Node) -> Node:
+def unpadded(node: Node) -> Node:
   """The node without its borders: zeros, or more of the same entries."""
   if node.label == "pad" and node.operands[1].scalar == 0:
     return node if node.operands[0].node is None else node.operands[0].node
   if node.label != "concatenate":
     return node
-  parts = [_without_layout(below) for below in node.below]
+  parts = [without_layout(below) for below in node.below]
   same = len(parts) == len(node.operands) and len(set(parts)) == 1
   return parts[0] if same else node
 
 
-def _without_layout(node: Node) -> Node:
+def without_layout(node: Node) -> Node:
   """The node below moves and paddings."""
-  inside = _unpadded(node.unmoved)
-  return inside if inside is node else _without_layout(inside)
+  inside = unpadded(node.unmoved)
+  return inside if inside is node else without_layout(inside)
 
 
 def _passes_through(node: Node) -> bool:

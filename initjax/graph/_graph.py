@@ -150,6 +150,11 @@ class Feed(NamedTuple):
   stream: Stream | None = None
   """what that source is a sum of; None where it cannot be said"""
 
+  @property
+  def from_outside(self) -> bool:
+    """Whether no operation comes before it."""
+    return self.reason in ("input", "indices", "positions", "constant")
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearOp:
@@ -165,9 +170,9 @@ class LinearOp:
   dtype: Any
   """of the output"""
   fan_in: float
-  """terms summed into one output element"""
+  """terms summed into one output element, away from borders"""
   fan_out: float
-  """output elements that one input element feeds"""
+  """output elements that one input element feeds, likewise"""
   origin: Literal["parameter", "derived", "constant", "data"]
   """of the kernel: a leaf seen through a linear view; computed from leaves;
   a constant closed over by the function; or data"""
@@ -186,6 +191,11 @@ class LinearOp:
   """in a scan, what feeds the repeats after the first"""
   kernel_shape: tuple[int, ...] = ()
   """of the operand that is the kernel, in one repeat"""
+  valid_fans: tuple[float, float] | None = None
+  """fan_in and fan_out without terms that are padding, if these are there"""
+  summed_over: tuple[tuple[str, int], ...] = ()
+  """axes of a shard_map's mesh, and their sizes, over whose devices the output
+  is summed: `fan_in` counts the terms of all"""
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""
@@ -197,6 +207,16 @@ class LinearOp:
   def usual_feed(self) -> Feed:
     """What feeds most repeats."""
     return self.later_feed or self.feed
+
+  @property
+  def valid_fan_in(self) -> float:
+    """fan_in without terms that are padding: the mean over all outputs."""
+    return self.fan_in if self.valid_fans is None else self.valid_fans[0]
+
+  @property
+  def valid_fan_out(self) -> float:
+    """fan_out likewise: the mean over all inputs, borders included."""
+    return self.fan_out if self.valid_fans is None else self.valid_fans[1]
 
   @property
   def path(self) -> str:
@@ -295,6 +315,9 @@ class SignalGraph:
   """parameters that are only added or multiplied: biases, norm scales"""
   unused: tuple[str, ...]
   """parameters that meet no data and are no output themselves"""
+  not_followed: dict[str, str] = dataclasses.field(hash=False)
+  """parameters that meet data in a way that is not read, and the primitive in
+  which they do"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
   statistics: tuple[int, ...] = ()

@@ -50,10 +50,16 @@ IDENTITIES = STAYS | MOVES
 LAYOUT = IDENTITIES | {"convert_element_type"}
 INDEXED = _names("dynamic_slice gather")
 """Parts at indices that may be data."""
+CHOSEN = INDEXED | _names("cond select_n")
+"""One of several arrays, or parts of one."""
 PARTS = INDEXED | _names("slice split unstack")
 CHOICES = _names("slice split rev")
 """Of entries, by an equation's parameters alone."""
 JOINS = _names("concatenate stack")
+STEPS = LAYOUT | PARTS | SCALES | {"stop_gradient"}
+"""What leaves entries of one array what they are, but for constant factors."""
+PLACES = _names("dynamic_update_slice pad scatter scatter-add scatter-sub")
+"""What puts entries among others, or adds them there."""
 
 # Random numbers
 

@@ -129,16 +129,22 @@ def _read(jaxpr: Any, paths: list[str]) -> tuple[Reader, set[int], list[Value]]:
 def _graph(
   reader: Reader, paths: list[str], outputs: list[Value]
 ) -> SignalGraph:
+  for value in outputs:
+    reader.use_as_data(value)
   noted = [reader.sites[site] for site in sorted(reader.sites)]
   ops = tuple(op for op in noted if op.origin != "data")
   used = {path for op in ops for path in op.paths}
-  used |= {path for value in outputs for path in value.paths}
-  beside = [path for path in paths if path not in used]
+  returned = (value for value in outputs if value.kind != "data")
+  used |= {path for value in returned for path in value.paths}
+  reader.met.as_kernel(outputs)
+  missed = reader.met.not_followed
+  beside = [path for path in paths if path not in used and path not in missed]
   return SignalGraph(
     ops=ops,
     products=tuple(op for op in noted if op.origin == "data"),
     elementwise=tuple(path for path in beside if path in reader.elementwise),
     unused=tuple(path for path in beside if path not in reader.elementwise),
+    not_followed={path: missed[path] for path in paths if path in missed},
     opaque=tuple(reader.opaque),
     output=_output_stream(reader, outputs, ops[-1].place.site) if ops else None,
   )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Literal, NamedTuple
 
 from initjax.graph._graph import Place, Site
-from initjax.graph._primitives import LAYOUT
+from initjax.graph._primitives import ELEMENTWISE, JOINS, LAYOUT
 from initjax.graph._view import View, computed
 
 Kind = Literal["parameter", "constant", "data"]
@@ -92,13 +92,27 @@ class Node:
     return False
 
 
+class Choice(NamedTuple):
+  """What chooses a parameter, and what it is where it is no kernel."""
+
+  touched: int = 0
+  """parameters that have a say in which one it is"""
+  look_ups: frozenset[Site] = frozenset()
+  """the operations that it is the output of, where it is used as data"""
+  roots: frozenset[Node] = frozenset()
+  """what indices and predicates are computed of, entry by entry"""
+  data: "Value | None" = None
+  """what it is as data, where indices are fixed"""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
   """Provenance of one array."""
 
   kind: Kind
   view: View | None = None
-  """how it is made of parameters, if of parameters alone"""
+  """how it is made of parameters, if of parameters alone; also of data that
+  are a parameter which data choose"""
   scalar: Any = None
   """a constant's value, where it is a single number"""
   array: Any = None
@@ -112,6 +126,16 @@ class Value:
   touched: int = 0
   """parameters that have a say in it, but for kernels of the operations on the
   way: a bit for each `Touch`"""
+  choice: Choice | None = None
+  """of what can be read both as a kernel and as data"""
+
+  @property
+  def as_data(self) -> "Value":
+    """The same, read as data where there is a choice."""
+    if self.choice is None:
+      return self
+    plain = dataclasses.replace(self, view=None, choice=None)
+    return self.choice.data or (plain if self.kind == "data" else self)
 
   @property
   def paths(self) -> tuple[str, ...]:
@@ -139,6 +163,21 @@ def touched_by(values: Iterable[Value]) -> int:
   for value in values:
     found |= value.touched
   return found
+
+
+def roots_of(values: Iterable[Value]) -> frozenset[Node]:
+  """What indices are computed of, entry by entry."""
+  open_nodes = [value.node for value in values if value.node is not None]
+  seen, found = set(open_nodes), set()
+  while open_nodes:
+    node = open_nodes.pop()
+    if node.operation is None and node.label in ELEMENTWISE | LAYOUT | JOINS:
+      fresh = set(node.below) - seen
+      seen |= fresh
+      open_nodes += fresh
+    else:
+      found.add(node)
+  return frozenset(found)
 
 
 def joined(

@@ -1,5 +1,6 @@
 """Parameters as NumPy arrays: the kernels among them, as matrices."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -122,6 +123,9 @@ def kernel_variance(
   op: LinearOp, repeat: tuple[int, ...], leaves: Leaves
 ) -> float:
   """Variance of the kernel's entries, at one repeat; NaN if not known."""
+  if len(op.paths) > 1:  # data choose one of them, each as often as another
+    each = [dataclasses.replace(op, paths=(path,)) for path in op.paths]
+    return sum(kernel_variance(o, repeat, leaves) for o in each) / len(each)
   leaf = leaves.get(op.path)
   if op.origin != "parameter" or op.view is None or leaf is None:
     return math.nan

@@ -16,7 +16,6 @@ from initjax.graph import Scale, as_function, entries_of, signal_graph
 from initjax.measurement import Known, known_of, mean_square
 from initjax.model_init._assign import (
   Assigned,
-  Table,
   Tied,
   assign,
   kernels_of,
@@ -30,6 +29,7 @@ from initjax.model_init._draw import (
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, warning_of
 from initjax.propagation import Walk
+from initjax.reports import not_followed
 from initjax.typing import Direction
 
 _CHOICES = {
@@ -185,7 +185,7 @@ def _assigned(
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check(leaves, assigned.table)
+  _check(leaves, assigned)
   return assigned
 
 
@@ -201,13 +201,17 @@ def _mean_square(known: Known, scale: Scale) -> float:
   return mean_square(entries_of(scale, leaf_at))
 
 
-def _check(leaves: Mapping[str, Any], table: Table) -> None:
+def _check(leaves: Mapping[str, Any], assigned: Assigned) -> None:
   """Raises if there is no kernel, or no value of what is none."""
+  table = assigned.table
   if not table:
+    missed = not_followed(assigned.graph.not_followed)
     raise ValueError(
       "wanted a model that uses parameters in matrix products, convolutions "
       "or look-ups, found none to initialize; are its kernels, or its data, "
       "closed over instead of passed, as fn(params, x)?"
+      + f" {missed}."
+      * bool(missed)
     )
   drawn = {path for path, _ in table}
   for path, leaf in leaves.items():

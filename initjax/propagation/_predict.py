@@ -125,8 +125,7 @@ def predict_rows(
 def _terms(graph: SignalGraph) -> list[Term]:
   """All that operations are fed; what cannot be said is one unknown term."""
   feeds = (f for op in graph.ops for f in (op.feed, op.later_feed) if f)
-  inputs = ("input", "indices", "constant")
-  streams = [feed.stream for feed in feeds if feed.reason not in inputs]
+  streams = [feed.stream for feed in feeds if not feed.from_outside]
   unknown = (Term("unknown"),)
   return [
     term
@@ -155,8 +154,13 @@ def _gradients(
       first = math.isnan(below.gradient)
       below.gradient = given if first else below.gradient + given
   known = all(term.kind != "unknown" for term in _terms(graph))
-  complete = known and not graph.opaque
+  complete = known and not graph.opaque and not graph.not_followed
   complete &= not any(np.dtype(op.dtype).kind == "c" for op in graph.ops)
   if complete and rows[-1].gradient:
-    return [row.gradient / rows[-1].gradient for row in rows]
+    return [
+      math.nan  # of a table of positions it adds up over samples, as they are
+      if op.feed.reason == "positions"
+      else row.gradient / rows[-1].gradient
+      for row, (_, op, _) in zip(rows, graph.rows, strict=True)
+    ]
   return [*(math.nan for _ in rows[:-1]), 1.0]

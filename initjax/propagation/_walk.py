@@ -81,10 +81,13 @@ class Walk:
     if variance is None:
       output.size = 1.0 if fed.second_moment else 0.0
     else:
-      sigma_w2 = variance * op.fan_in
+      fan_in, fan_out = op.fan_in, op.fan_out
+      if not self.assumes:  # what is measured has borders
+        fan_in, fan_out = op.valid_fan_in, op.valid_fan_out
+      sigma_w2 = variance * fan_in
       output.size = sigma_w2 * fed.second_moment
       output.shared = sigma_w2 * fed.shared
-      output.edges = ((source, variance * op.fan_out * fed.derivative),)
+      output.edges = ((source, variance * fan_out * fed.derivative),)
       if op.kind != "embedding" and math.isfinite(fed.derivative):
         chi = sigma_w2 * fed.derivative
         output.chi = chi * source.chi if source.layers else 1.0
