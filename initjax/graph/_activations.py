@@ -8,11 +8,8 @@ scalar, and can be called.
 import heapq
 from typing import Any
 
-import jax.numpy as jnp
-
 from initjax._activations import identity
 from initjax.graph._graph import Feed
-from initjax.graph._normalizations import find_normalized
 from initjax.graph._primitives import AFFINE, ELEMENTWISE, LAYOUT, MOVES
 from initjax.graph._recovered import dropout, recovered
 from initjax.graph._values import Node, Value
@@ -104,10 +101,8 @@ def has_complex(node: Node) -> bool:
   if node.equation is None:
     return False
   variables = (*node.equation.invars, *node.equation.outvars)
-  return any(
-    jnp.issubdtype(getattr(variable.aval, "dtype", bool), jnp.complexfloating)
-    for variable in variables
-  )
+  dtypes = (getattr(variable.aval, "dtype", None) for variable in variables)
+  return any(getattr(dtype, "kind", "") == "c" for dtype in dtypes)
 
 
 def _signals(node: Node) -> tuple[Value, ...]:
@@ -129,17 +124,12 @@ def _describe(source: Node) -> tuple[str, str | None]:
   if node.label in ("input", "loop"):
     return "input", None
   if node.label in _REASONS:
-    statistic = _statistic_of(source, node)
-    return statistic or _REASONS[node.label], None
+    return "softmax" if _is_softmax(node) else _REASONS[node.label], None
   return node.label.replace("_", " "), None
 
 
-def _statistic_of(source: Node, node: Node) -> str | None:
-  """Softmax or normalization, if a statistic of the data scales it."""
-  if find_normalized(source) is not None:
-    return "normalization"
-  if node.label == "div" and len(node.below) == 2:
-    first, second = (each.unmoved for each in node.below)
-    if first.label == "exp" and second.label == "reduce_sum":
-      return "softmax"
-  return None
+def _is_softmax(node: Node) -> bool:
+  if node.label != "div" or len(node.below) != 2:
+    return False
+  first, second = (each.unmoved for each in node.below)
+  return (first.label, second.label) == ("exp", "reduce_sum")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._activations import known_name
-from initjax.graph._graph import Feed, Image
+from initjax.graph._graph import Feed, Image, Term
 
 if TYPE_CHECKING:
   from initjax.graph._recovered import Step
@@ -20,12 +20,16 @@ def fed_by(feed: Feed) -> str:
   """The name of the activation, such as "silu(a)·b", or else what feeds it."""
   name = "identity" if feed.activation is None else known_name(feed.activation)
   terms = feed.stream or ()
-  if name == "identity" and len(terms) == 1 and len(terms[0].images) > 1:
+  if name == "identity" and len(terms) == 1 and _is_product(terms[0]):
     return "·".join(map(_factor, terms[0].images, "abcdefgh"))
   if name == "identity":
     return feed.reason
   formula = getattr(feed.activation, "__name__", "")
   return name or (formula if len(formula) <= _ROOM else "an activation")
+
+
+def _is_product(term: Term) -> bool:
+  return term.kind == "product" and len(term.images) > 1
 
 
 def _factor(image: Image, letter: str) -> str:

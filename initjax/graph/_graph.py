@@ -83,16 +83,16 @@ class Term(NamedTuple):
     "inner",
     "normalized",
     "product",
+    "parts",
     "bias",
     "constant",
     "input",
     "unknown",
   ]
   """the output of an operation; the stream that feeds one, or what that stream
-  normalizes; a normalized stream; a product of images, or one alone; a
-  parameter that is added, or a constant array of unit size; the number 1; an
-  input; what is normalized, where it cannot be
-  said"""
+  normalizes; a normalized stream; a product of images, or one alone;
+  images side by side; a parameter that is added, or a constant array of unit
+  size; the number 1; an input; what is normalized, where it cannot be said"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""
@@ -120,6 +120,8 @@ class Image(NamedTuple):
   stream: Stream
   share: float = 1.0
   """of the stream's entries that it takes: ½ for the halves of a gated unit"""
+  weight: float = 1.0
+  """where images are side by side, its part of all entries"""
 
 
 def terms_within(stream: Stream | None) -> Iterator[Term]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from initjax.graph import _geometry
-from initjax.graph._activations import feed_of, unpadded
+from initjax.graph._activations import unpadded
 from initjax.graph._compat import Equation
 from initjax.graph._contractions import Contraction, Met
 from initjax.graph._geometry import Axes, Fans
@@ -226,7 +226,7 @@ def _operation(
 ) -> LinearOp:
   """A product of the kernel and the signal, in this order."""
   weight, signal = sides
-  stream = reader.streams.feeding(signal, place.site)
+  feed = reader.streams.feeding(signal, place.site)
   kind, _, (fan_in, fan_out) = kind_axes_fans(equation, axes.kernel)
   fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
@@ -234,7 +234,7 @@ def _operation(
     fan_in=fan_in,
     fan_out=fan_out * _patch_overlap(signal),
     valid_fans=_valid_fans(equation, signal, (fan_in, fan_out)),
-    feed=feed_of(signal)._replace(stream=stream),
+    feed=feed,
     **_window(equation.params),
     **_common(equation, weight, place, axes),
   )
@@ -321,13 +321,12 @@ def read_contraction(
   reader: Reader, equation: Equation, found: Contraction, place: Place
 ) -> Value:
   """A sum of products that is written by hand."""
-  feed, kernel = feed_of(found.signal), found.kernel
-  stream = reader.streams.feeding(found.signal, place.site)
+  feed, kernel = reader.streams.feeding(found.signal, place.site), found.kernel
   op = LinearOp(
     kind="dot",
     fan_in=found.fan_in,
     fan_out=found.fan_out,
-    feed=feed._replace(stream=stream),
+    feed=feed,
     **_common(equation, kernel, place, found.axes, found.kernel_shape),
   )
   reader.sites[place.site] = op

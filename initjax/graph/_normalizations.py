@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from initjax.graph._features import features
-from initjax.graph._primitives import LAYOUT, PSUMS, SUMS
+from initjax.graph._primitives import LAYOUT, PSUMS
 from initjax.graph._values import Node, Value
 
 _NEARLY = 0.02
@@ -182,13 +182,3 @@ def _is_mean(node: Node) -> bool:
   while (below := node.only_below({"div", "mul"} | LAYOUT)) is not None:
     node = below
   return _is_reduction(node)
-
-
-def find_normalized(node: Node) -> Node | None:
-  """What a source normalizes, behind its shift and views."""
-  while (found := normalization(node)) is None:
-    below = node.only_below({"mul"} | SUMS | LAYOUT)
-    if below is None:
-      return None
-    node = below
-  return found.inner

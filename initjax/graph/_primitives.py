@@ -12,7 +12,8 @@ def _names(text: str) -> frozenset[str]:
 # Calls
 
 JITS = _names("jit pjit")
-CALLS = JITS | _names("closed_call core_call")
+CALLS = JITS | _names("closed_call composite core_call custom_vmap_call")
+"""Without a derivative rule."""
 RULES = _names("custom_jvp_call custom_vjp_call")
 REMAT = _names("remat remat2 checkpoint")
 INLINED = CALLS | RULES | REMAT

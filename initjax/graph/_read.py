@@ -252,6 +252,24 @@ def _read_while(
   return [value.more_touched(touched) for value in counted]
 
 
+def _read_linear_solve(
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
+) -> list[Value]:
+  """Inside is how a system is solved; what comes out is no sum of that."""
+  solve = equation.params["jaxprs"].solve
+  if not _holds_linear(solve):
+    return _read_other(reader, equation, operands, place)
+  lengths = equation.params["const_lengths"]
+  start = lengths.matvec + lengths.vecmat
+  given = operands[start:][: lengths.solve] + operands[sum(lengths) :]
+  place = place.run_whole("custom_linear_solve")
+  outputs = read(reader, solve, given, place)
+  return [
+    reader.data("solution", operands=(value,)) if value.node else value
+    for value in outputs
+  ]
+
+
 def _read_shard_map(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
@@ -355,5 +373,6 @@ _LOOPS: dict[str, Callable[..., list[Value]]] = {
   "scan": _read_scan,
   "while": _read_while,
   "cond": _read_cond,
+  "custom_linear_solve": _read_linear_solve,
   "shard_map": _read_shard_map,
 }

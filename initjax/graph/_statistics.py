@@ -75,8 +75,11 @@ def _used_as_data(
   """
   name, found = equation.primitive.name, 0
   for atom, value in zip(equation.invars, operands, strict=True):
-    is_vector = sum(size > 1 for size in atom.aval.shape) <= 1
-    product = name in LINEAR and value.kind == "constant" and not is_vector
+    product = value.kind == "constant" and name in LINEAR | {"mul"}
+    if product:
+      product = len(_varying(value, atom.aval.shape, reader.statistics)) > 1
+    if name == "mul":  # it may be summed later
+      product &= any(each.kind == "parameter" for each in operands)
     one_hot = name == "eq" and bool(equation.outvars[0].aval.shape)
     if product or one_hot or name in INDEXED | {"cond"}:
       found |= value.touched & reader.statistics

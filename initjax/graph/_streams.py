@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from initjax._activations import identity
-from initjax.graph._activations import dropout, has_complex, source_of
-from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
-from initjax.graph._graph import Image, Site, Stream, Term, terms_within
-from initjax.graph._normalizations import (
-  Normalization,
-  find_normalized,
-  normalization,
+from initjax.graph._activations import (
+  dropout,
+  feed_of,
+  has_complex,
+  source_of,
 )
-from initjax.graph._primitives import CHOICES, LAYOUT, SUMS
+from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
+from initjax.graph._graph import Feed, Image, Site, Stream, Term, terms_within
+from initjax.graph._normalizations import Normalization, normalization
+from initjax.graph._primitives import CHOICES, JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
 
@@ -34,21 +35,42 @@ class Streams:
   """Streams read so far: which operation each of these nodes feeds."""
 
   names: dict[Node, Term] = dataclasses.field(default_factory=dict)
+  found: dict[Node, Normalization | None] = dataclasses.field(
+    default_factory=dict
+  )
 
-  def feeding(self, operand: Value, site: Site) -> Stream | None:
-    """The source of what feeds the operation at `site`; None if unknown.
+  def feeding(self, operand: Value, site: Site) -> Feed:
+    """What feeds the operation at `site`, its stream None if unknown.
 
     Later the same node, and what it normalizes, go by the name of `site`.
     """
+    feed = feed_of(operand)
     if operand.node is None:
-      return None
+      return feed
     source, _ = source_of(operand.node)
     stream = self.of(source)
     self._name(source, Term("stream", site))
-    inner = find_normalized(source)
+    inner = self._normalized(source)
     if inner is not None and stream is not None:
       self._name(inner, Term("inner", site))
-    return stream
+    linear = feed.reason == "linear" or inner is None
+    reason = feed.reason if linear else "normalization"
+    return feed._replace(reason=reason, stream=stream)
+
+  def normalization(self, node: Node) -> Normalization | None:
+    """Each node is read once."""
+    if node not in self.found:
+      self.found[node] = normalization(node)
+    return self.found[node]
+
+  def _normalized(self, node: Node) -> Node | None:
+    """What a source normalizes, behind its shift and views."""
+    while (found := self.normalization(node)) is None:
+      below = node.only_below({"mul"} | SUMS | LAYOUT)
+      if below is None:
+        return None
+      node = below
+    return found.inner
 
   def _name(self, node: Node, term: Term) -> None:
     if node.operation is None and node.label not in ("input", "loop"):
@@ -56,14 +78,14 @@ class Streams:
 
   def of(self, node: Node) -> Stream | None:
     """The terms of a node; names of earlier streams end the descent."""
-    return _Descent(self.names).of(node)
+    return _Descent(self).of(node)
 
 
 @dataclasses.dataclass
 class _Descent:
   """From one node down to what is known."""
 
-  names: dict[Node, Term]
+  known: Streams
   seen: dict[Node, Stream | None] = dataclasses.field(default_factory=dict)
 
   def of(self, node: Node) -> Stream | None:
@@ -75,15 +97,17 @@ class _Descent:
   def _read(self, node: Node) -> Stream | None:
     if node.operation is not None and node.place is not None:
       return (Term("output", node.place.site),)
-    if node in self.names:
-      return (self.names[node],)
+    if node in self.known.names:
+      return (self.known.names[node],)
     if node.label in ("input", "loop"):
       return (Term("input", (node.index,)),)
-    found = normalization(node)
+    found = self.known.normalization(node)
     if found is not None:
       return self._normalized(found)
     if node.label in SUMS:
       return self._sum(node)
+    if node.label in JOINS:
+      return self._parts(node)
     below = _factor_below(node)
     if below is None:
       return self._product(node)
@@ -113,6 +137,30 @@ class _Descent:
     if has_complex(node) and any(term.kind not in _CENTRED for term in found):
       return None  # the phases of their means are not known
     return found if _are_distinct(found) else None
+
+  def _parts(self, node: Node) -> Stream | None:
+    """Streams side by side, and what else is joined to them."""
+    sizes = [math.prod(atom.aval.shape) for atom in node.equation.invars]
+    images = []
+    for value, size in zip(node.operands, sizes, strict=True):
+      image = self._part(value) or Image(identity, (Term("unknown"),))
+      images.append(image._replace(weight=size / max(1, sum(sizes))))
+    terms = terms_within((Term("parts", images=tuple(images)),))
+    known = any(term.kind not in ("parts", "unknown") for term in terms)
+    if not known or has_complex(node):
+      return None
+    return (Term("parts", images=tuple(images)),)
+
+  def _part(self, value: Value) -> Image | None:
+    """What is joined to others: a stream, or a slice of one."""
+    if value.node is None:
+      stream = shift_of(value)
+    else:
+      source, between = source_of(value.node)
+      if any(map(_chooses, between)):
+        return self._image(source, between)
+      stream = self.of(value.node)
+    return None if stream is None else Image(identity, stream)
 
   def _product(self, node: Node) -> Stream | None:
     """A function of one stream, or a product of two such."""

@@ -147,6 +147,8 @@ def _gradients(
     walk.total(graph.output, site).gradient = 1.0
   # Backwards, all that a signal feeds has handed on its gradient before it.
   for signal in reversed(walk.tape or ()):
+    if signal.parts and math.isnan(signal.gradient):
+      continue  # its parts are fed to others, and not the whole
     for below, factor in signal.edges:
       given = signal.gradient * factor
       first = math.isnan(below.gradient)

@@ -11,8 +11,7 @@ lets each row ask for a variance and takes the unknown to be 1, with a doubt.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,6 +20,14 @@ from initjax._activations import identity
 from initjax.gains import joint_moments, moments
 from initjax.graph import Feed, Image, LinearOp, Scale, Site, Stream, Term
 from initjax.meanfield import THEORY_FAILS, Response
+from initjax.propagation._signals import (
+  Fed,
+  Signal,
+  average,
+  joined,
+  side_by_side,
+  sum_of,
+)
 from initjax.typing import Activation
 
 
@@ -28,63 +35,6 @@ from initjax.typing import Activation
 def response(activation: Activation) -> Callable[[float], Response[float]]:
   """`meanfield.response`, its table kept: a recovered φ never changes."""
   return meanfield.response(activation)
-
-
-@dataclasses.dataclass(eq=False)
-class Signal:
-  """A signal h, as far as theory follows it."""
-
-  size: float = 1.0
-  """E[h²]; NaN if it is not known"""
-  mean: float = 0.0
-  """E[h]"""
-  shared: float = 0.0
-  """E[h_a·h_b] of two samples"""
-  gaussian: bool = True
-  edges: tuple[tuple["Signal", float], ...] = ()
-  """what it is made of, and the gradient's factor going back"""
-  gradient: float = math.nan
-  """E[δ²], summed over what it feeds; NaN if it feeds nothing"""
-  # An operation passes a relative change of size on times d log E[φ²]/d log q,
-  # and has chance of its own, a change of 1. Where images of one stream are
-  # multiplied, a change that they share acts through all of them, one that the
-  # operation of an image adds through that alone: so both are followed.
-  stretch: float = 0.0
-  """by what a relative change of size, somewhere before, is multiplied"""
-  upstream: float = 0.0
-  """the same, of changes before the latest operation"""
-  slope: float = 1.0
-  """d log E[h²] by that of what it is a product of"""
-  chi: float = 1.0
-  """product of χ over the chain of layers that ends here"""
-  layers: int = 0
-  """of that chain"""
-  doubt: str = ""
-  """what was assumed"""
-
-
-class Fed(NamedTuple):
-  """What one row is fed, φ(h)."""
-
-  source: Signal
-  """h"""
-  second_moment: float
-  """E[φ(h)²]"""
-  slope: float = 1.0
-  """d log E[φ²]/d log E[h²]"""
-  derivative: float = 1.0
-  """E[φ'(h)²]; NaN if theory does not know it"""
-  shared: float = 0.0
-  """E[φ(h_a)·φ(h_b)] of two samples"""
-  variance: float = math.nan
-  """E[h²] at which theory looked"""
-  doubt: str = ""
-  """what was assumed of any of these"""
-
-  @property
-  def steepness(self) -> float:
-    """By what a layer multiplies a relative change of what comes in."""
-    return self.slope * self.source.slope
 
 
 @dataclasses.dataclass
@@ -148,26 +98,22 @@ class Walk:
   def total(self, stream: Stream, site: Site) -> Signal:
     """The sum of a stream's terms, which are independent but for their means.
 
-    A deviation of one term counts by that term's part of the sum.
+    Where one of them has parts, so has the sum.
     """
-    parts = [(self._signal(term, site), self._root(term)) for term in stream]
-    mean = sum(part.mean * root for part, root in parts)
-    apart = sum((p.size - p.mean * p.mean) * r * r for p, r in parts)
-    shared = sum((p.shared - p.mean * p.mean) * r * r for p, r in parts)
-    signal = Signal(
-      apart + mean * mean,
-      mean,
-      shared + mean * mean,
-      all(part.gaussian for part, _ in parts),
-      tuple((part, root * root) for part, root in parts),
-      stretch=_average([(p.stretch, p.size * r * r) for p, r in parts]),
-      upstream=_average([(p.upstream, p.size * r * r) for p, r in parts]),
-      slope=_average([(p.slope, p.size * r * r) for p, r in parts]),
-      doubt=_joined([*(part.doubt for part, _ in parts), self._doubt(stream)]),
-    )
+    terms = [(self._signal(term, site), self._root(term)) for term in stream]
+    doubt = self._doubt(stream)
+    several = next((i for i, (p, _) in enumerate(terms) if p.parts), None)
+    if several is not None:
+      whole, root = terms.pop(several)
+      pieces = [
+        (self._note(sum_of([(piece, root)], terms, weight, doubt)), weight)
+        for piece, weight in whole.parts
+      ]
+      return self._note(side_by_side(pieces))
+    signal = sum_of(terms, doubt=doubt)
     chain = [i for i, term in enumerate(stream) if term.kind != "bias"]
     if len(chain) == 1 and stream[chain[0]].kind == "output":
-      before, root = parts[chain[0]]
+      before, root = terms[chain[0]]
       signal.chi, signal.layers = before.chi * root * root, before.layers
     return self._note(signal)
 
@@ -198,6 +144,11 @@ class Walk:
       return self._normalized(term, site)
     if term.kind == "product":
       return self._product(term.images, site)
+    if term.kind == "parts":
+      pieces = [
+        (self._piece(image, site), image.weight) for image in term.images
+      ]
+      return self._note(side_by_side(pieces))
     known = {
       "output": self.outputs, "stream": self.streams, "inner": self.inners
     }.get(term.kind, {})  # fmt: skip
@@ -206,20 +157,54 @@ class Walk:
   def _normalized(self, term: Term, site: Site) -> Signal:
     """Of unit second moment, without the mean of samples or of units."""
     inner = self.inners[site] = self.total(term.inner, site)
+    over_samples = term.over == "samples"
+    if not inner.parts or (math.isnan(inner.size) and not over_samples):
+      return self._note(self._divided(inner, inner, term))
+    pieces = [
+      (
+        self._note(self._divided(part, part if over_samples else inner, term)),
+        weight,
+      )
+      for part, weight in inner.parts
+    ]
+    return self._note(side_by_side(pieces))
+
+  def _divided(self, inner: Signal, whole: Signal, term: Term) -> Signal:
+    """A signal, or a part of one, by the size of the whole."""
     own = 0.0  # what all units of a sample, or one unit of all samples, share
     if term.centred:
       over_samples = term.over == "samples"
-      own = inner.shared if over_samples else inner.mean * inner.mean
-    variance = inner.size - own
+      own = whole.shared if over_samples else whole.mean * whole.mean
+    variance = whole.size - own
     if variance <= 0:
       size = 1.0 if self.assumes else math.nan
-      return self._note(Signal(size, edges=((inner, math.nan),)))
-    signal = Signal(
-      mean=0.0 if term.centred else inner.mean / math.sqrt(variance),
-      shared=(inner.shared - own) / variance,
-      edges=((inner, 1 / variance),),
+      return Signal(size, edges=((inner, math.nan),))
+    mean = 0.0 if term.centred else inner.mean / math.sqrt(variance)
+    return Signal(
+      1.0 if inner is whole else (inner.size - own) / variance,
+      mean,
+      (inner.shared - own) / variance,
+      not mean or math.isnan(mean),  # of the unknown, the size is known
+      ((inner, 1 / variance),),
     )
-    signal.gaussian = not signal.mean
+
+  def _piece(self, image: Image, site: Site) -> Signal:
+    """What is joined to others: an image of a stream."""
+    fed = self._through(image.activation, self.total(image.stream, site))
+    linear = image.activation in (None, identity)
+    if linear and image.share == 1:
+      return fed.source
+    signal = Signal(
+      fed.second_moment,
+      self._mean(image.activation, fed),
+      fed.shared,
+      linear and fed.source.gaussian,
+      ((fed.source, image.share * fed.derivative),),
+      stretch=fed.slope * fed.source.stretch,
+      upstream=fed.slope * fed.source.upstream,
+      slope=fed.steepness,
+      doubt=fed.doubt,
+    )
     return self._note(signal)
 
   def _product(self, images: Sequence[Image], site: Site) -> Signal:
@@ -247,7 +232,7 @@ class Walk:
       stretch=max(own, upstream),
       upstream=upstream,
       slope=sum(each.steepness for each in fed),
-      doubt=_joined(each.doubt for each in fed),
+      doubt=joined(each.doubt for each in fed),
     )
     return self._note(signal)
 
@@ -260,6 +245,8 @@ class Walk:
       q, doubt = 1.0, f"{_ASSUMED}: theory leaves float64"
     if phi is None or phi is identity:
       return Fed(source, q, 1.0, 1.0, source.shared, q, doubt)
+    if source.parts:
+      return self._through_parts(phi, source)
     if self.assumes and not source.gaussian:
       doubt = doubt or "an activation of inputs or products, taken as Gaussian"
     elif not self.assumes and not (source.gaussian and in_range):
@@ -276,6 +263,25 @@ class Walk:
     assumed = f"{_ASSUMED}: {reason}"
     doubt = f"{doubt}; {assumed}" if doubt else assumed
     return Fed(source, 1.0, derivative=math.nan, doubt=doubt)
+
+  def _through_parts(self, phi: Activation, source: Signal) -> Fed:
+    """Of φ(h) where parts of h differ in size: each by itself."""
+    every = [
+      (self._through(phi, part), weight) for part, weight in source.parts
+    ]
+    size, derivative, shared = (
+      sum(getattr(fed, name) * weight for fed, weight in every)
+      for name in ("second_moment", "derivative", "shared")
+    )
+    slope = average([(fed.slope, w * fed.second_moment) for fed, w in every])
+    edges = tuple(
+      (fed.source, fed.derivative / derivative if derivative else 0.0)
+      for fed, _ in every
+    )
+    image = dataclasses.replace(source, edges=edges, gradient=math.nan)
+    doubt = joined(fed.doubt for fed, _ in every)
+    seen = source.size
+    return Fed(self._note(image), size, slope, derivative, shared, seen, doubt)
 
   def _mean(self, phi: Activation | None, fed: Fed) -> float:
     """E[φ(h)]; of few signals, since no table holds it."""
@@ -328,16 +334,6 @@ def _shared(phi: Activation, source: Signal) -> float:
     mean = float(moments(phi, source.size).mean)
     return mean * mean
   return float(joint_moments(phi, correlation, source.size).product)
-
-
-def _average(parts: Sequence[tuple[float, float]]) -> float:
-  """Of values with weights."""
-  total = sum(weight for _, weight in parts)
-  return sum(x * weight for x, weight in parts) / total if total else 0.0
-
-
-def _joined(doubts: Iterable[str]) -> str:
-  return "; ".join(dict.fromkeys(filter(None, doubts)))
 
 
 def _words(feed: Feed) -> str:

@@ -1,8 +1,8 @@
 """Normalizations are read for what they do: over what, centred or not."""
 
-import equinox as eqx
+import functools
+
 import flax.linen as nn
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,13 +25,22 @@ def linen(layer):
   return lambda z: layer.apply(variables, z, mutable=["batch_stats"])[0]
 
 
-def haiku(layer):
+def haiku(z, name, *options, training=()):
+  hk = pytest.importorskip("haiku")
+  options = options or (True, True, 0.9)
+  layer = lambda z: getattr(hk, name)(*options)(z, *training)
   pure = hk.without_apply_rng(hk.transform_with_state(layer))
   variables = filled(jax.eval_shape(pure.init, KEY, X))
-  return lambda z: pure.apply(*variables, z)[0]
+  return pure.apply(*variables, z)[0]
+
+
+def equinox(z, name, *options):
+  eqx = pytest.importorskip("equinox")
+  return jax.vmap(getattr(eqx.nn, name)(*options))(z)
 
 
 def equinox_batch_norm(z):
+  eqx = pytest.importorskip("equinox")
   make = eqx.nn.make_with_state(eqx.nn.BatchNorm)
   norm, state = make(8, axis_name="batch", mode="batch")
   given = {"in_axes": (0, None), "out_axes": (0, None), "axis_name": "batch"}
@@ -58,10 +67,10 @@ CENTRED = {
   "linen GroupNorm": linen(nn.GroupNorm(num_groups=2)),
   "nnx LayerNorm": nnx.LayerNorm(8, rngs=RNGS),
   "nnx GroupNorm": nnx.GroupNorm(8, num_groups=2, rngs=RNGS),
-  "equinox LayerNorm": jax.vmap(eqx.nn.LayerNorm(8)),
-  "equinox GroupNorm": jax.vmap(eqx.nn.GroupNorm(2, 8)),
-  "haiku LayerNorm": haiku(lambda z: hk.LayerNorm(-1, True, True)(z)),
-  "haiku GroupNorm": haiku(lambda z: hk.GroupNorm(2)(z)),
+  "equinox LayerNorm": lambda z: equinox(z, "LayerNorm", 8),
+  "equinox GroupNorm": lambda z: equinox(z, "GroupNorm", 2, 8),
+  "haiku LayerNorm": lambda z: haiku(z, "LayerNorm", -1, True, True),
+  "haiku GroupNorm": lambda z: haiku(z, "GroupNorm", 2),
   "standardize": jax.nn.standardize,
   "by std": lambda z: (z - mean(z)) / (z.std(-1, keepdims=True) + 1e-5),
   "by var": lambda z: (z - mean(z)) / jnp.sqrt(jnp.var(z, -1, keepdims=True)),
@@ -71,8 +80,8 @@ CENTRED = {
 AS_THEY_ARE = {
   "linen RMSNorm": linen(nn.RMSNorm()),
   "nnx RMSNorm": nnx.RMSNorm(8, rngs=RNGS),
-  "equinox RMSNorm": jax.vmap(eqx.nn.RMSNorm(8)),
-  "haiku RMSNorm": haiku(lambda z: hk.RMSNorm(-1)(z)),
+  "equinox RMSNorm": lambda z: equinox(z, "RMSNorm", 8),
+  "haiku RMSNorm": lambda z: haiku(z, "RMSNorm", -1),
   "by the mean square": lambda z: z * jax.lax.rsqrt(mean(z**2) + 1e-6),
   "by its root": lambda z: z / jnp.sqrt(mean(z**2) + 1e-6),
   "by a sum": lambda z: z / jnp.sqrt(jnp.sum(z * z, -1, keepdims=True) / 8),
@@ -80,7 +89,9 @@ AS_THEY_ARE = {
 }
 OVER_SAMPLES = {
   "linen BatchNorm": linen(nn.BatchNorm(use_running_average=False)),
-  "haiku BatchNorm": haiku(lambda z: hk.BatchNorm(True, True, 0.9)(z, True)),
+  "haiku BatchNorm": functools.partial(
+    haiku, name="BatchNorm", training=(True,)
+  ),
   "equinox BatchNorm": equinox_batch_norm,
   "by hand": lambda z: (z - z.mean(0)) / (z.std(0) + 1e-5),
 }
@@ -144,6 +155,7 @@ def test_channels_first_are_the_units_of_a_convolution():
 
 def test_behind_dropout_every_layer_is_a_norm():
   """However many random numbers are drawn between a norm and its sum."""
+  hk = pytest.importorskip("haiku")
 
   def block(x):
     h = hk.Linear(8)(hk.LayerNorm(-1, True, True)(x))

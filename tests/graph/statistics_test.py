@@ -2,9 +2,7 @@
 
 import functools
 
-import equinox as eqx
 import flax.linen as nn
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +105,8 @@ def nnx_model(train):
 
 
 def haiku_model(train):
+  hk = pytest.importorskip("haiku")
+
   def net(train, x):
     x = hk.BatchNorm(True, True, 0.9)(hk.Linear(WIDTH)(x), train)
     return hk.Linear(4)(jax.nn.relu(x))
@@ -122,6 +122,7 @@ def haiku_model(train):
 
 
 def equinox_model(train):
+  eqx = pytest.importorskip("equinox")
   make = eqx.nn.make_with_state(eqx.nn.BatchNorm)
   norm, state = make(WIDTH, "batch", mode="batch", inference=not train)
   axes = {"in_axes": (0, None), "out_axes": (0, None), "axis_name": "batch"}
