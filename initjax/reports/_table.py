@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from initjax.reports import _words
+from initjax.reports._names import short_paths
 from initjax.reports._text_table import STYLES, Column, Note, TextTable
 from initjax.typing import Record, Verdict
 
@@ -123,7 +124,7 @@ def _dead(record: Record) -> float | None:
 
 def _columns(records: Sequence[Record]) -> list[Column]:
   """Those of a report on `records`; the operation first."""
-  names = _words.short_paths(record["path"] for record in records)
+  names = short_paths(record["path"] for record in records)
   found = [
     Column("operation", lambda row: names[row["path"]]),
     Column("repeat", _words.repeat_of),
