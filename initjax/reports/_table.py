@@ -89,12 +89,10 @@ def _notes(
   missed: Mapping[str, str],
 ) -> Iterator[Note]:
   """What theory leaves open, the conclusion, the verdicts with their fixes."""
-  for number, silence in enumerate(_words.silences(records)):
+  for number, remark in enumerate(_words.remarks(records)):
     if not number:
       yield Note("")
-    yield Note(silence, "dim")
-  if any(map(_words.pads, records)):
-    yield Note("fans in brackets: without terms that are padding", "dim")
+    yield Note(remark, "dim")
   if records:
     yield Note("")
   words = _words.conclusion(records, verdicts, missed)

@@ -217,13 +217,18 @@ def _judgement(
   return f"healthy as far as it ran: {rows}" if idle else HEALTHY
 
 
-def silences(records: Sequence[Record]) -> list[str]:
-  """Where theory stops for want of a moment, and why; each reason once."""
+def remarks(records: Sequence[Record]) -> list[str]:
+  """What fans in brackets are, if there are any, and where theory stops.
+
+  It does for want of a moment; each reason is given once.
+  """
+  padded = any(map(pads, records))
+  said = ["fans in brackets: without terms that are padding"] * padded
   names = short_paths(record["path"] for record in records)
   found: dict[str, str] = {}
   for record in records:
     found.setdefault(record.get("theory_silent", ""), names[record["path"]])
-  return [
+  return said + [
     f"theory is silent from {name} on: {reason}"
     for reason, name in found.items()
     if reason
