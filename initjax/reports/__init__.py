@@ -33,6 +33,7 @@ from initjax.reports._words import (
   not_followed,
   nothing_judged,
   ordered,
+  remarks,
   repeat_of,
 )
 
