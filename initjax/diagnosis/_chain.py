@@ -82,7 +82,8 @@ def _shares_kernels(graph: SignalGraph) -> bool:
 
 def _is_output(stream: Stream, site: Site) -> bool:
   """Whether it is the output of the operation at `site`, plus biases."""
-  terms = [term for term in stream if term.kind != "bias"]
+  plain = lambda term: term.kind == "bias" and term.path and not term.scales
+  terms = [term for term in stream if not plain(term)]
   if len(terms) != 1 or terms[0].factor ** 2 != 1 or terms[0].scales:
     return False
   return (terms[0].kind, terms[0].site) == ("output", site)
@@ -90,6 +91,6 @@ def _is_output(stream: Stream, site: Site) -> bool:
 
 def _units(op: LinearOp) -> int:
   """Features of the output: positions that share a kernel count once."""
-  if op.leaf_shape is None or op.out_axes is None:
+  if op.leaf_shape is None or not op.out_axes:
     return max(1, round(op.fan_out))
   return math.prod(op.leaf_shape[axis] for axis in op.out_axes)

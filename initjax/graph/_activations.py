@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from initjax._activations import identity
 from initjax.graph._graph import Feed
+from initjax.graph._normalizations import find_normalized
 from initjax.graph._primitives import AFFINE, ELEMENTWISE, LAYOUT, MOVES
 from initjax.graph._recovered import dropout, recovered
 from initjax.graph._values import Node, Value
@@ -128,19 +129,17 @@ def _describe(source: Node) -> tuple[str, str | None]:
   if node.label in ("input", "loop"):
     return "input", None
   if node.label in _REASONS:
-    statistic = _reduction_below(node)
+    statistic = _statistic_of(source, node)
     return statistic or _REASONS[node.label], None
   return node.label.replace("_", " "), None
 
 
-def _reduction_below(node: Node) -> str | None:
+def _statistic_of(source: Node, node: Node) -> str | None:
   """Softmax or normalization, if a statistic of the data scales it."""
-  if node.label not in ("mul", "div", "sub"):
-    return None
-  labels = {below.label for below in node.descend()}
-  reduces = any(label.startswith("reduce_") for label in labels)
-  if reduces and "exp" in labels and node.label == "div":
-    return "softmax"
-  if reduces and labels & {"rsqrt", "sqrt"}:
+  if find_normalized(source) is not None:
     return "normalization"
+  if node.label == "div" and len(node.below) == 2:
+    first, second = (each.unmoved for each in node.below)
+    if first.label == "exp" and second.label == "reduce_sum":
+      return "softmax"
   return None

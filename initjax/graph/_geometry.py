@@ -78,14 +78,22 @@ def convolution_axes(params: dict[str, Any]) -> Axes:
   )
 
 
-def gather_axes(params: dict[str, Any], rank: int, out_rank: int) -> Axes:
-  """A row of the table is looked up for every index, and an index a sample."""
-  numbers = params["dimension_numbers"]
-  rows = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+def gather_axes(
+  params: dict[str, Any], shape: tuple[int, ...], out_rank: int
+) -> Axes:
+  """A row of the table is looked up for every index, and an index a sample.
+
+  Under vmap features are indexed as well, by 0: those that are taken whole.
+  """
+  numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+  rows = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+  indexed = numbers.start_index_map
+  rows |= {axis for axis in indexed if sizes[axis] < shape[axis]}
+  every = range(len(shape))
   return Axes(
     kernel=0,
-    summed=tuple(rows),
-    free=tuple(axis for axis in range(rank) if axis not in rows),
+    summed=tuple(axis for axis in every if axis in rows),
+    free=tuple(axis for axis in every if axis not in rows),
     units=(),
     samples=tuple(
       axis for axis in range(out_rank) if axis not in numbers.offset_dims
