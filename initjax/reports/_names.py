@@ -29,8 +29,8 @@ def crops(names: Iterable[str], width: int) -> dict[str, str]:
 
   Where `crop` would make some alike, the keys in which they differ are kept.
 
-  >>> list(crops(["net/layer/0/q", "net/layer/1/q"], 9).values())
-  ['…/0/q', '…/1/q']
+  >>> list(crops(["net/layer/0/q", "net/layer/1/q"], 10).values())
+  ['net/…/0/q', 'net/…/1/q']
   """
   names = list(dict.fromkeys(names))
   texts = {name: crop(name, width) for name in names}
