@@ -93,6 +93,8 @@ class Met:
   """likewise of outer sums that are read once"""
   taps: dict[Node, tuple[_Tap, ...]] = dataclasses.field(default_factory=dict)
   """of what is a sum of them"""
+  padded: dict[Value, Shape] = dataclasses.field(default_factory=dict)
+  """of a parameter with a border: the shape before"""
   spectra: dict[Value, Shape] = dataclasses.field(default_factory=dict)
   """of a parameter's Fourier transform: the shape before, without padding"""
 
@@ -109,10 +111,10 @@ class Met:
   ) -> None:
     """Keeps in mind what a Fourier transform of a parameter was taken of."""
     name, shape = equation.primitive.name, tuple(equation.invars[0].aval.shape)
-    if name == "fft" and operand.view is not None:
-      below = operand.view.below
-      padded = operand.view.name == "pad" and len(below[0].shape) == len(shape)
-      self.spectra[output] = below[0].shape if padded else shape
+    if name == "pad":
+      self.padded[output] = shape
+    elif name == "fft":
+      self.spectra[output] = self.padded.get(operand, shape)
     elif name in LAYOUT and operand in self.spectra:
       self.spectra[output] = self.spectra[operand]
 

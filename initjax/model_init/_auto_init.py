@@ -206,6 +206,8 @@ def _check(leaves: Mapping[str, Any], assigned: Assigned) -> None:
   table = assigned.table
   if not table:
     missed = not_followed(assigned.graph.not_followed)
+    if assigned.shares:
+      missed = "Its kernels are made of smaller parameters"
     raise ValueError(
       "wanted a model that uses parameters in matrix products, convolutions "
       "or look-ups, found none to initialize; are its kernels, or its data, "

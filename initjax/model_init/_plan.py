@@ -9,6 +9,7 @@ from initjax.reports import (
   TextTable,
   fans,
   number_column,
+  remarks,
   repeat_of,
   short_paths,
 )
@@ -77,8 +78,9 @@ def _table(plan: VariancePlan) -> TextTable:
   names = short_paths(row.path for row in plan.rows)
   whys = dict.fromkeys(row.why for row in plan.rows if row.why)
   marks = {why: f"({number})" for number, why in enumerate(whys, 1)}
+  records = [row._asdict() for row in plan.rows]
   return TextTable(
-    [row._asdict() for row in plan.rows],
+    records,
     (
       Column("operation", lambda row: names[row["path"]] or "(constant)"),
       Column("repeat", repeat_of),
@@ -93,7 +95,7 @@ def _table(plan: VariancePlan) -> TextTable:
     drop=(("fed by",), ("in→out",)),
     notes=(
       *(Note(f"{mark} {why}", indent=2) for why, mark in marks.items()),
-      *(Note(f"· {note}") for note in plan.notes),
+      *(Note(f"· {note}") for note in (*remarks(records), *plan.notes)),
       *_kept(plan.kept),
     ),
   )

@@ -18,6 +18,7 @@ from initjax.reports._files import (
   write_text,
 )
 from initjax.reports._html import html, html_fragment
+from initjax.reports._names import short_paths
 from initjax.reports._table import table, to_text
 from initjax.reports._text_table import (
   Column,
@@ -32,8 +33,8 @@ from initjax.reports._words import (
   not_followed,
   nothing_judged,
   ordered,
+  remarks,
   repeat_of,
-  short_paths,
 )
 
 __all__ = [

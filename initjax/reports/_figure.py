@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.reports import _words
+from initjax.reports._names import crops, short_paths
 from initjax.typing import Record, Verdict
 
 if TYPE_CHECKING:
@@ -193,11 +194,12 @@ def _name_operations(
   """Short paths below the axis, as many as have room."""
   count = min(len(records), most)
   rows = np.linspace(0, len(records) - 1, count).round().astype(int)
-  short = _words.short_paths(record["path"] for record in records)
+  short = short_paths(record["path"] for record in records)
+  cropped = crops((short[records[row]["path"]] for row in rows.tolist()), 24)
   names = []
   for row in rows.tolist():
     repeat = _words.repeat_of(records[row])
-    name = _words.crop(short[records[row]["path"]], 24)
+    name = cropped[short[records[row]["path"]]]
     names.append(f"{name} [{repeat}]" if repeat else name)
   axes.set_xticks(rows + 1, names)
   if count > 1:

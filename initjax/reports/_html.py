@@ -95,7 +95,7 @@ def _body(
     heading,
     f'<p class="{kind}">{escape(said)}</p>' if said else "",
     "".join(cards),
-    *(f'<p class="hint">{escape(s)}</p>' for s in _words.silences(records)),
+    *(f'<p class="hint">{escape(s)}</p>' for s in _words.remarks(records)),
     _drawing(records, verdicts),
   )
   return (

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from initjax.reports import _words
+from initjax.reports._names import short_paths
 from initjax.reports._text_table import STYLES, Column, Note, TextTable
 from initjax.typing import Record, Verdict
 
@@ -88,12 +89,10 @@ def _notes(
   missed: Mapping[str, str],
 ) -> Iterator[Note]:
   """What theory leaves open, the conclusion, the verdicts with their fixes."""
-  for number, silence in enumerate(_words.silences(records)):
+  for number, remark in enumerate(_words.remarks(records)):
     if not number:
       yield Note("")
-    yield Note(silence, "dim")
-  if any(map(_words.pads, records)):
-    yield Note("fans in brackets: without terms that are padding", "dim")
+    yield Note(remark, "dim")
   if records:
     yield Note("")
   words = _words.conclusion(records, verdicts, missed)
@@ -123,7 +122,7 @@ def _dead(record: Record) -> float | None:
 
 def _columns(records: Sequence[Record]) -> list[Column]:
   """Those of a report on `records`; the operation first."""
-  names = _words.short_paths(record["path"] for record in records)
+  names = short_paths(record["path"] for record in records)
   found = [
     Column("operation", lambda row: names[row["path"]]),
     Column("repeat", _words.repeat_of),

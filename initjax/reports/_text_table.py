@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from initjax._checks import check_integer
 from initjax.reports._encoding import encoding_of_stdout, in_place, printable
 from initjax.reports._fold import Piece, fold, one_by_one
-from initjax.reports._words import MARKS, SEVERITIES, crop
+from initjax.reports._names import crops
+from initjax.reports._words import MARKS, SEVERITIES
 from initjax.typing import Record
 
 if TYPE_CHECKING:
@@ -213,14 +214,19 @@ def _grid(table: TextTable, width: int, say: _Say) -> "RenderableType":
       width=widths[column.title],
       no_wrap=True,
     )
+  named = [line.cells[0] for line in lines if not line.piece.folded]
+  names = crops(named, widths[columns[0].title])
   for line in lines:
     mark = Text(say(MARKS[line.severity]), STYLES[line.severity])
-    grid.add_row(*[mark] * has_marks, *_cells(line, columns, widths))
+    grid.add_row(*[mark] * has_marks, *_cells(line, columns, widths, names))
   return grid
 
 
 def _cells(
-  line: Line, columns: Sequence[Column], widths: dict[str, int]
+  line: Line,
+  columns: Sequence[Column],
+  widths: dict[str, int],
+  names: dict[str, str],
 ) -> "Iterator[Text]":
   """Of a row's name the ends say most; a fold says its number first."""
   from rich.text import Text
@@ -228,7 +234,7 @@ def _cells(
   style = "dim" if line.piece.folded else ""
   for place, (column, cell) in enumerate(zip(columns, line.cells, strict=True)):
     if not place and not line.piece.folded:
-      yield Text(crop(cell, widths[column.title]), STYLES[line.severity])
+      yield Text(names[cell], STYLES[line.severity])
     elif column.title in widths:
       yield Text(cell, style)
 

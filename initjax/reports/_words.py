@@ -1,10 +1,9 @@
 """The words of a report: names of operations, sizes, marks of verdicts."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from initjax._paths import short_path
+from initjax.reports._names import short_paths
 from initjax.typing import Record, Verdict
 
 NOUNS = {"forward": "signal", "backward": "gradient"}
@@ -31,24 +30,6 @@ _MOST = 4  # parameters that are listed
 NOTHING_RAN = "nothing to judge: no sample was given, or no operation was run"
 
 
-def short_paths(paths: Iterable[str]) -> dict[str, str]:
-  """A name for each path, short where that tells it from all others.
-
-  >>> short_paths(["params/Block_3/Dense_0/kernel"]).values()
-  dict_values(['Block_3/Dense_0'])
-  """
-  paths = list(dict.fromkeys(paths))
-  short = {path: short_path(path) for path in paths}
-  shared = Counter(short.values())
-  for path in paths:
-    if shared[short[path]] > 1:  # a kernel beside a weight
-      short[path] = path.removeprefix("params/")
-  shared = Counter(short.values())
-  return {
-    path: path if shared[name] > 1 else name for path, name in short.items()
-  }
-
-
 def not_followed(missed: Mapping[str, str]) -> str:
   """How many parameters a reading did not follow, and which; "" if none.
 
@@ -68,37 +49,6 @@ def not_followed(missed: Mapping[str, str]) -> str:
   count = "1 parameter meets" if len(missed) == 1 else count
   where = ", ".join(listed[:_MOST])
   return f"{count} data in a way that is not followed: {where}{more}"
-
-
-def crop(name: str, width: int) -> str:
-  """`name` in `width` characters: first and last key and numbers say most.
-
-  >>> crop("Block_3/SelfAttention_0/query", 24)
-  'Block_3/SelfAtt…_0/query'
-  >>> crop("Block_3/SelfAttention_0/query", 16)
-  'Block_3/…/query'
-  """
-  excess = len(name) - width
-  if excess <= 0:
-    return name
-  first, *middle = name.split("/")
-  last = middle.pop() if middle else ""
-  if middle:
-    longest = max(range(len(middle)), key=lambda place: len(middle[place]))
-    head, tail = _split_number(middle[longest])
-    kept = len(head) - excess - 1
-    if kept > 1:
-      middle[longest] = f"{head[:kept]}…{tail}"
-      return "/".join((first, *middle, last))
-    if len(f"{first}/…/{last}") <= width:
-      return f"{first}/…/{last}"
-  return "…" + name[excess + 1 :]
-
-
-def _split_number(key: str) -> tuple[str, str]:
-  """Block_12 as Block and _12."""
-  head = key.rstrip("0123456789").rstrip("_")
-  return head, key[len(head) :]
 
 
 def repeat_of(record: Record) -> str:
@@ -267,13 +217,18 @@ def _judgement(
   return f"healthy as far as it ran: {rows}" if idle else HEALTHY
 
 
-def silences(records: Sequence[Record]) -> list[str]:
-  """Where theory stops for want of a moment, and why; each reason once."""
+def remarks(records: Sequence[Record]) -> list[str]:
+  """What fans in brackets are, if there are any, and where theory stops.
+
+  It does for want of a moment; each reason is given once.
+  """
+  padded = any(map(pads, records))
+  said = ["fans in brackets: without terms that are padding"] * padded
   names = short_paths(record["path"] for record in records)
   found: dict[str, str] = {}
   for record in records:
     found.setdefault(record.get("theory_silent", ""), names[record["path"]])
-  return [
+  return said + [
     f"theory is silent from {name} on: {reason}"
     for reason, name in found.items()
     if reason

@@ -70,6 +70,9 @@ def assert_variance_stable(
     AssertionError: with every violation, its layers, cause and fix.
     ValueError: if `false_alarm` or `target` makes no sense.
 
+  Warns:
+    UserWarning: where nothing is found, but parameters were not followed.
+
   >>> he = jax.nn.initializers.he_normal()
   >>> model = lambda p, x: jax.nn.relu(x @ p[0]) @ p[1]
   >>> kernels = jax.vmap(lambda key: he(key, (64, 64)))(
@@ -109,6 +112,9 @@ def assert_gradients_flow(
     AssertionError: with every violation, its layers, cause and fix.
     ValueError: if `false_alarm` makes no sense.
 
+  Warns:
+    UserWarning: where nothing is found, but parameters were not followed.
+
   >>> kernels = jax.numpy.full((40, 8, 8), 0.01)
   >>> layer = lambda h, kernel: (jax.nn.relu(h @ kernel), None)
   >>> model = lambda p, x: jax.lax.scan(layer, x, p)[0]
@@ -140,6 +146,9 @@ def assert_no_dead_units(
   Raises:
     AssertionError: with the layers, their number of dead units, and the fix.
 
+  Warns:
+    UserWarning: where nothing is found, but parameters were not followed.
+
   >>> model = lambda p, x: jax.nn.relu(x @ p["kernel"] + p["bias"]) @ p["out"]
   >>> kernel = jax.random.normal(jax.random.key(0), (8, 64))
   >>> params = {"kernel": kernel, "bias": -100.0, "out": kernel.T}
@@ -170,6 +179,9 @@ def assert_symmetry_broken(
   Raises:
     AssertionError: with the kernels, and the fix.
 
+  Warns:
+    UserWarning: where nothing is found, but parameters were not followed.
+
   >>> model = lambda p, x: jax.numpy.tanh(x @ p[0]) @ p[1]
   >>> constant = [jax.numpy.ones((8, 8)), jax.numpy.ones((8, 8))]
   >>> assert_symmetry_broken(model, constant, jax.numpy.ones((4, 8)))
@@ -199,6 +211,9 @@ def assert_finite_signal(
 
   Raises:
     AssertionError: with the first row of each kind, and the fix.
+
+  Warns:
+    UserWarning: where nothing is found, but parameters were not followed.
 
   >>> model = lambda p, x: jax.numpy.exp(x @ p[0]) @ p[1]
   >>> large = [100 * jax.numpy.eye(8), jax.numpy.eye(8)]
@@ -232,6 +247,9 @@ def assert_healthy(
   Raises:
     AssertionError: with every violation of every kind.
     ValueError: if `false_alarm` makes no sense.
+
+  Warns:
+    UserWarning: where nothing is found, but parameters were not followed.
 
   >>> model = lambda p, x: jax.nn.relu(x @ p[0]) @ p[1]
   >>> he = jax.nn.initializers.he_normal()

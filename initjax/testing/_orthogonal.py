@@ -43,6 +43,9 @@ def assert_orthogonal(
     AssertionError: with every kernel that is not.
     ValueError: if `where` picks no kernel, or one of both is no such thing.
 
+  Warns:
+    UserWarning: where nothing is found, but parameters were not followed.
+
   >>> import jax, jax.numpy as jnp
   >>> kernel = jax.nn.initializers.orthogonal()(jax.random.key(0), (8, 4))
   >>> model = lambda p, x: x @ p

@@ -42,6 +42,7 @@ SUMS = {
   ),
   "of spectra": (circular, W[0]),
   "padded": (lambda w, x: circular(w, x, 16), W[0, :3]),
+  "computed": (lambda w, x: circular(jnp.exp(w), x, 16), W[0]),
 }
 
 

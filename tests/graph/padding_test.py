@@ -175,7 +175,9 @@ def test_tables_show_both_where_they_differ(width):
   assert "3136→3136 (256→256)" in text
   assert "576→576 (256→256)" in text
   assert "64→5 " in text
-  assert "fans in brackets: without terms that are padding" in text
+  words = "fans in brackets: without terms that are padding"
+  assert words in text
+  assert words in report._repr_html_()
   row, *_ = report.to_records()
   assert (row["valid_fan_in"], row["valid_fan_out"]) == (256, 256)
   plan = initjax.plan_init(*small(256)).to_text(width)

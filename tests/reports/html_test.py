@@ -9,7 +9,7 @@ import pytest
 import synthetic
 
 from initjax import reports
-from initjax.reports import _words
+from initjax.reports import _names
 from initjax.reports._style import STYLE
 from initjax.typing import Verdict
 
@@ -58,7 +58,7 @@ class Page(html.parser.HTMLParser):
 @every_model
 def test_the_page_holds_every_row_once(name):
   rows, _ = synthetic.MODELS[name]
-  names = _words.short_paths(row["path"] for row in rows)
+  names = _names.short_paths(row["path"] for row in rows)
   cells = [re.sub("^[✗!·] ", "", cell) for cell in Page(page_of(name)).cells]
   for path, short in names.items():
     repeats = sum(row["path"] == path for row in rows)

@@ -7,7 +7,7 @@ import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from initjax.reports import _words
+from initjax.reports import _names, _words
 from initjax.typing import Verdict
 
 
@@ -27,30 +27,30 @@ from initjax.typing import Verdict
   ],
 )
 def test_short_paths(path, name):
-  assert _words.short_paths([path]) == {path: name}
+  assert _names.short_paths([path]) == {path: name}
 
 
 def test_a_kernel_is_named_where_its_module_is_not_enough():
   paths = ["a/kernel", "a/weight", "b/kernel"]
   names = ["a/kernel", "a/weight", "b"]
-  assert list(_words.short_paths(paths).values()) == names
+  assert list(_names.short_paths(paths).values()) == names
 
 
 def test_paths_of_one_short_name_keep_their_own():
   paths = ["params/a", "a", "b"]
-  assert list(_words.short_paths(paths).values()) == [*paths[:2], "b"]
+  assert list(_names.short_paths(paths).values()) == [*paths[:2], "b"]
 
 
 @given(st.lists(st.text("[]'.\"ab0/\\ \n<", max_size=12), max_size=6))
 def test_different_paths_have_different_names(paths):
-  names = _words.short_paths(paths)
+  names = _names.short_paths(paths)
   assert set(names) == set(paths)
   assert len(set(names.values())) == len(names)
 
 
 @given(st.text("ab/_0", min_size=1, max_size=60), st.integers(3, 40))
 def test_cropped_names_fit(name, width):
-  assert len(_words.crop(name, width)) <= width
+  assert len(_names.crop(name, width)) <= width
 
 
 @pytest.mark.parametrize(
