@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import leaves_by_path
+from initjax._sharding import fetched
 from initjax.graph import LinearOp, SignalGraph
 
 Leaves = Mapping[str, np.ndarray]
@@ -19,7 +20,7 @@ def arrays_of(tree: Any) -> dict[str, np.ndarray]:
   """The leaves that have a gradient, by path."""
   check_arrays(tree)
   return {
-    path: np.asarray(leaf)
+    path: fetched(leaf)
     for path, leaf in leaves_by_path(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }

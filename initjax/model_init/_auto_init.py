@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
+from initjax._sharding import fetched
 from initjax.graph import as_function, signal_graph
 from initjax.model_init._assign import (
   Assigned,
@@ -194,7 +195,7 @@ def _mean_square(path: str, leaf: Any) -> float:
   """Of a bias or a scale."""
   if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
     raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-  square = np.abs(np.asarray(leaf).astype(np.complex128)) ** 2
+  square = np.abs(fetched(leaf).astype(np.complex128)) ** 2
   return float(square.mean()) if square.size else 0.0
 
 
