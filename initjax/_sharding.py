@@ -12,7 +12,8 @@ def fetched(x: Any) -> np.ndarray:
   if isinstance(x, jax.Array) and not (
     x.is_fully_addressable or x.is_fully_replicated
   ):
-    whole = NamedSharding(x.sharding.mesh, PartitionSpec())
+    sharding: Any = x.sharding
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
     x = jax.jit(lambda x: x, out_shardings=whole)(x)
   return np.asarray(x)
 

@@ -60,10 +60,16 @@ def gathered(view: View, axes: Collection[str] | None = None) -> View | None:
   if isinstance(move, Index):
     picks = zip(move.picks, before.shape, ratios, strict=True)
     move = Index(tuple((0, n, 1) if r > 1 else p for p, n, r in picks))
+  came = _came_from(view, local, ratios) or ()
+  axes, known = before.axes, isinstance(move, Reshape | Index | Transpose)
+  if axes is not None:
+    kept = (held[0] for held in came if held)
+    axes = move.axes(axes) if known else tuple(axes[place] for place in kept)
   return dataclasses.replace(
     view,
     below=(before,),
     move=move,
+    axes=axes,
     shape=shape,
     exact=before.exact and not left,
     splits=left,
@@ -93,6 +99,13 @@ def _came_from(view: View, local: Shape, ratios: Sequence[int]) -> Held | None:
     picks = zip(move.picks, local, ratios, strict=True)
     if any(pick != (0, n, 1) and ratio > 1 for pick, n, ratio in picks):
       return None
-  if isinstance(move, Transpose | Reshape | Index):
-    return move.axes(axes)
-  return None
+  if not isinstance(move, Transpose | Reshape | Index):
+    return None
+  came = move.axes(axes)
+  for place, size in enumerate(local):
+    if isinstance(move, Reshape) and size == 1 and ratios[place] > 1:
+      # strides do not tell: as heads are, merged with what follows
+      came = tuple(
+        (place, *held) if place + 1 in held else held for held in came
+      )
+  return came
