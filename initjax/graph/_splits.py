@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from initjax.graph._moves import Held, Index, Reshape, Shape, Transpose
+from initjax.graph._moves import Held, Index, Move, Reshape, Shape, Transpose
 from initjax.graph._primitives import STAYS
 from initjax.graph._view import View, part
 
@@ -60,20 +60,26 @@ def gathered(view: View, axes: Collection[str] | None = None) -> View | None:
   if isinstance(move, Index):
     picks = zip(move.picks, before.shape, ratios, strict=True)
     move = Index(tuple((0, n, 1) if r > 1 else p for p, n, r in picks))
-  came = _came_from(view, local, ratios) or ()
-  axes, known = before.axes, isinstance(move, Reshape | Index | Transpose)
-  if axes is not None:
-    kept = (held[0] for held in came if held)
-    axes = move.axes(axes) if known else tuple(axes[place] for place in kept)
   return dataclasses.replace(
     view,
     below=(before,),
     move=move,
-    axes=axes,
+    axes=_held_after(view, move, before.axes),
     shape=shape,
     exact=before.exact and not left,
     splits=left,
   )
+
+
+def _held_after(
+  view: View, move: Move | int | None, held: Held | None
+) -> Held | None:
+  """The axes of the leaf that axes hold after a view's last step."""
+  if held is None:
+    return None
+  if isinstance(move, Transpose | Reshape | Index):
+    return move.axes(held)
+  return held[1:] if view.name == "scan" else held
 
 
 def _wider(view: View, local: Shape, ratios: Sequence[int]) -> Shape | None:
