@@ -137,18 +137,13 @@ MODELS = {
 }
 
 
-@functools.cache
-def flat(unroll=False):
-  fn = functools.partial(unrolled, total=same) if unroll else blocks
-  report = jax.jit(functools.partial(measure, fn, cotangent=COTANGENT))
-  graph = signal_graph(fn, PARAMS, X)
-  plan = plan_init(fn, PARAMS, X)
-  return (
-    graph,
-    report(PARAMS, X),
-    plan,
-    auto_init(jax.random.key(1), fn, PARAMS, X),
-  )
+def fans(fn, *arguments):
+  ops = signal_graph(fn, *arguments).ops
+  return [(op.fan_in, op.fan_out, op.kernel_shape) for op in ops]
+
+
+def flat(name):
+  return functools.partial(unrolled, total=same) if "rolled" in name else blocks
 
 
 @pytest.mark.parametrize("name", MODELS)
