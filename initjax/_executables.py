@@ -34,11 +34,14 @@ _lock = threading.Lock()
 
 
 def fresh_jaxpr(fn: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-  """The jaxpr of `fn` as it is now, and the shapes of its outputs."""
+  """The jaxpr of `fn` as it is now, and the shapes of its outputs.
+
+  Its loops stay loops, where `jax.disable_jit` would unroll them.
+  """
   _check_arrays(arguments)
-  return jax.make_jaxpr(lambda *given: fn(*given), return_shape=True)(
-    *arguments
-  )
+  tracing = jax.make_jaxpr(lambda *given: fn(*given), return_shape=True)
+  with jax.disable_jit(False):
+    return tracing(*arguments)
 
 
 def _check_arrays(arguments: tuple[Any, ...]) -> None:

@@ -8,6 +8,7 @@ model.
 Reference: Poole et al. 2016; Schoenholz et al. 2017; Hanin and Nica 2020.
 """
 
+import dataclasses
 import itertools
 import math
 
@@ -51,7 +52,7 @@ def null_of(
   log2_chi = np.append(log2_sigma_w2 + slopes, 0.0)
   above = np.cumsum(log2_chi[::-1])[::-1]  # log₂ ∏ χ₁ over the rows after each
   backward = t.backward + np.log2(chain.widths) - above
-  return t._replace(forward_drift=drift, backward=backward)
+  return dataclasses.replace(t, forward_drift=drift, backward=backward)
 
 
 def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:

@@ -33,7 +33,21 @@ _MOVES = _names("""
 all_gather all_gather_invariant all_gather_reduced all_to_all pbroadcast
 ppermute ragged_all_to_all
 """)
-COLLECTIVES = _SUMS | _MOVES | _names("axis_index pmax pmin")
+_COLLECTIVES = _SUMS | _MOVES | _names("axis_index pmax pmin")
+
+
+def is_collective(equation: Equation) -> bool:
+  """Whether devices exchange something; a sum over axes of an array is none."""
+  if equation.primitive.name not in _COLLECTIVES:
+    return False
+  return any(isinstance(axis, str) for axis in _mesh_axes(equation))
+
+
+def _mesh_axes(equation: Equation) -> Sequence[str]:
+  """The axes of the mesh that a collective is over."""
+  params = equation.params
+  axes = params.get("axes", params.get("axis_name", ()))
+  return axes if isinstance(axes, tuple | list) else (axes,)
 
 
 def into_shards(
@@ -92,8 +106,7 @@ def read_collective(
 ) -> list[Value]:
   """The outputs of an equation in which devices exchange what they hold."""
   params, name = equation.params, equation.primitive.name
-  axes = params.get("axes", params.get("axis_name", ()))
-  axes = axes if isinstance(axes, tuple | list) else (axes,)
+  axes = _mesh_axes(equation)
   devices = reader.devices(axes)
   if name == "axis_index":
     return [Value("constant", touched=devices)]

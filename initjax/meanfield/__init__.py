@@ -16,6 +16,7 @@ from initjax.meanfield._jacobian import JacobianMoments, jacobian_moments
 from initjax.meanfield._maps import correlation_map, length_map
 from initjax.meanfield._moment_tables import THEORY_FAILS, Response, response
 from initjax.meanfield._normalization import batch_norm_gradient_growth
+from initjax.meanfield._simulate import Simulation, simulate
 from initjax.meanfield._steps import Layer
 from initjax.meanfield._trajectory import Trajectory, trajectory
 
@@ -26,6 +27,7 @@ __all__ = [
   "Layer",
   "LogNorm",
   "Response",
+  "Simulation",
   "Trajectory",
   "batch_norm_gradient_growth",
   "correlation_map",
@@ -37,5 +39,6 @@ __all__ = [
   "length_map",
   "relu_log_norm",
   "response",
+  "simulate",
   "trajectory",
 ]

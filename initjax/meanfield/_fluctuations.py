@@ -8,14 +8,15 @@ deviate from 1 by ε, η and ζ of order 1/√n, and the layers pass deviations 
     log g_l     ← log g_{l+1} + μ·(t·log P_l + ζ_l + fresh noise of Wᵀg)
 
 with s and t the slopes of log E[φ²] and log E[φ'²] by log q (λ, w, μ: see
-`Steps`). All of it is one linear map of Gaussian noise, whose covariance
-between units' functions, layers and inputs is Mehler's sum over Hermite
-orders. Means follow to the same order, 1/n.
+`Steps`). Averages of f and g over the same units covary by Σ_k ρ^k·f_k·g_k/n
+in Hermite orders k, where ρ is the correlation of a unit's two values: kept by
+the skips between two depths, and of two inputs as alike as they were at the
+earlier one. Means follow to the same order, 1/n.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,43 +26,49 @@ from initjax.meanfield._mean_shift import (
   backward_means,
   forward_means,
 )
-from initjax.meanfield._moment_tables import mehler
+from initjax.meanfield._moment_tables import mehler, powers
+from initjax.meanfield._spread import Maps, Spread, Sum, spread
 from initjax.meanfield._steps import Layer, Steps
+from initjax.meanfield._validity import holds
 
 
-class Chance(NamedTuple):
-  """Natural logarithms of second moments, over nets."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chance:
+  """Logs of second moments over nets, each of an average over a batch.
 
-  forward_mean: np.ndarray
-  """[depth]: above that of infinite width"""
-  forward: np.ndarray
-  """[depth, depth]: covariance"""
-  backward_mean: np.ndarray
-  """[depth]: likewise"""
-  backward: np.ndarray
-  """[depth, depth]: likewise"""
+  [2, depth]: forward and backward, in nats.
+  """
 
-
-class _Noise(NamedTuple):
-  """Covariances, of one input or between two; streams are 0 (data) to depth."""
-
-  units: np.ndarray
-  """[3, streams, 3, streams]: of ε, η, ζ"""
-  weights: np.ndarray
-  """[streams]: what Wᵀg adds to the log of the gradient, each independently"""
-
-
-class _Maps(NamedTuple):
-  """What becomes of all noise (ε, η, ζ): [streams, 3, streams] each."""
-
+  mean: np.ndarray
+  """above that of infinite width"""
   variance: np.ndarray
-  """log P"""
-  size: np.ndarray
-  """log of the second moment that is measured: log P + η"""
-  derivative: np.ndarray
-  """log of the mean φ'² of units, over what a normalization divides by"""
-  gradient: np.ndarray
-  """log of the gradient's second moment, but for fresh noise"""
+  scale: np.ndarray
+  """what averaging leaves of deviations that inputs do not share"""
+  own: Spread | None = None
+  """of one input; None if all is 0, or not known"""
+  shared: Spread | None = None
+  """of two"""
+
+  def forward_covariance(self) -> np.ndarray:
+    """[depth, depth]."""
+    return self._matrix(0, Spread.forward_matrix)
+
+  def backward_covariance(self) -> np.ndarray:
+    """[depth, depth]."""
+    return self._matrix(1, Spread.backward_matrix)
+
+  def _matrix(
+    self, way: int, matrix_of: Callable[[Spread], np.ndarray]
+  ) -> np.ndarray:
+    scale = self.scale[way]
+    if self.own is None or self.shared is None:
+      return np.full((scale.size, scale.size), self.variance[way, 0])
+    found = matrix_of(self.own)[1:, 1:]
+    if not np.all(scale == 1):
+      shared = matrix_of(self.shared)[1:, 1:]
+      found = shared + (found - shared) * np.outer(scale, scale)
+    unknown = np.isnan(self.variance[way])
+    return np.where(unknown | unknown[:, None], np.nan, found)
 
 
 def chance_of(
@@ -72,71 +79,47 @@ def chance_of(
   normalized = any(layer.normalization == "batch" for layer in layers)
   if normalized or not inverse_widths.any():
     known = np.nan if inverse_widths.any() else 0.0
-    square = np.full((len(layers), len(layers)), known)
-    return Chance(square[0], square, square[0], square)
-  one, two = _noises(layers, steps, inverse_widths, cotangent)
-  maps = _maps(layers, steps)
-  means = _means(layers, steps, maps, one, inverse_widths)
-  forward, backward = (
-    _average(mean, own, shared, batch)
-    for mean, own, shared in zip(
-      means, _covariances(maps, one), _covariances(maps, two), strict=True
-    )
+    nothing = np.full((2, len(layers)), known)
+    return Chance(nothing, nothing, nothing)
+  spectra = _unit_spectra(layers, steps)
+  units = spectra * np.sqrt(inverse_widths)[:, None]
+  maps = _maps(layers, steps, units)
+  persistence = _persistence(steps, spectra[2], maps.remembered)
+  fresh = _fresh_noise(steps, inverse_widths, persistence, cotangent)
+  alike = powers(np.append(steps.correlation_in, steps.correlation_out[-1]))
+  own = spread(maps, np.ones_like(alike), fresh[0])
+  shared = spread(maps, alike, fresh[1])
+  means = _means(layers, steps, own, units, inverse_widths)
+  variances = (own.forward, shared.forward), (own.backward, shared.backward)
+  mean, variance, scale = np.stack(
+    [
+      _average(mean, *of_way, batch)
+      for mean, of_way in zip(means, variances, strict=True)
+    ],
+    axis=1,
   )
-  return Chance(*forward, *backward)
+  valid = holds(layers, steps, own, inverse_widths)
+  mean, variance = (np.where(valid, x, np.nan) for x in (mean, variance))
+  return Chance(mean, variance, scale, own, shared)
 
 
 def _average(
   mean: np.ndarray, own: np.ndarray, shared: np.ndarray, batch: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and covariance of the log of an average over B inputs.
+) -> np.ndarray:
+  """[3, depth]: mean and variance of the log of an average over B inputs.
 
-  The log of one input has the covariance `own`, of which the part `shared` is
+  The log of one input has the variance `own`, of which the part `shared` is
   common to all. The rest would average to rest/B if it were small; in depth it
-  is not, and the average follows the largest.
+  is not, and the average follows the largest. Third, by what deviations shrink.
   """
+  own, shared = own[1:], shared[1:]
   if batch == 1:
-    return mean, own
-  rest = own - shared
-  variance = np.maximum(np.diag(rest), 0.0)
-  shift, left = log_average(variance, batch)
+    return np.stack([mean, own, np.ones_like(own)])
+  rest = np.maximum(own - shared, 0.0)
+  shift, left = log_average(rest, batch)
   with np.errstate(divide="ignore", invalid="ignore"):
-    scale = np.where(variance > 1e-9, np.sqrt(left / variance), batch**-0.5)
-  return mean + shift, shared + rest * np.outer(scale, scale)
-
-
-def _noises(
-  layers: Sequence[Layer],
-  steps: Steps,
-  inverse_widths: np.ndarray,
-  cotangent: float,
-) -> tuple[_Noise, _Noise]:
-  """Noise of one input, and between two inputs."""
-  spectra = _unit_spectra(layers, steps)
-  streams = _stream_correlations(layers, steps)
-  c = np.append(steps.correlation_in, steps.correlation_out[-1])
-  earlier = np.minimum(*np.indices(streams.shape))
-  both = [streams, streams * c[earlier]]
-  # Averages of f and g over the same n units covary by Σ_k ρ^k·f_k·g_k/n, where
-  # ρ is the correlation of a unit's two values: kept by the skips between two
-  # depths, and of two inputs as alike as they were at the earlier depth.
-  scale = np.sqrt(np.outer(inverse_widths, inverse_widths))
-  plain = all(layer.skip == 0 for layer in layers)
-  units = []
-  for rho in both:
-    block = np.zeros((3, c.size, 3, c.size))
-    for i in range(3):
-      for j in range(i, 3):
-        a, b = spectra[i], spectra[j]
-        if plain:
-          found = np.diag(mehler(a, b, np.diag(rho)))
-        else:
-          found = mehler(a[:, None], b[None], rho)
-        block[i, :, j], block[j, :, i] = found * scale, found.T * scale
-    units.append(block)
-  persistence = _persistence(steps, spectra[2], streams)
-  weights = _fresh_noise(steps, inverse_widths, persistence, cotangent)
-  return _Noise(units[0], weights[0]), _Noise(units[1], weights[1])
+    scale = np.where(rest > 1e-9, np.sqrt(left / rest), batch**-0.5)
+  return np.stack([mean + shift, shared + rest * scale**2, scale])
 
 
 def _unit_spectra(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
@@ -156,17 +139,8 @@ def _unit_spectra(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   return spectra
 
 
-def _stream_correlations(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
-  """[streams, streams]: of one unit, between two depths of the stream."""
-  kept = np.sqrt(steps.skip_share) * np.sign([at.skip for at in layers])
-  found = np.eye(kept.size + 1)
-  for i, factor in enumerate(kept):
-    found[: i + 1, i + 1] = found[i + 1, : i + 1] = found[: i + 1, i] * factor
-  return found
-
-
 def _persistence(
-  steps: Steps, slope_square: np.ndarray, streams: np.ndarray
+  steps: Steps, slope_square: np.ndarray, remembered: np.ndarray
 ) -> np.ndarray:
   """[depth]: E[g²φ'²]/(E[g²]·E[φ'²]) of a unit, for g that skips the layer.
 
@@ -175,13 +149,12 @@ def _persistence(
   """
   depth = steps.skip_share.size
   found = np.ones(depth)
-  origin = np.zeros(depth + 1)  # of g²: which layer's branch it came through
+  later = np.zeros(slope_square.shape[1])  # of g², by orders of this stream
   for i in reversed(range(1, depth)):
-    if steps.gradient_share[i] < 1 and origin.any():
-      common = mehler(slope_square[i], slope_square, streams[i])
-      found[i] += origin @ common
-    origin *= 1 - steps.gradient_share[i]
-    origin[i] = steps.gradient_share[i]
+    found[i] += slope_square[i] @ later
+    share = steps.gradient_share[i]
+    later = (1 - share) * later + share * slope_square[i]
+    later *= remembered[i - 1]
   return found
 
 
@@ -218,56 +191,38 @@ def _fresh_noise(
   return alone, paired
 
 
-def _maps(layers: Sequence[Layer], steps: Steps) -> _Maps:
-  """Follows every piece of noise through the stack."""
-  streams = len(layers) + 1
-  epsilon, eta, zeta = np.eye(3)[:, None, :, None] * np.eye(streams)[:, None]
-  variance = np.zeros((streams, 3, streams))
-  size = np.array(eta)
-  derivative = np.array(zeta)
-  r = steps.response
-  for i, layer in enumerate(layers):
-    free = layer.normalization == "none"
-    size[i] += variance[i]
-    derivative[i] += r.derivative_slope[i] * variance[i] if free else -size[i]
-    share, w = steps.skip_share[i], steps.signal_share[i]
-    branch = w * (epsilon[i] + (r.slope[i] * variance[i] if free else 0))
-    variance[i + 1] = share * variance[i] + (1 - share) * branch
-  size[-1] += variance[-1]
-  derivative[-1] = derivative[0] = 0
-  gained = derivative * np.append(steps.gradient_share, 0)[:, None, None]
-  gradient = np.cumsum(gained[::-1], axis=0)[::-1]
-  return _Maps(variance, size, derivative, gradient)
-
-
-def _covariances(maps: _Maps, noise: _Noise) -> tuple[np.ndarray, np.ndarray]:
-  """[depth, depth] each: of measured second moments, and of the gradient's."""
-  fresh = np.cumsum(noise.weights[::-1])[::-1]
-  later = np.maximum(*np.indices(2 * (fresh.size,)))
-  forward = _covary(maps.size, noise, maps.size)
-  backward = _covary(maps.gradient, noise, maps.gradient) + fresh[later]
-  return forward[1:, 1:], backward[1:, 1:]
-
-
-def _covary(left: np.ndarray, noise: _Noise, right: np.ndarray) -> np.ndarray:
-  size = left[0].size
-  units = noise.units.reshape(size, size)
-  return left.reshape(-1, size) @ units @ right.reshape(-1, size).T
+def _maps(layers: Sequence[Layer], steps: Steps, units: np.ndarray) -> Maps:
+  """How deviations are handed on; `units` [3, streams, orders]: ε, η, ζ."""
+  epsilon, eta, zeta = units
+  free = np.array([layer.normalization == "none" for layer in layers])
+  share, r = steps.skip_share, steps.response
+  branch = (1 - share) * steps.signal_share
+  inner = np.array(zeta)
+  inner[:-1] -= ~free[:, None] * eta[:-1]
+  slopes = np.append(np.where(free, r.derivative_slope, -1.0), 0.0)
+  return Maps(
+    share + branch * np.where(free, r.slope, 0.0),
+    branch[:, None] * epsilon[:-1],
+    powers(np.sqrt(share) * np.sign([layer.skip for layer in layers])),
+    Sum(np.ones(len(eta)), eta),
+    Sum(slopes, inner),
+    np.concatenate([[0.0], steps.gradient_share[1:], [0.0]]),
+  )
 
 
 def _means(
   layers: Sequence[Layer],
   steps: Steps,
-  maps: _Maps,
-  noise: _Noise,
+  own: Spread,
+  units: np.ndarray,
   inverse_widths: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
   """[depth] each, of one input: the means of log second moments, order 1/n."""
   off = Deviations(
-    np.diag(_covary(maps.variance, noise, maps.variance)),
-    np.diag(_covary(maps.derivative, noise, maps.derivative)),
-    np.einsum("isis->is", noise.units),
-    np.einsum("skt,ktis->is", maps.variance, noise.units),
+    own.variance,
+    own.of(own.maps.derivative),
+    (units**2).sum(axis=-1),
+    (units * own.orders).sum(axis=-1),
     inverse_widths,
   )
   forward = forward_means(layers, steps, off)

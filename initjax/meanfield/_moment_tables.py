@@ -212,6 +212,12 @@ def _hermite() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return z, mass, np.stack(rows)
 
 
+def powers(rho: np.ndarray) -> np.ndarray:
+  """ρ^k of every order k that a `Spectrum` holds, orders last."""
+  rho = np.asarray(rho)[..., None]
+  return np.concatenate([rho ** np.arange(_ORDERS), abs(rho) ** _TAIL], axis=-1)
+
+
 def mehler(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> np.ndarray:
   """Σ_k ρ^k f_k g_k with k >= 0.
 

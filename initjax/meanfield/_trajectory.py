@@ -1,18 +1,22 @@
 """Deep stacks layer by layer: signal, gradient, correlation, and chance."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from initjax._checks import check_choice, check_integer, check_number
 from initjax.meanfield._finite_width import check_correlation
-from initjax.meanfield._fluctuations import chance_of
+from initjax.meanfield._fluctuations import Chance, chance_of
 from initjax.meanfield._steps import Layer, steps_of
 
+_BIT = math.log(2)
 
-class Trajectory(NamedTuple):
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trajectory:
   """What theory predicts for each layer, in log₂ of second moments."""
 
   forward: np.ndarray
@@ -26,20 +30,21 @@ class Trajectory(NamedTuple):
   """[depth]: at finite width, what the mean over nets is above `forward`"""
   backward_drift: np.ndarray
   """[depth]: likewise"""
-  forward_covariance: np.ndarray
-  """[depth, depth], over nets, of the second moments of units and batch"""
-  backward_covariance: np.ndarray
-  """[depth, depth]: likewise"""
+  forward_std: np.ndarray
+  """[depth]: standard deviation over nets"""
+  backward_std: np.ndarray
+  """[depth]: likewise"""
+  _chance: Chance
 
-  @property
-  def forward_std(self) -> np.ndarray:
-    """[depth]: standard deviation over nets."""
-    return np.sqrt(np.diag(self.forward_covariance))
+  @functools.cached_property
+  def forward_covariance(self) -> np.ndarray:
+    """[depth, depth]: over nets, computed when it is first asked for."""
+    return self._chance.forward_covariance() / _BIT**2
 
-  @property
-  def backward_std(self) -> np.ndarray:
-    """[depth]: standard deviation over nets."""
-    return np.sqrt(np.diag(self.backward_covariance))
+  @functools.cached_property
+  def backward_covariance(self) -> np.ndarray:
+    """[depth, depth]: likewise."""
+    return self._chance.backward_covariance() / _BIT**2
 
 
 def trajectory(
@@ -63,7 +68,7 @@ def trajectory(
   the mean and the covariance given here to first order in depth/n: each layer
   adds what `fluctuation` says, the next ones pass deviations on with their
   slopes d log K/d log q and d log χ/d log q. What that leaves out, of a std:
-  2/n (ReLU) and up to depth/(2n), more where the length map expands (GELU).
+  2/n (ReLU) and up to depth/(2n), a quarter at most where it is not NaN.
   Over a batch it leaves out that correlations wander: inputs that stay nearly
   uncorrelated in theory scatter together up to three times as much.
 
@@ -77,8 +82,10 @@ def trajectory(
     cotangent_correlation: likewise of their gradients in the last layer, in
       [-1, 1]; 0 if these are drawn at random.
 
-  Drift and covariance are 0 without widths, and NaN if there is a batch
-  normalization: how its units fluctuate is not known here.
+  Drift, deviation and covariance are 0 without widths, and NaN, unknown, where
+  that order does not tell: after a batch normalization, and where slopes change
+  much within what chance does to q, as those of GELU at its gain do from the
+  tenth layer on. `simulate` draws there.
 
   Raises:
     ValueError: for an empty stack, numbers out of range, residual layers whose
@@ -93,20 +100,22 @@ def trajectory(
   Reference: Schoenholz et al. 2017; Yang and Schoenholz 2017; Hanin and Nica
   2020; Roberts, Yaida and Hanin 2022, §4 and §9.
   """
-  _check(layers, second_moment, correlation, batch, cotangent_correlation)
+  check_layers(layers, second_moment, correlation, batch, cotangent_correlation)
   steps = steps_of(layers, math.log2(second_moment), correlation)
   gains = steps.log2_gradient[1:] + _log2_width_ratios(layers)
   backward = np.concatenate([np.cumsum(gains[::-1])[::-1], [0.0]])
   chance = chance_of(layers, steps, batch, cotangent_correlation)
-  bit = math.log(2)
+  forward_drift, backward_drift = chance.mean / _BIT
+  forward_std, backward_std = np.sqrt(chance.variance) / _BIT
   return Trajectory(
     steps.log2_out,
     backward,
     steps.correlation_out,
-    chance.forward_mean / bit,
-    chance.backward_mean / bit,
-    chance.forward / bit**2,
-    chance.backward / bit**2,
+    forward_drift,
+    backward_drift,
+    forward_std,
+    backward_std,
+    chance,
   )
 
 
@@ -116,7 +125,7 @@ def _log2_width_ratios(layers: Sequence[Layer]) -> np.ndarray:
   return np.diff(widths)
 
 
-def _check(
+def check_layers(
   layers: Sequence[Layer],
   second_moment: float,
   correlation: float,

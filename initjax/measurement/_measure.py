@@ -19,6 +19,7 @@ from initjax._statistics import (
   tap,
   varying_like,
   varying_zeros,
+  wide_dtype,
 )
 from initjax.graph import (
   Feed,
@@ -366,8 +367,7 @@ def _cotangent(
 
 def _random_cotangent(key: jax.Array, like: jax.Array) -> jax.Array:
   """Numbers with E|x|² = 1; complex ones have a random phase."""
-  if jnp.iscomplexobj(like):
-    noise = jax.random.normal(key, like.shape, like.dtype)
-  else:
-    noise = jax.random.normal(key, like.shape).astype(like.dtype)
+  is_complex = jnp.iscomplexobj(like)
+  dtype = like.dtype if is_complex else wide_dtype(like.dtype)
+  noise = jax.random.normal(key, like.shape, dtype).astype(like.dtype)
   return sharded_like(varying_like(noise, like), like)

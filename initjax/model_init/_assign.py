@@ -61,10 +61,15 @@ def kernels_of(
 
 
 def _exact_view(op: LinearOp) -> View | None:
-  """The view, if it tells each entry and its factor."""
+  """The view, if it tells each entry and its factor.
+
+  Of a kernel that data choose, all that it is chosen from.
+  """
   view = op.view
-  known = view is not None and view.exact and view.multiplier is not None
-  return view if known else None
+  if view is None or view.computed or view.multiplier is None:
+    return None
+  view = view if view.exact else view.covering
+  return view if view.exact and view.multiplier is not None else None
 
 
 class Share(NamedTuple):

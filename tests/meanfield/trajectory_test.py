@@ -187,10 +187,15 @@ def test_widths_unknown_means_no_chance():
     np.testing.assert_array_equal(part, 0)
 
 
+def _arrays(found):
+  chance = found.forward_drift, found.backward_drift, found.backward_covariance
+  return found.forward, found.backward, found.correlation, *chance
+
+
 SILU = (jax.nn.silu, 1.5, 0.1)
 WIDE = [Layer(width=64)] + 5 * [Layer(jax.nn.gelu, 2.0, width=64)]
 NUMBERS = {
-  "trajectory": lambda: trajectory(WIDE, batch=4),
+  "trajectory": lambda: _arrays(trajectory(WIDE, batch=4)),
   "length map": lambda: length_map(SILU[0], 0.8, *SILU[1:]),
   "correlation map": lambda: correlation_map(SILU[0], 0.4, *SILU[1:], q=0.8),
   "fixed point": lambda: fixed_point(jnp.tanh, 2.5, 0.05),
