@@ -54,12 +54,7 @@ def gathered(view: View, axes: Collection[str] | None = None) -> View | None:
   shape = _wider(view, local, ratios)
   if shape is None:
     return None
-  move = view.move
-  if isinstance(move, Reshape):
-    move = Reshape(before.shape, shape)
-  if isinstance(move, Index):
-    picks = zip(move.picks, before.shape, ratios, strict=True)
-    move = Index(tuple((0, n, 1) if r > 1 else p for p, n, r in picks))
+  move = _wide_move(view.move, before.shape, shape, ratios)
   return dataclasses.replace(
     view,
     below=(before,),
@@ -69,6 +64,18 @@ def gathered(view: View, axes: Collection[str] | None = None) -> View | None:
     exact=before.exact and not left,
     splits=left,
   )
+
+
+def _wide_move(
+  move: Move | int | None, before: Shape, shape: Shape, ratios: Sequence[int]
+) -> Move | int | None:
+  """A move of arrays whose axes are so many times as long."""
+  if isinstance(move, Reshape):
+    return Reshape(before, shape)
+  if isinstance(move, Index):
+    picks = zip(move.picks, before, ratios, strict=True)
+    return Index(tuple((0, n, 1) if r > 1 else p for p, n, r in picks))
+  return move
 
 
 def _held_after(
