@@ -3,7 +3,19 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def fetched(x: Any) -> np.ndarray:
+  """The whole array, in every process of which devices hold a part of it."""
+  if isinstance(x, jax.Array) and not (
+    x.is_fully_addressable or x.is_fully_replicated
+  ):
+    sharding: Any = x.sharding
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
+    x = jax.jit(lambda x: x, out_shardings=whole)(x)
+  return np.asarray(x)
 
 
 def _is_explicit(sharding: Any) -> bool:

@@ -370,7 +370,8 @@ def _devices_fed(
   Along other axes of the mesh it holds other terms of a sum.
   """
   view, differs = weight.view, weight.touched & reader.devices(reader.mesh)
-  held = () if view is None or view.axes is None else view.axes
+  whole = (view and gathered(view)) or view
+  held = () if whole is None or whole.axes is None else whole.axes
   free = {axis for place in axes.free if held for axis in held[place]}
   fed = 1
   for split in () if view is None else view.splits:

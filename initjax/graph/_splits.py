@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from initjax.graph._moves import Held, Index, Reshape, Shape, Transpose
+from initjax.graph._moves import Held, Index, Move, Reshape, Shape, Transpose
 from initjax.graph._primitives import STAYS
 from initjax.graph._view import View, part
 
@@ -54,20 +54,39 @@ def gathered(view: View, axes: Collection[str] | None = None) -> View | None:
   shape = _wider(view, local, ratios)
   if shape is None:
     return None
-  move = view.move
-  if isinstance(move, Reshape):
-    move = Reshape(before.shape, shape)
-  if isinstance(move, Index):
-    picks = zip(move.picks, before.shape, ratios, strict=True)
-    move = Index(tuple((0, n, 1) if r > 1 else p for p, n, r in picks))
+  move = _wide_move(view.move, before.shape, shape, ratios)
   return dataclasses.replace(
     view,
     below=(before,),
     move=move,
+    axes=_held_after(view, move, before.axes),
     shape=shape,
     exact=before.exact and not left,
     splits=left,
   )
+
+
+def _wide_move(
+  move: Move | int | None, before: Shape, shape: Shape, ratios: Sequence[int]
+) -> Move | int | None:
+  """A move of arrays whose axes are so many times as long."""
+  if isinstance(move, Reshape):
+    return Reshape(before, shape)
+  if isinstance(move, Index):
+    picks = zip(move.picks, before, ratios, strict=True)
+    return Index(tuple((0, n, 1) if r > 1 else p for p, n, r in picks))
+  return move
+
+
+def _held_after(
+  view: View, move: Move | int | None, held: Held | None
+) -> Held | None:
+  """The axes of the leaf that axes hold after a view's last step."""
+  if held is None:
+    return None
+  if isinstance(move, Transpose | Reshape | Index):
+    return move.axes(held)
+  return held[1:] if view.name == "scan" else held
 
 
 def _wider(view: View, local: Shape, ratios: Sequence[int]) -> Shape | None:
@@ -93,6 +112,13 @@ def _came_from(view: View, local: Shape, ratios: Sequence[int]) -> Held | None:
     picks = zip(move.picks, local, ratios, strict=True)
     if any(pick != (0, n, 1) and ratio > 1 for pick, n, ratio in picks):
       return None
-  if isinstance(move, Transpose | Reshape | Index):
-    return move.axes(axes)
-  return None
+  if not isinstance(move, Transpose | Reshape | Index):
+    return None
+  came = move.axes(axes)
+  for place, size in enumerate(local):
+    if isinstance(move, Reshape) and size == 1 and ratios[place] > 1:
+      # strides do not tell: as heads are, merged with what follows
+      came = tuple(
+        (place, *held) if place + 1 in held else held for held in came
+      )
+  return came

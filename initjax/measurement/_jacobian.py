@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from initjax._checks import check_choice, check_integer, check_key
 from initjax._executables import execute
+from initjax._sharding import fetched
 from initjax._statistics import nan_is_unknown
 from initjax.graph import as_function
 from initjax.measurement._lanczos import quadrature
@@ -195,7 +196,9 @@ def _is_small(jacobian: Linearized) -> bool:
 
 
 def _check_finite(log2_mean: jax.Array) -> None:
-  if isinstance(log2_mean, jax.core.Tracer) or (log2_mean < jnp.inf).all():
+  if isinstance(log2_mean, jax.core.Tracer):
+    return
+  if (fetched(log2_mean) < math.inf).all():
     return
   raise ValueError(
     "the Jacobian holds NaN or infinities, so it has no singular values; "

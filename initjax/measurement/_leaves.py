@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import leaves_by_path
+from initjax._sharding import fetched
 from initjax.graph import LinearOp, Scale, SignalGraph, entries_of
 
 Leaves = Mapping[str, np.ndarray]
@@ -22,7 +23,7 @@ def arrays_of(tree: Any) -> dict[str, np.ndarray]:
   """The leaves that have a gradient, by path."""
   check_arrays(tree)
   return {
-    path: np.asarray(leaf)
+    path: fetched(leaf)
     for path, leaf in leaves_by_path(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }
@@ -91,7 +92,7 @@ def known_of(
   given = jax.tree.leaves(inputs)
   abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
   concrete = {
-    at: given[at]
+    at: fetched(given[at])
     for at in graph.statistics
     if not isinstance(given[at], abstract)
   }

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from initjax import reports
+from initjax._sharding import fetched
 from initjax._statistics import Statistics, Tally
 from initjax.graph import SignalGraph
 from initjax.measurement._detail import Detail
@@ -106,7 +106,7 @@ class SignalReport:
       "judged": self.judged,
       "not_followed": self._missed,
       "verdicts": [verdict._asdict() for verdict in self.verdicts],
-      "gradient_norms": {path: np.asarray(n) for path, n in norms.items()},
+      "gradient_norms": {path: fetched(n) for path, n in norms.items()},
     }
     reports.write_json(path, content)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from initjax._sharding import fetched
 from initjax._statistics import Statistics
 from initjax.graph import Row, SignalGraph, fed_by
 from initjax.measurement._detail import Detail, saturation
@@ -49,8 +50,8 @@ class RowStatistics(NamedTuple):
 def row_statistics(report: "SignalReport") -> RowStatistics:
   """The arrays of a report."""
   graph = report.graph
-  forward, backward, details, slopes = jax.device_get(
-    (report.forward, report.backward, report.details, report.slopes)
+  forward, backward, details, slopes = jax.tree.map(
+    fetched, (report.forward, report.backward, report.details, report.slopes)
   )
   if details:
     ops = zip(graph.ops, details, slopes, strict=True)

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
+from initjax._sharding import fetched
 from initjax.graph import Scale, as_function, entries_of, signal_graph
 from initjax.measurement import Known, known_of, mean_square
 from initjax.model_init._assign import (
@@ -196,7 +197,7 @@ def _mean_square(known: Known, scale: Scale) -> float:
     leaf = known.get(path, math.nan)
     if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-    return leaf
+    return fetched(leaf)
 
   return mean_square(entries_of(scale, leaf_at))
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from initjax._sharding import fetched
 from initjax.graph import SignalGraph
 from initjax.model_init._factors import CALIBRATED, REASONS, SHARED, Row
 from initjax.reports import (
@@ -60,7 +61,7 @@ class Calibration:
     Raises:
       ValueError: if several calibrations are stacked, as under vmap.
     """
-    rows = jax.device_get(self.rows)
+    rows = jax.tree.map(fetched, self.rows)
     found = []
     for index, op, repeat in self.graph.rows:
       row = rows[index]

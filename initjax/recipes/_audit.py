@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from initjax._paths import is_float, leaves_by_path
+from initjax._sharding import fetched
 from initjax.measurement import find_duplicates
 from initjax.reports import Note, TextTable, leaf_table, number_column
 
@@ -66,7 +67,7 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
     for (path, leaf), std in zip(found.items(), stds, strict=True)
     if is_float(leaf)
   )
-  floats = {row.path: np.asarray(found[row.path]) for row in rows}
+  floats = {row.path: fetched(found[row.path]) for row in rows}
   return Audit(rows, tuple(each.paths for each in find_duplicates(floats)))
 
 
@@ -88,7 +89,7 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
 
 
 def _audit_row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
-  x = np.asarray(leaf, np.float64)
+  x = fetched(leaf).astype(np.float64)
   mean, spread, deviation = math.nan, math.nan, None
   if x.size:
     mean, spread = float(x.mean()), float(x.std())

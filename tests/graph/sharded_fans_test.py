@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -136,41 +137,121 @@ MODELS = {
 }
 
 
-@functools.cache
-def flat(unroll=False):
-  fn = functools.partial(unrolled, total=same) if unroll else blocks
-  report = jax.jit(functools.partial(measure, fn, cotangent=COTANGENT))
-  graph = signal_graph(fn, PARAMS, X)
-  plan = plan_init(fn, PARAMS, X)
-  return (
-    graph,
-    report(PARAMS, X),
-    plan,
-    auto_init(jax.random.key(1), fn, PARAMS, X),
-  )
+def fans(fn, *arguments):
+  ops = signal_graph(fn, *arguments).ops
+  return [(op.fan_in, op.fan_out, op.kernel_shape) for op in ops]
+
+
+def flat(name):
+  return functools.partial(unrolled, total=same) if "rolled" in name else blocks
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_as_on_one_device(name):
-  model = MODELS[name]()
-  graph, report, plan, drawn = flat("unrolled" in name)
-  found = signal_graph(model, PARAMS, X)
-  seen = lambda op: (op.path, op.fan_in, op.fan_out, op.kernel_shape)
-  assert list(map(seen, found)) == list(map(seen, graph))
-  own = plan_init(model, PARAMS, X)
-  assert own.rows == plan.rows
+def test_fans_and_plan_are_those_of_one_device(name):
+  one, eight = flat(name), MODELS[name]()
+  assert fans(eight, PARAMS, X) == fans(one, PARAMS, X)
+  found, wanted = (plan_init(fn, PARAMS, X) for fn in (eight, one))
+  assert found.rows == wanted.rows
+
+
+@pytest.mark.slow  # each is compiled
+@pytest.mark.parametrize("name", MODELS)
+def test_draws_and_sizes_are_those_of_one_device(name):
+  both = MODELS[name](), flat(name)
+  draws = [auto_init(jax.random.key(1), fn, PARAMS, X) for fn in both]
+  jax.tree.map(np.testing.assert_array_equal, *draws)
+  run = lambda fn: jax.jit(functools.partial(measure, fn, cotangent=COTANGENT))
+  found, wanted = (run(fn)(PARAMS, X) for fn in both)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-4)
   jax.tree.map(
-    np.testing.assert_array_equal,
-    auto_init(jax.random.key(1), model, PARAMS, X),
-    drawn,
+    close,
+    [row.log2_second_moment for row in (*found.forward, *found.backward)],
+    [row.log2_second_moment for row in (*wanted.forward, *wanted.backward)],
   )
-  run = jax.jit(functools.partial(measure, model, cotangent=COTANGENT))
-  measured = run(PARAMS, X)
-  for one, other in zip(
-    (*measured.forward, *measured.backward),
-    (*report.forward, *report.backward),
-    strict=True,
-  ):
-    np.testing.assert_allclose(
-      one.log2_second_moment, other.log2_second_moment, atol=1e-4
-    )
+
+
+# What else devices do together
+
+
+def on_eight(fn, specs, out):
+  mesh = jax.make_mesh((8,), ("m",), axis_types=(AUTO,))
+  return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=out)
+
+
+def test_two_products_in_one_sum():
+  """Attention beside the perceptron, as in GPT-J."""
+
+  def both(kernels, x):
+    halves = x @ kernels[0] + (0.5 * jnp.tanh(x)) @ kernels[1]
+    return jax.lax.psum(halves, "m")
+
+  sharded = on_eight(both, (P("m"), P(None, "m")), P())
+  kernels = list(PARAMS["in"][:2])
+  assert fans(sharded, kernels, X) == [(16, 32, (16, 32))] * 2
+  (first, second) = signal_graph(sharded, kernels, X).ops
+  assert first.summed_over == second.summed_over == (("m", 8),)
+
+
+def test_a_mean_over_samples_is_no_longer_sum():
+  def model(kernel, x):
+    return jax.lax.pmean(jnp.mean(jax.nn.relu(x @ kernel)), "m")
+
+  def linear(kernel, x):
+    return jax.lax.psum(x @ kernel, "m")
+
+  kernel = PARAMS["in"][0]
+  for fn in (model, linear):
+    assert fans(on_eight(fn, (P(), P("m")), P()), kernel, X) == [
+      (16, 32, (16, 32))
+    ]
+
+
+def test_experts_that_get_their_tokens_from_all_devices():
+  def model(kernels, x):
+    sent = jax.lax.all_to_all(x, "m", 0, 0, tiled=True)
+    return jax.lax.all_to_all(sent @ kernels[0], "m", 0, 0, tiled=True)
+
+  kernels, x = normal(0, 8, 16, 32), normal(1, 64, 16)
+  sharded = on_eight(model, (P("m"), P("m")), P("m"))
+  assert [f[:2] for f in fans(sharded, kernels, x)] == [(16, 32)]
+
+
+def test_a_chain_over_devices_passes_signals_on():
+  def model(kernels, x):
+    h = jnp.tanh(x @ kernels[0])
+    passed = jax.lax.ppermute(h, "m", [(i, (i + 1) % 8) for i in range(8)])
+    return passed @ kernels[0].T
+
+  kernels, x = normal(0, 8, 16, 32), normal(1, 64, 16)
+  sharded = on_eight(model, (P("m"), P("m")), P("m"))
+  _, second = signal_graph(sharded, kernels, x).ops
+  assert (second.fan_in, second.fan_out, second.source) == (32, 16, ".")
+  assert float(second.activation(jnp.float32(9.0))) == pytest.approx(1.0)
+
+
+def test_pmap():
+  def model(kernel, x):
+    return jax.lax.psum(jax.nn.relu(x) @ kernel, "i")
+
+  kernels, x = normal(0, 8, 16, 32) / 16, normal(1, 8, 4, 16)
+  ((fan_in, fan_out, _),) = fans(jax.pmap(model, "i"), kernels, x)
+  assert (fan_in, fan_out) == (8 * 16, 32)
+  (row,) = plan_init(jax.pmap(model, "i"), kernels, x).rows
+  (flat,) = plan_init(
+    lambda w, x: jnp.einsum("mbi,mio->bo", jax.nn.relu(x), w), kernels, x
+  ).rows
+  assert (row.fan_in, row.std) == (flat.fan_in, flat.std)
+
+
+def test_splits_that_a_reshape_hides_are_still_counted():
+  """Heads are split, and merged with their features before use."""
+
+  def model(kernel, x):
+    return x @ kernel.reshape(16, -1)
+
+  def flat(kernel, x):
+    return x @ kernel.reshape(16, -1)
+
+  kernel = normal(0, 16, 8, 4)
+  sharded = on_eight(model, (P(None, "m"), P()), P(None, "m"))
+  assert fans(sharded, kernel, X) == fans(flat, kernel, X)
