@@ -1,6 +1,6 @@
 """What has to hold of any model; as a script, of hundreds, with a table.
 
-  python tests/random_laws.py --number 500 [--first 0] [--all_verbs]
+  python tests/random_laws.py --number 500 [--graph_alone | --all_verbs]
 
 About a second each on a quiet core. What fails is printed as data that
 `check(Model(...))` takes.
@@ -199,31 +199,35 @@ def check_verbs(made: Program, all_verbs: bool) -> None:
 
 
 def main() -> None:
-  """Prints a table of kinds, and what failed."""
+  """Prints what failed, and a table of kinds."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--number", type=int, default=500)
   parser.add_argument("--first", type=int, default=0)
+  parser.add_argument("--graph_alone", action="store_true")
   parser.add_argument("--all_verbs", action="store_true")
   options = parser.parse_args()
+  laws = {"values": not options.graph_alone, "all_verbs": options.all_verbs}
   counts: collections.Counter[tuple[str, str]] = collections.Counter()
-  broken = 0
-  for seed in range(options.first, options.first + options.number):
-    model = random_model(seed)
-    try:
-      found = check(model, all_verbs=options.all_verbs)
-    except Exception as error:
-      broken += 1
-      print(f"\n{model}\n  {type(error).__name__}: {str(error)[:600]}")
-      with contextlib.suppress(Exception), jax.enable_x64(True):
-        made = program(model)
-        graph = initjax.signal_graph(made.fn, made.params, *made.inputs)
-        counts.update(f[:2] for f in kernels(graph, made.built.uses))
-    else:
-      counts.update(f[:2] for f in found)
-    if seed % 50 == 49:
-      jax.clear_caches()  # of some hundred programs
+  looked_at = broken = 0
+  with contextlib.suppress(KeyboardInterrupt):  # the table so far
+    for seed in range(options.first, options.first + options.number):
+      looked_at += 1
+      found = found_in(random_model(seed), **laws)
+      broken += found is None
+      counts.update(one[:2] for one in found or ())
+      if seed % 50 == 49:
+        jax.clear_caches()  # of some hundred programs
   print_table(counts)
-  print(f"{options.number} models, of which {broken} break a law")
+  print(f"{looked_at} models, of which {broken} break a law")
+
+
+def found_in(model: Model, **laws: bool) -> list[Found] | None:
+  """What `check` finds; prints what it raises."""
+  try:
+    return check(model, **laws)
+  except Exception as error:
+    print(f"\n{model}\n  {type(error).__name__}: {str(error)[:600]}")
+    return None
 
 
 def print_table(counts: collections.Counter[tuple[str, str]]) -> None:

@@ -104,6 +104,12 @@ WAYS: tuple[tuple[Callable[[int, int], Any], Callable[..., Any]], ...] = (
   (lambda n, m: (2, n, m), lambda w, n, m: jnp.split(w, 2)[1][0]),
   (lambda n, m: (n, m), lambda w, n, m: w[::-1]),
   (lambda n, m: (n, m), lambda w, n, m: -w / math.sqrt(n)),
+  (lambda n, m: (n, m), lambda w, n, m: jnp.roll(w, 1, axis=0)),
+  (lambda n, m: (n, m), lambda w, n, m: w[np.arange(n)[::-1]]),
+  (
+    lambda n, m: (n,),
+    lambda w, n, m: jnp.stack([jnp.roll(w, i) for i in range(m)], 1),
+  ),
 )
 """How a kernel [n, m] is stored, and seen."""
 
