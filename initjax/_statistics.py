@@ -55,6 +55,12 @@ class Tally(NamedTuple):
     with nan_is_unknown():
       return _statistics(self)
 
+  def shared(self, copies: int) -> "Tally":
+    """What each of several equal copies has, if all together count as one."""
+    if copies == 1:
+      return self
+    return Tally(self.numbers.at[..., 1:].divide(copies))
+
 
 @jax.jit
 def _statistics(tally: Tally) -> Statistics:
@@ -193,11 +199,9 @@ def spread(found: Tally, slot: Tally) -> Tally:
   Inside a shard_map, equal arrays on k devices are one array: so that a sum
   over devices counts it once, each of them holds 1/k of the sums.
   """
-  numbers, like = found.numbers, slot.numbers
-  missing = _missing_axes(numbers, like)
-  if missing:
-    copies = jax.lax.axis_size(missing)
-    numbers = numbers.at[..., 1:].divide(copies)
+  like = slot.numbers
+  missing = _missing_axes(found.numbers, like)
+  numbers = found.shared(jax.lax.axis_size(missing)).numbers
   if numbers.dtype != like.dtype:
     numbers = numbers.astype(like.dtype)
   return Tally(varying_like(numbers, like))

@@ -41,7 +41,9 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
   if any(np.dtype(op.dtype).kind == "c" for op in ops):
     return None  # its law is that of real numbers
   is_short = len(rows) < 4
-  if is_short or graph.opaque or graph.products or _shares_kernels(graph):
+  if is_short or graph.products or _shares_kernels(graph):
+    return None
+  if graph.opaque or graph.not_followed:
     return None
   activations, sigma_b2 = [], []
   for before, row in itertools.pairwise(rows):
@@ -60,7 +62,7 @@ def chain_of(graph: SignalGraph, leaves: Leaves) -> Chain | None:
     tuple(activations[: count - 1]),
     tuple(widths[:count]),
     tuple(
-      kernel_variance(op, repeat, leaves) * op.fan_in
+      kernel_variance(op, repeat, leaves) * op.valid_fan_in
       for _, op, repeat in rows[:count]
     ),
     np.array([*sigma_b2, 0.0][:count]),
@@ -80,7 +82,8 @@ def _shares_kernels(graph: SignalGraph) -> bool:
 
 def _is_output(stream: Stream, site: Site) -> bool:
   """Whether it is the output of the operation at `site`, plus biases."""
-  terms = [term for term in stream if term.kind != "bias"]
+  plain = lambda term: term.kind == "bias" and term.path and not term.scales
+  terms = [term for term in stream if not plain(term)]
   if len(terms) != 1 or terms[0].factor ** 2 != 1 or terms[0].scales:
     return False
   return (terms[0].kind, terms[0].site) == ("output", site)
@@ -88,6 +91,6 @@ def _is_output(stream: Stream, site: Site) -> bool:
 
 def _units(op: LinearOp) -> int:
   """Features of the output: positions that share a kernel count once."""
-  if op.leaf_shape is None or op.out_axes is None:
+  if op.leaf_shape is None or not op.out_axes:
     return max(1, round(op.fan_out))
   return math.prod(op.leaf_shape[axis] for axis in op.out_axes)

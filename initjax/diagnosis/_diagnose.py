@@ -132,9 +132,11 @@ def _bands(observed: Observed) -> tuple[Any, ...]:
 
 def _predicted(observed: Observed, inputs: Any) -> tuple[Any, ...]:
   """What theory predicts for these weights, from what went in and came back."""
-  squares = map(mean_square, arrays_of(inputs).values())
+  graph, leaves = observed.report.graph, enumerate(jax.tree.leaves(inputs))
+  data = [leaf for at, leaf in leaves if at not in graph.statistics]
+  squares = map(mean_square, arrays_of(data).values())
   size = next((square for square in squares if square > 0), 1.0)
-  theory = predict_rows(observed.report.graph, observed.leaves, size)
+  theory = predict_rows(graph, observed.leaves, inputs, size)
   start = observed.found.log2_moments["backward"].mean(axis=0)[-1:]
   forward, backward = (
     [x if math.isfinite(x) else None for x in column.tolist()]

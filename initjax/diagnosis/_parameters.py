@@ -24,6 +24,7 @@ from initjax.measurement import (
   kernel_leaves,
   mean_square,
 )
+from initjax.reports import not_followed
 from initjax.typing import Activation, Verdict
 
 
@@ -49,6 +50,7 @@ def check_parameters(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
   for check in (identical_layers, wrong_fan, symmetric):
     yield from _together([v for kernel in found for v in check(kernel)])
   yield from unused(graph, leaves)
+  yield from missed(graph)
   yield from not_entered(graph)
 
 
@@ -153,7 +155,8 @@ def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
   """A variance that fits a fan read off the shape, and not the true one."""
   op, scales = kernel.op, _scales(kernel.op)
   average = (op.fan_in + op.fan_out) / 2  # Xavier's
-  true_fans = (op.fan_in, average, 3 * op.fan_in)  # PyTorch's, Equinox's
+  # PyTorch's and Equinox's; and what is left of fan_in without padding
+  true_fans = (op.fan_in, average, 3 * op.fan_in, op.valid_fan_in)
   if any(_rule_for(kernel, fan, scales) for fan in true_fans):
     return
   # What JAX takes for fan_in: all axes but the last; also of one layer.
@@ -247,6 +250,21 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       fix(
         "fn, params = initjax.functional(module)",
         "for NNX and Equinox; else make them an argument: fn(params, *inputs)",
+      ),
+    )
+
+
+def missed(graph: SignalGraph) -> Iterator[Verdict]:
+  """Parameters that meet data in a way that is not followed."""
+  if graph.not_followed:
+    yield Verdict(
+      "not followed",
+      "note",
+      next(iter(graph.not_followed)),
+      f"{not_followed(graph.not_followed)}. Nothing is said of that.",
+      fix(
+        "",
+        "a matrix product, a convolution or a look-up in its place is followed",
       ),
     )
 

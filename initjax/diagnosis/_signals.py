@@ -244,8 +244,7 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
   cosine = found.detail.correlation
   known = np.flatnonzero(np.isfinite(cosine)).tolist()
   alike = (i for i in known if 1 - cosine[i] < _ALIKE)
-  fed = [row.feed.reason not in ("input", "indices") for row in found.rows]
-  rows = [i for i in alike if fed[i]]
+  rows = [i for i in alike if not found.rows[i].feed.from_outside]
   if rows and cosine[known[0]] <= 0.99:
     first = found.rows[rows[0]]
     yield Verdict(

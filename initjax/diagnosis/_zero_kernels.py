@@ -11,7 +11,6 @@ Sources = list[set[int] | None]
 """The rows that feed each row, and last the output; None if it is not known."""
 
 _INPUT = -1  # among the rows that feed another: what the model is given
-_FROM_OUTSIDE = ("input", "indices", "constant")
 
 
 def meant_zeros(
@@ -71,7 +70,7 @@ def _feeding_rows(graph: SignalGraph) -> Sources:
   latest: dict[Site, int] = {}
   found: Sources = []
   for at, row in enumerate(graph.rows):
-    outside = row.feed.reason in _FROM_OUTSIDE
+    outside = row.feed.from_outside
     fed_by = {_INPUT} if outside else _rows_of(row.feed.stream, latest, found)
     found.append(fed_by)
     latest[row.op.place.site] = at

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from initjax._activations import identity
 from initjax.graph._graph import Feed
+from initjax.graph._normalizations import find_normalized
 from initjax.graph._primitives import AFFINE, ELEMENTWISE, LAYOUT, MOVES
 from initjax.graph._recovered import dropout, recovered
 from initjax.graph._values import Node, Value
@@ -45,7 +46,7 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
   and none is left, every path leads through it. Paths that move entries apart
   (the two halves of a gated unit) do not meet in a function of one scalar.
   """
-  operand = _unpadded(operand)
+  operand = unpadded(operand)
   # what moved entries, from there to the operand
   moves: dict[Node, tuple[str, ...]] = {operand: ()}
   open_nodes = [(-operand.index, operand)]
@@ -69,21 +70,21 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
   return source, visited[:count]
 
 
-def _unpadded(node: Node) -> Node:
+def unpadded(node: Node) -> Node:
   """The node without its borders: zeros, or more of the same entries."""
   if node.label == "pad" and node.operands[1].scalar == 0:
     return node if node.operands[0].node is None else node.operands[0].node
   if node.label != "concatenate":
     return node
-  parts = [_without_layout(below) for below in node.below]
+  parts = [without_layout(below) for below in node.below]
   same = len(parts) == len(node.operands) and len(set(parts)) == 1
   return parts[0] if same else node
 
 
-def _without_layout(node: Node) -> Node:
+def without_layout(node: Node) -> Node:
   """The node below moves and paddings."""
-  inside = _unpadded(node.unmoved)
-  return inside if inside is node else _without_layout(inside)
+  inside = unpadded(node.unmoved)
+  return inside if inside is node else without_layout(inside)
 
 
 def _passes_through(node: Node) -> bool:
@@ -128,19 +129,17 @@ def _describe(source: Node) -> tuple[str, str | None]:
   if node.label in ("input", "loop"):
     return "input", None
   if node.label in _REASONS:
-    statistic = _reduction_below(node)
+    statistic = _statistic_of(source, node)
     return statistic or _REASONS[node.label], None
   return node.label.replace("_", " "), None
 
 
-def _reduction_below(node: Node) -> str | None:
+def _statistic_of(source: Node, node: Node) -> str | None:
   """Softmax or normalization, if a statistic of the data scales it."""
-  if node.label not in ("mul", "div", "sub"):
-    return None
-  labels = {below.label for below in node.descend()}
-  reduces = any(label.startswith("reduce_") for label in labels)
-  if reduces and "exp" in labels and node.label == "div":
-    return "softmax"
-  if reduces and labels & {"rsqrt", "sqrt"}:
+  if find_normalized(source) is not None:
     return "normalization"
+  if node.label == "div" and len(node.below) == 2:
+    first, second = (each.unmoved for each in node.below)
+    if first.label == "exp" and second.label == "reduce_sum":
+      return "softmax"
   return None

@@ -7,7 +7,10 @@ counted from how a kernel is used, not from its shape.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Axes(NamedTuple):
@@ -27,6 +30,8 @@ class Axes(NamedTuple):
 
 Fans = tuple[float, float]
 """fan_in and fan_out"""
+Shapes = Sequence[tuple[int, ...]]
+Pads = Sequence[tuple[int, int]]
 
 
 def product_axes(
@@ -73,14 +78,22 @@ def convolution_axes(params: dict[str, Any]) -> Axes:
   )
 
 
-def gather_axes(params: dict[str, Any], rank: int, out_rank: int) -> Axes:
-  """A row of the table is looked up for every index, and an index a sample."""
-  numbers = params["dimension_numbers"]
-  rows = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+def gather_axes(
+  params: dict[str, Any], shape: tuple[int, ...], out_rank: int
+) -> Axes:
+  """A row of the table is looked up for every index, and an index a sample.
+
+  Under vmap features are indexed as well, by 0: those that are taken whole.
+  """
+  numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+  rows = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+  indexed = numbers.start_index_map
+  rows |= {axis for axis in indexed if sizes[axis] < shape[axis]}
+  every = range(len(shape))
   return Axes(
     kernel=0,
-    summed=tuple(rows),
-    free=tuple(axis for axis in range(rank) if axis not in rows),
+    summed=tuple(axis for axis in every if axis in rows),
+    free=tuple(axis for axis in every if axis not in rows),
     units=(),
     samples=tuple(
       axis for axis in range(out_rank) if axis not in numbers.offset_dims
@@ -117,6 +130,44 @@ def convolution_fans(params: dict[str, Any], kernel_shape: Any) -> Fans:
   fan_in = window * in_features / math.prod(params["lhs_dilation"])
   fan_out = window * out_features / math.prod(params["window_strides"])
   return (_integer(fan_in), _integer(fan_out))
+
+
+def valid_fans(
+  params: dict[str, Any], shapes: Shapes, pads: Pads, own: Sequence[int]
+) -> Fans:
+  """Those of a convolution without taps on padding: means, with all borders.
+
+  Args:
+    params: of the equation.
+    shapes: of the signal, the kernel and the output.
+    pads: zeros at both ends of each of the signal's axes.
+    own: shape of the signal without what was put around it.
+  """
+  signal, kernel, output = shapes
+  numbers = params["dimension_numbers"]
+  fan_in = float(kernel[numbers.rhs_spec[1]])
+  groups = params["feature_group_count"] * params["batch_group_count"]
+  fan_out = kernel[numbers.rhs_spec[0]] / groups
+  specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
+  places = zip(*(spec[2:] for spec in specs), strict=True)
+  for i, (lhs, rhs, out) in enumerate(places):
+    inside = range(pads[lhs][0], signal[lhs] - pads[lhs][1])
+    taps = _taps(params, i, kernel[rhs], output[out], inside)
+    fan_in *= taps / max(output[out], 1)
+    fan_out *= taps / max(own[lhs], 1)
+  return _integer(fan_in), _integer(fan_out)
+
+
+def _taps(
+  params: dict[str, Any], axis: int, window: int, outputs: int, inside: range
+) -> int:
+  """How often an entry of the signal meets one of the kernel, along an axis."""
+  start = np.arange(outputs)[:, None] * params["window_strides"][axis]
+  step = np.arange(window) * params["rhs_dilation"][axis]
+  spread = params["lhs_dilation"][axis]
+  place, between = np.divmod(start + step - params["padding"][axis][0], spread)
+  met = (between == 0) & (place >= inside.start) & (place < inside.stop)
+  return int(met.sum())
 
 
 def _integer(number: float) -> float:

@@ -59,6 +59,21 @@ class Place(NamedTuple):
     return self._replace(whole=self.whole | {name})
 
 
+class Computed(NamedTuple):
+  """What is computed of parameters entry by entry, as 1/√(variance + ε)."""
+
+  label: str
+  """a primitive's name, or "input" for an input, by its number"""
+  operands: "tuple[Computed | str | float, ...]" = ()
+  """numbers, paths of parameters, or computed likewise"""
+
+
+UNKNOWN = Computed("constant")
+"""A constant whose values are not known."""
+Scale = str | Computed
+"""A parameter, by its path, or what is computed of it."""
+
+
 class Term(NamedTuple):
   """One term of a stream, times `factor` and the parameters `scales`."""
 
@@ -69,25 +84,29 @@ class Term(NamedTuple):
     "normalized",
     "product",
     "bias",
+    "constant",
     "input",
     "unknown",
   ]
   """the output of an operation; the stream that feeds one, or what that stream
   normalizes; a normalized stream; a product of images, or one alone; a
-  parameter that is added; an input; what is normalized, where it cannot be
+  parameter that is added, or a constant array of unit size; the number 1; an
+  input; what is normalized, where it cannot be
   said"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""
-  """of the bias"""
+  """of the bias; "" if it is no parameter"""
   inner: "Stream" = ()
   """what is normalized"""
   over: str = "units"
   """normalized over the "units" of each sample, or over "samples" """
+  centred: bool = False
+  """whether its mean is subtracted before it is normalized"""
   images: "tuple[Image, ...]" = ()
   """of a product: independent, given what feeds their streams"""
   factor: float = 1.0
-  scales: tuple[str, ...] = ()
+  scales: tuple[Scale, ...] = ()
 
 
 Stream = tuple[Term, ...]
@@ -129,6 +148,11 @@ class Feed(NamedTuple):
   stream: Stream | None = None
   """what that source is a sum of; None where it cannot be said"""
 
+  @property
+  def from_outside(self) -> bool:
+    """Whether no operation comes before it."""
+    return self.reason in ("input", "indices", "positions", "constant")
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearOp:
@@ -144,9 +168,9 @@ class LinearOp:
   dtype: Any
   """of the output"""
   fan_in: float
-  """terms summed into one output element"""
+  """terms summed into one output element, away from borders"""
   fan_out: float
-  """output elements that one input element feeds"""
+  """output elements that one input element feeds, likewise"""
   origin: Literal["parameter", "derived", "constant", "data"]
   """of the kernel: a leaf seen through a linear view; computed from leaves;
   a constant closed over by the function; or data"""
@@ -165,6 +189,11 @@ class LinearOp:
   """in a scan, what feeds the repeats after the first"""
   kernel_shape: tuple[int, ...] = ()
   """of the operand that is the kernel, in one repeat"""
+  valid_fans: tuple[float, float] | None = None
+  """fan_in and fan_out without terms that are padding, if these are there"""
+  summed_over: tuple[tuple[str, int], ...] = ()
+  """axes of a shard_map's mesh, and their sizes, over whose devices the output
+  is summed: `fan_in` counts the terms of all"""
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""
@@ -176,6 +205,16 @@ class LinearOp:
   def usual_feed(self) -> Feed:
     """What feeds most repeats."""
     return self.later_feed or self.feed
+
+  @property
+  def valid_fan_in(self) -> float:
+    """fan_in without terms that are padding: the mean over all outputs."""
+    return self.fan_in if self.valid_fans is None else self.valid_fans[0]
+
+  @property
+  def valid_fan_out(self) -> float:
+    """fan_out likewise: the mean over all inputs, borders included."""
+    return self.fan_out if self.valid_fans is None else self.valid_fans[1]
 
   @property
   def path(self) -> str:
@@ -274,8 +313,14 @@ class SignalGraph:
   """parameters that are only added or multiplied: biases, norm scales"""
   unused: tuple[str, ...]
   """parameters that meet no data and are no output themselves"""
+  not_followed: dict[str, str] = dataclasses.field(hash=False)
+  """parameters that meet data in a way that is not read, and the primitive in
+  which they do"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
+  statistics: tuple[int, ...] = ()
+  """leaves of the inputs that scale or shift all samples alike, by number: they
+  are read as constants, and not as data"""
   output: Stream | None = None
   """what that output is a (function of a) sum of which holds the last
   operation's; None where it cannot be said"""

@@ -13,7 +13,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import get_abstract_mesh
 
+from initjax._sharding import in_this_mesh
 from initjax.graph._compat import (
   Equation,
   open_jaxpr,
@@ -110,15 +112,26 @@ def run(
     operands = [look_up(atom) for atom in equation.invars]
     if index in busy:
       call = _Call(equation, (*place, index), visitor, enter)
-      inside = call.part(_Inside(busy[index], states))
-      with equation.ctx.manager:
-        outputs, more, after = _run_equation(call, operands, inside)
+      outputs, more, after = _in_its_mesh(call, operands, busy[index], states)
       found.update(more)
       states.update(after)
     else:
       outputs = bind(equation, operands)
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars], found, states
+
+
+def _in_its_mesh(
+  call: "_Call", operands: list[Any], slots: Slots, states: States
+) -> Result:
+  """Runs an equation; what crosses into a mesh of its own changes its type."""
+  inside, mesh = call.part(_Inside(slots, states)), get_abstract_mesh()
+  with call.equation.ctx.manager:
+    if get_abstract_mesh() == mesh:
+      return _run_equation(call, operands, inside)
+    inside = _Inside(*in_this_mesh(tuple(inside)))
+    outputs, found, after = _run_equation(call, operands, inside)
+  return outputs, *in_this_mesh((found, after))
 
 
 def bind(equation: Equation, operands: Sequence[Any]) -> list[jax.Array]:

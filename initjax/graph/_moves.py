@@ -197,3 +197,33 @@ def _gather(equation: Equation, numbers: Sequence[int]) -> Index | None:
     collapsed = axis in places.collapsed_slice_dims
     picks.append(first if collapsed else (first, first + size, 1))
   return Index(tuple(picks))
+
+
+def part_axes(equation: Equation, held: Held, *, fixed: bool) -> Held | None:
+  """Axes of the leaf in a part at indices that are not known.
+
+  An axis that counts indices holds those that are indexed, if these are fixed
+  (a permutation), and none if data choose.
+  """
+  if equation.primitive.name != "gather":
+    ranks = [len(v.aval.shape) for v in (equation.invars[0], *equation.outvars)]
+    return held if len(set(ranks)) == 1 else None
+  numbers = equation.params["dimension_numbers"]
+  gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+  paired = zip(
+    numbers.start_indices_batching_dims,
+    numbers.operand_batching_dims,
+    strict=True,
+  )
+  along = {count: held[axis] for count, axis in paired}
+  shape, sizes = equation.invars[0].aval.shape, equation.params["slice_sizes"]
+  rows = (axis for axis in numbers.start_index_map if sizes[axis] < shape[axis])
+  indexed = tuple(own for axis in rows if fixed for own in held[axis])
+  offsets = iter(axis for axis in range(len(held)) if axis not in gone)
+  counts = itertools.count()
+  return tuple(
+    held[next(offsets)]
+    if axis in numbers.offset_dims
+    else along.get(next(counts), indexed)
+    for axis in range(len(equation.outvars[0].aval.shape))
+  )

@@ -1,9 +1,14 @@
 """Reading normalizations: x, centred or not, times 1/√(a mean over entries)."""
 
+import math
 from typing import NamedTuple
 
-from initjax.graph._primitives import LAYOUT, SUMS
-from initjax.graph._values import Node
+from initjax.graph._features import features
+from initjax.graph._primitives import LAYOUT, PSUMS, SUMS
+from initjax.graph._values import Node, Value
+
+_NEARLY = 0.02
+"""What divides a sum need not be its number of terms: one less, or rounded."""
 
 
 class Normalization(NamedTuple):
@@ -13,8 +18,31 @@ class Normalization(NamedTuple):
   """what is normalized"""
   over: str
   """"units" of each sample, or "samples" """
-  scales: tuple[str, ...]
-  """parameters that multiply it"""
+  centred: bool
+  """whether its mean is subtracted"""
+  factor: float
+  """root mean square of the quotient"""
+  scales: tuple[Value, ...]
+  """what else multiplies it"""
+
+
+class _Size(NamedTuple):
+  """A factor · (Σ x²)^power, as far as it is followed."""
+
+  node: Node
+  power: float = 1.0
+  factor: float = 1.0
+  scales: tuple[Value, ...] = ()
+  """what else multiplies it"""
+
+  def at(self, node: Node) -> "_Size":
+    """The same of what is below."""
+    return self._replace(node=node)
+
+  def times(self, number: float, power: float = 1.0) -> "_Size":
+    """Where what is below is multiplied by a number, and raised to a power."""
+    factor = self.factor * abs(number) ** self.power
+    return self._replace(factor=factor, power=self.power * power)
 
 
 def normalization(node: Node) -> Normalization | None:
@@ -25,65 +53,135 @@ def normalization(node: Node) -> Normalization | None:
   if first is None or second is None:
     return None
   pairs = [(first, second)] + [(second, first)] * (node.label == "mul")
-  root = "sqrt" if node.label == "div" else "rsqrt"
   for numerator, size in pairs:
-    found = _deviation(size, root)
+    found = _of(numerator, size, -1.0 if node.label == "div" else 1.0)
     if found is not None:
-      reduction, scales = found
-      axes = reduction.equation.params["axes"]
-      last = reduction.equation.invars[0].aval.ndim - 1
-      over = "units" if last in axes else "samples"
-      inner = _without_mean(numerator)
-      if _is_size_of(reduction, inner):
-        return Normalization(inner, over, scales)
+      return found
   return None
 
 
-def _is_size_of(reduction: Node, inner: Node) -> bool:
-  """Whether what is summed is made of `inner`, entry by entry, and no other."""
-  wanted = inner.unmoved
-  return any(node is wanted for node in reduction.descend())
-
-
-def _deviation(node: Node, root: str) -> tuple[Node, tuple[str, ...]] | None:
-  """The reduction below a (reciprocal) root, and the scales on the way."""
-  scales: tuple[str, ...] = ()
-  while node.label != root:
-    below = node.only_below({"mul", "add", "max"} | LAYOUT)
-    if below is None:
-      return None
-    if node.label == "mul":
-      scales += tuple(p for value in node.operands for p in value.paths)
-    node = below
-  reduction = _reduction(node, 12)
-  return None if reduction is None else (reduction, scales)
-
-
-def _reduction(node: Node, depth: int) -> Node | None:
-  """The first sum over entries below a node, at most `depth` nodes down."""
-  if node.label.startswith("reduce_"):
-    return node if node.equation is not None else None
-  if depth == 0 or node.operation is not None:
+def _of(numerator: Node, size: Node, power: float) -> Normalization | None:
+  """Of a numerator, times a power of some size."""
+  found = _statistic(size, power)
+  if found is None:
     return None
-  found = (_reduction(each, depth - 1) for each in node.below)
-  return next((each for each in found if each is not None), None)
+  numerator, scales = _unscaled(numerator)
+  inner, centred = _without_mean(numerator)
+  reduction, units, number = found.node, False, 1.0
+  while _is_reduction(reduction):  # one after another, as of a pmean
+    axes = reduction.equation.params["axes"]
+    shape = reduction.equation.invars[0].aval.shape
+    units |= not features(reduction.below[0], len(shape)).isdisjoint(axes)
+    sizes = [math.nan if isinstance(i, str) else shape[i] for i in axes]
+    number *= math.prod(sizes)  # how many devices there are is not known
+    last, found = reduction, _number_below(found.at(reduction.below[0]))
+    reduction = found.node
+  if not last.made_of(inner):
+    return None
+  factor = found.factor / math.sqrt(number) if number else 1.0
+  factor = factor if abs(factor - 1) >= _NEARLY else 1.0
+  over = "units" if units else "samples"
+  return Normalization(inner, over, centred, factor, (*scales, *found.scales))
 
 
-def _without_mean(node: Node) -> Node:
-  """x, where the node is x - mean(x), or x - 0."""
+def _is_reduction(node: Node) -> bool:
+  sums = node.label.startswith("reduce_") or node.label in PSUMS
+  return sums and node.equation is not None
+
+
+def _statistic(node: Node, power: float) -> _Size | None:
+  """Of 1/√(mean + ε), the sum that the mean is, and what multiplies it."""
+  size, roots = _Size(node, power), 0
+  while not _is_reduction(size.node):
+    node, before = size.node, size.power
+    below = _towards_reduction(node)
+    if below is None or node.operation is not None:
+      return None
+    size = _step(size, below)
+    roots += size.power != before
+  return size if roots and size.power == -0.5 else None
+
+
+def _step(size: _Size, below: Node) -> _Size:
+  """What is below, and what multiplies it or raises it to a power."""
+  node = size.node
+  others = [value for value in node.operands if value.node is None]
+  number = others[0].scalar if len(others) == 1 else None
+  size, params = size.at(below), getattr(node.equation, "params", {})
+  match node.label:
+    case "rsqrt":
+      return size.times(1.0, -0.5)
+    case "sqrt":
+      return size.times(1.0, 0.5)
+    case "square":
+      return size.times(1.0, 2.0)
+    case "integer_pow":
+      return size.times(1.0, float(params["y"]))
+    case "pow" if number is not None:
+      return size.times(1.0, float(number))
+    case "mul" if number is not None:
+      return size.times(float(abs(number)))
+    case "mul" if others and size.power > 0:
+      return size._replace(scales=(*size.scales, others[0]))
+    case "div" if number and node.operands[1] is others[0]:
+      return size.times(1 / float(abs(number)))
+    case "div" if number is not None:
+      return size.times(float(abs(number))).times(1.0, -1.0)
+  return size
+
+
+def _towards_reduction(node: Node, most: int = 12) -> Node | None:
+  """The operand that holds the first sum over entries, a few nodes below."""
+  below = node.below
+  if len(below) == 1:
+    return below[0]
+  near = (each for each in below if _holds_reduction(each, most))
+  return next(near, None)
+
+
+def _holds_reduction(node: Node, most: int) -> bool:
+  if _is_reduction(node):
+    return True
+  if most == 0 or node.operation is not None:
+    return False
+  return any(_holds_reduction(each, most - 1) for each in node.below)
+
+
+def _number_below(size: _Size) -> _Size:
+  """Past factors of what is summed."""
+  while (below := size.node.only_below({"mul", "div"} | LAYOUT)) is not None:
+    size = _step(size, below)
+  return size
+
+
+def _unscaled(node: Node) -> tuple[Node, tuple[Value, ...]]:
+  """A numerator without what multiplies all its samples."""
+  scales: tuple[Value, ...] = ()
+  while (below := node.only_below({"mul", "neg"} | LAYOUT)) is not None:
+    scales += tuple(value for value in node.operands if value.node is None)
+    node = below
+  return node, scales
+
+
+def _without_mean(node: Node) -> tuple[Node, bool]:
+  """x and whether its mean is taken away, where the node is x - mean(x)."""
   if node.label != "sub":
-    return node
-  first, second = (value.node for value in node.operands)
-  if first is None or (second is not None and not _is_mean(second)):
-    return node
-  return first
+    return node, False
+  first, second = node.operands
+  if first.node is None:
+    return node, False
+  if second.node is None:  # x - 0
+    is_zero = second.scalar is not None and second.scalar == 0
+    return (first.node, False) if is_zero else (node, False)
+  is_mean = _is_mean(second.node)
+  return (first.node, True) if is_mean else (node, False)
 
 
 def _is_mean(node: Node) -> bool:
   """Whether it is a sum over entries, spread out and divided."""
   while (below := node.only_below({"div", "mul"} | LAYOUT)) is not None:
     node = below
-  return node.label.startswith("reduce_")
+  return _is_reduction(node)
 
 
 def find_normalized(node: Node) -> Node | None:

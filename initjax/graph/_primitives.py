@@ -22,6 +22,8 @@ INLINED = CALLS | RULES | REMAT
 
 LINEAR = _names("dot_general conv_general_dilated ragged_dot_general")
 SUMS = _names("add add_any sub")
+PSUMS = _names("psum psum2 psum_invariant")
+"""Over devices, or over an axis of a vmap."""
 AFFINE = _names("add sub mul div")
 SCALES = _names("mul div neg convert_element_type")
 """What multiplies by a constant, if one operand is all that is no number."""
@@ -47,10 +49,16 @@ IDENTITIES = STAYS | MOVES
 LAYOUT = IDENTITIES | {"convert_element_type"}
 INDEXED = _names("dynamic_slice gather")
 """Parts at indices that may be data."""
+CHOSEN = INDEXED | _names("cond select_n")
+"""One of several arrays, or parts of one."""
 PARTS = INDEXED | _names("slice split unstack")
 CHOICES = _names("slice split rev")
 """Of entries, by an equation's parameters alone."""
 JOINS = _names("concatenate stack")
+STEPS = LAYOUT | PARTS | SCALES | {"stop_gradient"}
+"""What leaves entries of one array what they are, but for constant factors."""
+PLACES = _names("dynamic_update_slice pad scatter scatter-add scatter-sub")
+"""What puts entries among others, or adds them there."""
 
 # Random numbers
 

@@ -14,15 +14,22 @@ from typing import Any
 import jax
 import numpy as np
 
+from initjax.graph._activations import source_of
+from initjax.graph._chosen import choose, read_chosen, read_terms
+from initjax.graph._collectives import (
+  into_shards,
+  is_collective,
+  out_of_shards,
+  read_collective,
+)
 from initjax.graph._compat import (
-  Atom,
   Equation,
   open_jaxpr,
   scan_operands,
   sub_jaxprs,
 )
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
-from initjax.graph._linear import Reader, read_linear, read_look_up
+from initjax.graph._linear import Reader, read_contraction, read_linear
 from initjax.graph._primitives import (
   INLINED,
   LAYOUT,
@@ -32,17 +39,17 @@ from initjax.graph._primitives import (
   RULES,
   SCALES,
 )
+from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
-  CLOSED_OVER,
   CONSTANT,
+  Node,
   Value,
   joined,
   same_kind,
   touched_by,
 )
-from initjax.graph._view import follow, part, sliced
+from initjax.graph._view import follow, sliced
 
-_LOOK_UP = ["parameter", "data"]  # of a gather: the table and the indices
 _PASSES = 4
 
 
@@ -58,8 +65,11 @@ def read(
   def look_up(atom: Any) -> Value:
     return _closed_over(atom.val) if hasattr(atom, "val") else known[atom]
 
+  reader.met.count(opened.jaxpr)
   for index, equation in enumerate(opened.jaxpr.eqns):
     operands = [look_up(atom) for atom in equation.invars]
+    if reader.statistics:
+      check_statistics(reader, equation, operands)
     outputs = _read_equation(reader, equation, operands, place.inside(index))
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars]
@@ -70,7 +80,7 @@ def _closed_over(constant: Any) -> Value:
   if np.ndim(constant) == 0:
     traced = isinstance(constant, jax.core.Tracer)  # of a jit around
     return CONSTANT if traced else Value("constant", scalar=constant)
-  return CLOSED_OVER
+  return Value("constant", array=constant)
 
 
 def _read_equation(
@@ -78,20 +88,40 @@ def _read_equation(
 ) -> list[Value]:
   name = equation.primitive.name
   if name in LINEAR:
+    _note_made_kernels(reader, operands, name)
     return [read_linear(reader, equation, operands, place)]
-  if name == "gather" and [value.kind for value in operands] == _LOOK_UP:
-    return [read_look_up(reader, equation, operands, place)]
+  found = read_chosen(reader, equation, operands, place)
+  if found is not None:
+    return found
+  by_hand = reader.met.contraction(equation, operands) if operands else None
+  if by_hand is not None:
+    return [read_contraction(reader, equation, by_hand, place)]
   if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
     place = place.run_whole(name) if name in RULES else place
     return read(reader, inner, operands, place)
   if name == "optimization_barrier":
     return operands
+  if is_collective(equation):
+    return read_collective(reader, equation, operands, place)
   if name in _LOOPS:
     return _LOOPS[name](reader, equation, operands, place)
   if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
     reader.opaque[name] = None
   return _read_other(reader, equation, operands, place)
+
+
+def _note_made_kernels(
+  reader: Reader, operands: list[Value], name: str
+) -> None:
+  """Parameters of which, with data, a kernel is made."""
+  reader.met.as_kernel(operands)
+  kernel = operands[1].node
+  if name == "conv_general_dilated" and kernel is not None:
+    source, _ = source_of(kernel)
+    if source.operation is not None and source.place is not None:
+      paths = reader.sites[source.place.site].paths
+      reader.met.not_followed |= dict.fromkeys(paths, name)
 
 
 def _holds_linear(jaxpr: Any) -> bool:
@@ -111,19 +141,26 @@ def _read_other(
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
+  operands = read_terms(reader, name, operands)
   parameters = [value for value in operands if value.kind == "parameter"]
   nodes = [value.node for value in operands if value.node is not None]
   noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
   if parameters and (noise or all(v.kind != "data" for v in operands)):
-    return _read_view(equation, operands, noise)
+    views = _read_view(equation, operands, noise)
+    if views:
+      reader.met.transform(equation, operands[0], views[0])
+    return views
   if noise or nodes:
     reader.elementwise.update({p: None for v in parameters for p in v.paths})
     given: Any = {"equation": equation, "place": place, "noise": noise}
     given["operands"] = tuple(operands)
-    return [
+    outputs = [
       reader.data(name, output=output, **given)
       for output in range(len(equation.outvars))
     ]
+    if outputs:
+      reader.met.note(equation, operands, outputs)
+    return outputs
   return [_constant(equation, operands)] * len(equation.outvars)
 
 
@@ -137,9 +174,12 @@ def _read_view(
   if not noise or name in SCALES:
     found = follow(equation, views, numbers)
   if found is None:
-    mixture = joined(operands, "noise" if noise else name)
+    mixture = joined(operands, "noise" if noise else name, equation=equation)
     return [mixture] * len(equation.outvars)
-  return [Value("parameter", view, touched=touched) for view in found]
+  scaled = any(view.leaf_shape is None for view in found)
+  made = Node(0, name, equation, tuple(operands)) if scaled else None
+  given: Any = {"touched": touched, "made": made}
+  return [Value("parameter", view, **given) for view in found]
 
 
 def _constant(equation: Equation, operands: list[Value]) -> Value:
@@ -148,14 +188,14 @@ def _constant(equation: Equation, operands: list[Value]) -> Value:
   scalars = [value.scalar for value in operands]
   unknown = not scalars or any(scalar is None for scalar in scalars)
   if name not in PURE or unknown:
-    return joined(operands, name)
+    return joined(operands, name, equation=equation)
   if name == "convert_element_type":
     cast = np.asarray(scalars[0]).astype(params["new_dtype"])
     return Value("constant", scalar=cast)
   if name in LAYOUT:
     return operands[0]
   if len(equation.outvars) > 1 or equation.outvars[0].aval.shape:
-    return CONSTANT
+    return joined(operands, name, equation=equation)
   with jax.ensure_compile_time_eval():
     number = equation.primitive.bind(*scalars, **params)
   return Value("constant", scalar=number)
@@ -214,24 +254,12 @@ def _read_while(
 def _read_shard_map(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
-  """Inside, an array is a shard of what it is outside."""
   (inner, *_) = sub_jaxprs(equation.params)
-  body = open_jaxpr(inner).jaxpr
-  place = place.run_whole("shard_map")
-  outputs = read(reader, inner, _shards(operands, body.invars), place)
-  shards = _shards(outputs, equation.outvars)
-  return [value.more_touched(touched_by(operands)) for value in shards]
-
-
-def _shards(values: list[Value], variables: list[Atom]) -> list[Value]:
-  found = []
-  for value, variable in zip(values, variables, strict=True):
-    view, shape = value.view, tuple(variable.aval.shape)
-    if view is not None and not view.computed and shape != view.shape:
-      view = part(view, "shard_map", shape, view.axes)
-      value = dataclasses.replace(value, view=view)
-    found.append(value)
-  return found
+  shards = into_shards(reader, equation, operands)
+  outputs = read(reader, inner, shards, place.run_whole("shard_map"))
+  touched = touched_by(operands)
+  together = out_of_shards(reader, equation, outputs)
+  return [value.more_touched(touched) for value in together]
 
 
 def _fixpoint(
@@ -248,6 +276,10 @@ def _fixpoint(
   outputs, fed = body(carry), carry
   first = _sites_under(reader, place)
   for turn in itertools.count():
+    for before, value in zip(carry, outputs, strict=False):
+      if value is not before:
+        reader.use_as_data(before)
+        reader.use_as_data(value)
     fed = list(map(_carried, carry, fed, outputs))
     outputs = body(fed)
     pairs = list(zip(fed, outputs, strict=False))
@@ -266,8 +298,7 @@ def _carried(began: Value, fed: Value, value: Value) -> Value:
   """A carry that changes is no view of a parameter, and no number."""
   if value is began:
     return value
-  if value.kind != "data":
-    value = joined((value,), "loop")
+  value = value.as_data if value.kind == "data" else joined((value,), "loop")
   return value.more_touched(fed.touched)
 
 
@@ -282,11 +313,13 @@ def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
 
 def _repeat(reader: Reader, value: Value, scan: Scan) -> Value:
   """The slice of a stacked operand that one repeat of a scan sees."""
-  if value.view is not None:
-    return dataclasses.replace(value, view=sliced(value.view, scan))
-  if value.kind == "constant":
+  view = None if value.view is None else sliced(value.view, scan)
+  if value.kind == "data":
+    data = reader.data("slice", operands=(value,), kept=view is not None)
+    return dataclasses.replace(data, view=view, choice=value.choice)
+  if view is None:
     return value
-  return reader.data("slice", operands=(value,))
+  return dataclasses.replace(value, view=view, choice=None)
 
 
 def _stacked(reader: Reader, value: Value) -> Value:
@@ -305,11 +338,16 @@ def _read_cond(
     for number, branch in enumerate(equation.params["branches"])
   ]
   return [
-    reader.data("cond", operands=(index, *values))
-    if any(value.kind == "data" for value in (index, *values))
-    else joined(values, "cond", touched_by((index, *values)))
+    choose(reader, "cond", index, values) or _joined(reader, index, values)
     for values in zip(*branches, strict=True)
   ]
+
+
+def _joined(reader: Reader, index: Value, values: Sequence[Value]) -> Value:
+  """What comes out of branches, where none hands out a parameter alone."""
+  if any(value.kind == "data" for value in (index, *values)):
+    return reader.data("cond", operands=(index, *values))
+  return joined(values, "cond", touched_by((index, *values)))
 
 
 _LOOPS: dict[str, Callable[..., list[Value]]] = {

@@ -97,7 +97,8 @@ def _step_of(node: Node, places: dict[Node, int]) -> Step:
     label, params = "dropout", {}
   else:
     values, label = node.operands, node.label
-    params = {} if label in IDENTITIES else dict(node.equation.params)
+    plain = label in IDENTITIES or node.equation is None
+    params = {} if plain else dict(node.equation.params)
     params.pop("sharding", None)
   numbers = tuple(_plain(v.scalar) if v.node is None else None for v in values)
   arguments = tuple(

@@ -1,5 +1,7 @@
 """`signal_graph`: from a model to its linear operations."""
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +19,16 @@ from initjax.graph._graph import (
 )
 from initjax.graph._linear import Reader
 from initjax.graph._read import read
+from initjax.graph._statistics import (
+  IsDataError,
+  check_contracted,
+  largest,
+  may_be_statistic,
+)
 from initjax.graph._values import Value
+
+_TURNS = 3
+"""Then inputs of the shape of data are data, too: there are too many."""
 
 
 def signal_graph(
@@ -79,31 +90,61 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
-  reader = Reader()
-  others = len(jaxpr.in_avals) - len(paths)
-  values = [
-    reader.parameter(path, tuple(aval.shape))
-    for path, aval in zip(paths, jaxpr.in_avals, strict=False)
-  ]
-  values += [reader.data("input") for _ in range(others)]
-  outputs = read(reader, jaxpr, values, Place())
+  reader, statistics, outputs = _read(jaxpr, paths)
   graph = _graph(reader, paths, outputs)
+  graph = dataclasses.replace(graph, statistics=tuple(sorted(statistics)))
   return Trace(jaxpr, graph, out_shape, reader.entangled)
+
+
+def _read(jaxpr: Any, paths: list[str]) -> tuple[Reader, set[int], list[Value]]:
+  """Reads until it is known which inputs are statistics: mostly at once."""
+  avals = jaxpr.in_avals[len(paths) :]
+  several = avals if len(avals) > 1 else ()
+  statistics = {at for at, aval in enumerate(several) if may_be_statistic(aval)}
+  for turn in itertools.count():
+    reader = Reader()
+    values = [
+      reader.parameter(path, tuple(aval.shape))
+      for path, aval in zip(paths, jaxpr.in_avals, strict=False)
+    ]
+    values += [
+      reader.statistic(at) if at in statistics else reader.data("input")
+      for at in range(len(avals))
+    ]
+    try:
+      outputs = read(reader, jaxpr, values, Place())
+      check_contracted(reader)
+    except IsDataError as found:
+      data = largest(reader.inputs_of(found.inputs), avals)
+      shapes = {avals[at].shape for at in data} if turn >= _TURNS else set()
+      statistics -= data
+      statistics -= {at for at in statistics if avals[at].shape in shapes}
+      continue
+    if not statistics or len(statistics) < len(avals):
+      break
+    statistics = set()  # statistics of what, if there are no data?
+  return reader, statistics, outputs
 
 
 def _graph(
   reader: Reader, paths: list[str], outputs: list[Value]
 ) -> SignalGraph:
+  for value in outputs:
+    reader.use_as_data(value)
   noted = [reader.sites[site] for site in sorted(reader.sites)]
   ops = tuple(op for op in noted if op.origin != "data")
   used = {path for op in ops for path in op.paths}
-  used |= {path for value in outputs for path in value.paths}
-  beside = [path for path in paths if path not in used]
+  returned = (value for value in outputs if value.kind != "data")
+  used |= {path for value in returned for path in value.paths}
+  reader.met.as_kernel(outputs)
+  missed = reader.met.not_followed
+  beside = [path for path in paths if path not in used and path not in missed]
   return SignalGraph(
     ops=ops,
     products=tuple(op for op in noted if op.origin == "data"),
     elementwise=tuple(path for path in beside if path in reader.elementwise),
     unused=tuple(path for path in beside if path not in reader.elementwise),
+    not_followed={path: missed[path] for path in paths if path in missed},
     opaque=tuple(reader.opaque),
     output=_output_stream(reader, outputs, ops[-1].place.site) if ops else None,
   )

@@ -11,10 +11,11 @@ itself.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 from initjax._activations import identity
 from initjax.graph._activations import dropout, has_complex, source_of
+from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
 from initjax.graph._graph import Image, Site, Stream, Term, terms_within
 from initjax.graph._normalizations import (
   Normalization,
@@ -24,26 +25,8 @@ from initjax.graph._normalizations import (
 from initjax.graph._primitives import CHOICES, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
-from initjax.graph._view import size_of
 
-_CENTRED = frozenset(("output", "bias", "input", "normalized"))
-
-
-class _Factor(NamedTuple):
-  """Multiplies all terms of a stream."""
-
-  number: float = 1.0
-  paths: tuple[str, ...] = ()
-  """of parameters that multiply them, such as the scale of a branch"""
-
-  def on(self, stream: Stream) -> Stream:
-    """The terms, multiplied."""
-    return tuple(
-      term._replace(
-        factor=term.factor * self.number, scales=(*term.scales, *self.paths)
-      )
-      for term in stream
-    )
+_CENTRED = frozenset(("output", "bias", "constant", "input", "normalized"))
 
 
 @dataclasses.dataclass
@@ -98,7 +81,7 @@ class _Descent:
       return (Term("input", (node.index,)),)
     found = normalization(node)
     if found is not None:
-      return (self._normalized(found),)
+      return self._normalized(found)
     if node.label in SUMS:
       return self._sum(node)
     below = _factor_below(node)
@@ -107,24 +90,26 @@ class _Descent:
     stream, factor = self.of(below[0]), below[1]
     return None if stream is None else factor.on(stream)
 
-  def _normalized(self, found: Normalization) -> Term:
+  def _normalized(self, found: Normalization) -> Stream | None:
     inner = self.of(found.inner) or (Term("unknown"),)
-    return Term("normalized", inner=inner, over=found.over, scales=found.scales)
+    fields: Any = {"inner": inner, "over": found.over, "centred": found.centred}
+    stream: Stream = (Term("normalized", factor=found.factor, **fields),)
+    for value in found.scales:
+      factor = factor_of(value)
+      if factor is None:
+        return None
+      stream = factor.on(stream)
+    return stream
 
   def _sum(self, node: Node) -> Stream | None:
     found: Stream = ()
     for place, value in enumerate(node.operands):
-      terms: Stream | None = None
-      if value.node is not None:
-        terms = self.of(value.node)
-      elif value.scalar is not None and value.scalar == 0:
-        terms = ()
-      elif (scaled := _factor_of(value)) is not None and scaled.paths:
-        terms = (Term("bias", path=scaled.paths[0], factor=scaled.number),)
+      below = value.node
+      terms = shift_of(value) if below is None else self.of(below)
       if terms is None:
         return None
       sign = -1.0 if place and node.label == "sub" else 1.0
-      found += _Factor(sign).on(terms)
+      found += Factor(sign).on(terms)
     if has_complex(node) and any(term.kind not in _CENTRED for term in found):
       return None  # the phases of their means are not known
     return found if _are_distinct(found) else None
@@ -204,32 +189,20 @@ def _share(between: Sequence[Node]) -> float:
   return share
 
 
-def _factor_below(node: Node) -> tuple[Node, _Factor] | None:
+def _factor_below(node: Node) -> tuple[Node, Factor] | None:
   """The one signal of a node, and its factor; None if there is no such."""
   dropped = dropout(node)
   if dropped is not None and dropped.kept.node is not None:
-    return dropped.kept.node, _Factor(dropped.rate**0.5)  # root mean square
+    return dropped.kept.node, Factor(dropped.rate**0.5)  # root mean square
   signals = node.below
   others = [value for value in node.operands if value.node is None]
   if len(signals) != 1 or len(others) > 1:
     return None
   if node.label in LAYOUT | {"neg"} and not others:
-    return signals[0], _Factor(-1.0 if node.label == "neg" else 1.0)
-  factor = _factor_of(others[0]) if others else None
-  if factor is None:
-    return None
-  if node.label == "mul":
-    return signals[0], factor
-  if node.label == "div" and not factor.paths and node.operands[1] is others[0]:
-    return signals[0], _Factor(1 / factor.number if factor.number else 0.0)
-  return None
-
-
-def _factor_of(value: Value) -> _Factor | None:
-  """Of a number or a parameter; None if its size is not known."""
-  if value.scalar is not None:
-    return _Factor(size_of(value.scalar))
-  view = value.view
-  if view is None or view.leaf_shape is None or view.multiplier is None:
-    return None
-  return _Factor(view.multiplier, view.paths)
+    return signals[0], Factor(-1.0 if node.label == "neg" else 1.0)
+  factor = None
+  if others and node.label == "mul":
+    factor = factor_of(others[0])
+  elif node.label == "div" and others == [node.operands[1]]:
+    factor = divisor_of(others[0])
+  return None if factor is None else (signals[0], factor)

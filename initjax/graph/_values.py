@@ -7,11 +7,11 @@ read back.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import Any, Literal, NamedTuple
 
 from initjax.graph._graph import Place, Site
-from initjax.graph._primitives import LAYOUT
+from initjax.graph._primitives import ELEMENTWISE, JOINS, LAYOUT
 from initjax.graph._view import View, computed
 
 Kind = Literal["parameter", "constant", "data"]
@@ -47,6 +47,8 @@ class Node:
   """path of the LinearOp whose output this is"""
   noise: bool = False
   """whether it depends on nothing but random bits and constants"""
+  features: frozenset[int] | None = None
+  """axes that the kernel makes, of the output of an operation"""
 
   @property
   def below(self) -> "list[Node]":
@@ -72,16 +74,35 @@ class Node:
       node = node.operands[0].node
     return node
 
-  def descend(self, most: int = 64) -> "Iterator[Node]":
-    """What it is computed of, down to operations, but for moves."""
-    open_nodes = [self]
-    for _ in range(most):
-      if not open_nodes:
-        return
-      node = open_nodes.pop().unmoved
-      yield node
+  def made_of(self, wanted: "Node") -> bool:
+    """Whether it is computed of a node by no operation, moved or not.
+
+    Nodes that are older than what is wanted cannot be made of it.
+    """
+    wanted = wanted.unmoved
+    open_nodes, seen = [self.unmoved], {self.unmoved}
+    while open_nodes:
+      node = open_nodes.pop()
+      if node is wanted:
+        return True
       if node.operation is None:
-        open_nodes += node.below
+        below = {each.unmoved for each in node.below} - seen
+        seen |= below
+        open_nodes += [each for each in below if each.index >= wanted.index]
+    return False
+
+
+class Choice(NamedTuple):
+  """What chooses a parameter, and what it is where it is no kernel."""
+
+  touched: int = 0
+  """parameters that have a say in which one it is"""
+  look_ups: frozenset[Site] = frozenset()
+  """the operations that it is the output of, where it is used as data"""
+  roots: frozenset[Node] = frozenset()
+  """what indices and predicates are computed of, entry by entry"""
+  data: "Value | None" = None
+  """what it is as data, where indices are fixed"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,14 +111,31 @@ class Value:
 
   kind: Kind
   view: View | None = None
-  """how it is made of parameters, if of parameters alone"""
+  """how it is made of parameters, if of parameters alone; also of data that
+  are a parameter which data choose"""
   scalar: Any = None
   """a constant's value, where it is a single number"""
+  array: Any = None
+  """a constant that the function closes over"""
+  input: int | None = None
+  """which input it is, if it is taken for a constant"""
+  made: Node | None = None
+  """how it was computed, if it is no data and no view of one parameter"""
   node: Node | None = None
   """how it was made, for data"""
   touched: int = 0
   """parameters that have a say in it, but for kernels of the operations on the
   way: a bit for each `Touch`"""
+  choice: Choice | None = None
+  """of what can be read both as a kernel and as data"""
+
+  @property
+  def as_data(self) -> "Value":
+    """The same, read as data where there is a choice."""
+    if self.choice is None:
+      return self
+    plain = dataclasses.replace(self, view=None, choice=None)
+    return self.choice.data or (plain if self.kind == "data" else self)
 
   @property
   def paths(self) -> tuple[str, ...]:
@@ -117,8 +155,6 @@ class Value:
 
 
 CONSTANT = Value("constant")
-CLOSED_OVER = Value("constant")
-"""An array that the function closes over."""
 
 
 def touched_by(values: Iterable[Value]) -> int:
@@ -129,16 +165,37 @@ def touched_by(values: Iterable[Value]) -> int:
   return found
 
 
+def roots_of(values: Iterable[Value]) -> frozenset[Node]:
+  """What indices are computed of, entry by entry."""
+  open_nodes = [value.node for value in values if value.node is not None]
+  seen, found = set(open_nodes), set()
+  while open_nodes:
+    node = open_nodes.pop()
+    if node.operation is None and node.label in ELEMENTWISE | LAYOUT | JOINS:
+      fresh = set(node.below) - seen
+      seen |= fresh
+      open_nodes += fresh
+    else:
+      found.add(node)
+  return frozenset(found)
+
+
 def joined(
-  values: Iterable[Value], step: str, touched: int | None = None
+  values: Iterable[Value],
+  step: str,
+  touched: int | None = None,
+  equation: Any = None,
 ) -> Value:
   """A parameter, or a constant, computed of several values that are no data."""
   values = tuple(values)
   touched = touched_by(values) if touched is None else touched
   views = [value.view for value in values if value.view is not None]
+  made = Node(0, step, equation, values) if equation is not None else None
   if views:
-    return Value("parameter", computed(views, step), touched=touched)
-  return Value("constant", touched=touched) if touched else CONSTANT
+    view = computed(views, step)
+    return Value("parameter", view, made=made, touched=touched)
+  unmade = made is None and not touched
+  return CONSTANT if unmade else Value("constant", made=made, touched=touched)
 
 
 def same_kind(first: Value, second: Value) -> bool:

@@ -19,15 +19,18 @@ from initjax.graph._compat import Equation
 from initjax.graph._moves import (
   Array,
   Held,
+  Index,
   Move,
   Reshape,
   Shape,
   moves_of,
+  part_axes,
 )
-from initjax.graph._primitives import JOINS, LAYOUT, PARTS, SCALES, STAYS
+from initjax.graph._primitives import CHOSEN, JOINS, PARTS, SCALES, STAYS, STEPS
 
 if TYPE_CHECKING:
   from initjax.graph._graph import Scan
+  from initjax.graph._splits import Split
 
 Region = tuple[str, np.ndarray]
 """Entries of a leaf, as a view of memory that is never read."""
@@ -55,13 +58,16 @@ class View:
   axes: Held | None = None
   """for each axis the axes of the leaf that it holds; None if lost"""
   leaf_shape: Shape | None = None
-  """of the leaf; None if there are several or their entries are scaled apart"""
+  """of the leaf, or of each of which data choose one; None if there are several
+  or their entries are scaled apart"""
   multiplier: float | None = 1.0
   """constant factor between leaves and array; None if entries differ"""
   exact: bool = True
   """whether it is known which entries it holds"""
   computed: bool = False
   """whether it is more than entries moved and scaled"""
+  splits: "tuple[Split, ...]" = ()
+  """between devices, in the order in which they were done"""
 
   @property
   def size(self) -> int:
@@ -90,7 +96,8 @@ class View:
   @property
   def stacked(self) -> bool:
     """Whether it is the leaf, or an entry along its leading axes: scans'."""
-    return not self.below or (self.name == "scan" and self.below[0].stacked)
+    kept = self.name == "scan" or self.name in STAYS
+    return not self.below or (kept and self.below[0].stacked)
 
   def apply(self, leaves: Mapping[str, Array], fill: int = 0) -> Array:
     """The array [*repeats of scans, *own axes], but for constant factors.
@@ -147,6 +154,15 @@ class View:
     )
 
   @property
+  def choices(self) -> int:
+    """Among how many arrays it is chosen; 1 if it is known which it is."""
+    if self.name not in CHOSEN or self.exact or self.computed:
+      return math.prod(view.choices for view in self.below[:1])
+    own = zip(self.shape, self.axes or self.shape, strict=True)
+    size = math.prod(size for size, held in own if held != ())
+    return max(1, math.prod(self.covering.shape) // max(1, size))
+
+  @property
   def covering(self) -> "View":
     """The smallest exact view that this is a part of: itself if it is exact.
 
@@ -158,6 +174,8 @@ class View:
     repeated = self.name == "scan" and not below[0].distinct
     if self.exact and below == given and not repeated:
       return self
+    if not self.exact:
+      below = list(dict.fromkeys(map(_once, below)))
     return below[0] if len(below) == 1 else _flat(below)
 
 
@@ -171,12 +189,35 @@ def sliced(view: View, scan: "Scan") -> View:
   """What one repeat of a scan sees of it."""
   scans, axes = (*view.scans, scan), view.axes and view.axes[1:]
   after = _after(view, "scan", view.shape[1:], scans=scans, axes=axes)
-  return dataclasses.replace(view, scans=scans) if view.computed else after
+  own = dataclasses.replace(view, scans=scans, axes=axes)
+  return own if view.computed else after
 
 
 def part(view: View, name: str, shape: Shape, axes: Held | None) -> View:
   """A part that cannot be told beforehand."""
   return _after(view, name, shape, axes=axes, exact=False)
+
+
+def indexed(equation: Equation, view: View, *, fixed: bool) -> View:
+  """A part at indices that are no numbers; `fixed` if they are constants."""
+  name, output = equation.primitive.name, equation.outvars[0].aval
+  if view.computed:
+    return computed([view], name)
+  axes = view.axes and part_axes(equation, view.axes, fixed=fixed)
+  return part(view, name, tuple(output.shape), axes)
+
+
+def chosen(views: Sequence[View], name: str) -> View:
+  """One of several arrays of a shape; which one, cannot be told beforehand."""
+  first, *rest = views
+  if all(view == first for view in rest):
+    return first
+  alike = {(view.axes, view.leaf_shape) for view in views}
+  if any(view.computed or view.scans != first.scans for view in views):
+    return computed(views, name)
+  axes, shape = alike.pop() if len(alike) == 1 else (None, None)
+  view = _beside(views, name, first.shape, None)
+  return dataclasses.replace(view, axes=axes, leaf_shape=shape, exact=False)
 
 
 def computed(views: Sequence[View], name: str) -> View:
@@ -206,13 +247,15 @@ def follow(
   """
   name = equation.primitive.name
   known = [view for view in views if view is not None]
+  view, place = known[0], views.index(known[0])
   if any(view.computed for view in known):
     return None
   if name in JOINS:
     return _joined(equation, views, numbers)
-  view, place = known[0], views.index(known[0])
-  if len(known) > 1 or name not in LAYOUT | PARTS | SCALES:
+  if len(known) > 1 or name not in STEPS:
     return None
+  if name == "stop_gradient":
+    return [view]
   if name in STAYS | SCALES:
     return _scaled(equation, view, place, numbers)
   return None if place else _moved(equation, view, numbers)
@@ -228,21 +271,18 @@ def _after(view: View, name: str, shape: Shape, **changes: Any) -> View:
 def _moved(
   equation: Equation, view: View, numbers: Sequence[Any]
 ) -> list[View] | None:
-  name, avals = equation.primitive.name, [v.aval for v in equation.outvars]
   moves = moves_of(equation, numbers)
   if moves is None:
-    lost = name == "gather" or len(avals[0].shape) != len(view.shape)
-    axes = None if lost else view.axes
-    return [part(view, name, tuple(avals[0].shape), axes)]
+    return [indexed(equation, view, fixed=True)]
   return [
     _after(
       view,
-      name,
-      tuple(aval.shape),
+      equation.primitive.name,
+      tuple(output.aval.shape),
       move=move,
       axes=None if view.axes is None else move.axes(view.axes),
     )
-    for move, aval in zip(moves, avals, strict=True)
+    for move, output in zip(moves, equation.outvars, strict=True)
   ]
 
 
@@ -254,9 +294,9 @@ def _scaled(
   if tuple(output.shape) != view.shape or (name == "div" and place):
     return None
   if name in STAYS or name == "convert_element_type":
-    before = equation.invars[0].aval.dtype
-    rounds = _is_float(before) and not _is_float(output.dtype)
-    return None if rounds else [_after(view, name, view.shape)]
+    dtypes = (equation.invars[0].aval.dtype, output.dtype)
+    floats = [jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes]
+    return None if floats == [True, False] else [_after(view, name, view.shape)]
   number = -1.0 if name == "neg" else numbers[1 - place]
   factor = None if number is None else size_of(number)
   if name == "div" and factor is not None:
@@ -265,10 +305,6 @@ def _scaled(
     lost = dataclasses.replace(view, multiplier=None, axes=None)
     return [dataclasses.replace(lost, leaf_shape=None)]
   return [dataclasses.replace(view, multiplier=view.multiplier * factor)]
-
-
-def _is_float(dtype: Any) -> bool:
-  return jnp.issubdtype(dtype, jnp.inexact)
 
 
 def size_of(scalar: Any) -> float:
@@ -300,7 +336,9 @@ def _joined(
   return [_beside(below, name, shape, axis)] if alike else None
 
 
-def _beside(below: Sequence[View], name: str, shape: Shape, axis: int) -> View:
+def _beside(
+  below: Sequence[View], name: str, shape: Shape, axis: int | None
+) -> View:
   known = [view for view in below if view.paths]
   multipliers = {view.multiplier for view in known}
   return View(
@@ -317,6 +355,16 @@ def _beside(below: Sequence[View], name: str, shape: Shape, axis: int) -> View:
 
 def _paths(views: Sequence[View]) -> tuple[str, ...]:
   return tuple(dict.fromkeys(path for view in views for path in view.paths))
+
+
+def _once(view: View) -> View:
+  """The same entries, where an array repeats them along axes of its own."""
+  if view.distinct or view.axes is None:
+    return view
+  every = list(zip(view.shape, view.axes, strict=True))
+  move = Index(tuple((0, size, 1) if held else 0 for size, held in every))
+  shape = tuple(size for size, held in every if held)
+  return _after(view, "", shape, move=move, axes=move.axes(view.axes))
 
 
 def _flat(views: Sequence[View]) -> View:

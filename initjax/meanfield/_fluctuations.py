@@ -29,6 +29,7 @@ from initjax.meanfield._mean_shift import (
 from initjax.meanfield._moment_tables import mehler, powers
 from initjax.meanfield._spread import Maps, Spread, Sum, spread
 from initjax.meanfield._steps import Layer, Steps
+from initjax.meanfield._validity import holds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,11 +63,12 @@ class Chance:
     scale = self.scale[way]
     if self.own is None or self.shared is None:
       return np.full((scale.size, scale.size), self.variance[way, 0])
-    own = matrix_of(self.own)[1:, 1:]
-    if np.all(scale == 1):
-      return own
-    shared = matrix_of(self.shared)[1:, 1:]
-    return shared + (own - shared) * np.outer(scale, scale)
+    found = matrix_of(self.own)[1:, 1:]
+    if not np.all(scale == 1):
+      shared = matrix_of(self.shared)[1:, 1:]
+      found = shared + (found - shared) * np.outer(scale, scale)
+    unknown = np.isnan(self.variance[way])
+    return np.where(unknown | unknown[:, None], np.nan, found)
 
 
 def chance_of(
@@ -96,6 +98,8 @@ def chance_of(
     ],
     axis=1,
   )
+  valid = holds(layers, steps, own, inverse_widths)
+  mean, variance = (np.where(valid, x, np.nan) for x in (mean, variance))
   return Chance(mean, variance, scale, own, shared)
 
 

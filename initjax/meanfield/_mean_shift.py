@@ -62,12 +62,12 @@ def backward_means(
   """[streams]: the mean of the log of the gradient's second moment."""
   r, mu = steps.response, steps.gradient_share
   own = (steps.spectrum.slope_square**2).sum(axis=-1)
-  returned, removed = _returned(layers, steps), _removed(layers, steps)
+  back, removed = returned(layers, steps), _removed(layers, steps)
   means = np.zeros(len(layers) + 1)
   for i in reversed(range(1, len(layers))):
     v, t = off.inverse_widths[i], r.derivative_slope[i]
     fresh = 2 * own[i] * v
-    slope = -(off.units[2, i] + fresh) / 2 + returned[i] * v
+    slope = -(off.units[2, i] + fresh) / 2 + back[i] * v
     if layers[i].normalization == "none":
       slope += t * (forward[0][i] - off.with_units[2, i])
       slope += r.derivative_curvature[i] * off.variance[i] / 2
@@ -80,7 +80,7 @@ def backward_means(
   return means
 
 
-def _returned(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
+def returned(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   """n times the log growth of the gradient by the part of W along φ(h).
 
   Wᵀg = W_⊥ᵀg + φ(h)·(z·g)/|φ(h)|² with z = W·φ(h): the first part has one
@@ -90,12 +90,12 @@ def _returned(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   r, w = steps.response, steps.signal_share
   overlap = (steps.spectrum.square * steps.spectrum.slope_square).sum(axis=-1)
   ratio = np.exp2(r.log2_second_moment - r.log2_derivative - steps.log2_in)
-  returned = np.zeros(len(layers))
+  found = np.zeros(len(layers))
   alignment = 1.0
   for i in reversed(range(1, len(layers))):
     plain = layers[i].skip == 0
     excess = w[i] * (alignment - 1) if plain else 0.0
-    returned[i] = overlap[i] * excess
+    found[i] = overlap[i] * excess
     alignment = 1.0
     if plain and layers[i].normalization == "none":
       alignment += (
@@ -103,7 +103,7 @@ def _returned(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
       )
     elif plain:
       alignment = 0.0
-  return returned
+  return found
 
 
 def _removed(layers: Sequence[Layer], steps: Steps) -> np.ndarray:

@@ -5,7 +5,7 @@ a layer makes of it skip·h + branch·(W·φ(norm(h)) + b).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -60,13 +60,18 @@ class Steps(NamedTuple):
   """λ: part of the skip in the stream's second moment"""
   gradient_share: np.ndarray
   """μ: part of the branch in the gradient's second moment"""
+  respond: tuple[Callable[[float], Response[float]], ...]
+  """of each φ, at any log₂ of a variance"""
 
 
 def steps_of(
   layers: Sequence[Layer], log2_second_moment: float, correlation: float
 ) -> Steps:
   """Sends a stream through the layers, at infinite width."""
-  lengths, table = _lengths(layers, log2_second_moment)
+  functions = [layer.activation or identity for layer in layers]
+  tables = {phi: response(phi) for phi in dict.fromkeys(functions)}
+  respond = tuple(tables[phi] for phi in functions)
+  lengths, table = _lengths(layers, respond, log2_second_moment)
   log2_in, log2_out, w, skip_share = lengths.T
   responses = Response(*table.T)
   normalized = np.array([layer.normalization != "none" for layer in layers])
@@ -86,19 +91,20 @@ def steps_of(
     w,
     skip_share,
     gradient_share,
+    respond,
   )
 
 
 def _lengths(
-  layers: Sequence[Layer], log2_q: float
+  layers: Sequence[Layer],
+  respond: Sequence[Callable[[float], Response[float]]],
+  log2_q: float,
 ) -> tuple[np.ndarray, np.ndarray]:
   """[depth, 4]: log₂ q before and after, w, λ; and [depth, 6] `Response`."""
-  activations = {layer.activation or identity for layer in layers}
-  respond = {each: response(each) for each in activations}
   lengths, responses = [], []
-  for layer in layers:
+  for layer, table in zip(layers, respond, strict=True):
     seen = log2_q if layer.normalization == "none" else 0.0
-    found = respond[layer.activation or identity](seen)
+    found = table(seen)
     log2_signal = math.log2(layer.sigma_w2) + found.log2_second_moment
     log2_branch = np.logaddexp2(log2_signal, _log2(layer.sigma_b2))
     log2_kept = _log2(layer.skip**2) + log2_q

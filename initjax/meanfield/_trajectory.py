@@ -68,7 +68,7 @@ def trajectory(
   the mean and the covariance given here to first order in depth/n: each layer
   adds what `fluctuation` says, the next ones pass deviations on with their
   slopes d log K/d log q and d log χ/d log q. What that leaves out, of a std:
-  2/n (ReLU) and up to depth/(2n), more where the length map expands (GELU).
+  2/n (ReLU) and up to depth/(2n), a quarter at most where it is not NaN.
   Over a batch it leaves out that correlations wander: inputs that stay nearly
   uncorrelated in theory scatter together up to three times as much.
 
@@ -82,8 +82,10 @@ def trajectory(
     cotangent_correlation: likewise of their gradients in the last layer, in
       [-1, 1]; 0 if these are drawn at random.
 
-  Drift and covariance are 0 without widths, and NaN if there is a batch
-  normalization: how its units fluctuate is not known here.
+  Drift, deviation and covariance are 0 without widths, and NaN, unknown, where
+  that order does not tell: after a batch normalization, and where slopes change
+  much within what chance does to q, as those of GELU at its gain do from the
+  tenth layer on. `simulate` draws there.
 
   Raises:
     ValueError: for an empty stack, numbers out of range, residual layers whose

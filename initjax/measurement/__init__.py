@@ -10,12 +10,14 @@ from initjax.measurement._duplicates import find_duplicates
 from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
 from initjax.measurement._leaves import (
   KernelLeaf,
+  Known,
   Leaves,
   arrays_of,
   check_arrays,
   is_random,
   kernel_leaves,
   kernel_variance,
+  known_of,
   mean_square,
   mean_square_at,
 )

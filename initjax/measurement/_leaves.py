@@ -1,5 +1,6 @@
 """Parameters as NumPy arrays: the kernels among them, as matrices."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import leaves_by_path
-from initjax.graph import LinearOp, SignalGraph
+from initjax.graph import LinearOp, Scale, SignalGraph, entries_of
 
 Leaves = Mapping[str, np.ndarray]
 """Parameters that have a gradient, by path."""
+Known = Mapping[Any, Any]
+"""These, and the inputs that are read as constants, by number."""
 
 
 def arrays_of(tree: Any) -> dict[str, np.ndarray]:
@@ -81,9 +84,26 @@ def mean_square(leaf: np.ndarray) -> float:
   return float(np.mean(abs(wide(leaf)) ** 2)) if leaf.size else 0.0
 
 
-def mean_square_at(leaves: Leaves, path: str) -> float:
-  """E|w|² of a parameter; NaN if it has no gradient, as integers."""
-  return mean_square(leaves[path]) if path in leaves else math.nan
+def known_of(
+  graph: SignalGraph, leaves: Mapping[str, Any], inputs: Any
+) -> Known:
+  """Parameters by path, and statistics among the inputs that have values."""
+  given = jax.tree.leaves(inputs)
+  abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
+  concrete = {
+    at: given[at]
+    for at in graph.statistics
+    if not isinstance(given[at], abstract)
+  }
+  return {**leaves, **concrete}
+
+
+def mean_square_at(known: Known, scale: Scale) -> float:
+  """E|w|² of a parameter, or what is computed of it; NaN if not known."""
+  try:
+    return mean_square(entries_of(scale, known.__getitem__))
+  except KeyError:  # it has no gradient, as integers
+    return math.nan
 
 
 def is_random(leaf: np.ndarray) -> bool:
@@ -103,6 +123,9 @@ def kernel_variance(
   op: LinearOp, repeat: tuple[int, ...], leaves: Leaves
 ) -> float:
   """Variance of the kernel's entries, at one repeat; NaN if not known."""
+  if len(op.paths) > 1:  # data choose one of them, each as often as another
+    each = [dataclasses.replace(op, paths=(path,)) for path in op.paths]
+    return sum(kernel_variance(o, repeat, leaves) for o in each) / len(each)
   leaf = leaves.get(op.path)
   if op.origin != "parameter" or op.view is None or leaf is None:
     return math.nan

@@ -9,6 +9,7 @@ import numpy as np
 
 from initjax._checks import type_of
 from initjax._paths import is_float
+from initjax._sharding import sharded_like, unsplit
 
 _SIZES = (-0.6, -0.3, 0.0, 0.3, 0.6)  # of a vector's log₂, in maximal exponents
 _EXTREME = 0.8
@@ -56,10 +57,10 @@ def linearize(
   def pull(u: jax.Array) -> jax.Array:  # Jᵀ·u
     parts = jnp.split(u, np.cumsum(sizes)[:-1])
     like = [
-      part.reshape(leaf.shape).astype(leaf.dtype)
+      sharded_like(part.reshape(leaf.shape).astype(leaf.dtype), leaf)
       for part, leaf in zip(parts, outputs, strict=True)
     ]
-    return pull_back(like)[0].ravel().astype(dtype)
+    return unsplit(pull_back(like)[0]).ravel().astype(dtype)
 
   shape = (sum(sizes), x.size)
   _, push_back = jax.vjp(pull, jnp.zeros(shape[0], dtype))

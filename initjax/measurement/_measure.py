@@ -1,6 +1,7 @@
 """`measure`: the size of every signal in a model, forward and backward."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from initjax._checks import check_key
 from initjax._paths import is_float, leaves_by_path
+from initjax._sharding import sharded_like
 from initjax._statistics import (
   empty_slot,
   nan_is_unknown,
@@ -261,7 +263,7 @@ def _seen_at(
   outputs = list(visited.outputs)
   if op is None:
     return outputs, _Seen(None, None, slopes)
-  seen = jax.lax.stop_gradient(outputs[0])
+  seen, copies = _summed(op, jax.lax.stop_gradient(outputs[0]))
   if jnp.issubdtype(seen.dtype, jnp.inexact):
     outputs[0] = tap(outputs[0], slot.backward)
   more = None
@@ -269,8 +271,22 @@ def _seen_at(
     operands = jax.lax.stop_gradient(visited.operands)
     more = detail_of(op, None if op.place.closed else operands, seen)
     more = jax.tree.map(varying_like, more, slot.forward.detail)
-  tallied = spread(tally(seen), slot.forward.tally)
+  tallied = spread(tally(seen).shared(copies), slot.forward.tally)
   return outputs, _Seen(tallied, more, slopes)
+
+
+def _partial_sums(op: LinearOp) -> dict[str, int]:
+  """Axes of the mesh, and sizes, along which devices have other terms."""
+  whole = op.place.whole <= {"shard_map"}  # else the sum may be in the call
+  return dict(op.summed_over) if whole else {}
+
+
+def _summed(op: LinearOp, output: jax.Array) -> tuple[jax.Array, int]:
+  """The terms of all devices, and how many have them unknown to JAX."""
+  sizes = _partial_sums(op)
+  known = jax.typeof(output).manual_axis_type.varying
+  copies = math.prod(n for axis, n in sizes.items() if axis not in known)
+  return jax.lax.psum(output, tuple(sizes)) if sizes else output, copies
 
 
 def _report_of(
@@ -288,7 +304,10 @@ def _report_of(
     norms = _norms(gradients)
   return SignalReport(
     tuple(one.tally for one in seen),
-    tuple(backward[site] for site in traced.ops),
+    tuple(
+      backward[site].shared(math.prod(_partial_sums(op).values()))
+      for site, op in traced.ops.items()
+    ),
     details,
     slopes,
     norms,
@@ -333,7 +352,8 @@ def _cotangent(
         f"{[leaf.shape for leaf in given]}."
       )
     return [
-      new.astype(leaf.dtype) for new, leaf in zip(given, outputs, strict=True)
+      sharded_like(new.astype(leaf.dtype), leaf)
+      for new, leaf in zip(given, outputs, strict=True)
     ]
   if len(outputs) == 1 and outputs[0].shape == ():
     return [jnp.ones_like(outputs[0])]
@@ -350,4 +370,4 @@ def _random_cotangent(key: jax.Array, like: jax.Array) -> jax.Array:
   is_complex = jnp.iscomplexobj(like)
   dtype = like.dtype if is_complex else wide_dtype(like.dtype)
   noise = jax.random.normal(key, like.shape, dtype).astype(like.dtype)
-  return varying_like(noise, like)
+  return sharded_like(varying_like(noise, like), like)

@@ -74,16 +74,26 @@ class SignalReport:
     """The verdicts; None if nobody judged."""
     return self.verdicts if self.judged or self.verdicts else None
 
+  @property
+  def _missed(self) -> dict[str, str]:
+    return self.graph.not_followed
+
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
       return f"SignalReport of {len(self.graph)} operations, being traced"
-    return str(reports.table(self.to_records(), self._found))
+    return str(
+      reports.table(self.to_records(), self._found, missed=self._missed)
+    )
 
   def _repr_html_(self) -> str:
-    return reports.html_fragment(self.to_records(), self._found)
+    return reports.html_fragment(
+      self.to_records(), self._found, missed=self._missed
+    )
 
   def to_json(self, path: epath.PathLike) -> None:
     """Writes records, verdicts and gradient norms as standard JSON.
+
+    `not_followed` is that of the graph: what the records leave out.
 
     Without verdicts, `judged` tells a healthy model from one not looked at.
 
@@ -94,6 +104,7 @@ class SignalReport:
     content = {
       "records": self.to_records(),
       "judged": self.judged,
+      "not_followed": self._missed,
       "verdicts": [verdict._asdict() for verdict in self.verdicts],
       "gradient_norms": {path: np.asarray(n) for path, n in norms.items()},
     }
@@ -105,7 +116,9 @@ class SignalReport:
     Raises:
       FileExistsError: if there is a file already; nothing is overwritten.
     """
-    page = reports.html(self.to_records(), self._found, title=title)
+    page = reports.html(
+      self.to_records(), self._found, title, missed=self._missed
+    )
     reports.write_text(path, page)
 
   def plot(self, path: epath.PathLike | None = None) -> Any:

@@ -137,5 +137,7 @@ def _identity(row: Row) -> Record:
     "kind": row.op.kind,
     "fan_in": row.op.fan_in,
     "fan_out": row.op.fan_out,
+    "valid_fan_in": row.op.valid_fan_in,
+    "valid_fan_out": row.op.valid_fan_out,
     "fed_by": fed_by(row.feed),
   }

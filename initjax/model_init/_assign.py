@@ -61,10 +61,15 @@ def kernels_of(
 
 
 def _exact_view(op: LinearOp) -> View | None:
-  """The view, if it tells each entry and its factor."""
+  """The view, if it tells each entry and its factor.
+
+  Of a kernel that data choose, all that it is chosen from.
+  """
   view = op.view
-  known = view is not None and view.exact and view.multiplier is not None
-  return view if known else None
+  if view is None or view.computed or view.multiplier is None:
+    return None
+  view = view if view.exact else view.covering
+  return view if view.exact and view.multiplier is not None else None
 
 
 class Share(NamedTuple):
@@ -185,7 +190,7 @@ class _Turn:
       self._claim(key, row.number, own, wanted)
     known = self.table if self.tied == "first" else self.before or self.table
     given = _mean([known[key].at(own) for key in kernel.keys if key in known])
-    followed = kernel.view is not None
+    followed = kernel.view is not None or op.origin == "parameter"
     variance = given * factor if given is not None and followed else None
     return Share(row, fed, self.sizes.put(op, fed, variance), wanted)
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
-from initjax.graph import as_function, signal_graph
+from initjax.graph import Scale, as_function, entries_of, signal_graph
+from initjax.measurement import Known, known_of, mean_square
 from initjax.model_init._assign import (
   Assigned,
-  Table,
   Tied,
   assign,
   kernels_of,
@@ -30,6 +29,7 @@ from initjax.model_init._draw import (
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, warning_of
 from initjax.propagation import Walk
+from initjax.reports import not_followed
 from initjax.typing import Direction
 
 _CHOICES = {
@@ -176,35 +176,42 @@ def _assigned(
   check_number("second_moment", second_moment, low=0, open_low=True)
   leaves = leaves_by_path(params)
   graph = signal_graph(fn, params, *inputs)
+  known = known_of(graph, leaves, inputs)
   sizes = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
   assigned = assign(
     graph,
     kernels_of(graph, sizes),
-    Walk(
-      lambda path: _mean_square(path, leaves[path]), second_moment, assumes=True
-    ),
+    Walk(functools.partial(_mean_square, known), second_moment, assumes=True),
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check(leaves, assigned.table)
+  _check(leaves, assigned)
   return assigned
 
 
-def _mean_square(path: str, leaf: Any) -> float:
-  """Of a bias or a scale."""
-  if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
-    raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-  square = np.abs(np.asarray(leaf).astype(np.complex128)) ** 2
-  return float(square.mean()) if square.size else 0.0
+def _mean_square(known: Known, scale: Scale) -> float:
+  """Of a bias or a scale; NaN for a constant without values."""
+
+  def leaf_at(path: str | int) -> Any:
+    leaf = known.get(path, math.nan)
+    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+      raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
+    return leaf
+
+  return mean_square(entries_of(scale, leaf_at))
 
 
-def _check(leaves: Mapping[str, Any], table: Table) -> None:
+def _check(leaves: Mapping[str, Any], assigned: Assigned) -> None:
   """Raises if there is no kernel, or no value of what is none."""
+  table = assigned.table
   if not table:
+    missed = not_followed(assigned.graph.not_followed)
     raise ValueError(
       "wanted a model that uses parameters in matrix products, convolutions "
       "or look-ups, found none to initialize; are its kernels, or its data, "
       "closed over instead of passed, as fn(params, x)?"
+      + f" {missed}."
+      * bool(missed)
     )
   drawn = {path for path, _ in table}
   for path, leaf in leaves.items():

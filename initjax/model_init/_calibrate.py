@@ -16,6 +16,7 @@ from initjax.model_init._calibration import Calibration
 from initjax.model_init._groups import calibrated_views, groups_of
 from initjax.model_init._leaves import rescaled
 from initjax.model_init._pass import Plan, beginning, one_pass, pooled
+from initjax.reports import not_followed
 
 
 def calibrate(
@@ -138,7 +139,9 @@ def _plan(traced: Trace, params: Any, statistic: str) -> Plan:
   paths = paths_of(params)
   if not traced.ops:
     alone = len(traced.jaxpr.in_avals) == len(paths)
-    raise ValueError(_NO_INPUT if alone else _NO_KERNEL)
+    missed = not_followed(traced.graph.not_followed)
+    why = _NO_INPUT if alone else _NO_KERNEL
+    raise ValueError(why + f" {missed}." * bool(missed))
   ops = traced.ops
   views = calibrated_views(traced, paths)
   groups = groups_of(ops, views, traced.entangled)

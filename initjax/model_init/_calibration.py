@@ -14,6 +14,7 @@ from initjax.reports import (
   Column,
   Note,
   TextTable,
+  not_followed,
   number_column,
   repeat_of,
   short_paths,
@@ -93,10 +94,13 @@ class Calibration:
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
       return f"Calibration of {len(self.graph)} operations, being traced"
-    return str(_table(self.operations, self.statistic))
+    missed = not_followed(self.graph.not_followed)
+    return str(_table(self.operations, self.statistic, missed))
 
 
-def _table(operations: Sequence[Operation], statistic: str) -> TextTable:
+def _table(
+  operations: Sequence[Operation], statistic: str, missed: str
+) -> TextTable:
   """Why a statistic need not be the target is numbered, and said below."""
   names = short_paths(op.path for op in operations)
   reasons = dict.fromkeys(op.reason for op in operations)
@@ -113,6 +117,9 @@ def _table(operations: Sequence[Operation], statistic: str) -> TextTable:
       Column("", lambda row: marks.get(row["reason"], "")),
     ),
     crop=(("operation", 24),),
-    notes=[Note(f"{mark} {why}", indent=2) for why, mark in marks.items()],
+    notes=(
+      *(Note(f"{mark} {why}", indent=2) for why, mark in marks.items()),
+      *[Note(f"· {missed}")] * bool(missed),
+    ),
     empty="no linear operation was found",
   )

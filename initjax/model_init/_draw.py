@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import key_of
+from initjax._sharding import unsplit
 from initjax.graph import LinearOp, View
 from initjax.initializers import initializer, variance_scaling
 from initjax.model_init._assign import Given
@@ -38,7 +39,27 @@ def has_matrices(op: LinearOp, view: View | None) -> bool:
 
   Rows of an embedding are looked up one by one, not summed.
   """
-  return view is not None and op.kind != "embedding"
+  return view is not None and op.kind != "embedding" and bool(_sides(op, view))
+
+
+def _sides(op: LinearOp, view: View) -> tuple[Shape, Shape] | None:
+  """Axes of a view that are summed and that become features; None if lost.
+
+  Data may choose the kernel from a larger view.
+  """
+  if view == op.view:
+    return op.axes.summed, op.axes.free
+  if None in (view.axes, op.in_axes, op.out_axes) or op.groups > 1:
+    return None
+  rows, columns = (
+    tuple(
+      place
+      for place, held in enumerate(view.axes or ())
+      if held and {*held} <= {*(axes or ())}
+    )
+    for axes in (op.in_axes, op.out_axes)
+  )
+  return (rows, columns) if rows and columns else None
 
 
 def drawn_leaf(
@@ -85,12 +106,12 @@ def _operand(
   """The operand of all repeats [*repeats of the view, *operand]."""
   op, given = draw.op, draw.given
   repeats = tuple(scan.length for scan in view.scans)
-  shape = (*repeats, *op.kernel_shape)
+  shape = (*repeats, *view.shape)
   variance = np.array([given.at(at) for at in np.ndindex(*repeats)])
-  variance = variance.reshape(*repeats, *(1 for _ in op.kernel_shape))
+  variance = variance.reshape(*repeats, *(1 for _ in view.shape))
   if distribution != "orthogonal" or not has_matrices(op, view):
     return _noise(key, shape, dtype, variance, distribution)
-  layout = _layout(shape, len(repeats), op)
+  layout = _layout(shape, len(repeats), op, view)
   # An entry of Q, of rows × columns, has variance 1/max(rows, columns).
   larger = max(layout.size(layout.rows), layout.size(layout.columns))
   scale = np.sqrt(variance * larger)
@@ -150,10 +171,11 @@ def _scaled(
   return initializer(sample)(key, shape, dtype)
 
 
-def _layout(shape: Shape, lead: int, op: LinearOp) -> Layout:
+def _layout(shape: Shape, lead: int, op: LinearOp, view: View) -> Layout:
   """Groups of a convolution share no matrix: its features hold them in turn."""
-  rows = [lead + axis for axis in op.axes.summed]
-  columns = [lead + axis for axis in op.axes.free]
+  summed, free = _sides(op, view) or ((), ())
+  rows = [lead + axis for axis in summed]
+  columns = [lead + axis for axis in free]
   if op.groups > 1:
     (column,) = columns
     features = shape[column] // op.groups
@@ -186,5 +208,5 @@ def _placed(
   }
   indices[path] = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
   places = jnp.ravel(view.apply(indices, fill=beyond))
-  flat = leaf.ravel().at[places].set(operand.ravel(), mode="drop")
+  flat = unsplit(leaf).ravel().at[places].set(operand.ravel(), mode="drop")
   return flat.reshape(leaf.shape)

@@ -28,6 +28,9 @@ class VarianceRow(NamedTuple):
   """of the kernel as this use sees it"""
   fan_in: float
   fan_out: float
+  valid_fan_in: float
+  """without terms that are padding"""
+  valid_fan_out: float
   fed_by: str
   """the activation, or what it is if there is none"""
   second_moment: float

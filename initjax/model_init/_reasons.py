@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from initjax.graph import Row, fed_by
+from initjax.graph import fed_by
 from initjax.model_init._assign import Assigned, Share
 from initjax.model_init._draw import has_matrices
 from initjax.model_init._plan import VariancePlan, VarianceRow
+from initjax.reports import not_followed
 
 _NOTE = 2.0  # times: what chance does in one layer grows so much
 _REMEDIES = (
@@ -41,7 +42,9 @@ def plan_of(
         op.kernel_shape,
         op.fan_in,
         op.fan_out,
-        _fed_by(row),
+        op.valid_fan_in,
+        op.valid_fan_out,
+        fed_by(row.feed),
         share.fed.second_moment,
         gain,
         None if given is None else math.sqrt(given),
@@ -49,10 +52,6 @@ def plan_of(
       )
     )
   return VariancePlan(tuple(rows), kept, _notes(assigned, direction))
-
-
-def _fed_by(row: Row) -> str:
-  return "indices" if row.op.kind == "embedding" else fed_by(row.feed)
 
 
 def _why(
@@ -77,6 +76,8 @@ def _why(
     reasons.append(
       f"tied: its {tied} use decides ({', '.join(sorted(deciding))})"
     )
+  if op.view is not None and op.view.choices > 1:
+    reasons.append(f"one of {op.view.choices} kernels, chosen as it runs")
   if kernel.view is None:
     reasons.append(
       "computed from parameters (their scale may not matter): drawn as if used "
@@ -99,6 +100,7 @@ def _notes(assigned: Assigned, direction: str) -> tuple[str, ...]:
       f"{', '.join(assigned.graph.opaque)} could not be entered: what it does "
       "with parameters is not known, and they keep their values."
     )
+  notes.append(not_followed(assigned.graph.not_followed))
   return tuple(note for note in notes if note)
 
 
@@ -109,8 +111,8 @@ def warning_of(shares: Sequence[Share], least: float = 10.0) -> str:
     return ""
   steepest = max(shares, key=lambda share: share.fed.steepness)
   return (
-    f"The forward length map is unstable: fed by {_fed_by(steepest.row)}, a "
-    f"layer multiplies a relative deviation of the second moment by "
+    f"The forward length map is unstable: fed by {fed_by(steepest.row.feed)}, "
+    "a layer multiplies a relative deviation of the second moment by "
     f"{steepest.fed.steepness:.3f}, and the model by "
     f"{worst.output.stretch:.2g} until {worst.row.op.path}. "
     f"Chance alone will move the signal. What helps: {_REMEDIES}."
@@ -127,6 +129,6 @@ def _gradient(shares: Sequence[Share]) -> str:
   return (
     f"The gradient's second moment changes {total:.2g} times over {layers} "
     f"layers until {op.path}, {total ** (1 / max(layers - 1, 1)):.3f} times "
-    f"per layer fed by {_fed_by(worst.row)} (χ₁): this keeps the signal, "
+    f"per layer fed by {fed_by(worst.row.feed)} (χ₁): this keeps the signal, "
     "direction='backward' keeps the gradient."
   )

@@ -7,7 +7,7 @@ walking back along the same edges gives the gradient's.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from initjax.measurement import (
   Leaves,
   arrays_of,
   kernel_variance,
+  known_of,
   mean_square_at,
 )
 from initjax.propagation._walk import Signal, Walk
@@ -94,16 +95,17 @@ def predict(
   """
   check_number("second_moment", second_moment, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  leaves = arrays_of(params)
-  return predict_rows(signal_graph(fn, params, *inputs), leaves, second_moment)
+  leaves, graph = arrays_of(params), signal_graph(fn, params, *inputs)
+  return predict_rows(graph, leaves, inputs, second_moment)
 
 
 def predict_rows(
-  graph: SignalGraph, leaves: Leaves, second_moment: float
+  graph: SignalGraph, leaves: Leaves, inputs: Any, second_moment: float
 ) -> Prediction:
   """`predict`, for parameters by path."""
+  known = known_of(graph, leaves, inputs)
   walk = Walk(
-    functools.partial(mean_square_at, leaves),
+    functools.partial(mean_square_at, known),
     second_moment,
     assumes=False,
     over_samples=any(term.over == "samples" for term in _terms(graph)),
@@ -123,8 +125,7 @@ def predict_rows(
 def _terms(graph: SignalGraph) -> list[Term]:
   """All that operations are fed; what cannot be said is one unknown term."""
   feeds = (f for op in graph.ops for f in (op.feed, op.later_feed) if f)
-  inputs = ("input", "indices", "constant")
-  streams = [feed.stream for feed in feeds if feed.reason not in inputs]
+  streams = [feed.stream for feed in feeds if not feed.from_outside]
   unknown = (Term("unknown"),)
   return [
     term
@@ -151,8 +152,13 @@ def _gradients(
       first = math.isnan(below.gradient)
       below.gradient = given if first else below.gradient + given
   known = all(term.kind != "unknown" for term in _terms(graph))
-  complete = known and not graph.opaque
+  complete = known and not graph.opaque and not graph.not_followed
   complete &= not any(np.dtype(op.dtype).kind == "c" for op in graph.ops)
   if complete and rows[-1].gradient:
-    return [row.gradient / rows[-1].gradient for row in rows]
+    return [
+      math.nan  # of a table of positions it adds up over samples, as they are
+      if op.feed.reason == "positions"
+      else row.gradient / rows[-1].gradient
+      for row, (_, op, _) in zip(rows, graph.rows, strict=True)
+    ]
   return [*(math.nan for _ in rows[:-1]), 1.0]

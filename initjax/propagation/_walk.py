@@ -19,7 +19,7 @@ import numpy as np
 from initjax import meanfield
 from initjax._activations import identity
 from initjax.gains import joint_moments, moments
-from initjax.graph import Feed, Image, LinearOp, Site, Stream, Term
+from initjax.graph import Feed, Image, LinearOp, Scale, Site, Stream, Term
 from initjax.meanfield import THEORY_FAILS, Response
 from initjax.typing import Activation
 
@@ -91,8 +91,8 @@ class Fed(NamedTuple):
 class Walk:
   """The latest signals at each site, while rows are run in order."""
 
-  mean_square: Callable[[str], float]
-  """of a bias or a scale, by path"""
+  mean_square: Callable[[Scale], float]
+  """of a bias or a scale"""
   input_size: float
   assumes: bool
   """whether the unknown counts as 1, with a doubt, and not as NaN"""
@@ -131,10 +131,13 @@ class Walk:
     if variance is None:
       output.size = 1.0 if fed.second_moment else 0.0
     else:
-      sigma_w2 = variance * op.fan_in
+      fan_in, fan_out = op.fan_in, op.fan_out
+      if not self.assumes:  # what is measured has borders
+        fan_in, fan_out = op.valid_fan_in, op.valid_fan_out
+      sigma_w2 = variance * fan_in
       output.size = sigma_w2 * fed.second_moment
       output.shared = sigma_w2 * fed.shared
-      output.edges = ((source, variance * op.fan_out * fed.derivative),)
+      output.edges = ((source, variance * fan_out * fed.derivative),)
       if op.kind != "embedding" and math.isfinite(fed.derivative):
         chi = sigma_w2 * fed.derivative
         output.chi = chi * source.chi if source.layers else 1.0
@@ -160,7 +163,7 @@ class Walk:
       stretch=_average([(p.stretch, p.size * r * r) for p, r in parts]),
       upstream=_average([(p.upstream, p.size * r * r) for p, r in parts]),
       slope=_average([(p.slope, p.size * r * r) for p, r in parts]),
-      doubt=_joined(part.doubt for part, _ in parts),
+      doubt=_joined([*(part.doubt for part, _ in parts), self._doubt(stream)]),
     )
     chain = [i for i, term in enumerate(stream) if term.kind != "bias"]
     if len(chain) == 1 and stream[chain[0]].kind == "output":
@@ -170,13 +173,25 @@ class Walk:
 
   def _root(self, term: Term) -> float:
     """What multiplies a term; parameters count as their root mean square."""
-    squares = math.prod(map(self.mean_square, term.scales))
+    squares = math.prod(map(self._square, term.scales))
     return term.factor * math.sqrt(squares)
+
+  def _square(self, scale: Scale) -> float:
+    square = self.mean_square(scale)
+    return 1.0 if self.assumes and math.isnan(square) else square
+
+  def _lacks(self, term: Term) -> bool:
+    """Whether its size is assumed, since a constant has no values."""
+    squares = map(self.mean_square, term.scales)
+    return self.assumes and any(map(math.isnan, squares))
 
   def _signal(self, term: Term, site: Site) -> Signal:
     if term.kind == "bias":
-      size = self.mean_square(term.path)
+      size = self.mean_square(term.path) if term.path else 1.0
+      size = 0.0 if self._lacks(term) else size
       return Signal(size, shared=size)
+    if term.kind == "constant":
+      return Signal(mean=1.0, shared=1.0, gaussian=False)
     if term.kind == "input":
       return Signal(self.input_size, gaussian=False)
     if term.kind == "normalized":
@@ -189,15 +204,23 @@ class Walk:
     return known.get(term.site) or self._unknown("its source is not known")
 
   def _normalized(self, term: Term, site: Site) -> Signal:
-    """Of unit second moment; over samples, without what these share."""
+    """Of unit second moment, without the mean of samples or of units."""
     inner = self.inners[site] = self.total(term.inner, site)
-    over_samples = term.over == "samples"
-    variance = inner.size - (inner.shared if over_samples else 0.0)
+    own = 0.0  # what all units of a sample, or one unit of all samples, share
+    if term.centred:
+      over_samples = term.over == "samples"
+      own = inner.shared if over_samples else inner.mean * inner.mean
+    variance = inner.size - own
     if variance <= 0:
       size = 1.0 if self.assumes else math.nan
       return self._note(Signal(size, edges=((inner, math.nan),)))
-    shared = 0.0 if over_samples else inner.shared / variance
-    return self._note(Signal(shared=shared, edges=((inner, 1 / variance),)))
+    signal = Signal(
+      mean=0.0 if term.centred else inner.mean / math.sqrt(variance),
+      shared=(inner.shared - own) / variance,
+      edges=((inner, 1 / variance),),
+    )
+    signal.gaussian = not signal.mean
+    return self._note(signal)
 
   def _product(self, images: Sequence[Image], site: Site) -> Signal:
     """Of images that are independent, given what feeds them all.
@@ -263,6 +286,9 @@ class Walk:
     except THEORY_FAILS:  # `_through` says why
       return 0.0 if self.assumes else math.nan
 
+  def _doubt(self, stream: Stream) -> str:
+    return _CONSTANTS if any(map(self._lacks, stream)) else ""
+
   def _unknown(self, why: str) -> Signal:
     if self.assumes:
       return Signal(doubt=f"{_ASSUMED}: {why}")
@@ -275,6 +301,7 @@ class Walk:
 
 
 _ASSUMED = "assumed unit second moment"
+_CONSTANTS = "constants without values, taken to scale by 1 and shift by 0"
 
 
 def _moments(phi: Activation, q: float) -> tuple[float, float, float]:

@@ -29,6 +29,7 @@ from initjax.reports._text_table import (
 from initjax.reports._words import (
   NOUNS,
   fans,
+  not_followed,
   nothing_judged,
   ordered,
   repeat_of,

@@ -2,8 +2,9 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 
 from initjax.reports import _figure, _words
 from initjax.reports._fold import one_by_one
@@ -20,6 +21,8 @@ def html(
   records: Sequence[Record],
   verdicts: Sequence[Verdict] | None = None,
   title: str = "initjax report",
+  *,
+  missed: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
   """One standalone page: the verdicts, the figure, the table.
 
@@ -31,6 +34,7 @@ def html(
     verdicts: what was found; their `rows` are positions in `records`. None if
       nobody judged, which the page then says.
     title: of the page.
+    missed: parameters that were not followed, as in `graph.not_followed`.
 
   Raises:
     ValueError: if a verdict names a row that does not exist.
@@ -48,14 +52,17 @@ def html(
 <style>body {{ margin: 0 }}</style>
 </head>
 <body>
-{_body(records, verdicts, f"<h1>{escape(title)}</h1>")}
+{_body(records, verdicts, missed, f"<h1>{escape(title)}</h1>")}
 </body>
 </html>
 """
 
 
 def html_fragment(
-  records: Sequence[Record], verdicts: Sequence[Verdict] | None = None
+  records: Sequence[Record],
+  verdicts: Sequence[Verdict] | None = None,
+  *,
+  missed: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
   """The same as a piece of a page, for `_repr_html_` in a notebook.
 
@@ -63,6 +70,7 @@ def html_fragment(
     records: rows in order of execution, such as `report.to_records()`.
     verdicts: what was found; their `rows` are positions in `records`. None if
       nobody judged.
+    missed: parameters that were not followed, as in `graph.not_followed`.
 
   Raises:
     ValueError: if a verdict names a row that does not exist.
@@ -70,15 +78,18 @@ def html_fragment(
   >>> html_fragment([])[:21]
   '<div class="initjax">'
   """
-  return _body(records, verdicts, "")
+  return _body(records, verdicts, missed, "")
 
 
 def _body(
-  records: Sequence[Record], found: Sequence[Verdict] | None, heading: str
+  records: Sequence[Record],
+  found: Sequence[Verdict] | None,
+  missed: Mapping[str, str],
+  heading: str,
 ) -> str:
   verdicts = _words.ordered(found or ())
   cards = [_card(number, verdict) for number, verdict in enumerate(verdicts, 1)]
-  said = _words.conclusion(records, found)
+  said = _words.conclusion(records, found, missed)
   kind = "healthy" if said == _words.HEALTHY else "unjudged"
   parts = (
     heading,

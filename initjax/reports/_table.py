@@ -1,7 +1,8 @@
 """The report in a terminal: a table, and the verdicts below it."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from initjax.reports import _words
 from initjax.reports._text_table import STYLES, Column, Note, TextTable
@@ -9,7 +10,10 @@ from initjax.typing import Record, Verdict
 
 
 def table(
-  records: Sequence[Record], verdicts: Sequence[Verdict] | None = None
+  records: Sequence[Record],
+  verdicts: Sequence[Verdict] | None = None,
+  *,
+  missed: Mapping[str, str] = MappingProxyType({}),
 ) -> TextTable:
   """The report for `rich.print`: as wide as the console, in colour.
 
@@ -20,6 +24,7 @@ def table(
     records: rows in order of execution, such as `report.to_records()`.
     verdicts: what was found; their `rows` are positions in `records`. None if
       nobody judged, which the report then says.
+    missed: parameters that were not followed, as in `graph.not_followed`.
 
   Raises:
     ValueError: if a verdict names a row that does not exist.
@@ -37,7 +42,7 @@ def table(
       ("→ theory", "← theory"),
       *(("fed by",), ("fans",), ("corr.",), ("slope",), ("dead",)),
     ),
-    notes=tuple(_notes(records, verdicts)),
+    notes=tuple(_notes(records, verdicts, missed)),
     severities=_words.severities(records, verdicts or ()),
     pinned={verdict.rows[0] for verdict in verdicts or () if verdict.rows},
     empty="no linear operation was found",
@@ -50,6 +55,7 @@ def to_text(
   *,
   width: int = 100,
   encoding: str = "utf-8",
+  missed: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
   """The same as plain text, no line wider than `width`.
 
@@ -59,6 +65,7 @@ def to_text(
       nobody judged.
     width: in characters; where the columns have no room, rows are a list.
     encoding: of where it will be written; ASCII stands in for what it lacks.
+    missed: parameters that were not followed, as in `graph.not_followed`.
 
   Raises:
     ValueError: if a verdict names a row that does not exist, or `width` is
@@ -72,20 +79,24 @@ def to_text(
   . 1. unused (note), b
     Nothing reads it.
   """
-  return table(records, verdicts).to_text(width, encoding)
+  return table(records, verdicts, missed=missed).to_text(width, encoding)
 
 
 def _notes(
-  records: Sequence[Record], verdicts: Sequence[Verdict] | None
+  records: Sequence[Record],
+  verdicts: Sequence[Verdict] | None,
+  missed: Mapping[str, str],
 ) -> Iterator[Note]:
   """What theory leaves open, the conclusion, the verdicts with their fixes."""
   for number, silence in enumerate(_words.silences(records)):
     if not number:
       yield Note("")
     yield Note(silence, "dim")
+  if any(map(_words.pads, records)):
+    yield Note("fans in brackets: without terms that are padding", "dim")
   if records:
     yield Note("")
-  words = _words.conclusion(records, verdicts)
+  words = _words.conclusion(records, verdicts, missed)
   if words:
     yield Note(words, "green" if words == _words.HEALTHY else "yellow")
   for number, verdict in enumerate(_words.ordered(verdicts or ()), 1):

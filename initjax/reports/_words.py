@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from initjax._paths import short_path
 from initjax.typing import Record, Verdict
@@ -17,6 +17,7 @@ MARKS = {"error": "✗", "warning": "!", "note": "·", "": ""}
 """What stands before a row, by the worst severity of its verdicts."""
 
 HEALTHY = "healthy: nothing to report"
+FOLLOWED = "nothing to report of what was followed"
 NOT_JUDGED = (
   "not judged: these are measurements; initjax.diagnose says what is wrong"
 )
@@ -26,6 +27,7 @@ NOTHING_SEEN = (
   "model.apply, and the parameters themselves, not closed over. For an NNX or "
   "Equinox module: fn, params = initjax.functional(module)."
 )
+_MOST = 4  # parameters that are listed
 NOTHING_RAN = "nothing to judge: no sample was given, or no operation was run"
 
 
@@ -45,6 +47,27 @@ def short_paths(paths: Iterable[str]) -> dict[str, str]:
   return {
     path: path if shared[name] > 1 else name for path, name in short.items()
   }
+
+
+def not_followed(missed: Mapping[str, str]) -> str:
+  """How many parameters a reading did not follow, and which; "" if none.
+
+  Args:
+    missed: for each path the primitive, as in `graph.not_followed`.
+
+  >>> not_followed({"params/mix": "triangular_solve"})
+  '1 parameter meets data in a way that is not followed: mix (triangular_solve)'
+  """
+  if not missed:
+    return ""
+  names = short_paths(missed)
+  listed = [f"{names[path]} ({name})" for path, name in missed.items()]
+  rest = len(listed) - _MOST
+  more = f" and {rest} more" if rest > 0 else ""
+  count = f"{len(missed)} parameters meet"
+  count = "1 parameter meets" if len(missed) == 1 else count
+  where = ", ".join(listed[:_MOST])
+  return f"{count} data in a way that is not followed: {where}{more}"
 
 
 def crop(name: str, width: int) -> str:
@@ -84,8 +107,20 @@ def repeat_of(record: Record) -> str:
 
 
 def fans(record: Record) -> str:
-  """Such as "512→2048"."""
-  return f"{_fan(record['fan_in'])}→{_fan(record['fan_out'])}"
+  """Such as "512→2048"; without padding in brackets, if that is less."""
+  both = f"{_fan(record['fan_in'])}→{_fan(record['fan_out'])}"
+  if not pads(record):
+    return both
+  valid = (_fan(record[f"valid_fan_{side}"]) for side in ("in", "out"))
+  return f"{both} ({'→'.join(valid)})"
+
+
+def pads(record: Record) -> bool:
+  """Whether more than a tenth of an operation's terms are padding."""
+  return any(
+    record.get(f"valid_fan_{side}", math.inf) < 0.9 * record[f"fan_{side}"]
+    for side in ("in", "out")
+  )
 
 
 def _fan(number: float) -> str:
@@ -204,12 +239,24 @@ def nothing_judged(forward_sizes: Sequence[float]) -> str:
 
 
 def conclusion(
-  records: Sequence[Record], verdicts: Sequence[Verdict] | None
+  records: Sequence[Record],
+  verdicts: Sequence[Verdict] | None,
+  missed: Mapping[str, str],
 ) -> str:
   """What stands where verdicts would; "" if they say it all.
 
-  What was not looked at is not called healthy.
+  What was not looked at, or is `missed`, is not called healthy.
   """
+  said = _judgement(records, verdicts)
+  if not missed or verdicts:  # one of them tells of it
+    return said
+  said = FOLLOWED if said == HEALTHY else said
+  return f"{said.removesuffix('.')}; {not_followed(missed)}"
+
+
+def _judgement(
+  records: Sequence[Record], verdicts: Sequence[Verdict] | None
+) -> str:
   nothing = nothing_judged([record["forward_size"] for record in records])
   if nothing or verdicts:
     return nothing

@@ -10,7 +10,7 @@ from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis import Observed, observe, verdicts_on
 from initjax.graph import as_function
-from initjax.reports import NOUNS, nothing_judged
+from initjax.reports import NOUNS, not_followed, nothing_judged
 from initjax.testing._findings import Finding, of_drift, of_verdict, raise_all
 from initjax.typing import Verdict
 
@@ -25,6 +25,7 @@ _KINDS = {
     *(f"{noun} {lost}" for noun in NOUNS.values() for lost in _LOST),
   ),
 }
+_CALLER = 5  # who called the assertion, counted from where it warns
 _DIRECTION = {"variance": "forward", "gradients": "backward"}
 
 
@@ -265,8 +266,11 @@ def _raise_findings(
   fn, params, inputs, _ = as_function(fn, params, inputs)
   observed = observe(fn, params, inputs, **options, norms=False)
   nothing = nothing_judged(observed.found.forward.size.tolist())
+  missed = observed.found.graph.not_followed
   if nothing:
-    raise AssertionError(nothing[0].upper() + nothing[1:])
+    words = (nothing.removesuffix("."), not_followed(missed))
+    said = "; ".join(filter(None, words))
+    raise AssertionError(said[0].upper() + said[1:])
   verdicts = functools.cache(lambda: verdicts_on(observed, inputs))
   each = false_alarm / max(len(_DIRECTION.keys() & subjects), 1)
   found = [
@@ -274,7 +278,7 @@ def _raise_findings(
     for subject in subjects
     for finding in _findings(subject, observed, verdicts, each, target)
   ]
-  raise_all(list(dict.fromkeys(found)))
+  raise_all(list(dict.fromkeys(found)), missed, stacklevel=_CALLER)
 
 
 def _findings(

@@ -1,13 +1,14 @@
 """What an assertion finds, and how it tells of it: all at once, as tables."""
 
 import operator
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from initjax.diagnosis import Drift, Observed, explain, typical
-from initjax.reports import NOUNS, Column, TextTable
+from initjax.reports import NOUNS, Column, TextTable, not_followed
 from initjax.typing import Verdict
 
 _MOST_LINES = 8
@@ -22,15 +23,24 @@ class Finding(NamedTuple):
   fix: str = ""
 
 
-def raise_all(findings: Sequence[Finding]) -> None:
-  """Raises one AssertionError that tells of all findings, if there are any."""
+def raise_all(
+  findings: Sequence[Finding], missed: Mapping[str, str], stacklevel: int
+) -> None:
+  """Raises one AssertionError that tells of all findings, if there are any.
+
+  It tells of parameters that were `missed`; without findings, a warning does.
+  """
   texts = []
+  unseen = not_followed(missed)
   for message, table, fix in findings:
     mended = "To mend it:\n" + _indented(fix) if fix else ""
     parts = (message, _indented(table), mended)
     texts.append("\n".join(filter(None, parts)))
   if texts:
-    raise AssertionError("\n\n".join(texts))
+    raise AssertionError("\n\n".join(filter(None, (*texts, unseen))))
+  if unseen:
+    said = f"nothing was found in what was followed, but {unseen}"
+    warnings.warn(said, stacklevel=stacklevel)
 
 
 def table_of(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

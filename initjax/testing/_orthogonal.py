@@ -10,6 +10,7 @@ from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
 from initjax.graph import as_function, signal_graph
 from initjax.measurement import KernelLeaf, arrays_of, kernel_leaves
+from initjax.reports import not_followed
 from initjax.testing._findings import Finding, raise_all, table_of
 
 
@@ -58,13 +59,18 @@ def assert_orthogonal(
   check_where("where", where)
   fn, params, inputs, _ = as_function(fn, params, inputs)
   graph = signal_graph(fn, params, *inputs)
-  every = list(kernel_leaves(graph, arrays_of(params)))
+  leaves = arrays_of(params)
+  every = list(kernel_leaves(graph, leaves))
   chosen = [k for k in every if matches(where, k.op.path, k.leaf)]
   if not chosen:
+    missed = not_followed(graph.not_followed)
     raise ValueError(
       "assert_orthogonal found no kernel to look at; the kernels are "
       f"{', '.join(kernel.op.path for kernel in every) or 'none'}."
+      + f" {missed}."
+      * bool(missed)
     )
+  found: list[Finding] = []
   lines = []
   for kernel in chosen:
     off, allowed = _largest_error(kernel, scale)
@@ -78,7 +84,13 @@ def assert_orthogonal(
     )
     fix = "kernel_init=initjax.initializers.orthogonal()"
     table = table_of(("kernel", "largest", "allowed"), lines)
-    raise_all([Finding(message, table, fix)])
+    found = [Finding(message, table, fix)]
+  unseen = {
+    path: name
+    for path, name in graph.not_followed.items()
+    if matches(where, path, leaves.get(path))
+  }
+  raise_all(found, unseen, stacklevel=3)
 
 
 def _largest_error(

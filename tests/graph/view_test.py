@@ -109,7 +109,7 @@ def test_scans_slice_it_and_parts_may_be_unknown():
   assert indexed.view.covering.shape == STACK.shape
 
 
-def test_a_shard_is_a_part():
+def test_shards_of_all_devices_are_the_whole():
   mesh = jax.make_mesh((2,), ("m",), (jax.sharding.AxisType.Auto,))
   spec = jax.sharding.PartitionSpec
   columns, whole = spec(None, "m"), spec()
@@ -118,7 +118,8 @@ def test_a_shard_is_a_part():
     use, mesh=mesh, in_specs=(columns, whole), out_specs=columns
   )
   (op,) = signal_graph(sharded, W, X).ops
-  assert (op.view.shape, op.view.exact, op.in_axes) == ((8, 4), False, (0,))
+  assert (op.view.shape, op.view.exact, op.in_axes) == ((8, 8), True, (0,))
+  assert op.fan_out == 8
 
 
 # As data

@@ -206,8 +206,10 @@ def test_convolutions_by_their_true_fans():
 
   def convolve(x, kernel, stride):
     names = ("NHWC", "HWIO", "NHWC")
+    border = (2 - stride, 1)  # of its own entries: there is no padding
+    x = jnp.pad(x, ((0, 0), border, border, (0, 0)), mode="wrap")
     return jax.lax.conv_general_dilated(
-      x, kernel, (stride, stride), "SAME", dimension_numbers=names
+      x, kernel, (stride, stride), "VALID", dimension_numbers=names
     )
 
   def fn(p, x):
@@ -378,3 +380,16 @@ def test_parameters_without_values_are_a_type_error():
   params = {"w": jax.ShapeDtypeStruct((3, 2), jnp.float32)}
   with pytest.raises(TypeError, match=r"wanted arrays, got .* at w; draw"):
     predict(lambda p, x: x @ p["w"], params, np.ones((4, 3)))
+
+
+def mean_square_normalized(h):
+  return h / jnp.sqrt(jnp.mean(h * h, -1, keepdims=True))
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_norm_behind_relu_grows_by_what_its_mean_takes_away(centred):
+  """E[φ'²]/Var φ is π/(π - 1) for relu, E[φ'²]/E[φ²] is 1."""
+  norm = standardize if centred else mean_square_normalized
+  fn = through(lambda h, w: norm(relu(h)) @ w)
+  growth = math.log2(math.pi / (math.pi - 1)) if centred else 0.0
+  check(predicted(fn, stack(5, 1.0)), np.zeros(6), growth * np.arange(6)[::-1])

@@ -1,0 +1,203 @@
+"""What the devices of a shard_map do together: split arrays, and sum them.
+
+Inside a shard_map an array is a shard, but a model is meant as a whole: a sum
+over devices of what each one's part of a kernel gives is one longer sum. So a
+value knows over which axes of the mesh it differs, a view by which of them it
+was split, and a collective is read as a sum or as a move of entries.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from initjax.graph._compat import Atom, Equation, manual_axes
+from initjax.graph._graph import Place
+from initjax.graph._linear import Reader
+from initjax.graph._primitives import LAYOUT, SCALES, SUMS
+from initjax.graph._splits import gathered, split
+from initjax.graph._values import Node, Value, joined
+from initjax.graph._view import View, part
+
+
+def _names(text: str) -> frozenset[str]:
+  return frozenset(text.split())
+
+
+_EQUAL_AFTER = _names("""
+all_gather all_gather_invariant all_gather_reduced pmax pmin psum psum_invariant
+""")
+"""After these, an array is the same on all devices along the axes."""
+_SUMS = _names("psum psum_invariant reduce_scatter")
+_MOVES = _names("""
+all_gather all_gather_invariant all_gather_reduced all_to_all pbroadcast
+ppermute ragged_all_to_all
+""")
+_COLLECTIVES = _SUMS | _MOVES | _names("axis_index pmax pmin")
+
+
+def is_collective(equation: Equation) -> bool:
+  """Whether devices exchange something; a sum over axes of an array is none."""
+  if equation.primitive.name not in _COLLECTIVES:
+    return False
+  return any(isinstance(axis, str) for axis in _mesh_axes(equation))
+
+
+def _mesh_axes(equation: Equation) -> Sequence[str]:
+  """The axes of the mesh that a collective is over."""
+  params = equation.params
+  axes = params.get("axes", params.get("axis_name", ()))
+  return axes if isinstance(axes, tuple | list) else (axes,)
+
+
+def into_shards(
+  reader: Reader, equation: Equation, values: Sequence[Value]
+) -> list[Value]:
+  """What one device sees of the operands of a shard_map."""
+  params, found = equation.params, []
+  mesh = params["mesh"]
+  reader.mesh.update({a: mesh.shape[a] for a in manual_axes(params)})
+  for value, spec in zip(values, params["in_specs"], strict=True):
+    for place, axis in _splits(spec):
+      value = value.more_touched(reader.devices([axis]))
+      if value.view is not None and not value.view.computed:
+        view = split(value.view, place, axis, mesh.shape[axis])
+        value = dataclasses.replace(value, view=view)
+    found.append(value)
+  return found
+
+
+def _splits(spec: Any) -> Iterator[tuple[int, str]]:
+  """Each axis of an array that is split, and the axis of the mesh."""
+  for place, axes in enumerate(spec):
+    for axis in axes if isinstance(axes, tuple) else (axes,):
+      if isinstance(axis, str):
+        yield place, axis
+
+
+def out_of_shards(
+  reader: Reader, equation: Equation, values: Sequence[Value]
+) -> list[Value]:
+  """What the outputs of all devices are together."""
+  axes, found = manual_axes(equation.params), []
+  for value, variable in zip(values, equation.outvars, strict=True):
+    shape, view = tuple(variable.aval.shape), value.view
+    if view is not None and not view.computed:
+      view = _together(view, axes, "shard_map", shape)
+    touched = value.touched & ~reader.devices(axes)
+    found.append(dataclasses.replace(value, view=view, touched=touched))
+  return found
+
+
+def _together(
+  view: View, axes: Collection[str], name: str, shape: tuple[int, ...]
+) -> View:
+  """The view of several devices, as the whole that it was split from."""
+  whole = gathered(view, axes)
+  if whole is not None and whole.shape == shape:
+    return whole
+  held = view.axes if len(shape) == len(view.shape) else None
+  left = tuple(one for one in view.splits if one.axis not in axes)
+  return dataclasses.replace(part(view, name, shape, held), splits=left)
+
+
+def read_collective(
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
+) -> list[Value]:
+  """The outputs of an equation in which devices exchange what they hold."""
+  params, name = equation.params, equation.primitive.name
+  axes = _mesh_axes(equation)
+  devices = reader.devices(axes)
+  if name == "axis_index":
+    return [Value("constant", touched=devices)]
+  grouped = params.get("axis_index_groups") is not None
+  pairs = zip(operands, equation.outvars, strict=False)
+  found = []
+  for output, (value, variable) in enumerate(pairs):
+    after = value.touched
+    if name in _EQUAL_AFTER and not grouped:
+      after &= ~devices
+    if value.kind != "data":
+      found.append(_not_data(value, name, axes, variable, after))
+      continue
+    moved = not grouped and _as_move(reader, name, value, axes)
+    node: Any = {"noise": value.node and value.node.noise, "touched": after}
+    if isinstance(moved, Value):
+      node |= {"label": "mul", "operands": (value, moved)}
+    elif moved:
+      node |= {"label": "reshape", "operands": (value,)}
+    else:
+      node |= {"label": name, "operands": (value,), "output": output}
+      node |= {"equation": equation, "place": place}
+    found.append(reader.data(**node))
+  return found
+
+
+def _not_data(
+  value: Value, name: str, axes: Collection[str], variable: Atom, after: int
+) -> Value:
+  """A parameter or a constant that devices exchange."""
+  view = value.view
+  if name not in _MOVES or view is None or view.computed:
+    return joined((value,), name, after)
+  view = _together(view, axes, name, tuple(variable.aval.shape))
+  return Value("parameter", view, touched=after)
+
+
+def _as_move(
+  reader: Reader, name: str, value: Value, axes: Sequence[str]
+) -> bool | Value:
+  """Whether entries stay what they are; or a number that multiplies them."""
+  if name not in _SUMS:
+    return name in _MOVES
+  devices = reader.devices(axes)
+  if not devices:
+    return True
+  if not value.touched & devices:
+    size = math.prod(reader.mesh[axis] for axis in axes)
+    return Value("constant", scalar=float(size))
+  terms = _summands(value, devices)
+  known = terms and all(
+    node.place.site in reader.summable
+    and reader.summable[node.place.site] & devices == devices
+    for node in terms
+  )
+  for node in terms if known else ():
+    _sum_longer(reader, node, axes)
+  return bool(known)
+
+
+def _summands(value: Value, devices: int) -> list[Any]:
+  """The operations whose outputs it is a sum of; none if it is more."""
+  found: dict[Node, None] = {}
+  left, seen = [value.node], set()
+  while left:
+    node = left.pop()
+    if node is None:
+      return []
+    if node in seen:
+      continue
+    seen.add(node)
+    if node.operation is not None:
+      found[node] = None
+      continue
+    others = [one for one in node.operands if one.node is None]
+    is_sum = node.label in SUMS and not others
+    is_same = node.label in LAYOUT | SCALES and len(node.below) == 1
+    equal = not any(one.touched & devices for one in others)
+    if not (is_sum or (is_same and equal and node.operands[0].node)):
+      return []
+    left += node.below
+  return list(found)
+
+
+def _sum_longer(reader: Reader, node: Any, axes: Sequence[str]) -> None:
+  """The sum of an operation goes on over the devices along these axes."""
+  op = reader.sites[node.place.site]
+  known = dict(op.summed_over)
+  new = {axis: reader.mesh[axis] for axis in axes if axis not in known}
+  reader.sites[node.place.site] = dataclasses.replace(
+    op,
+    fan_in=op.fan_in * math.prod(new.values()),
+    summed_over=tuple((known | new).items()),
+  )

@@ -1,0 +1,366 @@
+"""Parameters that meet data by hand: kernels of sums, and what is not followed.
+
+A parameter times data, summed over an axis along which the parameter varies, is
+a kernel as that of a matrix product: `(W * x[..., None, :]).sum(-1)`. So is one
+whose Fourier transform multiplies that of data. What is no such sum, and no
+bias or scale either, is noted with the primitive in which it met data.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from initjax.graph._activations import without_layout
+from initjax.graph._compat import Equation
+from initjax.graph._geometry import Axes
+from initjax.graph._moves import Shape
+from initjax.graph._primitives import (
+  ELEMENTWISE,
+  JOINS,
+  LAYOUT,
+  MOVES,
+  PLACES,
+  SUMS,
+)
+from initjax.graph._values import Node, Value
+from initjax.graph._variation import (
+  KEPT,
+  axes_of,
+  long_axes,
+  summed_axes,
+  unrepeated,
+  varying_axes,
+)
+from initjax.graph._view import View, overlap, size_of
+
+Paths = dict[str, str]
+"""Parameters, and the primitive in which each met data."""
+
+_MOST = 64  # terms of one sum that are compared
+_SIMPLE = ELEMENTWISE | LAYOUT | JOINS | PLACES
+
+
+class Contraction(NamedTuple):
+  """A sum of products, as an operation."""
+
+  kernel: Value
+  """without axes along which it is only repeated"""
+  kernel_shape: Shape
+  signal: Value
+  axes: Axes
+  """of the kernel, and of the products, which stand for the signal"""
+  fan_in: float
+  fan_out: float
+
+
+class _Tap(NamedTuple):
+  """A part of a parameter times a signal, as a term of a sum."""
+
+  view: View
+  signal: Node
+
+
+class _Product(NamedTuple):
+  """A parameter times data, as it is summed."""
+
+  node: Node
+  factor: float = 1.0
+  """constant, between the product and the sum"""
+  moved: bool = False
+  """whether axes, or single entries, are no longer what they were"""
+
+  @property
+  def sides(self) -> list[tuple[Value, Any]]:
+    """The parameter and the data, with their types."""
+    atoms = [atom.aval for atom in self.node.equation.invars]
+    pairs = list(zip(self.node.operands, atoms, strict=True))
+    return sorted(pairs, key=lambda pair: pair[0].kind != "parameter")
+
+
+@dataclasses.dataclass
+class Met:
+  """Where parameters met data so far."""
+
+  not_followed: Paths = dataclasses.field(default_factory=dict)
+  uses: dict[Any, int] = dataclasses.field(default_factory=dict)
+  """of each variable: the number of equations that read it"""
+  outer: dict[Node, Paths] = dataclasses.field(default_factory=dict)
+  """of outer products of a parameter and data, and functions of these"""
+  spread: dict[Node, Paths] = dataclasses.field(default_factory=dict)
+  """likewise of outer sums that are read once"""
+  taps: dict[Node, tuple[_Tap, ...]] = dataclasses.field(default_factory=dict)
+  """of what is a sum of them"""
+  spectra: dict[Value, Shape] = dataclasses.field(default_factory=dict)
+  """of a parameter's Fourier transform: the shape before, without padding"""
+
+  def count(self, jaxpr: Any) -> None:
+    """Counts the uses of a jaxpr's variables."""
+    own: dict[Any, int] = {}
+    for atoms in (*(equation.invars for equation in jaxpr.eqns), jaxpr.outvars):
+      for atom in {atom for atom in atoms if not hasattr(atom, "val")}:
+        own[atom] = own.get(atom, 0) + 1
+    self.uses.update(own)
+
+  def transform(
+    self, equation: Equation, operand: Value, output: Value
+  ) -> None:
+    """Keeps in mind what a Fourier transform of a parameter was taken of."""
+    name, shape = equation.primitive.name, tuple(equation.invars[0].aval.shape)
+    if name == "fft" and operand.view is not None:
+      below = operand.view.below
+      padded = operand.view.name == "pad" and len(below[0].shape) == len(shape)
+      self.spectra[output] = below[0].shape if padded else shape
+    elif name in LAYOUT and operand in self.spectra:
+      self.spectra[output] = self.spectra[operand]
+
+  def note(
+    self,
+    equation: Equation,
+    operands: Sequence[Value],
+    outputs: Sequence[Value],
+  ) -> None:
+    """Notes what an equation does where parameters meet data, or did before."""
+    name = equation.primitive.name
+    pairs = list(zip(operands, equation.invars, strict=True))
+    paths = {
+      path: name
+      for value, atom in pairs
+      if value.kind == "parameter" and _is_float(atom.aval)
+      for path in value.paths
+    }
+    nodes = [value.node for value in outputs if value.node is not None]
+    if name not in _SIMPLE:
+      self.not_followed |= paths
+      self.as_kernel(operands)
+      self._folded(equation, operands)
+      return
+    self._note_taps(name, operands, nodes[0])
+    outer, spread = self._inherited(equation, operands)
+    if paths and _is_outer(pairs):
+      if name in ("mul", "div"):
+        outer = outer | paths
+      elif name in SUMS and self._used_once(nodes[0]):
+        spread = spread | paths
+    for node in nodes:
+      if outer:
+        self.outer[node] = outer
+      if spread and self._used_once(node):
+        self.spread[node] = spread
+
+  def as_kernel(self, values: Iterable[Value]) -> None:
+    """An outer product that is used as a signal, or as a kernel of one."""
+    for value in values:
+      if value.node is not None:
+        self.not_followed |= self.outer.get(value.node, {})
+
+  def contraction(
+    self, equation: Equation, operands: Sequence[Value]
+  ) -> Contraction | None:
+    """The operation that a sum of products is; None if it is none, or noted."""
+    axes, node = summed_axes(equation), operands[-1].node
+    if axes is None or node is None or self._shared(equation.invars[-1]):
+      return None
+    found = self._product(node)
+    if found is None or not _is_kernel(found, equation, axes):
+      return None
+    operation = self._operation(found, equation, axes)
+    if operation is None:
+      paths = found.sides[0][0].paths
+      self.not_followed |= dict.fromkeys(paths, found.node.label)
+    return operation
+
+  def _operation(
+    self, found: _Product, equation: Equation, axes: frozenset[int]
+  ) -> Contraction | None:
+    """The operation, if the sum is one that is followed."""
+    (kernel, aval), (signal, signal_aval) = found.sides
+    both = varying_axes(kernel, aval) & varying_axes(signal, signal_aval)
+    if found.moved:
+      return None
+    if equation.primitive.name == "fft":
+      return self._convolved(equation, kernel, signal)
+    if equation.primitive.name == "reduce_sum" and axes <= both:
+      return _contraction(found, equation, axes)
+    return None
+
+  def _used_once(self, node: Node) -> bool:
+    """Whether one equation alone reads the node."""
+    equation = node.equation
+    return equation is not None and not self._shared(
+      equation.outvars[node.output]
+    )
+
+  def _shared(self, variable: Any) -> bool:
+    return self.uses.get(variable, 0) != 1
+
+  def _product(self, node: Node) -> _Product | None:
+    """The product that is summed, unless something else reads it as well."""
+    factor, moved = 1.0, False
+    while self._used_once(node):
+      data = [value for value in node.operands if value.node is not None]
+      kinds = {value.kind for value in node.operands}
+      below = node.only_below(MOVES | KEPT | {"mul", "div", "neg", "pad"})
+      if below is None:
+        return None
+      if node.label == "mul" and "parameter" in kinds:
+        floats = all(_is_float(v.aval) for v in node.equation.invars)
+        return _Product(node, factor, moved) if floats else None
+      if node.label == "div" and node.operands[0] is not data[0]:
+        return None
+      number, known = _number(node)
+      factor, moved = factor * number, moved or not known
+      node = below
+    return None
+
+  def _convolved(
+    self, equation: Equation, kernel: Value, signal: Value
+  ) -> Contraction | None:
+    """A circular convolution, where both sides are Fourier transforms."""
+    shape, node = self.spectra.get(kernel), signal.node
+    node = None if node is None else node.unmoved
+    if shape is None or node is None or node.label != "fft":
+      return None
+    first = len(shape) - len(equation.params["fft_lengths"])
+    terms = math.prod(shape[first:])
+    axes = Axes(1, tuple(range(first, len(shape))), (), (), ())
+    return Contraction(kernel, shape, node.operands[0], axes, terms, terms)
+
+  def _inherited(
+    self, equation: Equation, operands: Sequence[Value]
+  ) -> tuple[Paths, Paths]:
+    """What a function of outer products and sums, and nothing else, is one of.
+
+    Data of fewer axes only scales them; other data is scaled by them.
+    """
+    pairs = zip(operands, equation.invars, strict=True)
+    given = [(v.node, varying_axes(v, a.aval)) for v, a in pairs if v.node]
+    if equation.primitive.name in ELEMENTWISE and len(given) > 1:
+      shape = equation.outvars[0].aval.shape
+      given = [each for each in given if each[1] >= long_axes(shape)]
+    joins = equation.primitive.name in JOINS
+    found = []
+    for known in (self.outer, self.spread):
+      some = [known[node] for node, _ in given if node in known]
+      if some and (joins or len(some) == len(given)):
+        found.append({p: n for each in some for p, n in each.items()})
+      else:
+        found.append({})
+    return found[0], found[1]
+
+  def _folded(self, equation: Equation, operands: Sequence[Value]) -> None:
+    """Outer sums that are folded along an axis: distances, the largest of sums.
+
+    What is folded into one number is a loss.
+    """
+    if not equation.outvars[0].aval.shape:
+      return
+    for node in (value.node for value in operands if value.node is not None):
+      plain = node.label in SUMS | LAYOUT
+      if not (plain and equation.primitive.name == "reduce_sum"):
+        self.not_followed |= self.spread.get(node, {})
+
+  def _note_taps(
+    self, name: str, operands: Sequence[Value], node: Node
+  ) -> None:
+    """Parts of one parameter that multiply one signal, moved, and are added."""
+    data = [value.node for value in operands if value.node is not None]
+    exact = [value.view for value in operands if value.view is not None]
+    if name == "mul" and len(data) == 1 and exact and not exact[0].computed:
+      self.taps[node] = (_Tap(exact[0], without_layout(data[0])),)
+      return
+    given = [self.taps.get(each, ()) for each in data if self._used_once(each)]
+    if name in SUMS:
+      for first, *others in (given[i:] for i in range(len(given))):
+        self._compare(first, [tap for each in others for tap in each])
+    found = tuple(tap for each in given for tap in each)[:_MOST]
+    if found and name in SUMS | JOINS | LAYOUT | {"neg", "mul", "div"}:
+      self.taps[node] = found
+
+  def _compare(self, some: Iterable[_Tap], others: Sequence[_Tap]) -> None:
+    """Two parts of a parameter on one signal are a kernel of two terms."""
+    for one in some:
+      for other in others:
+        shared = {*one.view.paths} & {*other.view.paths}
+        apart = shared and not overlap(one.view, other.view)
+        if one.signal is other.signal and apart:
+          self.not_followed |= dict.fromkeys(one.view.paths, "mul")
+
+
+def _is_kernel(
+  found: _Product, equation: Equation, axes: frozenset[int]
+) -> bool:
+  """Whether the sum is over axes along which the parameter varies.
+
+  Over samples too, it is a loss.
+  """
+  own = varying_axes(*found.sides[0])
+  if not equation.outvars[0].aval.shape:
+    return not found.moved and bool(axes) and axes <= own
+  return bool(own if found.moved else own & axes)
+
+
+def _contraction(
+  found: _Product, equation: Equation, axes: frozenset[int]
+) -> Contraction:
+  """A product summed over axes along which both sides vary."""
+  (kernel, aval), (signal, signal_aval) = found.sides
+  view, shape, places = unrepeated(kernel, aval)
+  if view is not None and view.multiplier is not None:
+    factor = view.multiplier * found.factor
+    view = dataclasses.replace(view, multiplier=factor)
+  own, signals = varying_axes(kernel, aval), varying_axes(signal, signal_aval)
+  sizes = found.node.equation.outvars[0].aval.shape
+  free = own - signals
+  kept = [axis for axis in range(len(sizes)) if axis not in axes_of(equation)]
+  return Contraction(
+    dataclasses.replace(kernel, view=view),
+    shape,
+    signal,
+    Axes(
+      kernel=1,
+      summed=tuple(i for i, axis in enumerate(places) if axis in axes),
+      free=tuple(i for i, axis in enumerate(places) if axis in free),
+      units=tuple(sorted(own & signals)),
+      samples=tuple(
+        place for place, axis in enumerate(kept) if axis in signals - own
+      ),
+    ),
+    math.prod(sizes[axis] for axis in axes),
+    math.prod(sizes[axis] for axis in free),
+  )
+
+
+def _is_outer(pairs: Sequence[tuple[Value, Any]]) -> bool:
+  """Whether a parameter varies along axes along which no data does."""
+  own, data = (
+    {
+      axis
+      for v, a in pairs
+      if v.kind == kind
+      for axis in varying_axes(v, a.aval)
+    }
+    for kind in ("parameter", "data")
+  )
+  return bool(own - data)
+
+
+def _number(node: Node) -> tuple[float, bool]:
+  """What a node multiplies by, and whether it is known and entries stay."""
+  if node.label in KEPT:
+    return 1.0, True
+  if node.label == "neg":
+    return -1.0, True
+  others = [value.scalar for value in node.operands if value.node is None]
+  if node.label == "pad":  # of nothing, as before a transform
+    return 1.0, all(not any(c) for c in node.equation.params["padding_config"])
+  if node.label in MOVES or others[0] is None or not size_of(others[0]):
+    return 1.0, False
+  number = size_of(others[0])
+  return (1 / number if node.label == "div" else number), True
+
+
+def _is_float(aval: Any) -> bool:
+  return jnp.issubdtype(getattr(aval, "dtype", bool), jnp.inexact)

@@ -1,0 +1,208 @@
+"""What multiplies or shifts a stream, but data: numbers, parameters, constants.
+
+A constant counts with its root mean square. So does a parameter, whose values
+are known later: what is computed of it is kept as an expression.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from initjax.graph._graph import UNKNOWN, Computed, Scale, Stream, Term
+from initjax.graph._primitives import LAYOUT
+from initjax.graph._values import Node, Value
+from initjax.graph._view import size_of
+
+_LARGEST = 1 << 20
+"""A constant of more entries is not looked at."""
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+  "abs": np.abs,
+  "add": np.add,
+  "cos": np.cos,
+  "div": np.divide,
+  "eq": np.equal,
+  "exp": np.exp,
+  "expm1": np.expm1,
+  "integer_pow": np.power,
+  "log": np.log,
+  "log1p": np.log1p,
+  "logistic": lambda x: 1 / (1 + np.exp(-x)),
+  "max": np.maximum,
+  "min": np.minimum,
+  "mul": np.multiply,
+  "neg": np.negative,
+  "pow": np.power,
+  "select_n": lambda where, off, on: np.where(where, on, off),
+  "rsqrt": lambda x: 1 / np.sqrt(x),
+  "sin": np.sin,
+  "sqrt": np.sqrt,
+  "square": np.square,
+  "sub": np.subtract,
+  "tanh": np.tanh,
+}
+
+
+class Factor(NamedTuple):
+  """Multiplies all terms of a stream."""
+
+  number: float = 1.0
+  scales: tuple[Scale, ...] = ()
+  """parameters that multiply them, such as the scale of a branch"""
+
+  def on(self, stream: Stream) -> Stream:
+    """The terms, multiplied."""
+    return tuple(
+      term._replace(
+        factor=term.factor * self.number, scales=(*term.scales, *self.scales)
+      )
+      for term in stream
+    )
+
+  def times(self, other: "Factor") -> "Factor":
+    """Both, taken to be independent."""
+    return Factor(self.number * other.number, self.scales + other.scales)
+
+
+def factor_of(value: Value) -> Factor | None:
+  """Of what is no data; None if its size cannot be told."""
+  if value.scalar is not None:
+    return Factor(size_of(value.scalar))
+  view, made = value.view, value.made
+  if view is not None and view.leaf_shape is not None:
+    number = view.multiplier
+    return None if number is None else Factor(number, view.paths)
+  if (entries := _entries(value)) is not None:
+    return Factor(float(np.sqrt(np.mean(np.abs(entries) ** 2))))
+  if made is not None and made.label in LAYOUT | {"neg"}:
+    return factor_of(made.operands[0])
+  if made is not None and made.label == "mul":
+    first, second = map(factor_of, made.operands)
+    return first and second and first.times(second)
+  scale = _expression(value)
+  if isinstance(scale, Computed):
+    return Factor(1.0, (scale,))
+  given = value.array is not None or made is not None
+  return Factor(1.0, (UNKNOWN,)) if given and not value.paths else None
+
+
+def shift_of(value: Value) -> Stream | None:
+  """The terms of what is added to a stream and is no data."""
+  made = value.made
+  is_sum = made is not None and made.label in ("add", "sub")
+  if made is not None and is_sum and _entries(value) is None:
+    streams = [shift_of(each) for each in made.operands]
+    if None in streams:
+      return None
+    sign = Factor(-1.0 if made.label == "sub" else 1.0)
+    return (*(streams[0] or ()), *sign.on(streams[1] or ()))
+  factor = factor_of(value)
+  if factor is None:
+    return None
+  if value.scalar is not None and factor.number:
+    return factor.on((Term("constant"),))
+  paths = [scale for scale in factor.scales if isinstance(scale, str)]
+  if factor.number == 0:
+    return ()
+  if not paths:
+    return factor.on((Term("bias"),))
+  others = list(factor.scales)
+  others.remove(paths[0])
+  rest = factor._replace(scales=tuple(others))
+  return rest.on((Term("bias", path=paths[0]),))
+
+
+def divisor_of(value: Value) -> Factor | None:
+  """Of what a stream is divided by."""
+  one = Value("constant", scalar=1.0)
+  made = Node(0, "div", operands=(one, value))
+  return factor_of(Value(value.kind, made=made))
+
+
+def _entries(value: Value) -> np.ndarray | None:
+  """The entries of a constant, where they are known; their places are not."""
+  if value.scalar is not None:
+    return _wide(value.scalar)
+  if value.array is not None:
+    return _values_of(value.array)
+  made = value.made
+  if made is None or value.kind != "constant":
+    return None
+  if made.label in LAYOUT:
+    return _entries(made.operands[0])
+  given = [_entries(each) for each in made.operands]
+  if made.label not in _FUNCTIONS or any(each is None for each in given):
+    return None
+  return _applied(made.label, [*given, *_exponent(made)])
+
+
+def _values_of(array: Any) -> np.ndarray | None:
+  abstract = isinstance(array, (jax.core.Tracer, jax.ShapeDtypeStruct))
+  if abstract or not 0 < np.size(array) <= _LARGEST:
+    return None
+  here = getattr(array, "is_fully_addressable", True)
+  if not here and not array.is_fully_replicated:
+    return None
+  return _wide(array)
+
+
+def _wide(array: Any) -> np.ndarray:
+  found = np.asarray(array)
+  return found.astype(complex if np.iscomplexobj(found) else float)
+
+
+def _exponent(made: Any) -> tuple[float, ...]:
+  integer = made.label == "integer_pow"
+  return (float(made.equation.params["y"]),) if integer else ()
+
+
+def _applied(label: str, given: list[Any]) -> np.ndarray | None:
+  try:
+    with np.errstate(all="ignore"):
+      return np.asarray(_FUNCTIONS[label](*given))
+  except ValueError:  # shapes that do not go together once they were moved
+    return None
+
+
+def _expression(value: Value) -> Computed | str | float | None:
+  """What is computed of parameters, of inputs and of numbers."""
+  if value.scalar is not None:
+    return size_of(value.scalar)
+  if value.input is not None:
+    return Computed("input", (value.input,))
+  view, made = value.view, value.made
+  if view is not None and view.leaf_shape is not None:
+    entry, number = view.paths[0], view.multiplier
+    if number is None:
+      return None
+    return entry if number == 1 else Computed("mul", (entry, number))
+  if made is None:
+    return None
+  if made.label in LAYOUT:
+    return _expression(made.operands[0])
+  given: list[Any] = [_expression(each) for each in made.operands]
+  if made.label not in _FUNCTIONS or None in given:
+    return None
+  return Computed(made.label, (*given, *_exponent(made)))
+
+
+def entries_of(
+  scale: Scale | float, leaf_at: Callable[[str | int], Any]
+) -> np.ndarray:
+  """The entries of a scale; NaN if not known.
+
+  Args:
+    scale: of a term.
+    leaf_at: gives a parameter by its path, an input by its number.
+  """
+  if isinstance(scale, str):
+    return _wide(leaf_at(scale))
+  if not isinstance(scale, Computed):
+    return _wide(scale)
+  if scale.label == "input":
+    (number,) = scale.operands
+    return _wide(leaf_at(int(number)))  # type: ignore[arg-type]
+  given = [entries_of(each, leaf_at) for each in scale.operands]
+  found = _applied(scale.label, given) if scale.operands else None
+  return np.asarray(np.nan) if found is None else found

@@ -1,0 +1,56 @@
+"""Which axes of a signal hold its features, and which tell samples apart."""
+
+import math
+
+from initjax.graph._moves import moves_of
+from initjax.graph._primitives import MOVES
+from initjax.graph._values import Node
+
+
+def features(node: Node, rank: int) -> frozenset[int]:
+  """Axes of a node's output, of `rank` axes, that hold features.
+
+  Where an operation is below, those that its kernel makes; of an input, all
+  but the first.
+  """
+  moved: list[Node] = []
+  while node.features is None:
+    below = _whole_below(node)
+    if below is None or (node.label not in MOVES and below[1] != rank):
+      break
+    moved += [node] * (node.label in MOVES)
+    node, rank = below
+  found = node.features
+  if found is None:
+    found = frozenset(range(min(1, rank - 1), rank))
+  for move in reversed(moved):
+    found = _after(move, found)
+  return found
+
+
+def _whole_below(node: Node) -> tuple[Node, int] | None:
+  """The latest operand that is not spread out, as a mean is, and its rank."""
+  if node.equation is None or len(node.operands) > len(node.equation.invars):
+    return None
+  size = math.prod(node.equation.outvars[node.output].aval.shape)
+  found = None
+  for value, atom in zip(node.operands, node.equation.invars, strict=False):
+    below, shape = value.node, atom.aval.shape
+    if below is None or (node.label != "slice" and math.prod(shape) < size):
+      continue
+    spread = below.label == "broadcast_in_dim" and below.equation is not None
+    if spread:
+      before = below.equation.invars[0].aval.shape
+      spread = math.prod(before) < math.prod(shape)
+    if not spread and (found is None or found[0].index < below.index):
+      found = below, len(shape)
+  return found
+
+
+def _after(node: Node, found: frozenset[int]) -> frozenset[int]:
+  """The axes after entries were moved."""
+  rank = len(node.equation.invars[0].aval.shape)
+  held = tuple((1,) * (axis in found) for axis in range(rank))
+  moves = moves_of(node.equation, [None])
+  axes = held if moves is None else moves[node.output].axes(held)
+  return frozenset(axis for axis, own in enumerate(axes) if own)
