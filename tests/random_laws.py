@@ -25,13 +25,6 @@ import initjax
 from initjax.graph import SignalGraph
 from initjax.model_init import Calibration
 
-WAITING = {
-  "chosen": "kernels chosen by data",
-  "one_hot": "look-ups by one-hot products",
-  "positions": "look-ups at constant indices",
-  "other": "kernels that are not followed have no list yet",
-}
-"""Kinds of steps that may be wrong, or be lost, until the reader knows them."""
 TOLERANCE = {"float64": 1e-7, "float32": 1e-2}
 """Relative to the largest: a dozen normalizations amplify rounding tenfold, and
 what is not of this kind is wrong in the first digit."""
@@ -62,7 +55,7 @@ def check(
     all_verbs: whether to draw and to diagnose it as well.
 
   Returns:
-    What became of each kernel; those of `WAITING` may be wrong.
+    What became of each kernel.
   """
   with jax.enable_x64(model.dtype == "float64"):
     made = program(model)
@@ -73,7 +66,6 @@ def check(
       check_values(model, made)
       check_verbs(made, all_verbs)
   wrong = [f for f in found if f.verdict in ("wrong", "lost")]
-  wrong = [f for f in wrong if f.kind not in WAITING]
   assert not wrong, (wrong, [(op.path, op.fan_in, op.fan_out) for op in graph])
   return found
 
@@ -86,7 +78,7 @@ def kernels(graph: SignalGraph, uses: Sequence[Use]) -> list[Found]:
   left = collections.defaultdict(list)
   for op in graph:
     left[op.path].append(op)
-  named = {*graph.elementwise, *getattr(graph, "not_followed", ())}
+  named = {*graph.elementwise, *graph.not_followed}
   found = []
   for use in uses:
     ops = left[use.path]
@@ -236,7 +228,7 @@ def print_table(counts: collections.Counter[tuple[str, str]]) -> None:
   print(f"\n{'':16}" + "".join(f"{verdict:>10}" for verdict in verdicts))
   for kind in sorted({kind for kind, _ in counts}):
     row = "".join(f"{counts[kind, v] or '':>10}" for v in verdicts)
-    print(f"{kind:16}{row}  {WAITING.get(kind, '')}")
+    print(f"{kind:16}{row}")
   sums = [sum(n for (_, v), n in counts.items() if v == w) for w in verdicts]
   print(f"{'all':16}" + "".join(f"{n:>10}" for n in sums))
 
