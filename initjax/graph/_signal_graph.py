@@ -129,14 +129,19 @@ def _read(jaxpr: Any, paths: list[str]) -> tuple[Reader, set[int], list[Value]]:
 
 
 def _has_data(reader: Reader, statistics: set[int], avals: Any) -> bool:
-  """Whether numbers are left that are no statistics, or ids are looked up."""
+  """Whether numbers are left that are no statistics, or ids are looked up.
+
+  Beside ids, what has several axes is more likely a signal than a statistic.
+  """
   arrays = {
-    at
+    at: sum(size > 1 for size in aval.shape)
     for at, aval in enumerate(avals)
     if aval.shape and jnp.issubdtype(aval.dtype, jnp.inexact)
   }
+  if not arrays.keys() <= statistics:
+    return True
   ids = (op for op in reader.sites.values() if op.feed.reason == "indices")
-  return not arrays <= statistics or any(ids)
+  return any(ids) and max(arrays.values(), default=0) < 2
 
 
 def _graph(
