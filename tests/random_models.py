@@ -11,16 +11,8 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-from random_steps import (
-  BATCH,
-  LEAVES,
-  Built,
-  Extra,
-  Shape,
-  Step,
-  Use,
-  project,
-)
+from random_layers import LEAVES
+from random_steps import BATCH, Built, Extra, Shape, Step, Use, project
 
 START = Shape(4, 4)
 WIDEST = 8

@@ -151,8 +151,6 @@ def as_in(mode, params, x):
 
 # Each mode meets each verb and each model: two verbs a case.
 
-WAITING = {("explicit mesh", "block")}  # a cotangent has no sharding yet
-
 
 def cases(modes):
   names = list(verbs(Block(), None, None, None))
@@ -161,9 +159,7 @@ def cases(modes):
     for place, model in enumerate(MODELS):
       first = (number + 2 * place) % len(names)
       chosen = names[first], names[(first + 1) % len(names)]
-      waits = [pytest.mark.xfail] * ((mode, model) in WAITING)
-      case = f"{mode}, {model}"
-      found.append(pytest.param(mode, model, chosen, id=case, marks=waits))
+      found.append(pytest.param(mode, model, chosen, id=f"{mode}, {model}"))
   return found
 
 

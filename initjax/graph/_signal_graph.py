@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from initjax._executables import fresh_jaxpr
 from initjax._paths import paths_of
 from initjax.graph._activations import source_of
@@ -120,10 +122,26 @@ def _read(jaxpr: Any, paths: list[str]) -> tuple[Reader, set[int], list[Value]]:
       statistics -= data
       statistics -= {at for at in statistics if avals[at].shape in shapes}
       continue
-    if not statistics or len(statistics) < len(avals):
+    if not statistics or _has_data(reader, statistics, avals):
       break
     statistics = set()  # statistics of what, if there are no data?
   return reader, statistics, outputs
+
+
+def _has_data(reader: Reader, statistics: set[int], avals: Any) -> bool:
+  """Whether numbers are left that are no statistics, or ids are looked up.
+
+  Beside ids, what has several axes is more likely a signal than a statistic.
+  """
+  arrays = {
+    at: sum(size > 1 for size in aval.shape)
+    for at, aval in enumerate(avals)
+    if aval.shape and jnp.issubdtype(aval.dtype, jnp.inexact)
+  }
+  if not arrays.keys() <= statistics:
+    return True
+  ids = (op for op in reader.sites.values() if op.feed.reason == "indices")
+  return any(ids) and max(arrays.values(), default=0) < 2
 
 
 def _graph(

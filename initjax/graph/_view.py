@@ -320,7 +320,7 @@ def _joined(
 ) -> list[View] | None:
   """Parameters side by side, and zeros among them."""
   name, shape = equation.primitive.name, tuple(equation.outvars[0].aval.shape)
-  axis = equation.params["axis" if name == "stack" else "dimension"]
+  axis = int(equation.params["axis" if name == "stack" else "dimension"])
   axis %= len(shape)
   below = []
   for view, number, atom in zip(views, numbers, equation.invars, strict=True):

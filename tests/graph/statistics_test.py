@@ -225,3 +225,11 @@ def test_what_treats_all_samples_alike_is_a_constant(name):
   assert plan.rows[1].gain == pytest.approx(square**-0.5)
   moved = predict(fn, {**KERNELS, "a": KERNELS["a"] / 2}, given, X)
   assert np.isfinite(moved.forward).all()
+
+
+@pytest.mark.parametrize("others", [(), (KEY,), (np.zeros(64, np.int32),)])
+def test_one_signal_beside_keys_and_choices_is_data(others):
+  """Neither can be what it were a statistic of."""
+  fn = lambda p, x, *others: x * p["scale"]
+  graph = signal_graph(fn, {"scale": np.ones(16)}, X, *others)
+  assert graph.elementwise == ("scale",)

@@ -41,6 +41,7 @@ STEPS = {
   "take": lambda w: jnp.take(w, 0, axis=1)[:, None],
   "dynamic": lambda w: jax.lax.dynamic_slice(w, (5, 0), (1, w.shape[1])),
   "unstack": lambda w: jnp.stack(list(w)[::-1]),
+  "roll": lambda w: jnp.roll(w, 1, axis=0),  # along an axis of NumPy's kind
   "double": lambda w: jnp.concatenate([w, w]),
   "zeros": lambda w: jnp.concatenate([w, jnp.zeros_like(w)], axis=1),
   "cast": lambda w: w.astype(jnp.bfloat16).astype(jnp.float32),
@@ -48,6 +49,7 @@ STEPS = {
 
 
 @example(shape=(3, 4), steps=["transpose", "reshape", "reverse"])
+@example(shape=(3, 4), steps=["roll", "transpose"])
 @settings(max_examples=25, deadline=None)
 @given(
   shape=st.tuples(st.integers(2, 6), st.integers(2, 6)),
