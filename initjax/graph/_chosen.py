@@ -15,7 +15,7 @@ from initjax.graph import _geometry
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
 from initjax.graph._graph import Place
-from initjax.graph._linear import Reader, look_up
+from initjax.graph._linear import look_up
 from initjax.graph._moves import Held, moves_of
 from initjax.graph._primitives import (
   AFFINE,
@@ -29,6 +29,7 @@ from initjax.graph._primitives import (
   STEPS,
   SUMS,
 )
+from initjax.graph._reader import Reader
 from initjax.graph._values import Choice, Node, Value, roots_of, touched_by
 from initjax.graph._view import View, chosen, computed, follow, indexed
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from initjax.graph._compat import Atom, Equation, manual_axes
 from initjax.graph._graph import Place
-from initjax.graph._linear import Reader
 from initjax.graph._primitives import LAYOUT, SCALES, SUMS
+from initjax.graph._reader import Reader
 from initjax.graph._splits import gathered, split
 from initjax.graph._values import Node, Value, joined
 from initjax.graph._view import View, part

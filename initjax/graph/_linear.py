@@ -1,18 +1,16 @@
 """Noting linear operations: the uses of parameters that carry signal."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from initjax.graph import _geometry
-from initjax.graph._activations import unpadded
 from initjax.graph._compat import Equation
-from initjax.graph._contractions import Contraction, Met
-from initjax.graph._geometry import Axes, Fans
+from initjax.graph._contractions import Contraction
+from initjax.graph._geometry import Axes
 from initjax.graph._graph import Feed, LinearOp, Place, Site
-from initjax.graph._primitives import LAYOUT
+from initjax.graph._padding import patch_overlap, valid_fans
+from initjax.graph._reader import Reader
 from initjax.graph._roles import (
   chosen_kernels,
   held_by_rows,
@@ -22,141 +20,14 @@ from initjax.graph._roles import (
   scale_of_rows,
 )
 from initjax.graph._splits import gathered
-from initjax.graph._streams import Streams
 from initjax.graph._values import (
   Choice,
-  Node,
-  Touch,
   Value,
   joined,
   roots_of,
   touched_by,
 )
-from initjax.graph._view import computed, leaf, part
-
-
-@dataclasses.dataclass
-class Reader:
-  """What has been noted so far."""
-
-  sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
-  elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
-  opaque: dict[str, None] = dataclasses.field(default_factory=dict)
-  bits: dict[Touch | str, int] = dataclasses.field(default_factory=dict)
-  """also of axes of a mesh over whose devices a value differs, by name"""
-  touched: int = 0
-  """parameters that reach an operation otherwise than as its kernel"""
-  look_ups: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
-  """what data choose: operations, if the result is used as data"""
-  roots: dict[Site, frozenset[Node]] = dataclasses.field(default_factory=dict)
-  """of operations whose kernel is chosen, what chooses it"""
-  rows: dict[Site, frozenset[Node]] = dataclasses.field(default_factory=dict)
-  """of look-ups, what chooses their rows"""
-  mesh: dict[str, int] = dataclasses.field(default_factory=dict)
-  """sizes of the axes of the shard_maps that are being read"""
-  summable: dict[Site, int] = dataclasses.field(default_factory=dict)
-  """bits of the axes along which devices have other terms of an operation"""
-  statistics: int = 0
-  """inputs that are taken for constants: their bits"""
-  contracted: int = 0
-  """bits of those that were summed with parameters, as a power iteration does,
-  in what came out"""
-  in_kernels: int = 0
-  """bits of those that reached an operation as a part of its kernel"""
-  streams: Streams = dataclasses.field(default_factory=Streams)
-  met: Met = dataclasses.field(default_factory=Met)
-  nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
-
-  def data(
-    self,
-    label: str,
-    touched: int | None = None,
-    *,
-    kept: bool = False,
-    **fields: Any,
-  ) -> Value:
-    """A value that depends on the inputs; touched by its operands.
-
-    These are used as data, unless the choice is `kept` what else they are.
-    """
-    node = Node(next(self.nodes), label, **fields)
-    for value in () if kept else node.operands:
-      self.use_as_data(value)
-    touched = touched_by(node.operands) if touched is None else touched
-    return Value("data", node=node, touched=touched)
-
-  def use_as_data(self, value: Value) -> None:
-    """Notes what is no kernel, where there was a choice: look-ups, or terms."""
-    if value.choice is None or value.kind != "data":
-      return
-    looked_up = {site: self.look_ups[site] for site in value.choice.look_ups}
-    self.sites.update(looked_up)
-    listed = {path for op in looked_up.values() for path in op.paths}
-    others = (path for path in value.paths if path not in listed)
-    self.elementwise.update(dict.fromkeys(others))
-
-  def forget_kernels_looked_up(self) -> None:
-    """Rows that are a kernel as well are no look-up: the kernel decides."""
-    found = {(self.sites[at].path, roots) for at, roots in self.roots.items()}
-    for site, roots in self.rows.items():
-      if site in self.sites and (self.sites[site].path, roots) in found:
-        del self.sites[site]
-
-  def touch(self, *touch: Any) -> int:
-    """The bit of a `Touch`."""
-    return self.bits.setdefault(Touch(*touch), 1 << len(self.bits))
-
-  def devices(self, axes: Iterable[str]) -> int:
-    """The bits of axes of a mesh; none for those that have one device."""
-    found = 0
-    for axis in axes:
-      if self.mesh.get(axis, 1) > 1:
-        found |= self.bits.setdefault(axis, 1 << len(self.bits))
-    return found
-
-  def parameter(self, path: str, shape: tuple[int, ...]) -> Value:
-    """A leaf."""
-    return Value("parameter", leaf(path, shape), touched=self.touch(path))
-
-  def statistic(self, number: int) -> Value:
-    """An input that is taken for a constant."""
-    bit = self.touch("", None, number)
-    self.statistics |= bit
-    return Value("constant", input=number, touched=bit)
-
-  def contract(self, touched: int) -> int:
-    """Bits for what is summed, if statistics have a say in it."""
-    found = 0
-    for touch, bit in [*self.bits.items()]:
-      is_input = isinstance(touch, Touch) and touch[:2] == ("", None)
-      if is_input and bit & touched & self.statistics:
-        found |= self.touch("", (), touch[2])
-    self.contracted |= found
-    return found
-
-  def inputs_of(self, bits: int) -> set[int]:
-    """Numbers of the inputs whose bits are among these."""
-    return {
-      touch.operand
-      for touch, bit in self.bits.items()
-      if isinstance(touch, Touch) and not touch.path and bit & bits
-    }
-
-  @property
-  def entangled(self) -> frozenset[str]:
-    """Paths of those, without products that turned out to be operations."""
-    ops = self.sites
-    return frozenset(
-      touch.path
-      for touch, bit in self.bits.items()
-      if isinstance(touch, Touch)
-      and touch.path
-      and bit & self.touched
-      and (
-        touch.product not in ops
-        or ops[touch.product].axes.kernel != touch.operand
-      )
-    )
+from initjax.graph._view import computed, part
 
 
 def read_linear(
@@ -232,8 +103,8 @@ def _operation(
   return LinearOp(
     kind=kind,
     fan_in=fan_in,
-    fan_out=fan_out * _patch_overlap(signal),
-    valid_fans=_valid_fans(equation, signal, (fan_in, fan_out)),
+    fan_out=fan_out * patch_overlap(signal),
+    valid_fans=valid_fans(equation, signal, (fan_in, fan_out)),
     feed=feed,
     **_window(equation.params),
     **_common(equation, weight, place, axes),
@@ -420,60 +291,3 @@ def _common(
     "view": view,
     "kernel_shape": kernel_shape,
   }
-
-
-def _valid_fans(equation: Equation, signal: Value, fans: Fans) -> Fans | None:
-  """Fans without padding, of a convolution or of a product of patches."""
-  node = signal.node and signal.node.unmoved
-  if "window_strides" in equation.params:
-    shapes = _shapes(equation)
-    around = _around(signal, shapes[0])
-    return _geometry.valid_fans(equation.params, shapes, *around)
-  if node is None or node.label != "patches":
-    return None
-  shapes = _shapes(node.equation)
-  around = _around(node.operands[0], shapes[0])
-  taps, feeds = _geometry.valid_fans(node.equation.params, shapes, *around)
-  spec = node.equation.params["dimension_numbers"].rhs_spec
-  window = math.prod(shapes[1][axis] for axis in spec[1:])
-  features = shapes[1][spec[0]] / node.equation.params["feature_group_count"]
-  return fans[0] * taps / window, fans[1] * feeds / features
-
-
-def _shapes(equation: Equation) -> list[tuple[int, ...]]:
-  atoms = (*equation.invars[:2], equation.outvars[0])
-  return [tuple(atom.aval.shape) for atom in atoms]
-
-
-def _around(
-  signal: Value, shape: tuple[int, ...]
-) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
-  """Zeros around a signal along each axis, and its shape without a border.
-
-  A border may be more of its own entries, as in circular padding.
-  """
-  node, zeros = signal.node, [(0, 0)] * len(shape)
-  if node is not None and node.label == "pad" and unpadded(node) is not node:
-    config = node.equation.params["padding_config"]
-    if all(low >= 0 and high >= 0 and not gap for low, high, gap in config):
-      zeros = [(low, high) for low, high, _ in config]
-      shape = tuple(node.equation.invars[0].aval.shape)
-    return zeros, shape
-  while node is not None and unpadded(node) is not node:
-    shape = tuple(node.equation.invars[0].aval.shape)
-    node = node.below[0]
-    while node.label in LAYOUT and node.operands[0].node is not None:
-      shape = tuple(node.equation.invars[0].aval.shape)
-      node = node.operands[0].node
-  return zeros, shape
-
-
-def _patch_overlap(signal: Value) -> float:
-  """How many patches hold one element, where patches were extracted before."""
-  node = signal.node and signal.node.unmoved
-  if node is None or node.label != "patches":
-    return 1
-  params = node.equation.params
-  shape = node.equation.invars[1].aval.shape
-  window = [shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
-  return math.prod(window) / math.prod(params["window_strides"])

@@ -227,3 +227,12 @@ def part_axes(equation: Equation, held: Held, *, fixed: bool) -> Held | None:
     else along.get(next(counts), indexed)
     for axis in range(len(equation.outvars[0].aval.shape))
   )
+
+
+def size_of(scalar: Any) -> float:
+  """A number as a factor of sizes: a complex one by its modulus.
+
+  >>> size_of(-2.0), size_of(3 + 4j)
+  (-2.0, 5.0)
+  """
+  return float(abs(scalar) if np.iscomplexobj(scalar) else scalar)

@@ -29,7 +29,7 @@ from initjax.graph._compat import (
   sub_jaxprs,
 )
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
-from initjax.graph._linear import Reader, read_contraction, read_linear
+from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._primitives import (
   INLINED,
   LAYOUT,
@@ -39,6 +39,7 @@ from initjax.graph._primitives import (
   RULES,
   SCALES,
 )
+from initjax.graph._reader import Reader
 from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
   CONSTANT,

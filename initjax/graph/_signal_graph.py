@@ -19,8 +19,8 @@ from initjax.graph._graph import (
   Stream,
   terms_within,
 )
-from initjax.graph._linear import Reader
 from initjax.graph._read import read
+from initjax.graph._reader import Reader
 from initjax.graph._statistics import (
   IsDataError,
   check_contracted,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from initjax.graph._compat import Equation
 from initjax.graph._features import features
-from initjax.graph._linear import Reader
 from initjax.graph._moves import moves_of
 from initjax.graph._primitives import AFFINE, INDEXED, INLINED, LINEAR, MOVES
+from initjax.graph._reader import Reader
 from initjax.graph._values import Value
 
 _ENTERED = INLINED | {"scan", "while", "shard_map"}

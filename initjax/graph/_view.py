@@ -25,6 +25,7 @@ from initjax.graph._moves import (
   Shape,
   moves_of,
   part_axes,
+  size_of,
 )
 from initjax.graph._primitives import CHOSEN, JOINS, PARTS, SCALES, STAYS, STEPS
 
@@ -304,15 +305,6 @@ def _scaled(
     lost = dataclasses.replace(view, multiplier=None, axes=None)
     return [dataclasses.replace(lost, leaf_shape=None)]
   return [dataclasses.replace(view, multiplier=view.multiplier * factor)]
-
-
-def size_of(scalar: Any) -> float:
-  """A number as a factor of sizes: a complex one by its modulus.
-
-  >>> size_of(-2.0), size_of(3 + 4j)
-  (-2.0, 5.0)
-  """
-  return float(abs(scalar) if np.iscomplexobj(scalar) else scalar)
 
 
 def _joined(
