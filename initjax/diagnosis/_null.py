@@ -8,19 +8,37 @@ model.
 Reference: Poole et al. 2016; Schoenholz et al. 2017; Hanin and Nica 2020.
 """
 
-import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
-from initjax.meanfield import Layer, Trajectory, trajectory
+from initjax.meanfield import Layer, Trajectory, simulate, trajectory
 from initjax.propagation import response
 
 _FLAT = 1e-3
 _SETTLING = 400  # layers; on the edge q falls to 1/800 by then
 _SMALL = -60.0  # log₂ of a variance at which φ is linear
+_DRAWS = 1000  # where the law of first order does not hold
+_CHEAP = 30_000  # units of a chain that is drawn so often
+
+
+class Null(NamedTuple):
+  """What healthy chains do, in log₂ of second moments [rows]; see `Trajectory`.
+
+  Backward of sums of squares.
+  """
+
+  forward: np.ndarray
+  backward: np.ndarray
+  forward_drift: np.ndarray
+  backward_drift: np.ndarray
+  forward_covariance: np.ndarray
+  backward_covariance: np.ndarray
 
 
 def null_of(
@@ -30,7 +48,7 @@ def null_of(
   *,
   correlation: float = 0.0,
   batch: int = 1,
-) -> Trajectory:
+) -> Null:
   """Of these widths and activations; backward sums of squares, χ₁ = 1."""
   wanted = float(np.median(measured)) if target is None else math.log2(target)
   log2_sigma_w2, level = _keeping(chain, wanted), wanted
@@ -40,19 +58,55 @@ def null_of(
   layers = _layers(chain, log2_sigma_w2)
   start = 2 ** float(measured[0])
   t = trajectory(layers, second_moment=start)
-  drift = t.forward_drift
+  null = _of_first_order(t)
+  if not all(np.isfinite(part).all() for part in null):
+    null = _simulated(layers, t, start) or null
   if batch > 1:  # averages of few large samples scatter like one of them
     mean = trajectory(
       layers, second_moment=start, correlation=correlation, batch=batch
-    )
-    drift = mean.forward_drift
+    ).forward_drift
+    drift = np.where(np.isnan(mean), null.forward_drift, mean)
+    null = null._replace(forward_drift=drift)
   if math.isnan(level):
     level = _settled(chain, log2_sigma_w2, float(t.forward[-1]))
   slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
   log2_chi = np.append(log2_sigma_w2 + slopes, 0.0)
   above = np.cumsum(log2_chi[::-1])[::-1]  # log₂ ∏ χ₁ over the rows after each
   backward = t.backward + np.log2(chain.widths) - above
-  return dataclasses.replace(t, forward_drift=drift, backward=backward)
+  return null._replace(backward=backward)
+
+
+def _of_first_order(t: Trajectory) -> Null:
+  return Null(
+    t.forward,
+    t.backward,
+    t.forward_drift,
+    t.backward_drift,
+    t.forward_covariance,
+    t.backward_covariance,
+  )
+
+
+def _simulated(
+  layers: Sequence[Layer], t: Trajectory, start: float
+) -> Null | None:
+  """The law of draws, where these are cheap; None where they are not."""
+  widest = max(layer.width or 1 for layer in layers)
+  if len(layers) * widest > _CHEAP or len(layers) > _DRAWS / 5:
+    return None
+  found = simulate(jax.random.key(0), layers, _DRAWS, second_moment=start)
+  both = np.isfinite(found.forward + found.backward).all(axis=1)
+  if both.sum() < _DRAWS / 2:
+    return None
+  forward, backward = found.forward[both], found.backward[both]
+  return Null(
+    t.forward,
+    t.backward,
+    forward.mean(axis=0) - t.forward,
+    backward.mean(axis=0) - t.backward,
+    np.cov(forward, rowvar=False),
+    np.cov(backward, rowvar=False),
+  )
 
 
 def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
