@@ -186,7 +186,7 @@ def test_a_missing_cpu_backend_is_named(monkeypatch):
 
   monkeypatch.setattr(jax, "local_devices", no_cpu)
   with pytest.raises(RuntimeError, match="set JAX_PLATFORMS to, for example"):
-    gain(jnp.tanh)
+    gain(lambda x: jnp.tanh(x))
 
 
 def test_many_threads_at_once(expected):

@@ -157,7 +157,8 @@ def evaluations(monkeypatch):
     return lambda x: (calls.append(x.shape), evaluate(x))[1]
 
   monkeypatch.setattr(_moments, "evaluator", counted)
-  _moments.cached_moments.cache_clear()
+  for cached in (_moments.cached_moments, _moments._of_library):
+    cached.cache_clear()
   return calls
 
 
