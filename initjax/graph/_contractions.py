@@ -126,6 +126,10 @@ class Met:
   ) -> None:
     """Notes what an equation does where parameters meet data, or did before."""
     name = equation.primitive.name
+    if not any(
+      value.kind == "parameter" or self._has(value) for value in operands
+    ):
+      return
     pairs = list(zip(operands, equation.invars, strict=True))
     paths = {
       path: name
@@ -151,6 +155,11 @@ class Met:
         self.outer[node] = outer
       if spread and self._used_once(node):
         self.spread[node] = spread
+
+  def _has(self, value: Value) -> bool:
+    """Whether something is known of a value."""
+    known = (self.outer, self.spread, self.taps)
+    return value.node is not None and any(value.node in each for each in known)
 
   def as_kernel(self, values: Iterable[Value]) -> None:
     """An outer product that is used as a signal, or as a kernel of one."""
