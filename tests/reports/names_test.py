@@ -117,3 +117,9 @@ def test_any_names_are_told_apart(names, width):
   assert set(texts) == set(names)
   assert len(set(texts.values())) == len(texts)
   assert all(len(text) <= width for text in texts.values())
+
+
+def test_what_shares_a_short_name_keeps_its_last_key_and_no_more():
+  paths = ["params/Dense_0/kernel", "params/Dense_0/weight", "params/a/kernel"]
+  names = ["Dense_0/kernel", "Dense_0/weight", "a"]
+  assert list(short_paths(paths).values()) == names
