@@ -205,58 +205,76 @@ def _noises(
       yield _Noise(forward.result(), backward, bias, ends.astype(float))
 
 
+class _Kind(NamedTuple):
+  """What a program is compiled for."""
+
+  fed: Callable[[_Stack, jax.Array], jax.Array]
+  """(layer, h) -> φ(norm(h))"""
+  forth: Callable[..., jax.Array]
+  """the law of what weights make of it"""
+  back: Callable[..., jax.Array]
+  """the law of what they make of a gradient, given that"""
+  here: jax.Array
+  """[units]: 0, 1, 2, ..."""
+
+
 @functools.lru_cache(maxsize=32)
 def _program(
   kinds: tuple[tuple[TracedActivation, str], ...], weights: Weights, units: int
 ) -> Callable[..., Any]:
   """(stack, start, end, noise) -> log₂ sizes [draws, depth], both ways."""
-  forth, back = _LAWS[weights]
+  here = jnp.arange(units)
   before = [
     functools.partial(_before, traced.function, normalization)
     for traced, normalization in kinds
   ]
-  here = jnp.arange(units)
 
   def fed(at: _Stack, h: jax.Array) -> jax.Array:
-    inside = here < at.inputs
-    return jax.lax.switch(at.before, before, h, inside)
+    return jax.lax.switch(at.before, before, h, here < at.inputs)
 
-  def forward(h: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-    at, noise, bias = layer
-    inside = here < at.outputs
-    x, scale = _scaled(fed(at, h))
-    y = forth(at, x, noise.astype(h.dtype), here)
-    signal = scale * y + (0.0 if bias is None else at.sigma_b * bias)
-    after = at.skip * h + at.branch * signal * inside
-    return after, (h, y.astype(noise.dtype), _log2_size(after, at.outputs))
+  return jax.jit(functools.partial(_run, _Kind(fed, *_LAWS[weights], here)))
 
-  def backward(state: Any, layer: Any) -> tuple[Any, jax.Array]:
-    delta, log2_scale = state
-    at, h, y, noise = layer
-    delta, scale = _scaled(delta)
-    log2_scale += jnp.log2(scale)[:, 0, 0]
-    size = _log2_size(delta, at.outputs) + 2 * log2_scale
-    x, pull_back = jax.vjp(lambda h: fed(at, h), h)
-    y, noise = y.astype(h.dtype), noise.astype(h.dtype)
-    returned = back(at, _scaled(x)[0], y, delta, noise, here)
-    (through,) = pull_back(at.branch * returned * (here < at.inputs))
-    return (at.skip * delta + through, log2_scale), size
 
-  def run(stack: _Stack, start: Any, end: Any, noise: _Noise) -> Any:
-    data = start @ _frame(noise.ends[0] * (here < stack.inputs[0]))
-    _, (h, y, sizes) = jax.lax.scan(
-      forward, data, (stack, noise.forward, noise.bias)
-    )
-    delta = end @ noise.ends[1] * (here < stack.outputs[-1])
-    _, gradients = jax.lax.scan(
-      backward,
-      (delta, jnp.zeros(delta.shape[0])),
-      (stack, h, y, noise.backward),
-      reverse=True,
-    )
-    return sizes.T, (gradients - gradients[-1]).T
+def _run(
+  kind: _Kind, stack: _Stack, start: jax.Array, end: jax.Array, noise: _Noise
+) -> tuple[jax.Array, jax.Array]:
+  """One pass up and one down, layer by layer."""
+  data = start @ _frame(noise.ends[0] * (kind.here < stack.inputs[0]))
+  _, (h, y, sizes) = jax.lax.scan(
+    functools.partial(_up, kind), data, (stack, noise.forward, noise.bias)
+  )
+  delta = end @ noise.ends[1] * (kind.here < stack.outputs[-1])
+  _, gradients = jax.lax.scan(
+    functools.partial(_down, kind),
+    (delta, jnp.zeros(delta.shape[0])),
+    (stack, h, y, noise.backward),
+    reverse=True,
+  )
+  return sizes.T, (gradients - gradients[-1]).T
 
-  return jax.jit(run)
+
+def _up(kind: _Kind, h: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+  """The stream after a layer; what going back needs, and its size."""
+  at, noise, bias = layer
+  x, scale = _scaled(kind.fed(at, h))
+  y = kind.forth(at, x, noise.astype(h.dtype), kind.here)
+  signal = scale * y + (0.0 if bias is None else at.sigma_b * bias)
+  after = at.skip * h + at.branch * signal * (kind.here < at.outputs)
+  return after, (h, y.astype(noise.dtype), _log2_size(after, at.outputs))
+
+
+def _down(kind: _Kind, state: Any, layer: Any) -> tuple[Any, jax.Array]:
+  """The gradient before a layer, with its scale apart; its size after it."""
+  delta, log2_scale = state
+  at, h, y, noise = layer
+  delta, scale = _scaled(delta)
+  log2_scale += jnp.log2(scale)[:, 0, 0]
+  size = _log2_size(delta, at.outputs) + 2 * log2_scale
+  x, pull_back = jax.vjp(functools.partial(kind.fed, at), h)
+  y, noise = y.astype(h.dtype), noise.astype(h.dtype)
+  returned = kind.back(at, _scaled(x)[0], y, delta, noise, kind.here)
+  (through,) = pull_back(at.branch * returned * (kind.here < at.inputs))
+  return (at.skip * delta + through, log2_scale), size
 
 
 def _before(
