@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
-from initjax.meanfield import Layer, Trajectory, simulate, trajectory
+from initjax.meanfield import Layer, simulate, trajectory
 from initjax.propagation import response
 
 _FLAT = 1e-3
@@ -57,10 +57,7 @@ def null_of(
     log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2)
   layers = _layers(chain, log2_sigma_w2)
   start = 2 ** float(measured[0])
-  t = trajectory(layers, second_moment=start)
-  null = _of_first_order(t)
-  if not all(np.isfinite(part).all() for part in null):
-    null = _simulated(layers, t, start) or null
+  null = _law(layers, start)
   if batch > 1:  # averages of few large samples scatter like one of them
     mean = trajectory(
       layers, second_moment=start, correlation=correlation, batch=batch
@@ -68,45 +65,29 @@ def null_of(
     drift = np.where(np.isnan(mean), null.forward_drift, mean)
     null = null._replace(forward_drift=drift)
   if math.isnan(level):
-    level = _settled(chain, log2_sigma_w2, float(t.forward[-1]))
+    level = _settled(chain, log2_sigma_w2, float(null.forward[-1]))
   slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
   log2_chi = np.append(log2_sigma_w2 + slopes, 0.0)
   above = np.cumsum(log2_chi[::-1])[::-1]  # log₂ ∏ χ₁ over the rows after each
-  backward = t.backward + np.log2(chain.widths) - above
+  backward = null.backward + np.log2(chain.widths) - above
   return null._replace(backward=backward)
 
 
-def _of_first_order(t: Trajectory) -> Null:
-  return Null(
-    t.forward,
-    t.backward,
-    t.forward_drift,
-    t.backward_drift,
-    t.forward_covariance,
-    t.backward_covariance,
-  )
-
-
-def _simulated(
-  layers: Sequence[Layer], t: Trajectory, start: float
-) -> Null | None:
-  """The law of draws, where these are cheap; None where they are not."""
+def _law(layers: Sequence[Layer], start: float) -> Null:
+  """Of these layers; where the first order does not hold, of draws if cheap."""
+  t = trajectory(layers, second_moment=start)
+  drifts = t.forward_drift, t.backward_drift
+  covariances = t.forward_covariance, t.backward_covariance
   widest = max(layer.width or 1 for layer in layers)
-  if len(layers) * widest > _CHEAP or len(layers) > _DRAWS / 5:
-    return None
-  found = simulate(jax.random.key(0), layers, _DRAWS, second_moment=start)
-  both = np.isfinite(found.forward + found.backward).all(axis=1)
-  if both.sum() < _DRAWS / 2:
-    return None
-  forward, backward = found.forward[both], found.backward[both]
-  return Null(
-    t.forward,
-    t.backward,
-    forward.mean(axis=0) - t.forward,
-    backward.mean(axis=0) - t.backward,
-    np.cov(forward, rowvar=False),
-    np.cov(backward, rowvar=False),
-  )
+  few = len(layers) <= _DRAWS / 5 and len(layers) * widest <= _CHEAP
+  if few and not np.isfinite(drifts).all():
+    found = simulate(jax.random.key(0), layers, _DRAWS, second_moment=start)
+    alive = np.isfinite(found.forward + found.backward).all(axis=1)
+    if alive.sum() > _DRAWS / 2:
+      drawn = found.forward[alive], found.backward[alive]
+      drifts = drawn[0].mean(0) - t.forward, drawn[1].mean(0) - t.backward
+      covariances = np.cov(drawn[0].T), np.cov(drawn[1].T)
+  return Null(t.forward, t.backward, *drifts, *covariances)
 
 
 def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:

@@ -130,10 +130,9 @@ class Met:
       value.kind == "parameter" or self._has(value) for value in operands
     ):
       return
-    pairs = list(zip(operands, equation.invars, strict=True))
     paths = {
       path: name
-      for value, atom in pairs
+      for value, atom in zip(operands, equation.invars, strict=True)
       if value.kind == "parameter" and _is_float(atom.aval)
       for path in value.paths
     }
@@ -144,8 +143,19 @@ class Met:
       self._folded(equation, operands)
       return
     self._note_taps(name, operands, nodes[0])
+    self._note_outer(equation, operands, nodes, paths)
+
+  def _note_outer(
+    self,
+    equation: Equation,
+    operands: Sequence[Value],
+    nodes: Sequence[Node],
+    paths: Paths,
+  ) -> None:
+    """Which outputs are outer products or sums of parameters and data."""
+    name = equation.primitive.name
     outer, spread = self._inherited(equation, operands)
-    if paths and _is_outer(pairs):
+    if paths and _is_outer(list(zip(operands, equation.invars, strict=True))):
       if name in ("mul", "div"):
         outer = outer | paths
       elif name in SUMS and self._used_once(nodes[0]):
