@@ -25,6 +25,7 @@ from initjax.graph._primitives import (
   PLACES,
   SUMS,
 )
+from initjax.graph._spectra import Spectra
 from initjax.graph._values import Node, Value
 from initjax.graph._variation import (
   KEPT,
@@ -71,6 +72,8 @@ class _Product(NamedTuple):
   """constant, between the product and the sum"""
   moved: bool = False
   """whether axes, or single entries, are no longer what they were"""
+  orders: tuple[Shape, ...] | None = ()
+  """of axes, the last one first; None if more than their order changed"""
 
   @property
   def sides(self) -> list[tuple[Value, Any]]:
@@ -93,10 +96,7 @@ class Met:
   """likewise of outer sums that are read once"""
   taps: dict[Node, tuple[_Tap, ...]] = dataclasses.field(default_factory=dict)
   """of what is a sum of them"""
-  padded: dict[Value, Shape] = dataclasses.field(default_factory=dict)
-  """of a parameter with a border: the shape before"""
-  spectra: dict[Value, Shape] = dataclasses.field(default_factory=dict)
-  """of a parameter's Fourier transform: the shape before, without padding"""
+  spectra: Spectra = dataclasses.field(default_factory=Spectra)
 
   def count(self, jaxpr: Any) -> None:
     """Counts the uses of a jaxpr's variables."""
@@ -105,18 +105,6 @@ class Met:
       for atom in {atom for atom in atoms if not hasattr(atom, "val")}:
         own[atom] = own.get(atom, 0) + 1
     self.uses.update(own)
-
-  def transform(
-    self, equation: Equation, operand: Value, output: Value
-  ) -> None:
-    """Keeps in mind what a Fourier transform of a parameter was taken of."""
-    name, shape = equation.primitive.name, tuple(equation.invars[0].aval.shape)
-    if name == "pad":
-      self.padded[output] = shape
-    elif name == "fft":
-      self.spectra[output] = self.padded.get(operand, shape)
-    elif name in LAYOUT and operand in self.spectra:
-      self.spectra[output] = self.spectra[operand]
 
   def note(
     self,
@@ -199,13 +187,14 @@ class Met:
     """The operation, if the sum is one that is followed."""
     (kernel, aval), (signal, signal_aval) = found.sides
     both = varying_axes(kernel, aval) & varying_axes(signal, signal_aval)
-    if found.moved:
-      return None
     if equation.primitive.name == "fft":
-      return self._convolved(equation, kernel, signal)
-    if equation.primitive.name == "reduce_sum" and axes <= both:
-      return _contraction(found, equation, axes)
-    return None
+      return self._convolved(equation, found)
+    is_sum = equation.primitive.name == "reduce_sum" and axes <= both
+    return (
+      _contraction(found, equation, axes)
+      if is_sum and not found.moved
+      else None
+    )
 
   def _used_once(self, node: Node) -> bool:
     """Whether one equation alone reads the node."""
@@ -220,6 +209,7 @@ class Met:
   def _product(self, node: Node) -> _Product | None:
     """The product that is summed, unless something else reads it as well."""
     factor, moved = 1.0, False
+    orders: tuple[Shape, ...] | None = ()
     while self._used_once(node):
       data = [value for value in node.operands if value.node is not None]
       kinds = {value.kind for value in node.operands}
@@ -228,26 +218,33 @@ class Met:
         return None
       if node.label == "mul" and "parameter" in kinds:
         floats = all(_is_float(v.aval) for v in node.equation.invars)
-        return _Product(node, factor, moved) if floats else None
+        return _Product(node, factor, moved, orders) if floats else None
       if node.label == "div" and node.operands[0] is not data[0]:
         return None
       number, known = _number(node)
+      if node.label == "transpose" and orders is not None:
+        orders = (*orders, tuple(node.equation.params["permutation"]))
+      elif not known:
+        orders = None
       factor, moved = factor * number, moved or not known
       node = below
     return None
 
   def _convolved(
-    self, equation: Equation, kernel: Value, signal: Value
+    self, equation: Equation, found: _Product
   ) -> Contraction | None:
     """A circular convolution, where both sides are Fourier transforms."""
-    shape, node = self.spectra.get(kernel), signal.node
-    node = None if node is None else node.unmoved
-    if shape is None or node is None or node.label != "fft":
+    (kernel, _), (signal, _) = found.sides
+    if found.orders is None:
       return None
+    sides = self.spectra.convolved(equation, found.orders, kernel, signal)
+    if sides is None:
+      return None
+    shape, signal = sides
     first = len(shape) - len(equation.params["fft_lengths"])
     terms = math.prod(shape[first:])
     axes = Axes(1, tuple(range(first, len(shape))), (), (), ())
-    return Contraction(kernel, shape, node.operands[0], axes, terms, terms)
+    return Contraction(kernel, shape, signal, axes, terms, terms)
 
   def _inherited(
     self, equation: Equation, operands: Sequence[Value]

@@ -150,7 +150,7 @@ def _read_other(
   if parameters and (noise or all(v.kind != "data" for v in operands)):
     views = _read_view(equation, operands, noise)
     if views:
-      reader.met.transform(equation, operands[0], views[0])
+      reader.met.spectra.note(equation, operands[0], views[0])
     return views
   if noise or nodes:
     reader.elementwise.update({p: None for v in parameters for p in v.paths})

@@ -22,6 +22,11 @@ OUT = jax.ShapeDtypeStruct((4, 5), jnp.float32)
 BACK = jnp.array([[row, (3 * row + 1) % 8] for row in range(8)])
 
 
+def along_the_first(w, x):
+  fft = lambda z: jnp.fft.rfft(z, axis=0)
+  return jnp.fft.irfft(fft(w) * fft(x), axis=0)
+
+
 def circular(w, x, size=None):
   fft = lambda z: jnp.fft.rfft(z, n=size)
   return jnp.fft.irfft(fft(x) * fft(w), n=size)[..., : x.shape[-1]]
@@ -42,6 +47,7 @@ SUMS = {
   ),
   "of spectra": (circular, W[0]),
   "padded": (lambda w, x: circular(w, x, 16), W[0, :3]),
+  "along the first axis": (along_the_first, W[:4]),
   "computed": (lambda w, x: circular(jnp.exp(w), x, 16), W[0]),
 }
 

@@ -112,7 +112,9 @@ def _assert_same_law(first, second):
     assert np.all(off <= 4.5 * error + 1e-6)
 
 
-@pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize(
+  "weights", ["gaussian", pytest.param("orthogonal", marks=pytest.mark.slow)]
+)
 def test_relu_networks_follow_the_exact_law(weights):
   width, depth, draws = 24, 30, 3000
   he = Layer(jax.nn.relu, 2.0, width=width)
@@ -135,6 +137,7 @@ def test_orthogonal_linear_stacks_keep_every_size():
   np.testing.assert_allclose(found.backward, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_inputs_that_are_equal_or_opposed_count_as_one():
   """A Gram matrix without full rank is no reason to divide by 0."""
   stack = [Layer(width=8)] + 4 * [Layer(jnp.tanh, 1.5, width=8)]
@@ -148,6 +151,7 @@ def test_inputs_that_are_equal_or_opposed_count_as_one():
       _assert_same_law(mine, theirs)
 
 
+@pytest.mark.slow
 def test_sizes_far_from_1_and_dead_networks():
   vanishing = [Layer(width=64)] + 900 * [Layer(jax.nn.relu, 1.0, width=64)]
   found = simulate(jax.random.key(0), vanishing, 20)
