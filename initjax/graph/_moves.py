@@ -108,9 +108,11 @@ Move = Transpose | Index | Reshape | Broadcast
 
 
 def _reshaped(x: Array, shape: Shape) -> Array:
-  if isinstance(x, np.ndarray):
-    return x.reshape(shape, copy=False)
-  return x.reshape(shape)
+  found = x.reshape(shape)
+  copied = isinstance(found, np.ndarray) and not np.may_share_memory(x, found)
+  if copied and found.size:
+    raise ValueError(f"{x.shape} as {shape} is no view of memory")
+  return found
 
 
 def _strides(shape: Shape) -> list[tuple[int, int]]:

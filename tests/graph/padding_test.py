@@ -20,10 +20,17 @@ SPECS[3] = ("NDHWC", "DHWIO", "NDHWC")
 
 def counted(model, kernel, x):
   """The means, by running the model on ones."""
-  ones = (jnp.ones(kernel.shape), jnp.ones(x.shape))
-  terms, pull_back = jax.vjp(model, *ones)
-  _, feeds = pull_back(jnp.ones_like(terms))
-  return float(terms.sum()) / max(terms.size, 1), float(feeds.mean())
+
+  @jax.jit
+  def run(*ones):
+    terms, pull_back = jax.vjp(model, *ones)
+    _, feeds = pull_back(jnp.ones_like(terms))
+    return terms, feeds
+
+  terms, feeds = map(
+    np.asarray, run(np.ones(kernel.shape, "f"), np.ones(x.shape, "f"))
+  )
+  return terms.sum() / max(terms.size, 1), feeds.mean()
 
 
 def convolution(seed):
@@ -49,7 +56,7 @@ def convolution(seed):
   return lambda w, x: jax.lax.conv_general_dilated(x, w, **options), kernel, x
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_any_window_stride_padding_and_dilation(seed):
   model, kernel, x = convolution(seed)
   (op,) = signal_graph(model, kernel, x).ops
@@ -59,7 +66,7 @@ def test_any_window_stride_padding_and_dilation(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12, 100))
+@pytest.mark.parametrize("seed", range(6, 100))
 def test_many_more(seed):
   test_any_window_stride_padding_and_dilation(seed)
 

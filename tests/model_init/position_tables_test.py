@@ -4,7 +4,6 @@ Each is looked up row by row, so a row of n features has unit variance where
 its entries have; their mean square is 1 ± √(2/entries) of a normal.
 """
 
-import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -43,20 +42,17 @@ class Nnx(nnx.Module):
     return self.up(self.wte(ids) + self.wpe(jnp.arange(ids.shape[1])))
 
 
-class Equinox(eqx.Module):
-  wte: eqx.nn.Embedding
-  wpe: eqx.nn.Embedding
-  up: eqx.nn.Linear
+def equinox_model():
+  eqx = pytest.importorskip("equinox")
+  tables = [eqx.nn.Embedding(n, WIDTH, key=KEY) for n in (WORDS, LENGTH)]
 
-  def __init__(self, key):
-    self.wte = eqx.nn.Embedding(WORDS, WIDTH, key=key)
-    self.wpe = eqx.nn.Embedding(LENGTH, WIDTH, key=key)
-    self.up = eqx.nn.Linear(WIDTH, WIDTH, key=key)
-
-  def __call__(self, ids):
+  def fn(params, ids):
+    wte, wpe, up = params
     positions = jnp.arange(ids.shape[1])
-    one = lambda ids: jax.vmap(self.wte)(ids) + jax.vmap(self.wpe)(positions)
-    return jax.vmap(jax.vmap(self.up))(jax.vmap(one)(ids))
+    one = lambda ids: jax.vmap(wte)(ids) + jax.vmap(wpe)(positions)
+    return jax.vmap(jax.vmap(up))(jax.vmap(one)(ids))
+
+  return fn, (*tables, eqx.nn.Linear(WIDTH, WIDTH, key=KEY))
 
 
 def model(framework):
@@ -65,7 +61,7 @@ def model(framework):
     return initjax.functional(Linen(), drawn(shapes))
   if framework == "nnx":
     return initjax.functional(Nnx(nnx.Rngs(0)))
-  return initjax.functional(Equinox(KEY))
+  return equinox_model()
 
 
 @pytest.mark.parametrize("framework", ["linen", "nnx", "equinox"])
