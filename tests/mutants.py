@@ -30,12 +30,15 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 LONGEST = 900  # seconds of one run; a mutant that needs more counts as caught
-PASSED, FAILED, NONE_SELECTED = 0, 1, 5
+PASSED, FAILED, WRONG_USE, NONE_SELECTED = 0, 1, 4, 5
 TESTS = {  # of those that have no folder of their own, or more than one
   "_checks": ("initializers", "hard_inputs_test.py", "gains/gain_test.py"),
   "_statistics": ("statistics_test.py", "hard_inputs_test.py", "measurement"),
   "_activations": ("gains", "diagnosis/growth_test.py"),
   "_cli": ("cli_test.py",),
+  "_executables": ("model_init/programs_test.py", "model_init", "diagnosis"),
+  "_paths": ("paths_test.py", "graph"),
+  "_sharding": ("explicit_mesh_test.py", "two_processes_test.py"),
   "graph": ("graph", "measurement"),
 }
 SYMMETRIC = {  # or not worth a mutant
@@ -261,6 +264,8 @@ def _pytest(copy, tests, *options):
     )  # fmt: skip
   except subprocess.TimeoutExpired:
     return FAILED, "it never ended"
+  if done.returncode == WRONG_USE:
+    raise RuntimeError(f"pytest could not be asked: {done.stdout}")
   lines = [line for line in done.stdout.splitlines() if line.strip()]
   failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
   return done.returncode, (failed or lines[-1:] or ["?"])[0][:120]
