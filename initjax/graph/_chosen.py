@@ -16,14 +16,13 @@ from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
 from initjax.graph._graph import Place
 from initjax.graph._linear import look_up
-from initjax.graph._moves import Held, moves_of
+from initjax.graph._moves import Held, axes_after
 from initjax.graph._primitives import (
   AFFINE,
   ELEMENTWISE,
   INDEXED,
   JOINS,
   LAYOUT,
-  MOVES,
   REDUCTIONS,
   SCALES,
   STEPS,
@@ -131,8 +130,7 @@ def _axes_after(equation: Equation, axes: Held) -> list[Held | None]:
   if name in REDUCTIONS:
     gone = equation.params["axes"]
     return [tuple(own for i, own in enumerate(axes) if i not in gone)]
-  moves = moves_of(equation, ()) if name in MOVES else None
-  return [axes] * count if moves is None else [m.axes(axes) for m in moves]
+  return [axes_after(equation, axes, output) for output in range(count)]
 
 
 def _both(

@@ -2,7 +2,7 @@
 
 import math
 
-from initjax.graph._moves import moves_of
+from initjax.graph._moves import places_after
 from initjax.graph._primitives import MOVES
 from initjax.graph._values import Node
 
@@ -24,7 +24,7 @@ def features(node: Node, rank: int) -> frozenset[int]:
   if found is None:
     found = frozenset(range(min(1, rank - 1), rank))
   for move in reversed(moved):
-    found = _after(move, found)
+    found = places_after(move.equation, found, move.output)
   return found
 
 
@@ -45,12 +45,3 @@ def _whole_below(node: Node) -> tuple[Node, int] | None:
     if not spread and (found is None or found[0].index < below.index):
       found = below, len(shape)
   return found
-
-
-def _after(node: Node, found: frozenset[int]) -> frozenset[int]:
-  """The axes after entries were moved."""
-  rank = len(node.equation.invars[0].aval.shape)
-  held = tuple((1,) * (axis in found) for axis in range(rank))
-  moves = moves_of(node.equation, [None])
-  axes = held if moves is None else moves[node.output].axes(held)
-  return frozenset(axis for axis, own in enumerate(axes) if own)

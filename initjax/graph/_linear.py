@@ -7,7 +7,7 @@ from typing import Any
 
 from initjax.graph._compat import Equation
 from initjax.graph._contractions import Contraction
-from initjax.graph._geometry import Axes
+from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
 from initjax.graph._padding import patch_overlap, valid_fans
 from initjax.graph._reader import Reader
@@ -48,12 +48,14 @@ def read_linear(
     return reader.data(label, equation=equation, operands=(signal,))
   if all(is_data):
     return _read_product(reader, equation, (weight, signal), place)
-  axes = indices_apart(equation, kernel, weight.view)
+  kind, axes, fans = kind_axes_fans(equation, kernel)
+  axes = indices_apart(equation, axes, weight.view)
   scale = scale_of_rows(equation, axes, weight, signal)
   if scale is not None:
     sides = (weight, signal)
     return _read_one_hot(reader, equation, sides, place, axes, scale)
-  op = _operation(reader, equation, (weight, signal), place, axes)
+  role = kind, axes, fans
+  op = _operation(reader, equation, (weight, signal), place, role)
   reader.sites[place.site] = op
   if weight.choice is not None:
     reader.roots[place.site] = weight.choice.roots
@@ -68,8 +70,8 @@ def _read_product(
   """A product of two signals; of two chosen kernels it may be one itself."""
   second, first = sides
   weight = second.as_data
-  _, axes, _ = kind_axes_fans(equation, 1)
-  op = _operation(reader, equation, (weight, first), place, axes)
+  role = kind_axes_fans(equation, 1)
+  op = _operation(reader, equation, (weight, first), place, role)
   op = dataclasses.replace(op, kind="data")
   both = chosen_kernels(equation, [first, second], strict=True)
   made: dict[str, Any] = {"operands": (second, first), "place": place}
@@ -93,12 +95,11 @@ def _operation(
   equation: Equation,
   sides: tuple[Value, Value],
   place: Place,
-  axes: Axes,
+  role: tuple[Any, Axes, Fans],
 ) -> LinearOp:
   """A product of the kernel and the signal, in this order."""
-  weight, signal = sides
+  (weight, signal), (kind, axes, (fan_in, fan_out)) = sides, role
   feed = reader.streams.feeding(signal, place.site)
-  kind, _, (fan_in, fan_out) = kind_axes_fans(equation, axes.kernel)
   fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
     kind=kind,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax.graph._compat import Equation
+from initjax.graph._primitives import MOVES
 
 Array = np.ndarray | jax.Array
 Shape = tuple[int, ...]
@@ -147,7 +148,7 @@ def moves_of(equation: Equation, numbers: Sequence[Any]) -> list[Move] | None:
       backward = (-1, None, -1)
       return [_along(before, dict.fromkeys(params["dimensions"], backward))]
     case "slice" | "split" | "unstack" as name:
-      return _parts(name, params, before)
+      return _known_parts(name, params, before)
     case "dynamic_slice" | "gather" as name:
       if any(number is None for number in numbers[1:]):
         return None
@@ -157,7 +158,7 @@ def moves_of(equation: Equation, numbers: Sequence[Any]) -> list[Move] | None:
   return [Reshape(before, shape)]
 
 
-def _parts(name: str, params: dict[str, Any], shape: Shape) -> list[Move]:
+def _known_parts(name: str, params: dict[str, Any], shape: Shape) -> list[Move]:
   """Parts that the equation's own parameters tell."""
   if name == "slice":
     steps = params["strides"] or (1,) * len(shape)
@@ -199,6 +200,24 @@ def _gather(equation: Equation, numbers: Sequence[int]) -> Index | None:
     collapsed = axis in places.collapsed_slice_dims
     picks.append(first if collapsed else (first, first + size, 1))
   return Index(tuple(picks))
+
+
+def axes_after(equation: Equation, held: Held, output: int = 0) -> Held | None:
+  """The axes of an equation's output; those of its operand if it moves none."""
+  if equation.primitive.name not in MOVES:
+    return held
+  moves = moves_of(equation, ())
+  return None if moves is None else moves[output].axes(held)
+
+
+def places_after(
+  equation: Equation, places: frozenset[int], output: int = 0
+) -> frozenset[int]:
+  """Where axes of the first operand are in an equation's output."""
+  rank = len(equation.invars[0].aval.shape)
+  held = tuple((1,) * (axis in places) for axis in range(rank))
+  after = axes_after(equation, held, output)
+  return frozenset(axis for axis, own in enumerate(after or ()) if own)
 
 
 def part_axes(equation: Equation, held: Held, *, fixed: bool) -> Held | None:

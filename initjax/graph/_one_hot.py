@@ -1,9 +1,7 @@
 """Telling one-hot rows: ids compared with constants that lie along an axis."""
 
-from typing import Any
-
-from initjax.graph._moves import Held, moves_of
-from initjax.graph._primitives import LAYOUT, MOVES
+from initjax.graph._moves import Held, axes_after
+from initjax.graph._primitives import LAYOUT
 from initjax.graph._values import Node
 from initjax.graph._view import size_of
 
@@ -25,7 +23,7 @@ def one_hot_scale(node: Node, axis: int) -> float | None:
     scale *= factor
   held: Held | None = tuple((own,) for own in range(_rank(node)))
   for move in reversed(moves):
-    held = None if held is None else _after(move, held)
+    held = None if held is None else _held_after(move, held)
   places = () if held is None else held[axis]
   if len(places) != 1 or not _compares_along(node, places[0]):
     return None
@@ -53,15 +51,11 @@ def _rank(node: Node) -> int:
   return len(node.equation.outvars[0].aval.shape)
 
 
-def _after(node: Node, held: Held) -> Held | None:
+def _held_after(node: Node, held: Held) -> Held | None:
   """Which axes of what is below the axes of a moved array hold."""
   if node.equation is None:  # what one repeat of a scan sees
     return held[1:] if node.label == "slice" else None
-  if node.label not in MOVES:
-    return held
-  numbers: list[Any] = [value.scalar for value in node.operands]
-  moves = moves_of(node.equation, numbers)
-  return None if moves is None else moves[node.output].axes(held)
+  return axes_after(node.equation, held, node.output)
 
 
 def _compares_along(node: Node, axis: int) -> bool:
@@ -83,7 +77,7 @@ def _is_repeated(node: Node | None, axis: int) -> bool:
   """Whether entries are the same along an axis."""
   while node is not None and node.label in LAYOUT and node.equation is not None:
     before = node.equation.invars[0].aval.shape
-    held = _after(node, tuple((own,) for own in range(len(before))))
+    held = _held_after(node, tuple((own,) for own in range(len(before))))
     places = None if held is None else held[axis]
     if places is None or len(places) > 1:
       return False

@@ -48,9 +48,8 @@ def chosen_kernels(
   return found
 
 
-def indices_apart(equation: Equation, kernel: int, view: View | None) -> Axes:
+def indices_apart(equation: Equation, axes: Axes, view: View | None) -> Axes:
   """The axes; batch axes of a kernel that hold none of a leaf are samples."""
-  _, axes, _ = kind_axes_fans(equation, kernel)
   held = None if view is None else view.axes
   if held is None or equation.primitive.name != "dot_general":
     return axes

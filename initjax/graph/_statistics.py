@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from initjax.graph._compat import Equation
 from initjax.graph._features import features
-from initjax.graph._moves import moves_of
+from initjax.graph._moves import places_after
 from initjax.graph._primitives import AFFINE, INDEXED, INLINED, LINEAR, MOVES
 from initjax.graph._reader import Reader
 from initjax.graph._values import Value
@@ -60,7 +60,9 @@ def check_statistics(
   elif name == "cond":
     chooser = operands[0]
     inputs = chooser.touched & statistics * (chooser.kind != "data")
-  elif _is_kernel(equation, operands) or _is_alike(reader, equation, operands):
+  elif _has_mixed_kernel(equation, operands) or _is_alike(
+    reader, equation, operands
+  ):
     return
   if inputs:
     raise IsDataError(inputs)
@@ -96,7 +98,7 @@ def check_contracted(reader: Reader) -> None:
     raise IsDataError(lost)
 
 
-def _is_kernel(equation: Equation, operands: list[Value]) -> bool:
+def _has_mixed_kernel(equation: Equation, operands: list[Value]) -> bool:
   """Whether it is a product with a kernel that statistics have a say in."""
   kinds = {value.kind for value in operands[:2]}
   return equation.primitive.name in LINEAR and kinds == {"data", "parameter"}
@@ -136,10 +138,7 @@ def _varying(value: Value, shape: Any, statistics: int) -> frozenset[int]:
   pairs = list(zip(made.operands, shapes, strict=True))
   below = [_varying(*pair, statistics) for pair in pairs]
   if made.label in MOVES:
-    move = moves_of(made.equation, [None])
-    held = tuple((1,) * (axis in below[0]) for axis in range(len(shapes[0])))
-    axes = held if move is None else move[0].axes(held)
-    return frozenset(axis for axis, own in enumerate(axes) if own)
+    return places_after(made.equation, below[0])
   if all(len(each) in (0, len(shape)) for each in shapes):
     return whole & frozenset().union(*below)
   return whole
