@@ -8,9 +8,9 @@ model.
 Reference: Poole et al. 2016; Schoenholz et al. 2017; Hanin and Nica 2020.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -55,7 +55,7 @@ def null_of(
   contraction = max(response(phi)(wanted).slope for phi in chain.activations)
   if target is None and contraction < 1 - _FLAT:
     log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2)
-  layers = _layers(chain, log2_sigma_w2)
+  layers = tuple(_layers(chain, log2_sigma_w2))
   start = 2 ** float(measured[0])
   null = _law(layers, start)
   if batch > 1:  # averages of few large samples scatter like one of them
@@ -73,11 +73,11 @@ def null_of(
   return null._replace(backward=backward)
 
 
-def _law(layers: Sequence[Layer], start: float) -> Null:
+@functools.lru_cache(maxsize=16)
+def _law(layers: tuple[Layer, ...], start: float) -> Null:
   """Of these layers; where the first order does not hold, of draws if cheap."""
   t = trajectory(layers, second_moment=start)
   drifts = t.forward_drift, t.backward_drift
-  covariances = t.forward_covariance, t.backward_covariance
   widest = max(layer.width or 1 for layer in layers)
   few = len(layers) <= _DRAWS / 5 and len(layers) * widest <= _CHEAP
   if few and not np.isfinite(drifts).all():
@@ -87,6 +87,8 @@ def _law(layers: Sequence[Layer], start: float) -> Null:
       drawn = found.forward[alive], found.backward[alive]
       drifts = drawn[0].mean(0) - t.forward, drawn[1].mean(0) - t.backward
       covariances = np.cov(drawn[0].T), np.cov(drawn[1].T)
+      return Null(t.forward, t.backward, *drifts, *covariances)
+  covariances = t.forward_covariance, t.backward_covariance
   return Null(t.forward, t.backward, *drifts, *covariances)
 
 

@@ -68,7 +68,8 @@ def trajectory(
   the mean and the covariance given here to first order in depth/n: each layer
   adds what `fluctuation` says, the next ones pass deviations on with their
   slopes d log K/d log q and d log χ/d log q. What that leaves out, of a std:
-  2/n (ReLU) and up to depth/(2n), a quarter at most where it is not NaN.
+  2/n (ReLU) and up to depth/(2n); about a quarter at most where it is not NaN
+  (softplus at width 32, backward: a half).
   Over a batch it leaves out that correlations wander: inputs that stay nearly
   uncorrelated in theory scatter together up to three times as much.
 
