@@ -107,7 +107,7 @@ def _compiled(traced: Any, leaves: list[Any]) -> tuple[Any, list[Any]]:
   if _CALLS_BACK in text:
     return lowered.compile(), leaves
   kinds = tuple(map(str, (*traced.jaxpr.in_avals, *traced.jaxpr.out_avals)))
-  places = tuple(_place(leaf) for leaf in jax.tree.leaves(leaves))
+  places = tuple(_placement(leaf) for leaf in jax.tree.leaves(leaves))
   code = hashlib.sha256(text.encode()).digest()
   key = (code, kinds, places, len(closed.consts), _configuration())
   with _lock:
@@ -121,7 +121,7 @@ def _compiled(traced: Any, leaves: list[Any]) -> tuple[Any, list[Any]]:
     return entry.compiled, leaves
 
 
-def _place(leaf: Any) -> Hashable:
+def _placement(leaf: Any) -> Hashable:
   """Where an argument is; arrays of NumPy are nowhere yet."""
   if not isinstance(leaf, jax.Array):
     return None

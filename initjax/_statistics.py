@@ -64,7 +64,7 @@ class Tally(NamedTuple):
 
 @jax.jit
 def _statistics(tally: Tally) -> Statistics:
-  largest, total, squares, zeros, nonfinite, entries = _split(tally)
+  largest, total, squares, zeros, nonfinite, entries = _numbers_of(tally)
   size = jnp.maximum(entries, 1)
   numbers = Statistics(
     mean=total / size,
@@ -80,7 +80,7 @@ def _statistics(tally: Tally) -> Statistics:
 _LENGTH = 6
 
 
-def _split(tally: Tally) -> list[jax.Array]:
+def _numbers_of(tally: Tally) -> list[jax.Array]:
   return [tally.numbers[..., index] for index in range(_LENGTH)]
 
 
@@ -221,7 +221,7 @@ def _missing_axes(x: jax.Array, like: jax.Array) -> tuple[str, ...]:
 
 def over_devices(found: Tally) -> Tally:
   """The tally of all devices, from theirs along the leading axis."""
-  largest, total, squares, *counts = _split(found)
+  largest, total, squares, *counts = _numbers_of(found)
   whole = largest.max(0)
   squares *= (_unit(largest) / _unit(whole)) ** 2
   sums = [leaf.sum(0) for leaf in (total, squares, *counts)]

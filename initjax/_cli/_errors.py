@@ -30,7 +30,7 @@ def on_one_line() -> Iterator[None]:
   except CallError:
     raise
   except (Exception, SystemExit) as error:
-    place = _place(error)
+    place = _line_of_user(error)
     if not place and not isinstance(error, TypeError | ValueError | OSError):
       raise
     words = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -40,7 +40,7 @@ def on_one_line() -> Iterator[None]:
     raise CallError(words[:500] + where) from error
 
 
-def _place(error: BaseException) -> str:
+def _line_of_user(error: BaseException) -> str:
   """file:line of the user's code where `error` arose; "" if nowhere there."""
   if isinstance(error, SyntaxError) and error.filename:
     return f"{_relative(error.filename)}:{error.lineno}"

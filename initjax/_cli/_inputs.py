@@ -56,11 +56,11 @@ def parse(text: str) -> Input:
     raise CallError(
       f"--input {text!r} has an empty dimension; wanted such as f32[8,28]."
     ) from None
-  _check(text, dtype, shape, high)
+  _check_drawable(text, dtype, shape, high)
   return Input(dtype, shape, int(high or 2))
 
 
-def _check(
+def _check_drawable(
   text: str, dtype: jnp.dtype, shape: tuple[int, ...], high: str | None
 ) -> None:
   """Raises CallError unless such an input can be drawn."""

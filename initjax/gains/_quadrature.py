@@ -93,7 +93,7 @@ def integrals_and_intervals(
       masses = []
     if not stubborn.any() or not masses or not np.isfinite(scale).all():
       break
-    left, right = _split(left[stubborn], right[stubborn])
+    left, right = _cut_all(left[stubborn], right[stubborn])
   failed = failed | rough.any(axis=-1)
   if failed.any():
     _check_poles(failed, masses, may_have_poles, place)
@@ -168,7 +168,7 @@ def _panels(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.concatenate([near, -edges]), np.concatenate([edges, -near])
 
 
-def _split(
+def _cut_all(
   left: np.ndarray, right: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Cuts every interval, into many parts if there are few intervals."""

@@ -173,7 +173,7 @@ class Met:
     if axes is None or node is None or self._shared(equation.invars[-1]):
       return None
     found = self._product(node)
-    if found is None or not _is_kernel(found, equation, axes):
+    if found is None or not _sums_over_kernel(found, equation, axes):
       return None
     operation = self._operation(found, equation, axes)
     if operation is None:
@@ -307,7 +307,7 @@ class Met:
           self.not_followed |= dict.fromkeys(one.view.paths, "mul")
 
 
-def _is_kernel(
+def _sums_over_kernel(
   found: _Product, equation: Equation, axes: frozenset[int]
 ) -> bool:
   """Whether the sum is over axes along which the parameter varies.

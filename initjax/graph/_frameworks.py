@@ -65,7 +65,7 @@ def functional(
   if is_unbound(module):
     _check_variables(module, variables)
     return functools.partial(module.apply, method=method, **kwargs), variables
-  parts = _parts(module)
+  parts = _params_and_others(module)
   if parts is None:
     raise TypeError(
       f"functional takes an NNX, Equinox or linen module, got "
@@ -108,7 +108,7 @@ def as_function(fn: Any, params: Any, inputs: tuple[Any, ...]) -> Call:
       "wanted a function fn(params, *inputs), such as model.apply, or a "
       f"module, got {type_of(fn)}{_advice(fn)}."
     )
-  parts = _parts(params)
+  parts = _params_and_others(params)
   if parts is None:
     return Call(fn, params, inputs, lambda new: new)
   as_given = lambda new: parts.join(new, parts.others)
@@ -164,7 +164,7 @@ class _Parts(NamedTuple):
   """of params and others"""
 
 
-def _parts(tree: Any) -> _Parts | None:
+def _params_and_others(tree: Any) -> _Parts | None:
   """Of a module, or of a tree with Equinox modules; None for anything else."""
   if isinstance(tree, _module("flax.nnx")):
     return _nnx_parts(tree)
@@ -266,7 +266,7 @@ def _check_variables(module: Any, variables: Any) -> None:
 
 
 def _check_no_parameters(module: Any, given: Any) -> None:
-  parts = _parts(module)
+  parts = _params_and_others(module)
   own = paths_of(parts.params) if parts is not None else []
   if own and paths_of(given) == own:
     raise TypeError(_HOLDS_ITS_OWN.format(name=type_of(module)))

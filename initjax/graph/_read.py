@@ -358,12 +358,14 @@ def _read_cond(
     for number, branch in enumerate(equation.params["branches"])
   ]
   return [
-    choose(reader, "cond", index, values) or _joined(reader, index, values)
+    choose(reader, "cond", index, values) or _of_branches(reader, index, values)
     for values in zip(*branches, strict=True)
   ]
 
 
-def _joined(reader: Reader, index: Value, values: Sequence[Value]) -> Value:
+def _of_branches(
+  reader: Reader, index: Value, values: Sequence[Value]
+) -> Value:
   """What comes out of branches, where none hands out a parameter alone."""
   if any(value.kind == "data" for value in (index, *values)):
     return reader.data("cond", operands=(index, *values))

@@ -188,14 +188,14 @@ def leaf(path: str, shape: Shape) -> View:
 def sliced(view: View, scan: "Scan") -> View:
   """What one repeat of a scan sees of it."""
   scans, axes = (*view.scans, scan), view.axes and view.axes[1:]
-  after = _after(view, "scan", view.shape[1:], scans=scans, axes=axes)
+  after = _stepped(view, "scan", view.shape[1:], scans=scans, axes=axes)
   own = dataclasses.replace(view, scans=scans, axes=axes)
   return own if view.computed else after
 
 
 def part(view: View, name: str, shape: Shape, axes: Held | None) -> View:
   """A part that cannot be told beforehand."""
-  return _after(view, name, shape, axes=axes, exact=False)
+  return _stepped(view, name, shape, axes=axes, exact=False)
 
 
 def indexed(equation: Equation, view: View, *, fixed: bool) -> View:
@@ -251,17 +251,17 @@ def follow(
   if any(view.computed for view in known):
     return None
   if name in JOINS:
-    return _joined(equation, views, numbers)
+    return _concatenated(equation, views, numbers)
   if len(known) > 1 or name not in STEPS:
     return None
   if name == "stop_gradient":
     return [view]
   if name in STAYS | SCALES:
-    return _scaled(equation, view, place, numbers)
+    return _times_constant(equation, view, place, numbers)
   return None if place else _moved(equation, view, numbers)
 
 
-def _after(view: View, name: str, shape: Shape, **changes: Any) -> View:
+def _stepped(view: View, name: str, shape: Shape, **changes: Any) -> View:
   """One more step."""
   return dataclasses.replace(
     view, name=name, shape=shape, below=(view,), **{"move": None, **changes}
@@ -275,7 +275,7 @@ def _moved(
   if moves is None:
     return [indexed(equation, view, fixed=True)]
   return [
-    _after(
+    _stepped(
       view,
       equation.primitive.name,
       tuple(output.aval.shape),
@@ -286,7 +286,7 @@ def _moved(
   ]
 
 
-def _scaled(
+def _times_constant(
   equation: Equation, view: View, place: int, numbers: Sequence[Any]
 ) -> list[View] | None:
   """Every entry stays, times a constant; that may differ between entries."""
@@ -296,7 +296,9 @@ def _scaled(
   if name in STAYS or name == "convert_element_type":
     dtypes = (equation.invars[0].aval.dtype, output.dtype)
     floats = [jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes]
-    return None if floats == [True, False] else [_after(view, name, view.shape)]
+    return (
+      None if floats == [True, False] else [_stepped(view, name, view.shape)]
+    )
   number = -1.0 if name == "neg" else numbers[1 - place]
   factor = None if number is None else size_of(number)
   if name == "div" and factor is not None:
@@ -307,7 +309,7 @@ def _scaled(
   return [dataclasses.replace(view, multiplier=view.multiplier * factor)]
 
 
-def _joined(
+def _concatenated(
   equation: Equation, views: Sequence[View | None], numbers: Sequence[Any]
 ) -> list[View] | None:
   """Parameters side by side, and zeros among them."""
@@ -321,7 +323,7 @@ def _joined(
     each = view or View(tuple(atom.aval.shape), name="zeros")
     if name == "stack":
       thin = (*each.shape[:axis], 1, *each.shape[axis:])
-      each = _after(each, "", thin, move=Reshape(each.shape, thin))
+      each = _stepped(each, "", thin, move=Reshape(each.shape, thin))
     below.append(each)
   alike = len({each.scans for each in below if each.paths}) == 1
   return [_beside(below, name, shape, axis)] if alike else None
@@ -355,7 +357,7 @@ def _once(view: View) -> View:
   every = list(zip(view.shape, view.axes, strict=True))
   move = Index(tuple((0, size, 1) if held else 0 for size, held in every))
   shape = tuple(size for size, held in every if held)
-  return _after(view, "", shape, move=move, axes=move.axes(view.axes))
+  return _stepped(view, "", shape, move=move, axes=move.axes(view.axes))
 
 
 def _flat(views: Sequence[View]) -> View:
@@ -366,7 +368,7 @@ def _flat(views: Sequence[View]) -> View:
   for view in views:
     size = (math.prod(view.shape) if alike else view.size,)
     move = Reshape(view.shape, size)
-    flat.append(_after(view, "", size, move=move, scans=scans, axes=None))
+    flat.append(_stepped(view, "", size, move=move, scans=scans, axes=None))
   total = (sum(view.shape[0] for view in flat),)
   return _beside(flat, "concatenate", total, 0)
 

@@ -44,7 +44,7 @@ def critical_point(activation: Activation, sigma_b2: float) -> FixedPoint:
   check_number("sigma_b2", sigma_b2, low=0)
 
   def gap(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    second, slopes, _ = _table(activation, q)
+    second, slopes, _ = _sizes_and_slopes(activation, q)
     return q - second / slopes - sigma_b2, np.full(q.shape, np.nan)
 
   if _is_homogeneous(activation):
@@ -95,14 +95,14 @@ def half_stable_point(activation: Activation) -> FixedPoint:
   """
 
   def curvature(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    _, slopes, length_slope = _table(activation, q)
+    _, slopes, length_slope = _sizes_and_slopes(activation, q)
     return length_slope / slopes - 1, np.full(q.shape, np.nan)
 
   if _is_homogeneous(activation):
     return _point(activation, 1.0, sigma_b2=0.0, degenerate=True)
   for grid in _grids():
     for q in roots(curvature, grid):
-      second, slopes, _ = _table(activation, np.array([q]))
+      second, slopes, _ = _sizes_and_slopes(activation, np.array([q]))
       sigma_b2 = q - float(second[0] / slopes[0])
       if sigma_b2 >= 0:
         return _point(activation, q, sigma_b2=sigma_b2)
@@ -131,7 +131,7 @@ def _grids() -> list[np.ndarray]:
   return [np.exp2(grid) for grid in grids]
 
 
-def _table(
+def _sizes_and_slopes(
   activation: Activation, q: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """E[φ²], E[φ'²] and dE[φ²]/dq; NaN where they diverge.
@@ -155,7 +155,7 @@ def _table(
 def _is_homogeneous(activation: Activation) -> bool:
   """E[φ²] = q·E[φ'²] at several q: every q is fixed at σ_w² = 1/E[φ'²]."""
   q = np.exp2(np.arange(-2.0, 3.0))
-  second, slopes, _ = _table(activation, q)
+  second, slopes, _ = _sizes_and_slopes(activation, q)
   kept = second / slopes
   return bool(np.all(abs(kept - q) <= ROUNDING * q))
 

@@ -256,7 +256,7 @@ def _run(
 def _up(kind: _Kind, h: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
   """The stream after a layer; what going back needs, and its size."""
   at, noise, bias = layer
-  x, scale = _scaled(kind.fed(at, h))
+  x, scale = _by_largest(kind.fed(at, h))
   y = kind.forth(at, x, noise.astype(h.dtype), kind.here)
   signal = scale * y + (0.0 if bias is None else at.sigma_b * bias)
   after = at.skip * h + at.branch * signal * (kind.here < at.outputs)
@@ -267,12 +267,12 @@ def _down(kind: _Kind, state: Any, layer: Any) -> tuple[Any, jax.Array]:
   """The gradient before a layer, with its scale apart; its size after it."""
   delta, log2_scale = state
   at, h, y, noise = layer
-  delta, scale = _scaled(delta)
+  delta, scale = _by_largest(delta)
   log2_scale += jnp.log2(scale)[:, 0, 0]
   size = _log2_size(delta, at.outputs) + 2 * log2_scale
   x, pull_back = jax.vjp(functools.partial(kind.fed, at), h)
   y, noise = y.astype(h.dtype), noise.astype(h.dtype)
-  returned = kind.back(at, _scaled(x)[0], y, delta, noise, kind.here)
+  returned = kind.back(at, _by_largest(x)[0], y, delta, noise, kind.here)
   (through,) = pull_back(at.branch * returned * (kind.here < at.inputs))
   return (at.skip * delta + through, log2_scale), size
 
@@ -295,7 +295,7 @@ def _before(
   return jnp.where(inside, phi(jnp.where(inside, h, 0.0)), 0.0)
 
 
-def _scaled(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _by_largest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Each draw by its largest magnitude, so that squares stay in range."""
   largest = abs(x).max(axis=(1, 2), keepdims=True)
   largest = jnp.where(largest > 0, largest, 1.0)
@@ -304,7 +304,7 @@ def _scaled(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _log2_size(x: jax.Array, units: jax.Array) -> jax.Array:
   """[draws]: log₂ of the second moment of the units, the rest being 0."""
-  scaled, largest = _scaled(x)
+  scaled, largest = _by_largest(x)
   total = (scaled**2).sum(axis=(1, 2)) / (units * x.shape[1])
   return jnp.log2(total) + 2 * jnp.log2(largest[:, 0, 0])
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from initjax.measurement._leaves import Leaves, is_random, wide
+from initjax.measurement._leaves import Leaves, in_double, is_random
 
 _SAMPLE = 256  # entries that tell most leaves apart
 _NEAR = 0.99  # |cosine| of samples of leaves that are worth a closer look
@@ -76,7 +76,7 @@ def _sample(leaf: np.ndarray) -> np.ndarray:
 
 def _of_unit_size(leaf: np.ndarray) -> np.ndarray:
   """In double precision, so scaled that no square under- or overflows."""
-  x = wide(leaf)
+  x = in_double(leaf)
   with np.errstate(invalid="ignore"):
     return x / (abs(x).max() or 1.0)
 

@@ -57,7 +57,7 @@ class KernelLeaf(NamedTuple):
     leaf = self.leaf.transpose(*self.batch, *self.ins, *self.outs)
     groups = (self.batch, self.ins, self.outs)
     sizes = [math.prod(self.leaf.shape[i] for i in axes) for axes in groups]
-    return wide(leaf).reshape(sizes)
+    return in_double(leaf).reshape(sizes)
 
 
 def kernel_leaves(graph: SignalGraph, leaves: Leaves) -> Iterator[KernelLeaf]:
@@ -74,7 +74,7 @@ def kernel_leaves(graph: SignalGraph, leaves: Leaves) -> Iterator[KernelLeaf]:
       yield KernelLeaf(op, leaf, op.in_axes, op.out_axes, batch)
 
 
-def wide(leaf: np.ndarray) -> np.ndarray:
+def in_double(leaf: np.ndarray) -> np.ndarray:
   """The leaf in float64 or complex128."""
   complex_or_real = np.complex128 if np.iscomplexobj(leaf) else np.float64
   return leaf.astype(complex_or_real)
@@ -82,7 +82,7 @@ def wide(leaf: np.ndarray) -> np.ndarray:
 
 def mean_square(leaf: np.ndarray) -> float:
   """E|w|²."""
-  return float(np.mean(abs(wide(leaf)) ** 2)) if leaf.size else 0.0
+  return float(np.mean(abs(in_double(leaf)) ** 2)) if leaf.size else 0.0
 
 
 def known_of(
@@ -134,7 +134,7 @@ def kernel_variance(
     leaf = leaf[repeat]
   if not np.isfinite(leaf).all() or not leaf.size:
     return math.nan
-  size, shift = mean_square(leaf), abs(wide(leaf).mean()) ** 2
+  size, shift = mean_square(leaf), abs(in_double(leaf).mean()) ** 2
   if shift * op.fan_in > _SHIFT * size and shift * leaf.size > 16 * size:
     return math.nan
   return size * op.multiplier**2

@@ -186,7 +186,7 @@ def _assigned(
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check(leaves, assigned)
+  _check_assigned(leaves, assigned)
   return assigned
 
 
@@ -202,7 +202,7 @@ def _mean_square(known: Known, scale: Scale) -> float:
   return mean_square(entries_of(scale, leaf_at))
 
 
-def _check(leaves: Mapping[str, Any], assigned: Assigned) -> None:
+def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
   """Raises if there is no kernel, or no value of what is none."""
   table = assigned.table
   if not table:

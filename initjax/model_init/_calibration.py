@@ -96,10 +96,10 @@ class Calibration:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
       return f"Calibration of {len(self.graph)} operations, being traced"
     missed = not_followed(self.graph.not_followed)
-    return str(_table(self.operations, self.statistic, missed))
+    return str(_factors_table(self.operations, self.statistic, missed))
 
 
-def _table(
+def _factors_table(
   operations: Sequence[Operation], statistic: str, missed: str
 ) -> TextTable:
   """Why a statistic need not be the target is numbered, and said below."""

@@ -115,7 +115,7 @@ def _operand(
   # An entry of Q, of rows × columns, has variance 1/max(rows, columns).
   larger = max(layout.size(layout.rows), layout.size(layout.columns))
   scale = np.sqrt(variance * larger)
-  return _scaled(key, scale, shape, jnp.dtype(dtype), layout)
+  return _with_deviation(key, scale, shape, jnp.dtype(dtype), layout)
 
 
 def _noise(
@@ -127,7 +127,9 @@ def _noise(
 ) -> jax.Array:
   """Independent entries."""
   name: Noise = "normal" if distribution == "orthogonal" else distribution
-  return _scaled(key, np.sqrt(variance), tuple(shape), jnp.dtype(dtype), name)
+  return _with_deviation(
+    key, np.sqrt(variance), tuple(shape), jnp.dtype(dtype), name
+  )
 
 
 class Layout(NamedTuple):
@@ -153,7 +155,7 @@ class Layout(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _scaled(
+def _with_deviation(
   key: jax.Array, std: Numbers, shape: Shape, dtype: DType, unit: Noise | Layout
 ) -> jax.Array:
   """Compiled once for each shape and dtype, whatever the variance."""

@@ -90,7 +90,7 @@ def init_variables(
   check_choice("keys", keys, ("model", "path"))
   made = making(key_or_rngs, model, inputs, method, kwargs or {})
   where = placements(shardings, made.tree, made.paths)
-  parts, places = _parts(made.jaxpr, len(made.keys), where)
+  parts, places = _distinct_parts(made.jaxpr, len(made.keys), where)
   drawn: list[jax.Array] = []
   wanted = [value for part in parts for value in part.keys]
   given = derived(wanted if keys == "model" else (), made.keys)
@@ -117,7 +117,7 @@ _Leaf = tuple[Expression, NamedSharding | None]
 """its value, and where it shall live"""
 
 
-def _parts(
+def _distinct_parts(
   jaxpr: Any, num_keys: int, where: list[NamedSharding | None]
 ) -> tuple[list[_Part], list[int]]:
   """Each distinct value by itself; those that read an input together.

@@ -20,7 +20,7 @@ def placements(
     shardings = _metadata(shardings, tree)
   spread = _spread(shardings, tree)
   for sharding, leaf, path in zip(spread, leaves, paths, strict=True):
-    _check(sharding, leaf, path)
+    _check_sharding(sharding, leaf, path)
   return spread
 
 
@@ -62,7 +62,9 @@ def _metadata(mesh: Mesh, tree: Any) -> Any:
   )
 
 
-def _check(sharding: object, leaf: jax.ShapeDtypeStruct, name: str) -> None:
+def _check_sharding(
+  sharding: object, leaf: jax.ShapeDtypeStruct, name: str
+) -> None:
   if sharding is None:
     return
   if not isinstance(sharding, NamedSharding):

@@ -55,7 +55,7 @@ class VariancePlan(NamedTuple):
   """what theory says of the whole"""
 
   def __str__(self) -> str:
-    return str(_table(self))
+    return str(_variances_table(self))
 
   def to_text(self, width: int = 100, encoding: str = "utf-8") -> str:
     """The table as plain text, no line wider than `width`.
@@ -67,13 +67,13 @@ class VariancePlan(NamedTuple):
     Raises:
       ValueError: if `width` is too small.
     """
-    return _table(self).to_text(width, encoding)
+    return _variances_table(self).to_text(width, encoding)
 
   def __rich__(self) -> TextTable:
-    return _table(self)
+    return _variances_table(self)
 
 
-def _table(plan: VariancePlan) -> TextTable:
+def _variances_table(plan: VariancePlan) -> TextTable:
   """Reasons are numbered, and written out below."""
   names = short_paths(row.path for row in plan.rows)
   whys = dict.fromkeys(row.why for row in plan.rows if row.why)

@@ -34,7 +34,7 @@ class Audit(NamedTuple):
   """paths of leaves that are equal, or equal up to a factor"""
 
   def __str__(self) -> str:
-    return str(_table(self))
+    return str(_audit_table(self))
 
 
 def audit(params: Any, *, expected: Any = None) -> Audit:
@@ -99,7 +99,7 @@ def _audit_row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
   return AuditRow(path, shape, dtype, mean, spread, std, deviation)
 
 
-def _table(found: Audit) -> TextTable:
+def _audit_table(found: Audit) -> TextTable:
   columns = (
     number_column("mean", "mean", 3),
     number_column("std", "std", 3),

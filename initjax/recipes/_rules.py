@@ -57,10 +57,10 @@ class RulesPlan(NamedTuple):
     return tuple(row.path for row in self.rows if row.rule is None)
 
   def __str__(self) -> str:
-    return str(_table(self))
+    return str(_rules_table(self))
 
 
-def _table(plan: RulesPlan) -> TextTable:
+def _rules_table(plan: RulesPlan) -> TextTable:
   names = {at: f"{at}: {where}" for at, where in enumerate(plan.patterns)}
   columns = (
     Column("action", lambda row: row["action"]),

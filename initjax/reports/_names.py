@@ -67,16 +67,16 @@ def _shown(keys: Sequence[str], needed: Collection[int], width: int) -> str:
   for most in range(longest, 1, -1):
     cropped = [_crop_key(key, most) for key in keys]
     shown = set(needed)
-    if len(_joined(cropped, shown)) > width:
+    if len(_with_gaps(cropped, shown)) > width:
       continue
     for place in (len(keys) - 1, 0, *range(len(keys) - 2, 0, -1)):
-      if len(_joined(cropped, {*shown, place})) <= width:
+      if len(_with_gaps(cropped, {*shown, place})) <= width:
         shown.add(place)
-    return _joined(cropped, shown)
+    return _with_gaps(cropped, shown)
   return crop("/".join(keys), width)
 
 
-def _joined(keys: Sequence[str], shown: Collection[int]) -> str:
+def _with_gaps(keys: Sequence[str], shown: Collection[int]) -> str:
   """The keys that are shown, and "…" where some are left out."""
   parts: list[str] = []
   for place, key in enumerate(keys):
