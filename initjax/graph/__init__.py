@@ -44,6 +44,7 @@ from initjax.graph._primitives import (
   RESHAPES,
 )
 from initjax.graph._signal_graph import Trace, signal_graph, trace
+from initjax.graph._slips import with_advice
 from initjax.graph._view import View, memory_of, overlap
 
 __all__ = [

@@ -13,7 +13,13 @@ from jax.sharding import NamedSharding
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
 from initjax._sharding import fetched
-from initjax.graph import Scale, as_function, entries_of, signal_graph
+from initjax.graph import (
+  Scale,
+  as_function,
+  entries_of,
+  signal_graph,
+  with_advice,
+)
 from initjax.measurement import Known, known_of, mean_square
 from initjax.model_init._assign import (
   Assigned,
@@ -40,6 +46,7 @@ _CHOICES = {
 }
 
 
+@with_advice
 def auto_init(
   key: jax.Array,
   fn: Callable[..., Any],
@@ -116,10 +123,11 @@ def auto_init(
   assigned = _assigned(fn, params, inputs, second_moment, rules)
   message = warning_of(assigned.shares)
   if message:
-    warnings.warn(message, stacklevel=2)
+    warnings.warn(message, stacklevel=3)
   return as_given(_drawn(key, params, assigned, distribution))
 
 
+@with_advice
 def plan_init(
   fn: Callable[..., Any],
   params: Any,

@@ -11,7 +11,7 @@ import numpy as np
 from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
-from initjax.graph import Trace, as_function, trace
+from initjax.graph import Trace, as_function, trace, with_advice
 from initjax.model_init._calibration import Calibration
 from initjax.model_init._groups import calibrated_views, groups_of
 from initjax.model_init._leaves import rescaled
@@ -19,6 +19,7 @@ from initjax.model_init._pass import Plan, beginning, one_pass, pooled
 from initjax.reports import not_followed
 
 
+@with_advice
 def calibrate(
   fn: Callable[..., Any],
   params: Any,

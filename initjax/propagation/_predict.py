@@ -18,6 +18,7 @@ from initjax.graph import (
   as_function,
   signal_graph,
   terms_within,
+  with_advice,
 )
 from initjax.measurement import (
   Leaves,
@@ -45,6 +46,7 @@ class Prediction(NamedTuple):
   needs; "" elsewhere"""
 
 
+@with_advice
 def predict(
   fn: Callable[..., object],
   params: object,

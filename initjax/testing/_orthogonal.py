@@ -8,12 +8,13 @@ import numpy as np
 
 from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
-from initjax.graph import as_function, signal_graph
+from initjax.graph import as_function, signal_graph, with_advice
 from initjax.measurement import KernelLeaf, arrays_of, kernel_leaves
 from initjax.reports import not_followed
 from initjax.testing._findings import Finding, raise_all, table_of
 
 
+@with_advice
 def assert_orthogonal(
   fn: Callable[..., Any],
   params: Any,
@@ -93,7 +94,7 @@ def assert_orthogonal(
     for path, name in graph.not_followed.items()
     if matches(where, path, leaves.get(path))
   }
-  raise_all(found, unseen, stacklevel=3)
+  raise_all(found, unseen, stacklevel=4)
 
 
 def _largest_error(
