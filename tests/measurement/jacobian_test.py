@@ -118,8 +118,8 @@ def test_one_gaussian_kernel_has_the_quarter_circle_law():
 
 def applied(eigenvalues, start, steps):
   """Nodes and weights of a diagonal matrix."""
-  run = jax.jit(lambda d, v: quadrature(lambda u: d * u, v, steps))
-  return jax.device_get(run(eigenvalues, start))
+  run = jax.jit(lambda d, v: quadrature(lambda u: d * u, v[None], steps))
+  return [rows[0] for rows in jax.device_get(run(eigenvalues, start))]
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6])
