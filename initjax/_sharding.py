@@ -103,9 +103,11 @@ def sharded_like(x: jax.Array, like: jax.Array) -> jax.Array:
 
 def unsplit(x: jax.Array) -> jax.Array:
   """`x`, whole on each device of an explicit mesh."""
-  if not _is_explicit(jax.typeof(x).sharding):
+  sharding: Any = jax.typeof(x).sharding
+  if not _is_explicit(sharding):
     return x
-  return jax.reshard(x, PartitionSpec(*(None for _ in x.shape)))
+  whole = PartitionSpec(*(None for _ in x.shape))
+  return jax.reshard(x, NamedSharding(sharding.mesh, whole))
 
 
 def in_this_mesh(tree: Any) -> Any:

@@ -31,7 +31,7 @@ class Place(NamedTuple):
   """outermost first"""
   whole: frozenset[str] = frozenset()
   """names of calls around it that are run as a whole: a custom derivative rule,
-  a while loop, a shard_map"""
+  a while loop, a shard_map, branches of which each device takes its own"""
 
   @property
   def repeats(self) -> tuple[int, ...]:

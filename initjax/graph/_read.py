@@ -353,6 +353,8 @@ def _read_cond(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   index, *others = operands
+  if index.touched & reader.devices(reader.mesh):
+    place = place.run_whole("branches that devices choose")
   branches = [
     read(reader, branch, others, place.inside(number))
     for number, branch in enumerate(equation.params["branches"])
