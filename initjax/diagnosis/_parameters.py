@@ -282,7 +282,15 @@ def missed(graph: SignalGraph) -> Iterator[Verdict]:
 
 
 def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
-  """Calls whose linear operations have no row."""
+  """Calls whose linear operations have no row, or one without detail."""
+  if without_detail(graph):
+    yield Verdict(
+      "not looked at",
+      "note",
+      "",
+      without_detail(graph),
+      fix("", "the same model on one device shows them"),
+    )
   if graph.opaque:
     yield Verdict(
       "not looked at",
@@ -292,6 +300,17 @@ def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
       "nothing is said of them.",
       fix("", "a plain JAX function in its place shows what it does"),
     )
+
+
+def without_detail(graph: SignalGraph) -> str:
+  """What is not measured where devices hold parts of a signal; "" if all is."""
+  shards = sum("shard_map" in op.place.whole for op in graph.ops)
+  if not shards:
+    return ""
+  return (
+    f"Inside a shard_map sizes alone are measured, of {shards} operations: "
+    "nothing is said of dead units, saturation and samples that look alike."
+  )
 
 
 def _named(paths: Sequence[str]) -> str:
