@@ -93,12 +93,14 @@ def test_factors_are_those_of_one_device(name):
   check(on_eight(*SPLITS[name]), blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPLITS)
 def test_where_shardings_are_types(name):
   fn, *specs = SPLITS[name]
   check(on_eight(fn, *specs, kind=EXPLICIT), blocks, specs=tuple(specs))
 
 
+@pytest.mark.slow
 def test_variances_where_jax_does_not_know_what_is_equal():
   fn = on_eight(*SPLITS["tensor"], check_vma=False)
   check(fn, blocks, statistic="variance", target=2.0)
@@ -116,6 +118,7 @@ def test_every_output_has_the_target():
     h = h + y + params["bias"][layer]
 
 
+@pytest.mark.slow
 def test_a_kernel_used_twice_has_one_factor():
   def tied(params, x):
     return jnp.tanh(x @ params["in"][0]) @ params["in"][0].T
