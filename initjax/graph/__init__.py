@@ -22,6 +22,7 @@ from initjax.graph._frameworks import (
   is_unbound,
 )
 from initjax.graph._graph import (
+  BY_DEVICE,
   Feed,
   Image,
   LinearOp,

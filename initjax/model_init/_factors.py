@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from initjax._statistics import wide
 
 NOT_RUN, CALIBRATED, SHARED, DEAD, NONFINITE, CONSTANT = range(6)
-DERIVED, ENTANGLED, CLOSED, EMPTY = range(6, 10)
+DERIVED, ENTANGLED, CLOSED, EMPTY, APART = range(6, 11)
 REASONS = {
   NOT_RUN: "not run: a branch that was not taken",
   CALIBRATED: "calibrated",
@@ -19,8 +19,8 @@ REASONS = {
   CONSTANT: "output is constant: its variance is rounding error",
   DERIVED: "kernel is computed, not a view of floating-point parameters",
   ENTANGLED: "parameter is also used in another way than as a kernel",
-  CLOSED: "inside a call that is run as a whole, such as a while loop, or a "
-  "branch that each device chooses",
+  CLOSED: "inside a call that is run as a whole, such as a while loop",
+  APART: "inside a branch that each device of a shard_map chooses",
   EMPTY: "output is empty: no sample was given",
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from initjax._statistics import varying_like, wide_dtype
 from initjax.graph import (
+  BY_DEVICE,
   FORWARD,
   LinearOp,
   Site,
@@ -26,6 +27,7 @@ from initjax.graph import (
   run,
 )
 from initjax.model_init._factors import (
+  APART,
   CLOSED,
   DERIVED,
   ENTANGLED,
@@ -143,7 +145,8 @@ def _rescaled(
 def _not_run(plan: Plan, site: Site) -> Row:
   """The row of an operation in a branch not taken, or that is not entered."""
   op = plan.ops[site]
-  code = NOT_RUN if op.place.whole <= FORWARD else CLOSED
+  whole = op.place.whole - FORWARD
+  code = (APART if whole == {BY_DEVICE} else CLOSED) if whole else NOT_RUN
   full = functools.partial(_full, op.repeats)
   dtype = wide_dtype(op.dtype)
   return Row(full(1, dtype), full(np.nan, dtype), full(code, np.int32))

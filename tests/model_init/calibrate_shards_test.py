@@ -162,7 +162,9 @@ def test_branches():
   fn = functools.partial(model, alike=False)
   found, info = calibrate(on_eight(fn, WHOLE, P("d")), PARAMS, X)
   np.testing.assert_array_equal(found["in"], PARAMS["in"])
-  assert all("each device chooses" in op.reason for op in info.operations)
+  assert all(
+    "each device of a shard_map" in op.reason for op in info.operations
+  )
 
 
 def test_within_a_shard_map_each_device_calibrates_its_own():
