@@ -64,8 +64,9 @@ class KernelLeaf(NamedTuple):
     found = fingerprints(self.leaf, self.ins, most)
     rest = [axis for axis in range(self.leaf.ndim) if axis not in self.ins]
     order = [rest.index(axis) for axis in (*self.batch, *self.outs)]
-    size = math.prod(self.leaf.shape[axis] for axis in self.outs)
-    prints, alive = (x.transpose(order).reshape(-1, size) for x in found)
+    groups = (self.batch, self.outs)
+    sizes = [math.prod(self.leaf.shape[i] for i in axes) for axes in groups]
+    prints, alive = (x.transpose(order).reshape(sizes) for x in found)
     return prints, alive
 
 

@@ -79,8 +79,8 @@ def sample(
 
 
 def _sample(x: Array, most: int, axes: tuple[int, ...]) -> Array:
-  if not x.ndim:
-    return x.reshape(1)
+  if not x.ndim or not x.size:
+    return x.reshape(-1)
   shape = tuple(x.shape[axis] for axis in axes)
   size = math.prod(shape)
   places = np.linspace(0, size - 1, min(size, most)).astype(int)
