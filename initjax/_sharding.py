@@ -10,10 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def is_here(x: Any) -> bool:
-  """Whether this process can read all of it."""
-  if not isinstance(x, jax.Array):
-    return True
-  return x.is_fully_addressable or x.is_fully_replicated
+  """Whether it is of this process alone."""
+  return not isinstance(x, jax.Array) or x.is_fully_addressable
 
 
 def fetched(numbers: Any) -> Any:
@@ -25,9 +23,13 @@ def fetched(numbers: Any) -> Any:
 
 
 def _everywhere(tree: Any) -> Any:
-  """The leaves that other processes have a part of, whole in all of them."""
+  """The leaves that are split between processes, whole in all of them."""
   leaves, structure = jax.tree.flatten(tree)
-  apart = [at for at, leaf in enumerate(leaves) if not is_here(leaf)]
+  apart = [
+    at
+    for at, leaf in enumerate(leaves)
+    if not is_here(leaf) and not leaf.is_fully_replicated
+  ]
   if apart:
     given = [_of_auto_mesh(leaves[at]) for at in apart]
     whole = _compiled(_same, _mesh_of(given))(*given)
@@ -43,9 +45,9 @@ def _same(*leaves: jax.Array) -> tuple[jax.Array, ...]:
 def reduced(by: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
   """`by(*arrays)` as NumPy's numbers, from arrays wherever they are.
 
-  Where this process can read them all, they are given as NumPy's. Others stay
-  on their devices: `by` is compiled for these, in double precision, and what it
-  returns, which has to be small, goes to every process.
+  What is of this process alone is given as NumPy's. Other arrays stay on their
+  devices: `by` is compiled for these, in double precision, and what it returns,
+  which has to be small, goes to every process.
 
   Args:
     by: a function of a module, of arrays that have an `__array_namespace__`.

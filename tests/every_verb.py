@@ -102,11 +102,9 @@ VERBS = {
   "signal_graph": lambda p, x: [
     (op.fan_in, op.fan_out) for op in initjax.signal_graph(model, p, x)
   ],
-  "measure": lambda p, x: initjax.measure(
-    model, p, x, detail=True
-  ).to_records(),
+  "measure": lambda p, x: initjax.measure(model, p, x).to_records(),
   "measure, compiled": lambda p, x: jax.jit(
-    functools.partial(initjax.measure, model)
+    functools.partial(initjax.measure, model, detail=True)
   )(p, x).to_records(),
   "measure_and_grad": lambda p, x: initjax.measure_and_grad(model, p, x)[1:],
   "diagnose": diagnosed,

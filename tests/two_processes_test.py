@@ -47,7 +47,7 @@ def found(tmp_path_factory):
   """What one process gives, and each of two."""
   directory = tmp_path_factory.mktemp("processes")
   files = [directory / str(number) for number in range(3)]
-  alone = content(start(1, files[0]), files[0])
+  alone = content(start(4, files[0]), files[0])
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]

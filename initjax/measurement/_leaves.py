@@ -20,8 +20,8 @@ from initjax.measurement._reductions import (
 )
 
 Leaves = Mapping[str, Array]
-"""Parameters that have a gradient, by path: of NumPy where this process can
-read them, else on their devices, to be asked by `_reductions` alone."""
+"""Parameters that have a gradient, by path: NumPy's, or what other processes
+have too, on its devices. Both are asked by `_reductions` alone."""
 Known = Mapping[Any, Any]
 """These, and the inputs that are read as constants, by number."""
 
