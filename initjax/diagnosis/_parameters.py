@@ -1,6 +1,6 @@
 """Verdicts that the values of the parameters give, without running the model.
 
-Each check takes the graph and the leaves by path, as NumPy arrays, and yields
+Each check takes the graph and the leaves by path, wherever they are, and yields
 verdicts. A leaf of one value throughout (zeros, ones) is nobody's mistake and
 is passed over, except where equal columns are the point.
 """
@@ -10,8 +10,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from initjax.diagnosis._fixes import fix, named_axes
 from initjax.gains import gain
 from initjax.graph import LinearOp, SignalGraph
@@ -20,6 +18,8 @@ from initjax.measurement import (
   KernelLeaf,
   Leaves,
   find_duplicates,
+  has_equal_rows,
+  is_finite,
   is_random,
   kernel_leaves,
   mean_square,
@@ -27,10 +27,12 @@ from initjax.measurement import (
 from initjax.reports import not_followed
 from initjax.typing import Activation, Verdict
 
+_FEW = 8  # along each axis: columns that differ there need no closer look
+
 
 def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
   """Infinities and NaN in what is given, before anything is computed."""
-  bad = [path for path, x in leaves.items() if not np.isfinite(x).all()]
+  bad = [path for path, x in leaves.items() if not is_finite(x)]
   if bad:
     yield Verdict(
       f"non-finite {noun}",
@@ -99,15 +101,18 @@ _FLAX_FIX = fix(
 
 def identical_layers(kernel: KernelLeaf) -> Iterator[Verdict]:
   """Layers stacked on one axis that were drawn with the same key."""
-  matrices = kernel.matrices()
-  distinct = len({layer.tobytes() for layer in matrices})
-  if distinct < len(matrices) and is_random(matrices[0]):
+  layers = [layer.tobytes() for layer in kernel.columns(_FEW)[0]]
+  if len(set(layers)) == len(layers):
+    return
+  distinct = len({layer.tobytes() for layer in kernel.columns()[0]})
+  first = (*kernel.ins, *kernel.outs)  # of the first layer
+  if distinct < len(layers) and is_random(kernel.leaf, first):
     yield Verdict(
       "identical layers",
       "error",
       kernel.op.path,
-      f"Some of its stacked layers were drawn with the same key: of "
-      f"{len(matrices)}, only {distinct} are distinct.",
+      "Some of its stacked layers were drawn with the same key: of "
+      f"{len(layers)}, only {distinct} are distinct.",
       fix(
         'nn.scan(..., split_rngs={"params": True})',
         "the same for nn.vmap; in NNX, nnx.split_rngs(splits=...)",
@@ -123,10 +128,10 @@ def symmetric_units(
   after += [k for k in [kernel] if k.op.place.scans]  # the layer above
   if not after:
     return  # outputs: what tells them apart is the target
-  twins, units = max(map(_twins, kernel.matrices()), default=(0, 0))
-  if not twins or not np.isfinite(kernel.leaf).all():
+  twins, units = _twins(kernel)
+  if not twins or not is_finite(kernel.leaf):
     return
-  alike = all((m == m[:1]).all() for k in after for m in k.matrices())
+  alike = all(has_equal_rows(k.leaf, k.ins) for k in after)
   future = "differ only once the weights that read them set them apart."
   if alike:
     future = "get the same gradient and stay equal forever."
@@ -143,15 +148,22 @@ def symmetric_units(
   )
 
 
-def _twins(matrix: np.ndarray) -> tuple[int, int]:
+def _twins(kernel: KernelLeaf) -> tuple[int, int]:
   """How many columns repeat another, more than chance does, and of how many.
 
-  Few entries may agree by chance; then half of all columns must.
+  In the layer that has most. Few entries may agree by chance; then half of all
+  columns must.
   """
-  fan_in, units = matrix.shape
-  columns = matrix[:, matrix.any(axis=0)]  # zeros start a residual branch
-  twins = columns.shape[1] - len({column.tobytes() for column in columns.T})
-  return (twins, units) if fan_in >= 8 or 2 * twins > units else (0, units)
+  sizes = (kernel.leaf.shape[axis] for axis in kernel.ins)
+  fan_in, most = math.prod(sizes), (0, 0)
+  if all(len(set(layer)) == len(layer) for layer in kernel.columns(_FEW)[0]):
+    return most
+  for layer, alive in zip(*kernel.columns(), strict=True):
+    units = len(layer)
+    twins = int(alive.sum()) - len(set(layer[alive]))
+    if fan_in >= 8 or 2 * twins > units:
+      most = max(most, (twins, units))
+  return most
 
 
 def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
@@ -273,7 +285,15 @@ def missed(graph: SignalGraph) -> Iterator[Verdict]:
 
 
 def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
-  """Calls whose linear operations have no row."""
+  """Calls whose linear operations have no row, or one without detail."""
+  if without_detail(graph):
+    yield Verdict(
+      "not looked at",
+      "note",
+      "",
+      without_detail(graph),
+      fix("", "the same model on one device shows them"),
+    )
   if graph.opaque:
     yield Verdict(
       "not looked at",
@@ -283,6 +303,17 @@ def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
       f"{_named(graph.opaque)}.",
       fix("", "a plain JAX function in its place can be read"),
     )
+
+
+def without_detail(graph: SignalGraph) -> str:
+  """What is not measured where devices hold parts of a signal; "" if all is."""
+  shards = sum("shard_map" in op.place.whole for op in graph.ops)
+  if not shards:
+    return ""
+  return (
+    f"Inside a shard_map sizes alone are measured, of {shards} operations: "
+    "nothing is said of dead units, saturation and samples that look alike."
+  )
 
 
 def _named(paths: Sequence[str]) -> str:

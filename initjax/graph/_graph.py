@@ -16,6 +16,10 @@ Site = tuple[int, ...]
 """Position of an equation: its index, and those of the calls around it."""
 
 
+BY_DEVICE = "cond of each device"
+"""Branches of which each device of a shard_map takes its own."""
+
+
 class Scan(NamedTuple):
   """A loop around an equation."""
 
@@ -32,7 +36,7 @@ class Place(NamedTuple):
   """outermost first"""
   whole: frozenset[str] = frozenset()
   """names of calls around it that are run as a whole: a custom derivative rule,
-  a while loop, a shard_map"""
+  a while loop, a shard_map; or `BY_DEVICE`"""
 
   @property
   def repeats(self) -> tuple[int, ...]:

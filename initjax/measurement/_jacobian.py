@@ -173,8 +173,7 @@ def _lanczos(
   starts = jax.random.normal(key, (probes, jacobian.size), jacobian.dtype)
   steps = min(steps, jacobian.size)
   square = lambda vector: jacobian.to_small(jacobian.from_small(vector))
-  seen_by = jax.vmap(lambda start: quadrature(square, start, steps))
-  nodes, weights = seen_by(starts)
+  nodes, weights = quadrature(square, starts, steps)
   return _relative_to_mean(nodes, weights, jacobian.log2_scale)
 
 

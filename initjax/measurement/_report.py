@@ -132,7 +132,7 @@ class SignalReport:
       "judged": self.judged,
       "not_followed": self._missed,
       "verdicts": [verdict._asdict() for verdict in self.verdicts],
-      "gradient_norms": {path: fetched(n) for path, n in norms.items()},
+      "gradient_norms": fetched(norms),
     }
     reports.write_json(path, content)
 

@@ -12,15 +12,14 @@ from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
-from initjax._sharding import fetched
 from initjax.graph import (
   Scale,
   as_function,
-  entries_of,
+  named_in,
   signal_graph,
   with_advice,
 )
-from initjax.measurement import Known, known_of, mean_square
+from initjax.measurement import Known, known_of, mean_square_at
 from initjax.model_init._assign import (
   Assigned,
   Tied,
@@ -200,14 +199,11 @@ def _assigned(
 
 def _mean_square(known: Known, scale: Scale) -> float:
   """Of a bias or a scale; NaN for a constant without values."""
-
-  def leaf_at(path: str | int) -> Any:
-    leaf = known.get(path, math.nan)
+  for path in named_in(scale):
+    leaf = known.get(path)
     if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-    return fetched(leaf)
-
-  return mean_square(entries_of(scale, leaf_at))
+  return mean_square_at(known, scale)
 
 
 def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:

@@ -59,9 +59,12 @@ def calibrate(
     finite or, for the variance, constant; and in a branch not taken;
   - factor 1 where a kernel is not a view of parameters, as under weight
     standardisation; where a parameter reaches an operation in another way too;
-    and inside while loops, `shard_map` and kernels written by hand.
+    and inside while loops and kernels written by hand.
 
   Works inside `jit` and `vmap`, and on sharded parameters, which stay so.
+  Inside a `shard_map` all devices act as one: a kernel that is split between
+  them has one factor. Of branches that each device chooses for itself, kernels
+  keep factor 1.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.

@@ -61,7 +61,7 @@ class Calibration:
     Raises:
       ValueError: if several calibrations are stacked, as under vmap.
     """
-    rows = jax.tree.map(fetched, self.rows)
+    rows = fetched(self.rows)
     found = []
     for index, op, repeat in self.graph.rows:
       row = rows[index]

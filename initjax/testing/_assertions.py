@@ -1,6 +1,7 @@
 """The assertions: one look at a model each, all violations raised at once."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypedDict, Unpack
 
@@ -8,7 +9,7 @@ import jax
 
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
-from initjax.diagnosis import Observed, observe, verdicts_on
+from initjax.diagnosis import Observed, observe, verdicts_on, without_detail
 from initjax.graph import as_function, with_advice
 from initjax.reports import NOUNS, not_followed, nothing_judged
 from initjax.testing._findings import Finding, of_drift, of_verdict, raise_all
@@ -303,6 +304,9 @@ def _raise_findings(
     for finding in _findings(subject, observed, verdicts, each, target)
   ]
   raise_all(list(dict.fromkeys(found)), missed, stacklevel=_CALLER)
+  uncounted = without_detail(observed.found.graph)
+  if "dead" in subjects and uncounted:
+    warnings.warn(uncounted, stacklevel=_CALLER - 1)
 
 
 def _findings(

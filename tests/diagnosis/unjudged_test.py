@@ -16,6 +16,8 @@ from small_models import KEY, X, kernels, normal, two_layer_params, two_layers
 
 from initjax import testing
 from initjax.diagnosis import diagnose
+from initjax.diagnosis._parameters import not_entered
+from initjax.graph import signal_graph
 from initjax.measurement import jacobian_spectrum, measure
 
 W = normal(64, 8, variance=1 / 64)
@@ -193,3 +195,20 @@ def test_a_key_is_a_key(verb):
   for wrong in (0, "k", jax.random.split(KEY), np.zeros(3, np.uint32)):
     with pytest.raises(TypeError, match="wanted one key, such as"):
       verb(two_layers, two_layer_params(), X, key=wrong)
+
+
+def test_what_is_not_measured_inside_a_shard_map_is_said():
+  """Their units are dead, but of samples each device has its own."""
+  mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+  spec = jax.sharding.PartitionSpec
+  specs = {"in_specs": (spec(), spec("data")), "out_specs": spec("data")}
+  shards = jax.shard_map(two_layers, mesh=mesh, **specs)
+  dead = two_layer_params(-100.0)
+  with pytest.warns(
+    UserWarning, match=r"shard_map .* of 2 operations: .* dead"
+  ):
+    testing.assert_no_dead_units(shards, dead, X)
+  graph = signal_graph(shards, dead, X)
+  (verdict,) = not_entered(graph)
+  assert (verdict.kind, verdict.severity) == ("not looked at", "note")
+  assert not list(not_entered(signal_graph(two_layers, dead, X)))
