@@ -76,8 +76,11 @@ def chance_of(
 ) -> Chance:
   """Mean and covariance of the log of an average over a batch of inputs."""
   inverse_widths = np.array([0.0, *(1 / (at.width or np.inf) for at in layers)])
-  normalized = any(layer.normalization == "batch" for layer in layers)
-  if normalized or not inverse_widths.any():
+  unknown = any(
+    at.normalization == "batch" or at.normalize_after or at.gated
+    for at in layers
+  )
+  if unknown or not inverse_widths.any():
     known = np.nan if inverse_widths.any() else 0.0
     nothing = np.full((2, len(layers)), known)
     return Chance(nothing, nothing, nothing)
@@ -131,9 +134,9 @@ def _unit_spectra(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   depth, orders = spectrum.square.shape
   spectra = np.zeros((3, depth + 1, orders))
   spectra[0, :-1], spectra[2, :-1] = spectrum.square, spectrum.slope_square
-  normalized = [layer.normalization == "layer" for layer in layers]
-  for i in (0, 2):
-    spectra[i, :-1, :3] *= ~np.array(normalized)[:, None]
+  for i, layer in enumerate(layers):
+    fixed = {"layer": [1, 2], "rms": [2]}.get(layer.normalization, [])
+    spectra[0, i, fixed] = spectra[2, i, fixed] = 0
   spectra[:, :, 0] = 0
   spectra[1, :, 2] = math.sqrt(2)
   return spectra

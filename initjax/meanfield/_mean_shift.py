@@ -119,5 +119,6 @@ def _removed(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   )
   ratio = np.exp2(np.where(plain, r.log2_second_moment - r.log2_derivative, 0))
   lost = r.slope**2 * ratio
-  lost += (spectrum.value * spectrum.slope).sum(axis=-1) ** 2
+  centred = np.array([layer.normalization == "layer" for layer in layers])
+  lost += centred * (spectrum.value * spectrum.slope).sum(axis=-1) ** 2
   return 1 + 2 * r.derivative_slope - np.where(plain, lost, 0.0)
