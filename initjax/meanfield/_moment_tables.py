@@ -30,6 +30,7 @@ _EDGE = float(_WINDOW * _LAST_WINDOW)  # of log₂ q; power laws beyond
 _ORDERS = 128  # Hermite orders that are computed
 _TAIL_STEP = 0.25  # octaves of what is only estimated
 _TAIL = (_ORDERS - 1) * 2 ** (_TAIL_STEP * (np.arange(36) + 0.5))
+ORDERS = np.concatenate([np.arange(_ORDERS), _TAIL])
 _TINY = 1e-300
 _INFINITE = 900.0  # log₂ in a table, where a moment is infinite
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initjax.meanfield._mean_shift import returned
 from initjax.meanfield._moment_tables import THEORY_FAILS
+from initjax.meanfield._return import Return
 from initjax.meanfield._spread import Spread
 from initjax.meanfield._steps import Layer, Steps
 
@@ -22,6 +22,7 @@ def holds(
   layers: Sequence[Layer],
   steps: Steps,
   own: Spread,
+  back: Return,
   inverse_widths: np.ndarray,
 ) -> np.ndarray:
   """[2, depth]: whether what is left out is small, forward and backward."""
@@ -31,13 +32,30 @@ def holds(
   forward, backward = np.zeros(len(layers) + 1), np.zeros(len(layers) + 1)
   for i in range(len(layers)):
     forward[i + 1] = abs(own.maps.kept[i]) * forward[i] + branch[i] * bend[i]
-  known = (returned(layers, steps) * inverse_widths[:-1]) ** 2
-  added = derivative_bend + known
+  added = derivative_bend
   added += abs(own.maps.derivative.variance[:-1]) * forward[:-1]
   added *= own.maps.share[:-1]
   backward[:-1] = np.cumsum(added[::-1])[::-1]
+  backward[:-1] += _of_return(back, own.maps.share[:-1] * inverse_widths[:-1])
   spreads = np.sqrt(np.maximum([own.forward, own.backward], 0.0))
   return (np.stack([forward, backward]) <= _ALLOWED * spreads + 1e-9)[:, 1:]
+
+
+def _of_return(back: Return, scale: np.ndarray) -> np.ndarray:
+  """[depth]: half the variance of what returns by the part of W that is known.
+
+  It is a sum of squares of normal numbers, n·cos²(z, g), which remember each
+  other from layer to layer; a mean of squares is all that the first order
+  takes. Half their variance is what the log of the gradient has less.
+  """
+  variance = 2 * abs((1 + back.excess) ** 2 - 1)
+  weight = scale * back.overlap
+  found, total, later = np.zeros(scale.size), 0.0, 0.0
+  for i in reversed(range(scale.size)):
+    total += weight[i] * (weight[i] * variance[i] + 2 * later)
+    later = back.kept[i] * (weight[i] * variance[i] + later)
+    found[i] = total / 2
+  return found
 
 
 def _bends(
