@@ -31,7 +31,7 @@ from initjax.meanfield._moment_tables import mehler, powers
 from initjax.meanfield._return import Return, returned
 from initjax.meanfield._spread import Maps, Spread, Sum, spread
 from initjax.meanfield._steps import Layer, Steps
-from initjax.meanfield._validity import holds
+from initjax.meanfield._validity import holds, holds_for_batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,6 +105,8 @@ def chance_of(
     axis=1,
   )
   valid = holds(layers, steps, own, back, inverse_widths)
+  if batch > 1:
+    valid &= holds_for_batch(steps, own, shared, inverse_widths, variance)
   mean, variance = (np.where(valid, x, np.nan) for x in (mean, variance))
   return Chance(mean, variance, scale, own, shared)
 
