@@ -74,6 +74,23 @@ Scale = str | Computed
 """A parameter, by its path, or what is computed of it."""
 
 
+class Mixing(NamedTuple):
+  """How entries at several positions become one."""
+
+  counts: tuple[float, ...]
+  """of how many: pooled, or seen by each position that attends to others"""
+  share: float
+  """outputs for each entry that is mixed"""
+  overlap: float = 0.0
+  """of two outputs' uniform weights: the mean of their scalar product"""
+  columns: float = 0.0
+  """mean square of what an entry gets of uniform weights, all together"""
+  features: int = 0
+  """terms of a score"""
+  scores: Activation | None = None
+  """what is made of a product of queries and keys before its softmax"""
+
+
 class Term(NamedTuple):
   """One term of a stream, times `factor` and the parameters `scales`."""
 
@@ -84,6 +101,9 @@ class Term(NamedTuple):
     "normalized",
     "product",
     "parts",
+    "average",
+    "maximum",
+    "attention",
     "bias",
     "constant",
     "input",
@@ -91,8 +111,10 @@ class Term(NamedTuple):
   ]
   """the output of an operation; the stream that feeds one, or what that stream
   normalizes; a normalized stream; a product of images, or one alone;
-  images side by side; a parameter that is added, or a constant array of unit
-  size; the number 1; an input; what is normalized, where it cannot be said"""
+  images side by side; the mean or the maximum of an image over positions;
+  values, queries and keys; a parameter that is added, or a constant array of
+  unit size; the number 1; an input; what cannot be said, with all that has a
+  say in it as `inner`"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""
@@ -107,6 +129,11 @@ class Term(NamedTuple):
   """of a product: independent, given what feeds their streams"""
   factor: float = 1.0
   scales: tuple[Scale, ...] = ()
+  share: float = 1.0
+  """of the entries that it names, how many it takes: more than all of them,
+  where they are repeated"""
+  mixing: Mixing | None = None
+  """of positions"""
 
 
 Stream = tuple[Term, ...]
@@ -119,7 +146,8 @@ class Image(NamedTuple):
   activation: Activation
   stream: Stream
   share: float = 1.0
-  """of the stream's entries that it takes: ½ for the halves of a gated unit"""
+  """of the stream's entries that it takes, likewise: ½ for the halves of a
+  gated unit"""
   weight: float = 1.0
   """where images are side by side, its part of all entries"""
 
@@ -149,6 +177,10 @@ class Feed(NamedTuple):
   """which of that equation's outputs"""
   stream: Stream | None = None
   """what that source is a sum of; None where it cannot be said"""
+  reached: Stream | None = None
+  """then, all that has a say in it; None where that cannot be said either"""
+  share: float = 1.0
+  """of the source's entries that it takes; > 1 where they are repeated"""
 
   @property
   def from_outside(self) -> bool:

@@ -74,7 +74,13 @@ def _read_product(
   op = _operation(reader, equation, (weight, first), place, role)
   op = dataclasses.replace(op, kind="data")
   both = chosen_kernels(equation, [first, second], strict=True)
-  made: dict[str, Any] = {"operands": (second, first), "place": place}
+  rank = len(equation.outvars[0].aval.shape)
+  made: dict[str, Any] = {
+    "operands": (second, first),
+    "place": place,
+    "equation": equation,
+    "features": frozenset(range(min(1, rank - 1), rank)),
+  }
   if not all(both) or first.choice is None or second.choice is None:
     reader.sites[place.site] = op
     return reader.data("data product", **made)

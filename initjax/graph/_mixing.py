@@ -1,0 +1,232 @@
+"""Reading what mixes the positions of a signal: pooling and attention."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from initjax.graph._features import features
+from initjax.graph._graph import Mixing
+from initjax.graph._primitives import LAYOUT, PURE_ARRAYS
+from initjax.graph._values import Node, Value
+
+_LARGEST = 1 << 24
+"""A mask of more entries is not looked at."""
+_HIDDEN = -1e4
+"""A score of at most this is one that a mask put there."""
+
+
+class Attention(NamedTuple):
+  """A product of softmax(scores) and values."""
+
+  values: Node
+  scores: Node
+  """before the softmax, without their mask"""
+  queries: Node
+  keys: Node
+  mixing: Mixing
+
+
+def pooled(node: Node) -> tuple[str, Node, Mixing] | None:
+  """What is pooled over positions: "average" (a sum of so many) or "maximum".
+
+  Features are never pooled: those of one sample differ in their kernels.
+  """
+  equation = node.equation
+  if equation is None or len(node.operands) != 1 or not node.below:
+    return None
+  if node.label not in _POOLS:
+    return None
+  shape = tuple(equation.invars[0].aval.shape)
+  if node.label == "reduce_sum":
+    window = {axis: shape[axis] for axis in equation.params["axes"]}
+    terms = float(math.prod(window.values()))
+  else:
+    sizes = equation.params["window_dimensions"]
+    window = {axis: size for axis, size in enumerate(sizes) if size > 1}
+    terms = _window_terms(equation.params, shape)
+  held = features(node.below[0], len(shape))
+  if not window or not held.isdisjoint(window):
+    return None
+  outputs = math.prod(equation.outvars[0].aval.shape)
+  share = outputs / max(1, math.prod(shape))
+  return _POOLS[node.label], node.below[0], Mixing((terms,), share)
+
+
+_POOLS = {
+  "reduce_sum": "average",
+  "reduce_window_sum": "average",
+  "reduce_window_max": "maximum",
+}
+
+
+def _window_terms(params: dict[str, Any], shape: Sequence[int]) -> float:
+  """How many entries a window holds, without padding: the mean over windows."""
+  terms = 1.0
+  names = ("window_dimensions", "window_strides", "padding", "window_dilation")
+  per_axis = zip(*(params[name] for name in names), strict=True)
+  for size, (window, stride, (low, high), step) in zip(
+    shape, per_axis, strict=True
+  ):
+    count = max(1, (size + low + high - (window - 1) * step - 1) // stride + 1)
+    starts = np.arange(count)[:, None] * stride - low
+    places = starts + np.arange(window) * step
+    terms *= ((places >= 0) & (places < size)).sum() / count
+  return terms
+
+
+def attention(node: Node) -> Attention | None:
+  """Reads softmax(q·k)·v, perhaps masked; None if the product is no such."""
+  if not _is_dot(node):
+    return None
+  (contract, batch), sides = _sides(node)
+  for place, (weights, values) in enumerate((sides, sides[::-1])):
+    found = _softmax(weights)
+    if found is None:
+      continue
+    scores, shape, axis = found
+    below = _unmasked(scores, shape, axis)
+    if below is None:
+      return None
+    product, mask = below
+    pair = _product_below(product)
+    if pair is None:
+      return None
+    taken = {*contract[place], *batch[place]}
+    own = node.equation.invars[place].aval.shape
+    queries = math.prod(n for i, n in enumerate(own) if i not in taken)
+    mixing = _mixing(mask, shape[axis], queries, pair[2])
+    return mixing and Attention(values, product, pair[0], pair[1], mixing)
+  return None
+
+
+def _is_dot(node: Node) -> bool:
+  """Whether it is a matrix product of two signals."""
+  name = getattr(node.equation, "primitive", None)
+  is_dot = name is not None and name.name == "dot_general"
+  return is_dot and node.label == "data product" and len(node.below) == 2
+
+
+def _sides(node: Node) -> tuple[Any, tuple[Node, Node]]:
+  """The axes of a product of data, and its operands in their order."""
+  second, first = node.below
+  return node.equation.params["dimension_numbers"], (first, second)
+
+
+def _softmax(node: Node) -> tuple[Node, tuple[int, ...], int] | None:
+  """The scores of exp(scores - max)/Σ exp(...), their shape, and its axis."""
+  node = node.unmoved
+  if node.label != "div" or len(node.below) != 2:
+    return None
+  top, below = (each.unmoved for each in node.below)
+  if (top.label, below.label) != ("exp", "reduce_sum") or len(top.below) != 1:
+    return None
+  if below.below[0].unmoved is not top:
+    return None
+  axes = below.equation.params["axes"]
+  shape = tuple(below.equation.invars[0].aval.shape)
+  scores = top.below[0].unmoved
+  if scores.label == "sub" and len(scores.below) == 2:
+    scores = scores.below[0].unmoved  # the largest is taken away
+  return (scores, shape, int(axes[0])) if len(axes) == 1 else None
+
+
+def _unmasked(
+  scores: Node, shape: tuple[int, ...], axis: int
+) -> tuple[Node, np.ndarray | None] | None:
+  """Scores before their mask, and which of them are seen, the axis last."""
+  if scores.label == "select_n" and scores.operands[0].node is None:
+    which, *cases = scores.operands
+    data = [case.node is not None for case in cases]
+    if sum(data) != 1 or len(cases) != 2:
+      return None
+    hidden = entries_in_place(cases[1 - data.index(True)])
+    mask = entries_in_place(which)
+    if hidden is None or mask is None or (hidden > _HIDDEN).any():
+      return None
+    seen = mask.astype(bool) == data[1]
+    below = cases[data.index(True)].node
+  elif scores.label == "add" and len(scores.below) == 1:
+    added = [value for value in scores.operands if value.node is None][0]
+    bias = entries_in_place(added)
+    if bias is None or not ((bias == 0) | (bias <= _HIDDEN)).all():
+      return None
+    seen, below = bias == 0, scores.below[0]
+  else:
+    return scores, None
+  assert below is not None
+  if seen.ndim != len(shape):
+    return None
+  return below, np.moveaxis(seen, axis, -1)
+
+
+def _product_below(node: Node) -> tuple[Node, Node, int] | None:
+  """Two signals of whose product scores are a function, and its terms."""
+  while node.label != "data product":
+    below = node.below
+    if node.operation is not None or len(below) != 1:
+      return None
+    node = below[0]
+  if not _is_dot(node):
+    return None
+  (contract, _), (first, second) = _sides(node)
+  shape = node.equation.invars[0].aval.shape
+  return first, second, math.prod(shape[axis] for axis in contract[0])
+
+
+def _mixing(
+  mask: np.ndarray | None, keys: int, queries: int, terms: int
+) -> Mixing | None:
+  """How uniform weights would mix."""
+  ratio = queries / max(1, keys)
+  if mask is None:
+    return Mixing((float(keys),), ratio, 1 / keys, ratio**2, terms)
+  own = _distinct(mask)
+  counts = own.sum(axis=-1)
+  if own.shape[-1] != keys or not counts.all():
+    return None
+  uniform = own / counts[:, None]
+  into, number = uniform.sum(axis=0), len(uniform)
+  same = (uniform**2).sum()
+  overlap = ((into**2).sum() - same) / max(1, number * (number - 1))
+  if number == 1:  # the same for all queries
+    return Mixing((float(counts[0]),), ratio, same, ratio**2 * same, terms)
+  columns = (into**2).mean() * (ratio * keys / number) ** 2
+  return Mixing(tuple(counts.tolist()), ratio, overlap, columns, terms)
+
+
+def _distinct(mask: np.ndarray) -> np.ndarray:
+  """[queries, keys] of a mask that may be the same for samples and heads."""
+  mask = np.ascontiguousarray(mask)
+  for axis in range(mask.ndim - 1):
+    if (mask == mask.take([0], axis)).all():
+      mask = mask.take([0], axis)
+  return mask.reshape(-1, mask.shape[-1])
+
+
+def entries_in_place(value: Value) -> np.ndarray | None:
+  """The entries of a constant, computed of constants alone; None if unknown."""
+  if value.kind != "constant" or value.touched:
+    return None
+  if value.scalar is not None or value.array is not None:
+    known = value.scalar if value.array is None else value.array
+    abstract = isinstance(known, jax.core.Tracer | jax.ShapeDtypeStruct)
+    return None if abstract else np.asarray(known)
+  made = value.made
+  if made is None or made.equation is None:
+    return None
+  outputs = made.equation.outvars
+  size = math.prod(outputs[0].aval.shape)
+  if made.label not in _KNOWN or len(outputs) > 1 or size > _LARGEST:
+    return None
+  given = [entries_in_place(each) for each in made.operands]
+  if any(each is None for each in given):
+    return None
+  with jax.ensure_compile_time_eval():
+    found = made.equation.primitive.bind(*given, **made.equation.params)
+  return np.asarray(found)
+
+
+_KNOWN = PURE_ARRAYS | LAYOUT
