@@ -25,6 +25,7 @@ from initjax.graph._graph import (
   Feed,
   Image,
   LinearOp,
+  Mixing,
   Row,
   Scale,
   Scan,

@@ -42,9 +42,7 @@ def feed_of(operand: Value) -> Feed:
   if any(node.label not in LAYOUT for node in between):
     activation = recovered(source, between)
   place, share = source.place, share_of(between)
-  return Feed(
-    activation, reason, operation, place, source.output, share=share
-  )
+  return Feed(activation, reason, operation, place, source.output, share=share)
 
 
 def share_of(between: Iterable[Node]) -> float:

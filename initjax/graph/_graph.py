@@ -82,11 +82,14 @@ class Mixing(NamedTuple):
   share: float
   """outputs for each entry that is mixed"""
   overlap: float = 0.0
-  """of two outputs' uniform weights: the mean of their scalar product"""
+  """of two outputs' uniform weights: the mean of their scalar product; pooled:
+  whether all positions are"""
   columns: float = 0.0
   """mean square of what an entry gets of uniform weights, all together"""
   features: int = 0
   """terms of a score"""
+  values: int = 0
+  """features of a value"""
   scores: Activation | None = None
   """what is made of a product of queries and keys before its softmax"""
 

@@ -52,7 +52,9 @@ def pooled(node: Node) -> tuple[str, Node, Mixing] | None:
     return None
   outputs = math.prod(equation.outvars[0].aval.shape)
   share = outputs / max(1, math.prod(shape))
-  return _POOLS[node.label], node.below[0], Mixing((terms,), share)
+  together = 1.0 if node.label == "reduce_sum" else 0.0
+  mixing = Mixing((terms,), share, together)
+  return _POOLS[node.label], node.below[0], mixing
 
 
 _POOLS = {
@@ -81,7 +83,7 @@ def attention(node: Node) -> Attention | None:
   """Reads softmax(q·k)·v, perhaps masked; None if the product is no such."""
   if not _is_dot(node):
     return None
-  (contract, batch), sides = _sides(node)
+  _, sides = _sides(node)
   for place, (weights, values) in enumerate((sides, sides[::-1])):
     found = _softmax(weights)
     if found is None:
@@ -94,12 +96,21 @@ def attention(node: Node) -> Attention | None:
     pair = _product_below(product)
     if pair is None:
       return None
-    taken = {*contract[place], *batch[place]}
-    own = node.equation.invars[place].aval.shape
-    queries = math.prod(n for i, n in enumerate(own) if i not in taken)
+    queries = _free(node, place)
     mixing = _mixing(mask, shape[axis], queries, pair[2])
-    return mixing and Attention(values, product, pair[0], pair[1], mixing)
+    if mixing is None:
+      return None
+    mixing = mixing._replace(values=_free(node, 1 - place))
+    return Attention(values, product, pair[0], pair[1], mixing)
   return None
+
+
+def _free(node: Node, place: int) -> int:
+  """The size of what one side of a product hands on alone."""
+  contract, batch = node.equation.params["dimension_numbers"]
+  taken = {*contract[place], *batch[place]}
+  shape = node.equation.invars[place].aval.shape
+  return math.prod(n for axis, n in enumerate(shape) if axis not in taken)
 
 
 def _is_dot(node: Node) -> bool:
@@ -149,7 +160,7 @@ def _unmasked(
     seen = mask.astype(bool) == data[1]
     below = cases[data.index(True)].node
   elif scores.label == "add" and len(scores.below) == 1:
-    added = [value for value in scores.operands if value.node is None][0]
+    added = next(value for value in scores.operands if value.node is None)
     bias = entries_in_place(added)
     if bias is None or not ((bias == 0) | (bias <= _HIDDEN)).all():
       return None

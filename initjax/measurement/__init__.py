@@ -20,6 +20,7 @@ from initjax.measurement._leaves import (
   known_of,
   mean_square,
   mean_square_at,
+  shared_by_positions,
 )
 from initjax.measurement._measure import Measured, measure, measure_and_grad
 from initjax.measurement._report import SignalReport

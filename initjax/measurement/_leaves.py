@@ -107,6 +107,21 @@ def mean_square_at(known: Known, scale: Scale) -> float:
     return math.nan
 
 
+def shared_by_positions(known: Known, scale: Scale) -> float:
+  """Of a bias E|w|², what all positions share: all, if it is a vector."""
+  try:
+    entries = entries_of(scale, known.__getitem__)
+  except KeyError:
+    return math.nan
+  units = entries.shape[-1] if entries.ndim else 1
+  rows = in_double(entries).reshape(-1, units)
+  number = len(rows)
+  own = mean_square(rows)
+  if number < 2:
+    return own
+  return (number * mean_square(rows.mean(axis=0)) - own) / (number - 1)
+
+
 def is_random(leaf: np.ndarray) -> bool:
   """Whether its entries look drawn: zeros and identities repeat theirs.
 
