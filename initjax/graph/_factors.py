@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from initjax.graph._constants import entries_in_place
 from initjax.graph._graph import UNKNOWN, Computed, Scale, Stream, Term
 from initjax.graph._primitives import LAYOUT
 from initjax.graph._values import Node, Value
@@ -133,7 +134,8 @@ def _entries(value: Value) -> np.ndarray | None:
     return _entries(made.operands[0])
   given = [_entries(each) for each in made.operands]
   if made.label not in _FUNCTIONS or any(each is None for each in given):
-    return None
+    computed = entries_in_place(value)
+    return None if computed is None else _wide(computed)
   return _applied(made.label, [*given, *_exponent(made)])
 
 

@@ -71,7 +71,7 @@ def _read_product(
   second, first = sides
   weight = second.as_data
   role = kind_axes_fans(equation, 1)
-  op = _operation(reader, equation, (weight, first), place, role)
+  op = _operation(reader, equation, (weight, first), place, role, is_row=False)
   op = dataclasses.replace(op, kind="data")
   both = chosen_kernels(equation, [first, second], strict=True)
   rank = len(equation.outvars[0].aval.shape)
@@ -102,10 +102,11 @@ def _operation(
   sides: tuple[Value, Value],
   place: Place,
   role: tuple[Any, Axes, Fans],
+  is_row: bool = True,
 ) -> LinearOp:
   """A product of the kernel and the signal, in this order."""
   (weight, signal), (kind, axes, (fan_in, fan_out)) = sides, role
-  feed = reader.streams.feeding(signal, place.site)
+  feed = reader.streams.feeding(signal, place.site if is_row else None)
   fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
     kind=kind,

@@ -4,16 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from initjax.graph._constants import entries_in_place
 from initjax.graph._features import features
 from initjax.graph._graph import Mixing
-from initjax.graph._primitives import LAYOUT, PURE_ARRAYS
-from initjax.graph._values import Node, Value
+from initjax.graph._values import Node
 
-_LARGEST = 1 << 24
-"""A mask of more entries is not looked at."""
 _HIDDEN = -1e4
 """A score of at most this is one that a mask put there."""
 
@@ -215,29 +212,3 @@ def _distinct(mask: np.ndarray) -> np.ndarray:
     if (mask == mask.take([0], axis)).all():
       mask = mask.take([0], axis)
   return mask.reshape(-1, mask.shape[-1])
-
-
-def entries_in_place(value: Value) -> np.ndarray | None:
-  """The entries of a constant, computed of constants alone; None if unknown."""
-  if value.kind != "constant" or value.touched:
-    return None
-  if value.scalar is not None or value.array is not None:
-    known = value.scalar if value.array is None else value.array
-    abstract = isinstance(known, jax.core.Tracer | jax.ShapeDtypeStruct)
-    return None if abstract else np.asarray(known)
-  made = value.made
-  if made is None or made.equation is None:
-    return None
-  outputs = made.equation.outvars
-  size = math.prod(outputs[0].aval.shape)
-  if made.label not in _KNOWN or len(outputs) > 1 or size > _LARGEST:
-    return None
-  given = [entries_in_place(each) for each in made.operands]
-  if any(each is None for each in given):
-    return None
-  with jax.ensure_compile_time_eval():
-    found = made.equation.primitive.bind(*given, **made.equation.params)
-  return np.asarray(found)
-
-
-_KNOWN = PURE_ARRAYS | LAYOUT

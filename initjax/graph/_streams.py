@@ -43,19 +43,21 @@ class Streams:
     default_factory=dict
   )
 
-  def feeding(self, operand: Value, site: Site) -> Feed:
+  def feeding(self, operand: Value, site: Site | None) -> Feed:
     """What feeds the operation at `site`, its stream None if unknown.
 
-    Later the same node, and what it normalizes, go by the name of `site`.
+    Later the same node, and what it normalizes, go by the name of `site`, if
+    there is one.
     """
     feed = feed_of(operand)
     if operand.node is None:
       return feed
     source, _ = source_of(operand.node)
     stream = self.of(source)
-    self._name(source, Term("stream", site))
+    if site is not None:
+      self._name(source, Term("stream", site))
     inner = self._normalized(source)
-    if inner is not None and stream is not None:
+    if inner is not None and stream is not None and site is not None:
       self._name(inner, Term("inner", site))
     linear = feed.reason == "linear" or inner is None
     reason = feed.reason if linear else "normalization"
