@@ -228,6 +228,8 @@ class LinearOp:
   """of the operand that is the kernel, in one repeat"""
   valid_fans: tuple[float, float] | None = None
   """fan_in and fan_out without terms that are padding, if these are there"""
+  taps: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+  """then, for each axis of the window, [outputs, entries]: which meet"""
   summed_over: tuple[tuple[str, int], ...] = ()
   """axes of a shard_map's mesh, and their sizes, over whose devices the output
   is summed: `fan_in` counts the terms of all"""

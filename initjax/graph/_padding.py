@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from initjax.graph import _geometry
 from initjax.graph._activations import unpadded
 from initjax.graph._compat import Equation
@@ -28,6 +30,25 @@ def valid_fans(equation: Equation, signal: Value, fans: Fans) -> Fans | None:
   window = math.prod(shapes[1][axis] for axis in spec[1:])
   features = shapes[1][spec[0]] / node.equation.params["feature_group_count"]
   return fans[0] * taps / window, fans[1] * feeds / features
+
+
+def taps_inside(equation: Equation, signal: Value) -> tuple[np.ndarray, ...]:
+  """Along each axis of a convolution, which outputs meet which entries.
+
+  None are told where all outputs meet as many.
+  """
+  if "window_strides" not in equation.params:
+    return ()
+  shapes = _shapes(equation)
+  zeros, own = _around(signal, shapes[0])
+  inside = [
+    n - low - high for n, (low, high) in zip(shapes[0], zeros, strict=True)
+  ]
+  if list(own) != inside:
+    return ()  # the border is more of its own entries
+  found = _geometry.tap_matrices(equation.params, shapes, zeros)
+  even = all(np.ptp(matrix.sum(axis=1), axis=0) == 0 for matrix in found)
+  return () if even else found
 
 
 def _shapes(equation: Equation) -> list[tuple[int, ...]]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from initjax.graph import Image, Term
 from initjax.meanfield import THEORY_FAILS
+from initjax.propagation._borders import raised
 from initjax.propagation._images import (
   evaluate,
   image_by_line,
@@ -166,6 +167,7 @@ class Images:
       fed.near,
       gaussian,
       fed.error,
+      raised(source.profile, fed.slope),
       (
         Edge(
           source,
@@ -267,6 +269,7 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
     (inner.near - own) / variance,
     gaussian,
     error=0.0 if inner is whole else inner.error,
+    profile=inner.profile,
     made=None if gaussian else made,
     edges=(Edge(inner, 1 / variance, error=inner.error),),
   )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from initjax.propagation._borders import Profile, average_profile, mixed
 from initjax.propagation._signals import DRAWN_ERROR, Edge, Signal
 
 
@@ -22,6 +23,8 @@ class Returned(NamedTuple):
   """E[δ·δ'] of two positions"""
   error: float
   """of log₂ E[δ²]"""
+  profile: Profile = ()
+  """of E[δ²] over the positions of a map"""
 
 
 Gradients = dict[Signal, Returned]
@@ -57,7 +60,8 @@ def gradients_of(tape: Sequence[Signal], last: Signal) -> Gradients:
       given = found[signal] = Returned(math.nan, math.nan, math.nan)
     if signal.is_output:
       own, near = float(np.mean(given.own)), float(np.mean(given.near))
-      given = Returned(own, near, mean_of(found, signal)[1])
+      error = mean_of(found, signal)[1]
+      given = Returned(own, near, error, given.profile)
     for edge in signal.edges:
       _add(found, edge.below, _through(edge, given))
   return found
@@ -70,12 +74,17 @@ def _through(edge: Edge, given: Returned) -> Returned:
     slopes = edge.slopes()
     if slopes is not None:
       own, near = slopes
+  uneven, profile = 1.0, given.profile
+  if edge.taps:
+    back = [matrix.T for matrix in edge.taps]
+    uneven, profile = mixed(back, given.profile)
   crossed = edge.cross * given.near if edge.cross else 0.0
   lifted = edge.lift * given.own if edge.lift else 0.0
   return Returned(
-    own * given.own + crossed,
-    near * given.near + lifted,
+    uneven * own * given.own + crossed,
+    uneven * near * given.near + lifted,
     given.error + edge.error,
+    profile,
   )
 
 
@@ -96,4 +105,10 @@ def _add(found: Gradients, below: Signal, more: Returned) -> None:
     before.own + more.own,
     before.near + more.near,
     error / total if total else max(before.error, more.error),
+    average_profile(
+      [
+        (each.profile, part)
+        for each, part in zip((before, more), parts, strict=True)
+      ]
+    ),
   )

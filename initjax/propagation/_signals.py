@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from initjax.propagation._borders import Profile, average_profile
+
 DRAWN = 1 << 14
 """Units that are drawn, where a law is no Gaussian."""
 DRAWN_ERROR = 0.02
@@ -28,6 +30,8 @@ class Edge(NamedTuple):
   lift: float = 0.0
   error: float = 0.0
   """of all of them, in bits"""
+  taps: Sequence[np.ndarray] = ()
+  """of a convolution with borders: which outputs meet which entries"""
   slopes: Callable[[], np.ndarray | None] | None = None
   """gives [2, units]: `own` and `near` for each unit that was drawn"""
 
@@ -47,6 +51,8 @@ class Signal:
   gaussian: bool = True
   error: float = 0.0
   """of log₂ E[h²]: what theory neglects"""
+  profile: Profile = ()
+  """of E[h²] over the positions of a map"""
   edges: tuple[Edge, ...] = ()
   """what it is made of, and the gradient's factors going back"""
   made: Callable[[np.random.Generator], np.ndarray | None] | None = None
@@ -185,6 +191,7 @@ def sum_of(
     near + square,
     gaussian,
     weighted("error"),
+    average_profile([(p.profile, p.size * r * r) for p, r in parts]),
     tuple(Edge(p, r * r * w) for (p, r), w in zip(parts, back, strict=True)),
     None if gaussian else made,
     stretch=weighted("stretch"),
@@ -217,6 +224,7 @@ def side_by_side(pieces: Sequence[tuple[Signal, float]]) -> Signal:
     near,
     alike and all(abs(p.mean - mean) <= 1e-9 * size**0.5 for p, _ in flat),
     weighted("error"),
+    average_profile([(p.profile, p.size * w) for p, w in flat]),
     tuple(Edge(piece, 1.0) for piece, _ in flat),
     None if alike else lambda random: None,
     stretch=weighted("stretch"),

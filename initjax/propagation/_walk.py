@@ -14,8 +14,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from initjax._activations import identity
 from initjax.graph import Feed, Image, LinearOp, Scale, Site, Stream, Term
+from initjax.propagation._borders import mixed, neglected, raised
 from initjax.propagation._entrywise import ASSUMED, Images, divided
 from initjax.propagation._positions import attended, averaged, largest
 from initjax.propagation._signals import (
@@ -84,15 +87,18 @@ class Walk:
     if variance is None:
       output.size = 1.0 if fed.second_moment else 0.0
     else:
-      fan_in, fan_out = op.fan_in, op.fan_out
+      fan_in, fan_out, taps = op.fan_in, op.fan_out, ()
+      profile = raised(source.profile, fed.slope)
       if not self.assumes:  # what is measured has borders
-        fan_in, fan_out = op.valid_fan_in, op.valid_fan_out
-      sigma_w2 = variance * fan_in
+        fan_in, fan_out, taps = op.valid_fan_in, op.valid_fan_out, op.taps
+      uneven, mixed_profile = mixed(taps, profile)
+      sigma_w2 = variance * fan_in * uneven
+      output.profile = mixed_profile if taps else profile
       output.size = sigma_w2 * fed.second_moment
       output.shared, output.near = sigma_w2 * fed.shared, sigma_w2 * fed.near
-      output.error = fed.error + _border_error(op)
+      output.error = fed.error + neglected(taps)
       output.doubt = fed.doubt if math.isnan(output.size) else ""
-      output.edges = (self._back(op, fed, variance * fan_out),)
+      output.edges = (self._back(op, fed, variance * fan_out, taps),)
       if op.kind == "embedding":
         output.near, output.shared = self._looked_up(op, output.size)
       elif math.isfinite(fed.derivative):
@@ -102,13 +108,16 @@ class Walk:
     self.outputs[op.place.site] = self._note(output)
     return output
 
-  def _back(self, op: LinearOp, fed: Fed, factor: float) -> Edge:
+  def _back(
+    self, op: LinearOp, fed: Fed, factor: float, taps: Sequence[np.ndarray]
+  ) -> Edge:
     share = op.usual_feed.share
     return Edge(
       fed.source,
       factor * fed.derivative * share,
       factor * fed.derivative_near * share,
-      error=_border_error(op),
+      error=neglected(taps),
+      taps=taps,
       slopes=self.images.slopes(
         op.usual_feed.activation, fed.source, factor * share
       ),
@@ -278,12 +287,6 @@ def _not_known_of(why: str, reached: Sequence[Signal]) -> Signal:
   edges = tuple(Edge(each, math.nan) for each in reached)
   made = lambda random: None
   return Signal(math.nan, gaussian=False, made=made, edges=edges, doubt=why)
-
-
-def _border_error(op: LinearOp) -> float:
-  """What the place of the taps that padding takes away may change, in bits."""
-  kept = op.valid_fan_in / op.fan_in if op.fan_in else 1.0
-  return -0.5 * math.log2(kept) if 0 < kept < 1 else 0.0
 
 
 def _words(feed: Feed) -> str:
