@@ -184,8 +184,8 @@ def networks(depth: int) -> dict[str, tuple[nn.Module, Any]]:
   return {
     "GPT, pre-LN": (Gpt(depth), ids),
     "ViT": (Vit(depth), images(16)),
-    "ResNet-18, train": (ResNet18(train=True), images(64)),
-    "ResNet-18, eval": (ResNet18(train=False), images(64)),
+    "ResNet-18, train": (ResNet18(train=True), images(48)),
+    "ResNet-18, eval": (ResNet18(train=False), images(48)),
     "U-Net": (UNet(), images(16)),
     "Llama": (Llama(depth), ids),
   }

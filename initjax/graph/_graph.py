@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from initjax._paths import short_path
 from initjax.graph._geometry import Axes
+from initjax.graph._mixture import Mixing
 from initjax.graph._view import View
 from initjax.typing import Activation
 
@@ -74,26 +75,6 @@ Scale = str | Computed
 """A parameter, by its path, or what is computed of it."""
 
 
-class Mixing(NamedTuple):
-  """How entries at several positions become one."""
-
-  counts: tuple[float, ...]
-  """of how many: pooled, or seen by each position that attends to others"""
-  share: float
-  """outputs for each entry that is mixed"""
-  overlap: float = 0.0
-  """of two outputs' uniform weights: the mean of their scalar product; pooled:
-  whether all positions are"""
-  columns: float = 0.0
-  """mean square of what an entry gets of uniform weights, all together"""
-  features: int = 0
-  """terms of a score"""
-  values: int = 0
-  """features of a value"""
-  scores: Activation | None = None
-  """what is made of a product of queries and keys before its softmax"""
-
-
 class Term(NamedTuple):
   """One term of a stream, times `factor` and the parameters `scales`."""
 
@@ -128,6 +109,8 @@ class Term(NamedTuple):
   """normalized over the "units" of each sample, or over "samples" """
   centred: bool = False
   """whether its mean is subtracted before it is normalized"""
+  channels: int = 0
+  """of those units, where positions are normalized with them"""
   images: "tuple[Image, ...]" = ()
   """of a product: independent, given what feeds their streams"""
   factor: float = 1.0

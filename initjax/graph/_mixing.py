@@ -8,7 +8,7 @@ import numpy as np
 
 from initjax.graph._constants import entries_in_place
 from initjax.graph._features import features
-from initjax.graph._graph import Mixing
+from initjax.graph._mixture import Mixing, Window
 from initjax.graph._values import Node
 
 _HIDDEN = -1e4
@@ -37,20 +37,22 @@ def pooled(node: Node) -> tuple[str, Node, Mixing] | None:
   if node.label not in _POOLS:
     return None
   shape = tuple(equation.invars[0].aval.shape)
+  windows: tuple[Window, ...] = ()
   if node.label == "reduce_sum":
-    window = {axis: shape[axis] for axis in equation.params["axes"]}
-    terms = float(math.prod(window.values()))
+    pooled_axes = {*equation.params["axes"]}
+    terms = float(math.prod(shape[axis] for axis in pooled_axes))
   else:
-    sizes = equation.params["window_dimensions"]
-    window = {axis: size for axis, size in enumerate(sizes) if size > 1}
-    terms = _window_terms(equation.params, shape)
+    every = _windows(equation.params, shape)
+    pooled_axes = {i for i, each in enumerate(every) if each.size > 1}
+    windows = tuple(every[axis] for axis in sorted(pooled_axes))
+    terms = math.prod(map(_mean_terms, windows))
   held = features(node.below[0], len(shape))
-  if not window or not held.isdisjoint(window):
+  if not pooled_axes or not held.isdisjoint(pooled_axes):
     return None
   outputs = math.prod(equation.outvars[0].aval.shape)
   share = outputs / max(1, math.prod(shape))
   together = 1.0 if node.label == "reduce_sum" else 0.0
-  mixing = Mixing((terms,), share, together)
+  mixing = Mixing((terms,), share, together, windows=windows)
   return _POOLS[node.label], node.below[0], mixing
 
 
@@ -61,19 +63,27 @@ _POOLS = {
 }
 
 
-def _window_terms(params: dict[str, Any], shape: Sequence[int]) -> float:
-  """How many entries a window holds, without padding: the mean over windows."""
-  terms = 1.0
+def _windows(params: dict[str, Any], shape: Sequence[int]) -> list[Window]:
+  """Along every axis."""
   names = ("window_dimensions", "window_strides", "padding", "window_dilation")
   per_axis = zip(*(params[name] for name in names), strict=True)
-  for size, (window, stride, (low, high), step) in zip(
-    shape, per_axis, strict=True
-  ):
-    count = max(1, (size + low + high - (window - 1) * step - 1) // stride + 1)
-    starts = np.arange(count)[:, None] * stride - low
-    places = starts + np.arange(window) * step
-    terms *= ((places >= 0) & (places < size)).sum() / count
-  return terms
+  found = []
+  for n, (size, stride, (low, high), step) in zip(shape, per_axis, strict=True):
+    outputs = (n + low + high - (size - 1) * step - 1) // stride + 1
+    found.append(Window(n, max(1, outputs), size, stride, low, step))
+  return found
+
+
+def _mean_terms(window: Window) -> float:
+  return float(window_matrix(window).sum() / window.outputs)
+
+
+def window_matrix(window: Window) -> np.ndarray:
+  """[outputs, entries]: which entry is in which window."""
+  n, outputs, size, stride, low, step = window
+  starts = np.arange(outputs)[:, None] * stride - low
+  places = starts + np.arange(size) * step
+  return (places[..., None] == np.arange(n)).any(axis=1).astype(float)
 
 
 def attention(node: Node) -> Attention | None:

@@ -155,7 +155,8 @@ class _Descent:
   def _normalized(self, found: Normalization) -> Stream | None:
     inner = self.of(found.inner) or (self._unknown(found.inner),)
     fields: Any = {"inner": inner, "over": found.over, "centred": found.centred}
-    stream: Stream = (Term("normalized", factor=found.factor, **fields),)
+    fields |= {"factor": found.factor, "channels": found.channels}
+    stream: Stream = (Term("normalized", **fields),)
     for value in found.scales:
       factor = factor_of(value)
       if factor is None:

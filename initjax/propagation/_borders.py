@@ -13,7 +13,7 @@ import numpy as np
 Profile = tuple[np.ndarray, ...]
 """Along each axis; empty where all positions are alike"""
 
-_NEGLECTED = 0.25
+_NEGLECTED = 0.1
 """Of what a profile changes: it need not be a product, and pools forget it."""
 
 

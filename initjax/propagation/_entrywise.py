@@ -248,6 +248,8 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
   over_samples = term.over == "samples"
   if term.centred:
     own = whole.shared if over_samples else whole.mean * whole.mean
+    if term.channels:  # a mean over few of them keeps what positions share
+      own += max(0.0, np.nan_to_num(whole.near - own)) / term.channels
   variance = whole.size - own
   if variance <= 0:
     size = 1.0 if assumes else math.nan

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax.gains import moments
-from initjax.graph import Mixing
+from initjax.graph import Mixing, window_matrix
+from initjax.propagation._borders import mixed
 from initjax.propagation._images import evaluate, is_plain
 from initjax.propagation._signals import DRAWN, Edge, Fed, Signal, draw
 from initjax.propagation._softmax import weights_of
@@ -20,8 +21,12 @@ from initjax.typing import Activation
 
 _LARGEST_SCORES = 4.0
 """Variance beyond which a softmax is not followed."""
-_POOL_ERROR = 0.1
+_POOL_ERROR = 0.05
 """In bits, for windows whose entries are correlated by their place."""
+_SCORE_ERROR = 0.1
+"""In bits, of the gradient that comes back through scores."""
+_UNEVEN_ERROR = 0.2
+"""In bits, where positions see different numbers of others and so differ."""
 _POOLED_UNITS = 1 << 13
 
 
@@ -40,12 +45,14 @@ def averaged(fed: Fed, mixing: Mixing, share: float) -> Signal:
     gaussian=False,
     made=lambda random: None,
     error=fed.error + (0.0 if together else _POOL_ERROR),
+    profile=mixed(_matrices(mixing), fed.source.profile)[1],
     edges=(
       Edge(
         fed.source,
         into * slope / k,
         mixing.share**2 * ratio,
         lift=ratio * together / k**2,
+        taps=_matrices(mixing),
       ),
     ),
     stretch=fed.slope * fed.source.stretch,
@@ -76,6 +83,7 @@ def largest(
   best = np.take_along_axis(value, place, 1)[:, 0]
   passed = np.take_along_axis(slope, place, 1)[:, 0]
   own, near = float((passed**2).mean()), float((passed[0] * passed[1]).mean())
+  matrices = _matrices(mixing)
   given: dict[str, Any] = {"stretch": source.stretch, "slope": source.slope}
   return Signal(
     float((best[:2] ** 2).mean()),
@@ -84,7 +92,10 @@ def largest(
     float((best[0] * best[1]).mean()),
     gaussian=False,
     error=source.error + _POOL_ERROR,
-    edges=(Edge(source, mixing.share * own, mixing.share**2 * near),),
+    profile=mixed(matrices, source.profile)[1],
+    edges=(
+      Edge(source, mixing.share * own, mixing.share**2 * near, taps=matrices),
+    ),
     drawn=best,
     made=lambda random: best,
     doubt=source.doubt,
@@ -113,6 +124,12 @@ def _windows(
   return shared[:, None] + own * apart
 
 
+def _matrices(mixing: Mixing) -> tuple[np.ndarray, ...]:
+  """Along each axis the mean over a window's entries."""
+  found = [window_matrix(window) for window in mixing.windows]
+  return tuple(each / each.sum(axis=1, keepdims=True) for each in found)
+
+
 class Heard(NamedTuple):
   """What an attention's weights do."""
 
@@ -123,6 +140,10 @@ class Heard(NamedTuple):
   overlap: float
   """E[Σ a·a'] of two queries"""
   entropy: float
+  tilt: float
+  """by what keys and queries whose scores are large are larger than others"""
+  uneven: float
+  """how much E[Σ a²] differs between queries, at most 1"""
 
 
 def attended(
@@ -164,7 +185,7 @@ def attended(
     min(near, size),
     gaussian=False,
     made=lambda random: None,
-    error=_error(values, queries, keys, size, heard.alone, variance),
+    error=_error(values, queries, keys, size, heard, variance),
     edges=_back(values, queries, keys, mixing, shares, heard, slope),
     stretch=values.stretch,
     upstream=values.upstream,
@@ -185,7 +206,9 @@ def _heard(variance: float, queries: Signal, mixing: Mixing) -> Heard:
   overlap = mixing.overlap * (alone / uniform) ** alike
   entropy = float(weights.entropy.mean())
   product = max(0.0, float(returned.mean()))
-  return Heard(alone, product, min(overlap, 1.0), entropy)
+  tilt = 1 + 4 * variance / max(1, mixing.features)  # E[s²·e^2s]/E[e^2s]
+  uneven = min(1.0, float(weights.squares.std()) / alone)
+  return Heard(alone, product, min(overlap, 1.0), entropy, tilt, uneven)
 
 
 def _back(
@@ -210,17 +233,26 @@ def _back(
     max(0.0, ratio * (ratio * number - 1) - cross) / (number - 1),
     cross=cross,
     lift=ratio * (1 - alone) / (number - 1),
+    error=_UNEVEN_ERROR * heard.uneven,
   )
+  slope *= heard.tilt
   scored = slope * apart * heard.product
+  error = _SCORE_ERROR + _UNEVEN_ERROR * heard.uneven
   relative = heard.overlap / alone if alone else 0.0
   return (
     straight,
-    Edge(queries, scored * own_keys * shares[1], scored * own_keys * relative),
+    Edge(
+      queries,
+      scored * own_keys * shares[1],
+      scored * own_keys * relative,
+      error=error,
+    ),
     Edge(
       keys,
       scored * queries.size * ratio * shares[2],
       0.0,
-      cross=slope * apart * queries.near * cross * alone,
+      cross=slope * apart * queries.near * cross * (1 - heard.overlap),
+      error=error,
     ),
   )
 
@@ -230,10 +262,11 @@ def _error(
   queries: Signal,
   keys: Signal,
   size: float,
-  alone: float,
+  heard: Heard,
   variance: float,
 ) -> float:
   """Of log₂ E[o²]: of the values, and of E[Σ a²] by that of the scores."""
   scores = variance * math.log(2) * (queries.error + keys.error)
-  part = alone * (values.size - values.near) / size if size else 0.0
-  return values.error + part * scores / math.log(2)
+  part = heard.alone * (values.size - values.near) / size if size else 0.0
+  own = _SCORE_ERROR / 2 + _UNEVEN_ERROR / 2 * heard.uneven
+  return values.error + part * scores / math.log(2) + own
