@@ -150,21 +150,21 @@ def valid_fans(
   fan_out = kernel[numbers.rhs_spec[0]] / groups
   specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
   places = zip(*(spec[2:] for spec in specs), strict=True)
-  matrices = tap_matrices(params, shapes, pads)
-  for (lhs, _, out), matrix in zip(places, matrices, strict=True):
-    taps = int(matrix.sum())
+  for (lhs, _, out), entries in zip(
+    places, tap_entries(params, shapes, pads), strict=True
+  ):
+    taps = int((entries >= 0).sum())
     fan_in *= taps / max(output[out], 1)
     fan_out *= taps / max(own[lhs], 1)
   return _integer(fan_in), _integer(fan_out)
 
 
-def tap_matrices(
+def tap_entries(
   params: dict[str, Any], shapes: Shapes, pads: Pads
 ) -> tuple[np.ndarray, ...]:
-  """For each axis of the window [outputs, entries]: which entry meets which.
+  """For each axis of the window [outputs, taps]: the entry that a tap meets.
 
-  An entry of the signal that is no zero around it, and an output, meet at one
-  place of the kernel or at none.
+  It is -1 where that is a zero around the signal, or one put between entries.
   """
   signal, kernel, output = shapes
   numbers = params["dimension_numbers"]
@@ -178,11 +178,8 @@ def tap_matrices(
     spread, low = params["lhs_dilation"][axis], params["padding"][axis][0]
     place, between = np.divmod(start + step - low, spread)
     entry, size = place - pads[lhs][0], signal[lhs] - sum(pads[lhs])
-    met = (between == 0) & (entry >= 0) & (entry < size)
-    matrix = np.zeros((output[out], size))
-    outputs, _ = np.nonzero(met)
-    np.add.at(matrix, (outputs, entry[met]), 1.0)
-    found.append(matrix)
+    inside = (between == 0) & (entry >= 0) & (entry < size)
+    found.append(np.where(inside, entry, -1))
   return tuple(found)
 
 

@@ -212,7 +212,7 @@ class LinearOp:
   valid_fans: tuple[float, float] | None = None
   """fan_in and fan_out without terms that are padding, if these are there"""
   taps: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
-  """then, for each axis of the window, [outputs, entries]: which meet"""
+  """of a convolution, for each axis [outputs, taps]: the entry met, or -1"""
   summed_over: tuple[tuple[str, int], ...] = ()
   """axes of a shard_map's mesh, and their sizes, over whose devices the output
   is summed: `fan_in` counts the terms of all"""

@@ -9,7 +9,7 @@ from initjax.graph._compat import Equation
 from initjax.graph._contractions import Contraction
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
-from initjax.graph._padding import patch_overlap, taps_inside, valid_fans
+from initjax.graph._padding import patch_overlap, taps_of, valid_fans
 from initjax.graph._reader import Reader
 from initjax.graph._roles import (
   chosen_kernels,
@@ -113,7 +113,7 @@ def _operation(
     fan_in=fan_in,
     fan_out=fan_out * patch_overlap(signal),
     valid_fans=valid_fans(equation, signal, (fan_in, fan_out)),
-    taps=taps_inside(equation, signal),
+    taps=taps_of(equation, signal),
     feed=feed,
     **_window(equation.params),
     **_common(equation, weight, place, axes),

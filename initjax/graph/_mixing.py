@@ -1,5 +1,6 @@
 """Reading what mixes the positions of a signal: pooling and attention."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -175,8 +176,8 @@ def _unmasked(
   else:
     return scores, None
   assert below is not None
-  if seen.ndim != len(shape):
-    return None
+  rank = len(shape)
+  seen = seen.reshape((1,) * (rank - seen.ndim) + seen.shape)
   return below, np.moveaxis(seen, axis, -1)
 
 
@@ -202,17 +203,35 @@ def _mixing(
   if mask is None:
     return Mixing((float(keys),), ratio, 1 / keys, ratio**2, terms)
   own = _distinct(mask)
-  counts = own.sum(axis=-1)
-  if own.shape[-1] != keys or not counts.all():
+  if own.shape[-1] not in (1, keys):
     return None
-  uniform = own / counts[:, None]
-  into, number = uniform.sum(axis=0), len(uniform)
-  same = (uniform**2).sum()
-  overlap = ((into**2).sum() - same) / max(1, number * (number - 1))
+  own = np.broadcast_to(own, (len(own), keys))
+  found = _uniform(np.packbits(own, axis=-1).tobytes(), own.shape)
+  if found is None:
+    return None
+  counts, overlap, columns = found
+  columns *= (ratio * keys / len(own)) ** 2
+  return Mixing(counts, ratio, overlap, columns, terms)
+
+
+@functools.lru_cache(maxsize=16)
+def _uniform(
+  bits: bytes, shape: tuple[int, int]
+) -> tuple[tuple[float, ...], float, float] | None:
+  """Of a mask's uniform weights: numbers of keys, overlap, columns."""
+  packed = np.frombuffer(bits, np.uint8).reshape(shape[0], -1)
+  own = np.unpackbits(packed, axis=-1, count=shape[1]).astype(np.float32)
+  counts = own.sum(axis=-1)
+  if not counts.all():
+    return None
+  own /= counts[:, None]
+  into, number = own.sum(axis=0, dtype=float), len(own)
+  same = float((own**2).sum(dtype=float))
+  columns = float((into**2).mean())
   if number == 1:  # the same for all queries
-    return Mixing((float(counts[0]),), ratio, same, ratio**2 * same, terms)
-  columns = (into**2).mean() * (ratio * keys / number) ** 2
-  return Mixing(tuple(counts.tolist()), ratio, overlap, columns, terms)
+    return (float(counts[0]),), same, columns
+  overlap = ((into**2).sum() - same) / (number * (number - 1))
+  return tuple(counts.tolist()), float(overlap), columns
 
 
 def _distinct(mask: np.ndarray) -> np.ndarray:

@@ -32,23 +32,19 @@ def valid_fans(equation: Equation, signal: Value, fans: Fans) -> Fans | None:
   return fans[0] * taps / window, fans[1] * feeds / features
 
 
-def taps_inside(equation: Equation, signal: Value) -> tuple[np.ndarray, ...]:
-  """Along each axis of a convolution, which outputs meet which entries.
+def taps_of(equation: Equation, signal: Value) -> tuple[np.ndarray, ...]:
+  """Along each axis of a convolution's window, which entry each tap meets.
 
-  None are told where all outputs meet as many.
+  None are told where the border is more of the signal's own entries.
   """
   if "window_strides" not in equation.params:
     return ()
   shapes = _shapes(equation)
   zeros, own = _around(signal, shapes[0])
-  inside = [
-    n - low - high for n, (low, high) in zip(shapes[0], zeros, strict=True)
-  ]
-  if list(own) != inside:
-    return ()  # the border is more of its own entries
-  found = _geometry.tap_matrices(equation.params, shapes, zeros)
-  even = all(np.ptp(matrix.sum(axis=1), axis=0) == 0 for matrix in found)
-  return () if even else found
+  pairs = zip(shapes[0], zeros, strict=True)
+  if list(own) != [n - sum(around) for n, around in pairs]:
+    return ()
+  return _geometry.tap_entries(equation.params, shapes, zeros)
 
 
 def _shapes(equation: Equation) -> list[tuple[int, ...]]:

@@ -22,8 +22,13 @@ Known = Mapping[Any, Any]
 def arrays_of(tree: Any) -> dict[str, np.ndarray]:
   """The leaves that have a gradient, by path."""
   check_arrays(tree)
+  return leaves_of(tree)
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+  """The same; what has a shape alone stays as it is."""
   return {
-    path: fetched(leaf)
+    path: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else fetched(leaf)
     for path, leaf in leaves_by_path(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }

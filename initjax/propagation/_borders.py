@@ -39,6 +39,37 @@ def mixed(
   return float(factor), tuple(found)
 
 
+def matrices_of(taps: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+  """For each axis [outputs, entries] of a convolution: which meet."""
+  found = []
+  for entries in taps:
+    matrix = np.zeros((len(entries), entries.max(initial=0) + 1))
+    outputs, _ = np.nonzero(entries >= 0)
+    np.add.at(matrix, (outputs, entries[entries >= 0]), 1.0)
+    found.append(matrix)
+  return tuple(found)
+
+
+def in_common(taps: Sequence[np.ndarray]) -> tuple[float, float]:
+  """Taps that two outputs both have, against those of one: the mean.
+
+  Of two positions of a map, and of any two, the same included. Only through
+  one tap of the kernel do outputs have something in common.
+  """
+  positions, own, both = 1, 1.0, 1.0
+  for entries in taps:
+    inside = (entries >= 0).astype(float)
+    positions *= len(inside)
+    own *= inside.sum() / max(1, len(inside))
+    both *= (inside @ inside.T).mean() if len(inside) else 1.0
+  if not own > 0:
+    return 1.0, 1.0
+  ratio = both / own
+  if positions < 2:
+    return 1.0, ratio
+  return (ratio * positions - 1) / (positions - 1), ratio
+
+
 def average_profile(parts: Sequence[tuple[Profile, float]]) -> Profile:
   """Of signals that are added, by their sizes."""
   shapes = {tuple(map(len, profile)) for profile, _ in parts if profile}

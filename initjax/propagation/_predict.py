@@ -9,10 +9,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from initjax._checks import check_number
 from initjax.graph import (
+  LinearOp,
+  Scale,
   SignalGraph,
   Term,
   as_function,
@@ -20,10 +23,11 @@ from initjax.graph import (
   terms_within,
 )
 from initjax.measurement import (
+  Known,
   Leaves,
-  arrays_of,
   kernel_variance,
   known_of,
+  leaves_of,
   mean_square_at,
   shared_by_positions,
 )
@@ -54,6 +58,8 @@ class Prediction(NamedTuple):
   where nothing asks for it"""
   entropy: np.ndarray = np.zeros(0)
   """[rows]: of the attention that feeds it, in nats; NaN elsewhere"""
+  notes: tuple[str, ...] = ()
+  """what was taken of parameters without values"""
 
 
 def predict(
@@ -106,7 +112,7 @@ def predict(
   """
   check_number("second_moment", second_moment, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  leaves, graph = arrays_of(params), signal_graph(fn, params, *inputs)
+  leaves, graph = leaves_of(params), signal_graph(fn, params, *inputs)
   return predict_rows(graph, leaves, inputs, second_moment)
 
 
@@ -121,11 +127,12 @@ def predict_rows(
     assumes=False,
     pairs=any(map(_mixes, _terms(graph))),
     near_of=functools.partial(shared_by_positions, known),
+    lacks=functools.partial(_lacks, known),
     tape=[],
   )
   rows, feeds = [], []
   for _, op, repeat in graph.rows:
-    variance = kernel_variance(op, repeat, leaves)
+    variance = _variance(op, repeat, leaves)
     feeds.append(walk.fed(op, repeat))
     rows.append(walk.put(op, feeds[-1], variance))
   with np.errstate(divide="ignore", invalid="ignore"):
@@ -139,7 +146,33 @@ def predict_rows(
       backward_error,
       np.array([row.near for row in rows]) / sizes,
       np.array([fed.source.entropy for fed in feeds]),
+      (_TAKEN,) if any(map(_is_abstract, leaves.values())) else (),
     )
+
+
+_TAKEN = (
+  "parameters without values: kernels are taken to have the variance 1/fan_in, "
+  "rows that are looked up 1, scales are taken as 1 and biases as 0"
+)
+
+
+def _is_abstract(leaf: Any) -> bool:
+  return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _lacks(known: Known, scale: Scale) -> bool:
+  """Whether a parameter has no values, or one that it is computed of."""
+  if isinstance(scale, str):
+    return _is_abstract(known.get(scale))
+  parts = [each for each in scale.operands if not isinstance(each, float)]
+  return any(_lacks(known, each) for each in parts if scale.label != "input")
+
+
+def _variance(op: LinearOp, repeat: tuple[int, ...], leaves: Leaves) -> float:
+  """Of a kernel's entries, as they are or as they are taken to be."""
+  if op.paths and all(_is_abstract(leaves.get(path)) for path in op.paths):
+    return 1 / op.fan_in if op.origin == "parameter" else math.nan
+  return kernel_variance(op, repeat, leaves)
 
 
 def _silent(row: Signal, fed: Fed) -> str:

@@ -18,7 +18,13 @@ import numpy as np
 
 from initjax._activations import identity
 from initjax.graph import Feed, Image, LinearOp, Scale, Site, Stream, Term
-from initjax.propagation._borders import mixed, neglected, raised
+from initjax.propagation._borders import (
+  in_common,
+  matrices_of,
+  mixed,
+  neglected,
+  raised,
+)
 from initjax.propagation._entrywise import ASSUMED, Images, divided
 from initjax.propagation._positions import attended, averaged, largest
 from initjax.propagation._signals import (
@@ -48,6 +54,8 @@ class Walk:
   that it matters what samples and positions share"""
   near_of: Callable[[Scale], float] | None = None
   """of a bias, what positions share of its mean square"""
+  lacks: Callable[[Scale], bool] = lambda scale: False
+  """whether it has no values: then it scales by 1, and shifts by 0"""
   tape: list[Signal] | None = None
   """where signals are noted as they are made, for the gradient: read backwards,
   all that a signal feeds comes before it"""
@@ -87,15 +95,19 @@ class Walk:
     if variance is None:
       output.size = 1.0 if fed.second_moment else 0.0
     else:
-      fan_in, fan_out, taps = op.fan_in, op.fan_out, ()
+      taps: tuple[np.ndarray, ...] = ()
+      fan_in, fan_out = op.fan_in, op.fan_out
       profile = raised(source.profile, fed.slope)
       if not self.assumes:  # what is measured has borders
-        fan_in, fan_out, taps = op.valid_fan_in, op.valid_fan_out, op.taps
+        fan_in, fan_out = op.valid_fan_in, op.valid_fan_out
+        taps = matrices_of(op.taps)
       uneven, mixed_profile = mixed(taps, profile)
       sigma_w2 = variance * fan_in * uneven
       output.profile = mixed_profile if taps else profile
       output.size = sigma_w2 * fed.second_moment
-      output.shared, output.near = sigma_w2 * fed.shared, sigma_w2 * fed.near
+      near, shared = in_common(op.taps)
+      output.near = sigma_w2 * fed.near * near
+      output.shared = sigma_w2 * fed.shared * shared
       output.error = fed.error + neglected(taps)
       output.doubt = fed.doubt if math.isnan(output.size) else ""
       output.edges = (self._back(op, fed, variance * fan_out, taps),)
@@ -163,18 +175,22 @@ class Walk:
     return term.factor * math.sqrt(squares)
 
   def _square(self, scale: Scale) -> float:
-    square = self.mean_square(scale)
-    return 1.0 if self.assumes and math.isnan(square) else square
+    return 1.0 if self._without_values(scale) else self.mean_square(scale)
+
+  def _without_values(self, scale: Scale) -> bool:
+    if self.lacks(scale):
+      return True
+    return self.assumes and math.isnan(self.mean_square(scale))
 
   def _lacks(self, term: Term) -> bool:
     """Whether its size is assumed, since a constant has no values."""
-    squares = map(self.mean_square, term.scales)
-    return self.assumes and any(map(math.isnan, squares))
+    return any(map(self._without_values, (*term.scales, *_paths(term))))
 
   def _signal(self, term: Term, site: Site) -> Signal:
     if term.kind == "bias":
+      if self._lacks(term):
+        return Signal(0.0)
       size = self.mean_square(term.path) if term.path else 1.0
-      size = 0.0 if self._lacks(term) else size
       near = self.near_of(term.path) if self.near_of and term.path else size
       return Signal(size, shared=size, near=near)
     if term.kind == "constant":
@@ -281,6 +297,10 @@ class Walk:
 
 
 _CONSTANTS = "constants without values, taken to scale by 1 and shift by 0"
+
+
+def _paths(term: Term) -> tuple[str, ...]:
+  return (term.path,) if term.kind == "bias" and term.path else ()
 
 
 def _not_known_of(why: str, reached: Sequence[Signal]) -> Signal:
