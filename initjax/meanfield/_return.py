@@ -60,7 +60,9 @@ def returned(layers: Sequence[Layer], steps: Steps, maps: Maps) -> Return:
   for i in reversed(range(1, len(layers))):
     rho_k = maps.remembered[i]
     excess[i] = added[i] * beta[1]
-    crossed[i] = 2 * rho_k[1] * added[i] * gain[i] * (slopes[0, i] * rho_k) @ beta
+    crossed[i] = (
+      2 * rho_k[1] * added[i] * gain[i] * (slopes[0, i] * rho_k) @ beta
+    )
     handed = rho_k[1] * rho_k * beta + added[i] * slopes[0, i] * beta[1]
     beta = gain[i] * maps.kept[i] * handed
     beta += maps.share[i] * slopes[1, i]

@@ -18,8 +18,10 @@ from initjax.measurement._leaves import (
   kernel_leaves,
   kernel_variance,
   known_of,
+  leaves_of,
   matrices,
   mean_square_at,
+  shared_by_positions,
 )
 from initjax.measurement._measure import Measured, measure, measure_and_grad
 from initjax.measurement._reductions import (
