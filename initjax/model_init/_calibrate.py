@@ -24,7 +24,7 @@ from initjax.model_init._measured import (
   as_warning,
   can_be_measured,
   findings,
-  report_of,
+  passes_of,
 )
 from initjax.model_init._pass import Plan, beginning, one_pass, pooled
 from initjax.reports import not_followed
@@ -139,14 +139,14 @@ def calibrate(
     ordered = tuple(rows[site] for site in traced.ops)
     changed = rescaled(plan, states, leaves)
     after = jax.tree.unflatten(structure, [*{**leaves, **changed}.values()])
-    report = report_of(traced, after, inputs) if check else None
-    return changed, ordered, report
+    passes = passes_of(traced, after, inputs) if check else None
+    return changed, ordered, passes
 
   with nan_is_unknown():
-    changed, rows, report = execute(program, params, inputs, target)
+    changed, rows, passes = execute(program, params, inputs, target)
   after = jax.tree.unflatten(structure, [*{**given, **changed}.values()])
   info = Calibration(rows, traced.graph, statistic, tied)
-  said = findings(report, _wanted(info, target)) if check else []
+  said = findings(traced.graph, passes, _wanted(info, target)) if check else []
   if said:
     warnings.warn(as_warning("calibrate", said), stacklevel=2)
   return as_given(after), info
