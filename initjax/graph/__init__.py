@@ -35,6 +35,8 @@ from initjax.graph._graph import (
   terms_within,
 )
 from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
+from initjax.graph._mixing import window_matrix
+from initjax.graph._mixture import Mixing
 from initjax.graph._primitives import (
   BLOCKWISE,
   INLINED,

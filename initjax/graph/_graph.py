@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from initjax._paths import short_path
 from initjax.graph._geometry import Axes
+from initjax.graph._mixture import Mixing
 from initjax.graph._view import View
 from initjax.typing import Activation
 
@@ -84,6 +85,9 @@ class Term(NamedTuple):
     "normalized",
     "product",
     "parts",
+    "average",
+    "maximum",
+    "attention",
     "bias",
     "constant",
     "input",
@@ -91,8 +95,10 @@ class Term(NamedTuple):
   ]
   """the output of an operation; the stream that feeds one, or what that stream
   normalizes; a normalized stream; a product of images, or one alone;
-  images side by side; a parameter that is added, or a constant array of unit
-  size; the number 1; an input; what is normalized, where it cannot be said"""
+  images side by side; the mean or the maximum of an image over positions;
+  values, queries and keys; a parameter that is added, or a constant array of
+  unit size; the number 1; an input; what cannot be said, with all that has a
+  say in it as `inner`"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""
@@ -103,10 +109,17 @@ class Term(NamedTuple):
   """normalized over the "units" of each sample, or over "samples" """
   centred: bool = False
   """whether its mean is subtracted before it is normalized"""
+  channels: int = 0
+  """of those units, where positions are normalized with them"""
   images: "tuple[Image, ...]" = ()
   """of a product: independent, given what feeds their streams"""
   factor: float = 1.0
   scales: tuple[Scale, ...] = ()
+  share: float = 1.0
+  """of the entries that it names, how many it takes: more than all of them,
+  where they are repeated"""
+  mixing: Mixing | None = None
+  """of positions"""
 
 
 Stream = tuple[Term, ...]
@@ -119,7 +132,8 @@ class Image(NamedTuple):
   activation: Activation
   stream: Stream
   share: float = 1.0
-  """of the stream's entries that it takes: ½ for the halves of a gated unit"""
+  """of the stream's entries that it takes, likewise: ½ for the halves of a
+  gated unit"""
   weight: float = 1.0
   """where images are side by side, its part of all entries"""
 
@@ -149,6 +163,10 @@ class Feed(NamedTuple):
   """which of that equation's outputs"""
   stream: Stream | None = None
   """what that source is a sum of; None where it cannot be said"""
+  reached: Stream | None = None
+  """then, all that has a say in it; None where that cannot be said either"""
+  share: float = 1.0
+  """of the source's entries that it takes; > 1 where they are repeated"""
 
   @property
   def from_outside(self) -> bool:
@@ -193,6 +211,8 @@ class LinearOp:
   """of the operand that is the kernel, in one repeat"""
   valid_fans: tuple[float, float] | None = None
   """fan_in and fan_out without terms that are padding, if these are there"""
+  taps: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+  """of a convolution, for each axis [outputs, taps]: the entry met, or -1"""
   summed_over: tuple[tuple[str, int], ...] = ()
   """axes of a shard_map's mesh, and their sizes, over whose devices the output
   is summed: `fan_in` counts the terms of all"""

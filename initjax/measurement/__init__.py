@@ -18,8 +18,10 @@ from initjax.measurement._leaves import (
   kernel_leaves,
   kernel_variance,
   known_of,
+  leaves_of,
   mean_square,
   mean_square_at,
+  shared_by_positions,
 )
 from initjax.measurement._measure import (
   Measured,

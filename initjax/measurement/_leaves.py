@@ -22,8 +22,13 @@ Known = Mapping[Any, Any]
 def arrays_of(tree: Any) -> dict[str, np.ndarray]:
   """The leaves that have a gradient, by path."""
   check_arrays(tree)
+  return leaves_of(tree)
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+  """The same; what has a shape alone stays as it is."""
   return {
-    path: fetched(leaf)
+    path: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else fetched(leaf)
     for path, leaf in leaves_by_path(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }
@@ -105,6 +110,21 @@ def mean_square_at(known: Known, scale: Scale) -> float:
     return mean_square(entries_of(scale, known.__getitem__))
   except KeyError:  # it has no gradient, as integers
     return math.nan
+
+
+def shared_by_positions(known: Known, scale: Scale) -> float:
+  """Of a bias E|w|², what all positions share: all, if it is a vector."""
+  try:
+    entries = entries_of(scale, known.__getitem__)
+  except KeyError:
+    return math.nan
+  units = entries.shape[-1] if entries.ndim else 1
+  rows = in_double(entries).reshape(-1, units)
+  number = len(rows)
+  own = mean_square(rows)
+  if number < 2:
+    return own
+  return (number * mean_square(rows.mean(axis=0)) - own) / (number - 1)
 
 
 def is_random(leaf: np.ndarray) -> bool:

@@ -127,6 +127,7 @@ def auto_init(
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, as_given = as_function(fn, params, inputs)
   traced, assigned = _assigned(fn, params, inputs, second_moment, rules)
+  _check_values(leaves_by_path(params), assigned)
   drawn = _drawn(key, params, assigned, distribution)
   said = warnings_of(assigned, direction)
   if check and can_be_measured(traced, drawn, inputs):
@@ -150,8 +151,9 @@ def plan_init(
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree; kernels may be `jax.ShapeDtypeStruct`s. A module that
-      holds its parameters is followed by its inputs.
+    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s: of what is no
+      kernel, scales are then taken as 1 and biases as 0, and the plan says so.
+      A module that holds its parameters is followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: as in `auto_init`, like all other options.
     distribution: of the entries.
@@ -163,7 +165,6 @@ def plan_init(
 
   Raises:
     ValueError: for an unknown option, or where nothing can be initialized.
-    TypeError: for a parameter that is no kernel and has no value.
 
   >>> mlp = lambda p, x: jnp.tanh(x @ p["first"]) @ p["second"]
   >>> kernel = jax.ShapeDtypeStruct((64, 64), jnp.float32)
@@ -204,7 +205,7 @@ def _assigned(
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check_assigned(leaves, assigned)
+  _check_assigned(assigned)
   return traced, assigned
 
 
@@ -213,15 +214,16 @@ def _mean_square(known: Known, scale: Scale) -> float:
 
   def leaf_at(path: str | int) -> Any:
     leaf = known.get(path, math.nan)
-    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+    if isinstance(leaf, jax.core.Tracer):
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-    return fetched(leaf)
+    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+    return math.nan if abstract else fetched(leaf)
 
   return mean_square(entries_of(scale, leaf_at))
 
 
-def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
-  """Raises if there is no kernel, or no value of what is none."""
+def _check_assigned(assigned: Assigned) -> None:
+  """Raises if there is no kernel."""
   table = assigned.table
   if not table:
     missed = not_followed(assigned.graph.not_followed)
@@ -234,7 +236,11 @@ def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
       + f" {missed}."
       * bool(missed)
     )
-  drawn = {path for path, _ in table}
+
+
+def _check_values(leaves: Mapping[str, Any], assigned: Assigned) -> None:
+  """Raises if what is no kernel has no value."""
+  drawn = {path for path, _ in assigned.table}
   for path, leaf in leaves.items():
     if isinstance(leaf, jax.ShapeDtypeStruct) and path not in drawn:
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
