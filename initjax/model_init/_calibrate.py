@@ -152,7 +152,7 @@ def calibrate(
   info = Calibration(rows, traced.graph, statistic, tied)
   said = findings(traced.graph, passes, _wanted(info, target)) if check else []
   if said:
-    warnings.warn(as_warning("calibrate", said), stacklevel=2)
+    warnings.warn(as_warning("calibrate", said), stacklevel=3)
   return as_given(after), info
 
 
