@@ -30,7 +30,9 @@ def features(node: Node, rank: int) -> frozenset[int]:
 
 def _whole_below(node: Node) -> tuple[Node, int] | None:
   """The latest operand that is not spread out, as a mean is, and its rank."""
-  if node.equation is None or len(node.operands) > len(node.equation.invars):
+  if node.equation is None or node.label == "data product":
+    return None
+  if len(node.operands) > len(node.equation.invars):
     return None
   size = math.prod(node.equation.outvars[node.output].aval.shape)
   found = None

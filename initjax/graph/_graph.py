@@ -86,13 +86,15 @@ class Term(NamedTuple):
     "parts",
     "bias",
     "constant",
+    "ones",
     "input",
     "unknown",
   ]
   """the output of an operation; the stream that feeds one, or what that stream
   normalizes; a normalized stream; a product of images, or one alone;
   images side by side; a parameter that is added, or a constant array of unit
-  size; the number 1; an input; what is normalized, where it cannot be said"""
+  size; the number 1; the entries of one-hot rows that are not 0; an input; what
+  is normalized, where it cannot be said"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""

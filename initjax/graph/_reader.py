@@ -7,6 +7,7 @@ from typing import Any
 
 from initjax.graph._contractions import Met
 from initjax.graph._graph import LinearOp, Site
+from initjax.graph._nonzeros import has_zeros
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   Node,
@@ -61,7 +62,8 @@ class Reader:
 
     These are used as data, unless the choice is `kept` what else they are.
     """
-    node = Node(next(self.nodes), label, **fields)
+    zeros = has_zeros(label, fields.get("operands", ()))
+    node = Node(next(self.nodes), label, has_zeros=zeros, **fields)
     for value in () if kept else node.operands:
       self.use_as_data(value)
     touched = touched_by(node.operands) if touched is None else touched

@@ -47,6 +47,8 @@ class Node:
   """path of the LinearOp whose output this is"""
   noise: bool = False
   """whether it depends on nothing but random bits and constants"""
+  has_zeros: bool = False
+  """whether many of its entries may be 0, as of one-hot rows"""
   features: frozenset[int] | None = None
   """axes that the kernel makes, of the output of an operation"""
 
