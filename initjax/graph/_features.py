@@ -3,7 +3,7 @@
 import math
 
 from initjax.graph._moves import places_after
-from initjax.graph._primitives import MOVES
+from initjax.graph._primitives import JOINS, MOVES
 from initjax.graph._values import Node
 
 
@@ -38,7 +38,8 @@ def _whole_below(node: Node) -> tuple[Node, int] | None:
   found = None
   for value, atom in zip(node.operands, node.equation.invars, strict=False):
     below, shape = value.node, atom.aval.shape
-    if below is None or (node.label != "slice" and math.prod(shape) < size):
+    is_part = node.label in JOINS | {"slice", "pad"}
+    if below is None or (not is_part and math.prod(shape) < size):
       continue
     spread = below.label == "broadcast_in_dim" and below.equation is not None
     if spread:

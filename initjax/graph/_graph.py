@@ -12,7 +12,10 @@ from initjax.graph._view import View
 from initjax.typing import Activation
 
 Site = tuple[int, ...]
-"""Position of an equation: its index, and those of the calls around it."""
+"""Position of an equation: its index, and those of the calls around it.
+
+Of an operand alone, another one after that, -1 for the first and so on down.
+"""
 
 
 class Scan(NamedTuple):

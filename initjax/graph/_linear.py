@@ -5,10 +5,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from initjax.graph._compat import Equation
+from initjax.graph._compat import Aval, Equation
 from initjax.graph._contractions import Contraction
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site, Term
+from initjax.graph._moves import Shape
 from initjax.graph._nonzeros import NonZeros
 from initjax.graph._padding import patch_overlap, valid_fans
 from initjax.graph._reader import Reader
@@ -63,7 +64,7 @@ def read_linear(
     reader.roots[place.site] = weight.choice.roots
   others = [value for place, value in enumerate(operands) if place != kernel]
   made = _features(equation, axes)
-  return _output(reader, op, signal, weight, others, made)
+  return output_of(reader, op, signal, weight, others, made)
 
 
 def _read_product(
@@ -122,7 +123,13 @@ def _operation(
     valid_fans=valid,
     feed=feed,
     **_window(equation.params),
-    **_common(equation, weight, place, axes),
+    **common_fields(
+      equation.outvars[0].aval,
+      weight,
+      place,
+      axes,
+      equation.invars[axes.kernel].aval.shape,
+    ),
   )
 
 
@@ -158,11 +165,17 @@ def look_up(
     fan_in=rows,  # one feeds as many outputs as it has features
     fan_out=math.prod(sizes[axis] for axis in axes.free),
     feed=Feed(reason="indices" if by_data else "positions"),
-    **_common(equation, table, place, axes),
+    **common_fields(
+      equation.outvars[0].aval,
+      table,
+      place,
+      axes,
+      equation.invars[axes.kernel].aval.shape,
+    ),
   )
   reader.look_ups[place.site] = op
   made = _features(equation, axes)
-  return _output(reader, op, indices[0], table, indices, made)
+  return output_of(reader, op, indices[0], table, indices, made)
 
 
 def _read_one_hot(
@@ -219,14 +232,16 @@ def read_contraction(
     fan_in=found.terms.number,
     fan_out=found.fan_out,
     feed=Feed(reason="indices") if looks_up else feed,
-    **_common(equation, kernel, place, found.axes, found.kernel_shape),
+    **common_fields(
+      equation.outvars[0].aval, kernel, place, found.axes, found.kernel_shape
+    ),
   )
   reader.sites[place.site] = op
   made = _features(equation, found.axes)
-  return _output(reader, op, found.signal, kernel, [found.signal], made)
+  return output_of(reader, op, found.signal, kernel, [found.signal], made)
 
 
-def _output(
+def output_of(
   reader: Reader,
   op: LinearOp,
   signal: Value,
@@ -286,22 +301,15 @@ def _window(params: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _common(
-  equation: Equation,
-  weight: Value,
-  place: Place,
-  axes: Axes,
-  kernel_shape: tuple[int, ...] | None = None,
+def common_fields(
+  output: Aval, weight: Value, place: Place, axes: Axes, shape: Shape
 ) -> dict[str, Any]:
-  """Fields of every LinearOp: its kernel and its output."""
-  output = equation.outvars[0].aval
+  """Fields of every LinearOp: its kernel, of this shape, and its output."""
   view = weight.view
-  if kernel_shape is None:
-    kernel_shape = tuple(equation.invars[axes.kernel].aval.shape)
   if view is not None and view.splits:
     whole = gathered(view)
     if whole is not None:
-      view, kernel_shape = whole, whole.shape
+      view, shape = whole, whole.shape
   return {
     "paths": weight.paths,
     "shape": tuple(output.shape),
@@ -310,5 +318,5 @@ def _common(
     "axes": axes,
     "place": place,
     "view": view,
-    "kernel_shape": kernel_shape,
+    "kernel_shape": tuple(shape),
   }

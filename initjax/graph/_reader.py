@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from initjax.graph._contractions import Met
@@ -22,6 +22,8 @@ from initjax.graph._view import leaf
 class Reader:
   """What has been noted so far."""
 
+  is_zero: Callable[[str], bool] = lambda path: False
+  """whether all entries of a parameter are known to be 0"""
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
