@@ -13,6 +13,22 @@ def features(node: Node, rank: int) -> frozenset[int]:
   Where an operation is below, those that its kernel makes; of an input, all
   but the first.
   """
+  found, moved, rank = _found(node, rank)
+  if found is None:
+    found = frozenset(range(min(1, rank - 1), rank))
+  return _after(moved, found)
+
+
+def made_features(node: Node, rank: int) -> frozenset[int] | None:
+  """The same; None where no operation is known to be below."""
+  found, moved, _ = _found(node, rank)
+  return None if found is None else _after(moved, found)
+
+
+def _found(
+  node: Node, rank: int
+) -> tuple[frozenset[int] | None, list[Node], int]:
+  """Axes of features below, the moves from there on, and how many axes."""
   moved: list[Node] = []
   while node.features is None:
     below = _whole_below(node)
@@ -20,9 +36,10 @@ def features(node: Node, rank: int) -> frozenset[int]:
       break
     moved += [node] * (node.label in MOVES)
     node, rank = below
-  found = node.features
-  if found is None:
-    found = frozenset(range(min(1, rank - 1), rank))
+  return node.features, moved, rank
+
+
+def _after(moved: list[Node], found: frozenset[int]) -> frozenset[int]:
   for move in reversed(moved):
     found = places_after(move.equation, found, move.output)
   return found

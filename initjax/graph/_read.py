@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from initjax.graph._activations import source_of
 from initjax.graph._chosen import choose, read_chosen, read_terms
 from initjax.graph._collectives import (
   into_shards,
@@ -30,6 +29,7 @@ from initjax.graph._compat import (
 )
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import read_contraction, read_linear
+from initjax.graph._made_kernels import note_made_kernels
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
   INLINED,
@@ -41,6 +41,7 @@ from initjax.graph._primitives import (
   SCALES,
 )
 from initjax.graph._reader import Reader
+from initjax.graph._recurrences import note_recurrences
 from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
   CONSTANT,
@@ -90,7 +91,7 @@ def _read_equation(
 ) -> list[Value]:
   name = equation.primitive.name
   if name in LINEAR:
-    _note_made_kernels(reader, operands, name)
+    note_made_kernels(reader, equation, operands)
     return [read_linear(reader, equation, operands, place)]
   by_hand = reader.met.contraction(equation, operands) if operands else None
   if by_hand is not None:
@@ -112,19 +113,6 @@ def _read_equation(
   if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
     reader.opaque[name] = None
   return _read_other(reader, equation, operands, place)
-
-
-def _note_made_kernels(
-  reader: Reader, operands: list[Value], name: str
-) -> None:
-  """Parameters of which, with data, a kernel is made."""
-  reader.met.as_kernel(operands)
-  kernel = None if operands[1].choice else operands[1].node
-  if name == "conv_general_dilated" and kernel is not None:
-    source, _ = source_of(kernel)
-    if source.operation is not None and source.place is not None:
-      paths = reader.sites[source.place.site].paths
-      reader.met.not_followed |= dict.fromkeys(paths, name)
 
 
 def _holds_linear(jaxpr: Any) -> bool:
@@ -225,7 +213,7 @@ def _read_scan(
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["jaxpr"], [*consts, *carried, *slices], inner)
 
-  outputs = _fixpoint(reader, body, carry, place)
+  outputs = _fixpoint(reader, body, carry, place, "scan")
   stacked = [_stacked(reader, value) for value in outputs[num_carry:]]
   return [*outputs[:num_carry], *stacked]
 
@@ -242,7 +230,7 @@ def _read_while(
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["body_jaxpr"], [*consts, *carried], place)
 
-  outputs = _fixpoint(reader, body, carry, place)
+  outputs = _fixpoint(reader, body, carry, place, "while")
   for site, op in _sites_under(reader, place).items():
     feed, later = op.feed._replace(stream=None), op.later_feed
     later = later and later._replace(stream=None)
@@ -291,6 +279,7 @@ def _fixpoint(
   body: Callable[[list[Value]], list[Value]],
   carry: list[Value],
   place: Place,
+  name: str,
 ) -> list[Value]:
   """Reads a body until its carry is stable; keeps its first and last feeds."""
   # Each pass reads one more repeat, until the carry is of the kind it was: the
@@ -311,6 +300,7 @@ def _fixpoint(
     settled = turn and all(same_kind(*pair) for pair in pairs)
     if closed and (settled or turn >= _PASSES - 2):
       break
+  note_recurrences(reader, fed, outputs, place, name)
   for site, op in _sites_under(reader, place).items():
     began = first[site].feed if site in first else Feed(reason="constant")
     later = op.feed

@@ -13,7 +13,13 @@ from jax.sharding import NamedSharding
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
 from initjax._sharding import fetched
-from initjax.graph import Scale, as_function, entries_of, signal_graph
+from initjax.graph import (
+  Scale,
+  SignalGraph,
+  as_function,
+  entries_of,
+  signal_graph,
+)
 from initjax.measurement import Known, known_of, mean_square
 from initjax.model_init._assign import (
   Assigned,
@@ -30,7 +36,7 @@ from initjax.model_init._draw import (
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, warning_of
 from initjax.propagation import Walk
-from initjax.reports import not_followed
+from initjax.reports import not_followed, short_paths
 from initjax.typing import Direction
 
 _CHOICES = {
@@ -206,22 +212,38 @@ def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
   """Raises if there is no kernel, or no value of what is none."""
   table = assigned.table
   if not table:
-    missed = not_followed(assigned.graph.not_followed)
-    if assigned.shares:
-      missed = "Its kernels are made of smaller parameters"
-    raise ValueError(
-      "wanted a model that uses parameters in matrix products, convolutions "
-      "or look-ups, found none to initialize; are its kernels, or its data, "
-      "closed over instead of passed, as fn(params, x)?"
-      + f" {missed}."
-      * bool(missed)
-    )
+    raise ValueError(_nothing_to_draw(assigned.graph))
   drawn = {path for path, _ in table}
   for path, leaf in leaves.items():
     if isinstance(leaf, jax.ShapeDtypeStruct) and path not in drawn:
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
 
 
+def _nothing_to_draw(graph: SignalGraph) -> str:
+  """What was found in its place."""
+  made = dict.fromkeys(path for op in graph.ops for path in op.paths)
+  closed = sum(not op.paths for op in graph.ops)
+  found = [_MADE.format(", ".join(short_paths(made).values()))] * bool(made)
+  found += [f"constants that fn closes over ({closed})"] * bool(closed)
+  listed = " and ".join(found)
+  missed = not_followed(graph.not_followed)
+  return (
+    "wanted a model that uses parameters in matrix products, convolutions or "
+    f"look-ups, found {f'only {listed}' if found else 'none to initialize'}; "
+    + (_NONE * (not made) or _DRAWN_BY_HAND)
+    + f" {missed}." * bool(missed)
+  )
+
+
+_MADE = "kernels that are computed of smaller parameters: {}"
+_DRAWN_BY_HAND = (
+  "no variance of theirs follows from that of a kernel, so they keep what they "
+  "have: choose it by hand, and measure what comes out."
+)
+_NONE = (
+  "are its kernels, or its data, closed over instead of passed, as fn(params, "
+  "x)?"
+)
 _ABSTRACT = (
   "wanted a value for {path}, which is no kernel, got {leaf}; take it from "
   "model.init or init_variables, or put jnp.zeros or jnp.ones there."
