@@ -174,6 +174,7 @@ def look_up(
     ),
   )
   reader.look_ups[place.site] = op
+  reader.summable[place.site] = _rows_on_devices(reader, table, axes)
   made = _features(equation, axes)
   return output_of(reader, op, indices[0], table, indices, made)
 
@@ -266,6 +267,17 @@ def _features(equation: Equation, axes: Axes) -> frozenset[int]:
     return frozenset((equation.params["dimension_numbers"].out_spec[1],))
   rank = len(equation.outvars[0].aval.shape)
   return frozenset(range(rank)) - {*axes.samples}
+
+
+def _rows_on_devices(reader: Reader, table: Value, axes: Axes) -> int:
+  """Bits of the axes of a mesh along which the rows of a table are split."""
+  view = table.view
+  if view is None or view.axes is None or not view.splits:
+    return 0
+  rows = {held for axis in axes.summed for held in view.axes[axis]}
+  return reader.devices(
+    split.axis for split in view.splits if rows.intersection(split.held)
+  )
 
 
 def _devices_fed(

@@ -257,6 +257,9 @@ def _read_linear_solve(
   given = operands[start:][: lengths.solve] + operands[sum(lengths) :]
   place = place.run_whole("custom_linear_solve")
   outputs = read(reader, solve, given, place)
+  for op in _sites_under(reader, place).values():
+    for path in op.paths:
+      reader.met.not_followed.setdefault(path, equation.primitive.name)
   return [
     reader.data("solution", operands=(value,)) if value.node else value
     for value in outputs
