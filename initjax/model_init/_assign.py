@@ -227,7 +227,7 @@ def _entry_variance(
 ) -> float | None:
   """The variance of the operand's entries by the law of one layer."""
   if op.kind == "embedding":
-    return 1.0
+    return 1 / op.fan_in
   if direction == "forward":
     kept, fan = fed.second_moment, op.fan_in
   else:

@@ -14,6 +14,7 @@ from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
 from initjax.graph import (
   Scale,
+  SignalGraph,
   Trace,
   as_function,
   named_in,
@@ -37,7 +38,7 @@ from initjax.model_init._measured import as_warning, can_be_measured, strays
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, wanted_of, warnings_of
 from initjax.propagation import Walk
-from initjax.reports import not_followed
+from initjax.reports import not_followed, short_paths
 from initjax.typing import Direction
 
 _CHOICES = {
@@ -230,16 +231,7 @@ def _check_assigned(assigned: Assigned) -> None:
   """Raises if there is no kernel."""
   table = assigned.table
   if not table:
-    missed = not_followed(assigned.graph.not_followed)
-    if assigned.shares:
-      missed = "Its kernels are made of smaller parameters"
-    raise ValueError(
-      "wanted a model that uses parameters in matrix products, convolutions "
-      "or look-ups, found none to initialize; are its kernels, or its data, "
-      "closed over instead of passed, as fn(params, x)?"
-      + f" {missed}."
-      * bool(missed)
-    )
+    raise ValueError(_nothing_to_draw(assigned.graph))
 
 
 def _check_values(leaves: Mapping[str, Any], assigned: Assigned) -> None:
@@ -250,6 +242,31 @@ def _check_values(leaves: Mapping[str, Any], assigned: Assigned) -> None:
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
 
 
+def _nothing_to_draw(graph: SignalGraph) -> str:
+  """What was found in its place."""
+  made = dict.fromkeys(path for op in graph.ops for path in op.paths)
+  closed = sum(not op.paths for op in graph.ops)
+  found = [_MADE.format(", ".join(short_paths(made).values()))] * bool(made)
+  found += [f"constants that fn closes over ({closed})"] * bool(closed)
+  listed = " and ".join(found)
+  missed = not_followed(graph.not_followed)
+  return (
+    "wanted a model that uses parameters in matrix products, convolutions or "
+    f"look-ups, found {f'only {listed}' if found else 'none to initialize'}; "
+    + (_NONE * (not made) or _DRAWN_BY_HAND)
+    + f" {missed}." * bool(missed)
+  )
+
+
+_MADE = "kernels that are computed of smaller parameters: {}"
+_DRAWN_BY_HAND = (
+  "no variance of theirs follows from that of a kernel, so they keep what they "
+  "have: choose it by hand, and measure what comes out."
+)
+_NONE = (
+  "are its kernels, or its data, closed over instead of passed, as fn(params, "
+  "x)?"
+)
 _ABSTRACT = (
   "wanted a value for {path}, which is no kernel, got {leaf}; take it from "
   "model.init or init_variables, or put jnp.zeros or jnp.ones there."

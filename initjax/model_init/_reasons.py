@@ -87,8 +87,8 @@ def _why(
     reasons.append(f"one of {op.view.choices} kernels, chosen as it runs")
   if kernel.view is None:
     reasons.append(
-      "computed from parameters (their scale may not matter): drawn as if used "
-      "directly"
+      "computed from parameters: these are drawn as if used directly, so what "
+      "comes out need not have unit second moment, unless it is normalized"
     )
   if distribution == "orthogonal" and not has_matrices(op, kernel.view):
     reasons.append("drawn normal, not orthogonal")

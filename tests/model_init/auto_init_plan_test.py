@@ -11,7 +11,7 @@ import pytest
 from drawn_by_numpy import filled
 
 from initjax.gains import gain, moments
-from initjax.model_init import auto_init, plan_init
+from initjax.model_init import auto_init, calibrate, plan_init
 
 KEY = jax.random.key(0)
 shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
@@ -252,3 +252,25 @@ def test_a_jump_has_no_backward_gain():
   fn = lambda p, x: jnp.sign(x @ p[0]) @ p[1]
   with pytest.raises(ValueError, match=r"1 jumps.*delta"):
     plan_of(fn, [shape(8, 8)] * 2, shape(1, 8), direction="backward")
+
+
+def test_kernels_that_are_all_computed_are_said_to_be_there():
+  made = lambda p, x: x @ (p["left"] @ p["right"])
+  params = {"left": shape(8, 2), "right": shape(2, 4)}
+  for verb in (plan_of, lambda *given: auto_init(KEY, *given)):
+    with pytest.raises(ValueError, match=r"computed of .*: left, right; no"):
+      verb(made, params, shape(3, 8))
+  closed = lambda p, x: x @ np.ones((8, 2), "f") + p
+  with pytest.raises(ValueError, match=r"constants that fn closes over \(1\)"):
+    plan_of(closed, np.ones(2), shape(3, 8))
+
+
+def test_a_plan_says_where_a_computed_kernel_need_not_keep_the_size():
+  fn = lambda p, x, i: x @ (p["w"] + p["delta"][i])
+  params = {"w": np.ones((8, 4), "f"), "delta": np.ones((3, 8, 4), "f")}
+  inputs = np.ones((2, 8), "f"), np.int32(1)
+  (row,) = plan_of(fn, params, *inputs).rows
+  assert "need not have unit second moment" in row.why
+  _, info = calibrate(fn, params, *inputs)
+  ((_, _, why),) = info.skipped
+  assert "computed" in why
