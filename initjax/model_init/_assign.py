@@ -3,7 +3,7 @@
 A kernel is a leaf, or a part of one that is sliced before it is used. Every use
 asks for a variance; where several uses share entries (tied weights, a kernel
 that is applied at every time step) one of them decides: the first or the last
-that carries a signal.
+that carries a signal, or the first that is no look-up.
 """
 
 import dataclasses
@@ -11,14 +11,15 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
-from initjax.graph import LinearOp, Row, SignalGraph, View
+from initjax.graph import LinearOp, Row, SignalGraph, Site, View
+from initjax.model_init._tables import Beside, positions_of, read_out
 from initjax.propagation import Fed, Signal, Walk
 from initjax.typing import Direction
 
 Key = tuple[str, str]
 """The path of a leaf and the part of it that is seen: "" is the whole."""
 Repeat = tuple[int, ...]
-Tied = Literal["first", "last"]
+Tied = Literal["first", "last", "readout"]
 
 _ROUNDS, _UNDAMPED = 50, 3
 
@@ -109,6 +110,8 @@ class Assigned(NamedTuple):
   shares: list[Share]
   """of the rows"""
   table: Table
+  positions: Mapping[Site, Beside]
+  """look-ups that are given the size of the tokens they are added to"""
 
   def given(self, row: Row) -> float | None:
     """In the end: a row may be run before it is decided."""
@@ -131,8 +134,12 @@ def assign(
 ) -> Assigned:
   """Runs all rows; again where a later use decides what an earlier one gets."""
   table: Table = {}
+  if tied == "readout" and not read_out(graph.ops):
+    tied = "first"
+  positions = positions_of(graph) if tied == "readout" else {}
+  rules = direction, tied, positions
   for count in range(_ROUNDS):
-    turn = _Turn(graph, kernels, sizes, direction, tied, before=table)
+    turn = _Turn(graph, kernels, sizes, *rules, before=table)
     shares = [turn.run(row) for row in graph.rows]
     turn.fill()
     before, table = table, turn.table
@@ -140,7 +147,7 @@ def assign(
       break
     if count >= _UNDAMPED:  # a kernel that halves its own wish would alternate
       table = _between(before, table)
-  return Assigned(graph, kernels, shares, table)
+  return Assigned(graph, kernels, shares, table, positions)
 
 
 def _between(first: Table, second: Table) -> Table:
@@ -176,6 +183,7 @@ class _Turn:
   sizes: Walk
   direction: Direction
   tied: Tied
+  positions: Mapping[Site, Beside]
   before: Table
   """what an earlier turn ended with"""
   table: Table = dataclasses.field(default_factory=dict)
@@ -185,6 +193,8 @@ class _Turn:
     fed, own = self.sizes.fed(op, row.repeat), kernel.repeat(row)
     factor = op.multiplier**2
     wanted = _entry_variance(op, fed, self.direction)
+    if op.place.site in self.positions:
+      wanted = self._beside(self.positions[op.place.site])
     wanted = wanted / factor if wanted is not None and factor else None
     for key in kernel.keys:
       self._claim(key, row.number, own, wanted)
@@ -194,12 +204,30 @@ class _Turn:
     variance = given * factor if given is not None and followed else None
     return Share(row, fed, self.sizes.put(op, fed, variance), wanted)
 
+  def _beside(self, beside: Beside) -> float:
+    """The second moment of the tokens that rows of positions are added to."""
+    (number,) = (
+      i for i, op in enumerate(self.graph.ops) if op.place.site == beside.tokens
+    )
+    keys = [key for key in self.kernels[number].keys if key in self.before]
+    given = _mean([self.before[key].at(()) for key in keys])
+    token = self.graph.ops[number].multiplier * beside.ratio
+    return 1.0 if given is None else given * token**2
+
+  def _yields(self, index: int) -> bool:
+    """Whether a use asks for nothing where the kernel is multiplied as well."""
+    return self.tied == "readout" and self.graph.ops[index].kind == "embedding"
+
   def _claim(
     self, key: Key, index: int, own: Repeat, wanted: float | None
   ) -> None:
     if wanted is None:
       return
     given = self.table.setdefault(key, Given(index))
+    if self._yields(given.index) and not self._yields(index):
+      given = self.table[key] = Given(index)
+    elif self._yields(index) and not self._yields(given.index):
+      return
     ours, others = self.kernels[index].view, self.kernels[given.index].view
     alike = (ours and ours.scans) == (others and others.scans)
     if self.tied == "last":

@@ -36,7 +36,7 @@ from initjax.typing import Direction
 _CHOICES = {
   "direction": ("forward", "backward"),
   "distribution": DISTRIBUTIONS,
-  "tied": ("first", "last"),
+  "tied": ("first", "last", "readout"),
 }
 
 
@@ -47,7 +47,7 @@ def auto_init(
   *inputs: Any,
   direction: Direction = "forward",
   distribution: Distribution = "truncated_normal",
-  tied: Tied = "first",
+  tied: Tied = "readout",
   second_moment: float = 1.0,
 ) -> Any:
   """Draws every kernel of a model with the variance that its place asks for.
@@ -69,9 +69,12 @@ def auto_init(
 
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more
-  than once, `tied` says which use that carries a signal decides. A kernel
-  computed from parameters (weight standardization) is drawn as if it were used
-  directly. Keys go by path: no other parameter has a say in the values.
+  than once, `tied` says which use that carries a signal decides. By "readout" a
+  look-up has no say where its table is multiplied as well: logits start with
+  unit second moment, tokens with 1/fan_in after a norm, and positions that are
+  added to them with as much. A kernel computed from parameters (weight
+  standardization) is drawn as if it were used directly. Keys go by path: no
+  other parameter has a say in the values.
 
   Args:
     key: a PRNG key.
@@ -83,7 +86,8 @@ def auto_init(
     direction: "forward" or "backward".
     distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
       (embeddings and computed kernels are then normal).
-    tied: "first" or "last" use decides.
+    tied: "first" or "last" use decides; "readout" is the first that is no
+      look-up.
     second_moment: of the inputs, > 0.
 
   Returns:
@@ -126,7 +130,7 @@ def plan_init(
   *inputs: Any,
   direction: Direction = "forward",
   distribution: Distribution = "truncated_normal",
-  tied: Tied = "first",
+  tied: Tied = "readout",
   second_moment: float = 1.0,
 ) -> VariancePlan:
   """What `auto_init` would set, and why; draws nothing.

@@ -1,7 +1,7 @@
 """`calibrate`: unit second moment at every operation, in one forward pass."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,11 +11,19 @@ import numpy as np
 from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
-from initjax.graph import Trace, as_function, trace
+from initjax.graph import (
+  SignalGraph,
+  Site,
+  Trace,
+  View,
+  as_function,
+  trace,
+)
 from initjax.model_init._calibration import Calibration
 from initjax.model_init._groups import calibrated_views, groups_of
 from initjax.model_init._leaves import rescaled
-from initjax.model_init._pass import Plan, beginning, one_pass, pooled
+from initjax.model_init._pass import Plan, beginning, found, one_pass, pooled
+from initjax.model_init._tables import decided_by_readout, positions_of
 from initjax.reports import not_followed
 
 
@@ -25,7 +33,7 @@ def calibrate(
   *inputs: Any,
   target: float | jax.Array = 1.0,
   statistic: str = "second_moment",
-  tied: str = "first",
+  tied: str = "readout",
 ) -> tuple[Any, Calibration]:
   """Rescales every kernel so that its output has the wanted second moment.
 
@@ -52,8 +60,11 @@ def calibrate(
   - a kernel used several times (tied, overlapping slices, or the same at every
     repeat of a scan) has one factor, which its later uses have to take as well:
     that of its first use whose output is not zero, or with "pooled" the one
-    that gives all live uses taken together the target. Pooling takes a second
-    pass, and is exact as far as signals do not change by it;
+    that gives all live uses taken together the target. With "readout" the first
+    use is one that is no look-up, where there is one: logits have the target,
+    and tokens, and positions that are added to them, the same factor. Where
+    tables are read out, and in pooling, there is a second pass; either is exact
+    as far as signals do not change by it, as behind a norm;
   - factor 1 where there is nothing to divide by: an output that is zero, not
     finite or, for the variance, constant; and in a branch not taken;
   - factor 1 where a kernel is not a view of parameters, as under weight
@@ -70,7 +81,8 @@ def calibrate(
     target: the statistic that is wanted, in squared units of the signal.
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
       entries of the output.
-    tied: "first" or "pooled", for kernels that are used several times.
+    tied: "first", "pooled" or "readout", for kernels that are used several
+      times.
 
   Returns:
     The parameters, or a new module with them where one was given, and a
@@ -97,19 +109,24 @@ def calibrate(
   """
   check_number("target", target, low=0.0, open_low=True)
   check_choice("statistic", statistic, ("second_moment", "variance"))
-  check_choice("tied", tied, ("first", "pooled"))
+  check_choice("tied", tied, ("first", "pooled", "readout"))
   fn, params, inputs, as_given = as_function(fn, params, inputs)
   _check_concrete(params, inputs)
   given = leaves_by_path(params)
   params = jax.tree.map(_in_jax, params)
   traced = trace(fn, params, *inputs)
-  plan = _plan(traced, params, statistic)
+  plan = _plan(traced, params, statistic, tied)
 
   def program(params: Any, inputs: Any, target: float | jax.Array) -> Any:
     leaves = leaves_by_path(params)
     flat = [*leaves.values(), *jax.tree.leaves(inputs)]
     forward = functools.partial(one_pass, plan, traced.jaxpr, flat, target)
     states, rows = forward(beginning(plan))
+    if plan.waiting:
+      again = plan._replace(waiting=frozenset())
+      states, rows = one_pass(
+        again, traced.jaxpr, flat, target, found(plan, states)
+      )
     if tied == "pooled" and any(group.shared for group in plan.groups):
       states, rows = forward(pooled(plan, states))
     ordered = tuple(rows[site] for site in traced.ops)
@@ -135,7 +152,7 @@ _NO_INPUT = (
 )
 
 
-def _plan(traced: Trace, params: Any, statistic: str) -> Plan:
+def _plan(traced: Trace, params: Any, statistic: str, tied: str) -> Plan:
   paths = paths_of(params)
   if not traced.ops:
     alone = len(traced.jaxpr.in_avals) == len(paths)
@@ -144,8 +161,26 @@ def _plan(traced: Trace, params: Any, statistic: str) -> Plan:
     raise ValueError(why + f" {missed}." * bool(missed))
   ops = traced.ops
   views = calibrated_views(traced, paths)
-  groups = groups_of(ops, views, traced.entangled)
-  return Plan(ops, views, groups, statistic)
+  beside: dict[Site, Site] = {}
+  waiting: frozenset[Site] = frozenset()
+  if tied == "readout":
+    beside, waiting = _lookups(traced.graph, views)
+  groups = groups_of(ops, views, traced.entangled, beside)
+  return Plan(ops, views, groups, statistic, waiting)
+
+
+def _lookups(
+  graph: SignalGraph, views: Mapping[Site, View]
+) -> tuple[dict[Site, Site], frozenset[Site]]:
+  """Tokens that positions are added to, and look-ups of what is read out."""
+  beside = {
+    site: each.tokens
+    for site, each in positions_of(graph).items()
+    if {site, each.tokens} <= views.keys()
+  }
+  decided = decided_by_readout(graph)
+  waiting = {op.place.site for op in graph.ops if op.kind == "embedding"}
+  return beside, frozenset(waiting & decided)
 
 
 def _in_jax(leaf: object) -> Any:

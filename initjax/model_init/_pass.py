@@ -63,6 +63,8 @@ class Plan(NamedTuple):
   """of kernels that may be rescaled"""
   groups: tuple[Group, ...]
   statistic: str
+  waiting: frozenset[Site] = frozenset()
+  """look-ups of tables whose factor is found where they are read out"""
 
 
 def beginning(plan: Plan) -> States:
@@ -108,6 +110,8 @@ def _visit(
   if visited.operands is None:  # one of several, in a call run as a whole
     return visited.outputs, slot.forward, state
   proposal = propose(output, plan.statistic, target)
+  if visited.site in plan.waiting:
+    proposal = proposal._replace(factor=jnp.zeros_like(proposal.factor))
   if state is None:
     code = ENTANGLED if visited.site in plan.views else DERIVED
     return visited.outputs, left_alone(proposal, code), None
@@ -138,6 +142,15 @@ def _not_run(plan: Plan, site: Site) -> Row:
   full = functools.partial(_full, op.repeats)
   dtype = wide_dtype(op.dtype)
   return Row(full(1, dtype), full(np.nan, dtype), full(code, np.int32))
+
+
+def found(plan: Plan, states: States) -> States:
+  """The factors of tables that are read out, before they are looked up."""
+  start = beginning(plan)
+  for number, group in enumerate(plan.groups):
+    if not plan.waiting.isdisjoint(group.sites):
+      start[number] = start[number]._replace(factor=states[number].factor)
+  return start
 
 
 def pooled(plan: Plan, states: States) -> States:

@@ -73,9 +73,12 @@ def _why(
   elif abs(given - share.wanted) > 1e-6 * share.wanted:
     found = [assigned.table[key].index for key in kernel.keys]
     deciding = {assigned.graph.ops[index].path for index in found}
-    reasons.append(
-      f"tied: its {tied} use decides ({', '.join(sorted(deciding))})"
-    )
+    use = f"{tied} use"
+    if tied == "readout":
+      use = "readout" if op.kind == "embedding" else "first use"
+    reasons.append(f"tied: its {use} decides ({', '.join(sorted(deciding))})")
+  if op.place.site in assigned.positions:
+    reasons.append("positions of the size of the tokens they are added to")
   if op.view is not None and op.view.choices > 1:
     reasons.append(f"one of {op.view.choices} kernels, chosen as it runs")
   if kernel.view is None:
