@@ -97,9 +97,7 @@ class UNet(nn.Module):
     for width in self.widths:
       x = self._pair(width, nn.max_pool(x, (2, 2), (2, 2)) if levels else x)
       levels.append(x)
-    for width, level in zip(
-      self.widths[-2::-1], levels[-2::-1], strict=True
-    ):
+    for width, level in zip(self.widths[-2::-1], levels[-2::-1], strict=True):
       x = nn.ConvTranspose(width, (2, 2), (2, 2))(x)
       x = self._pair(width, jnp.concatenate([level, x], -1))
     return nn.Conv(self.classes, (1, 1))(x)

@@ -12,9 +12,7 @@ SHARE = 0.02
 """of the loss's drop, by which `auto_init` may be worse"""
 
 
-def best_rates(
-  rates: tuple[float, ...], loss: np.ndarray
-) -> tuple[float, ...]:
+def best_rates(rates: tuple[float, ...], loss: np.ndarray) -> tuple[float, ...]:
   """Of each way, from losses [ways, rates, seeds, points]."""
   return tuple(rates[best_rate(each)] for each in loss)
 
@@ -30,7 +28,7 @@ def excess(ways: dict[str, Any], way: str) -> tuple[float, float, float]:
 
   Returns:
     The mean difference of pairs, two standard errors of it, and what is
-    allowed: these, or 2 % of the drop of the loss under the own, if that is more.
+    allowed: these, or 2 % of the drop of the own loss, if that is more.
   """
   own = final(ways["own"])
   mean, error = _plots.mean_and_error(final(ways[way]) - own)

@@ -1,7 +1,7 @@
 """`calibrate`: unit second moment at every operation, in one forward pass."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,14 +11,7 @@ import numpy as np
 from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
-from initjax.graph import (
-  SignalGraph,
-  Site,
-  Trace,
-  View,
-  as_function,
-  trace,
-)
+from initjax.graph import Trace, as_function, trace
 from initjax.model_init._calibration import Calibration
 from initjax.model_init._groups import calibrated_views, groups_of
 from initjax.model_init._leaves import rescaled
@@ -62,7 +55,7 @@ def calibrate(
     that of its first use whose output is not zero, or with "pooled" the one
     that gives all live uses taken together the target. With "readout" the first
     use is one that is no look-up, where there is one: logits have the target,
-    and tokens, and positions that are added to them, the same factor. Where
+    and positions become as large as the tokens that they are added to. Where
     tables are read out, and in pooling, there is a second pass; either is exact
     as far as signals do not change by it, as behind a norm;
   - factor 1 where there is nothing to divide by: an output that is zero, not
@@ -125,7 +118,7 @@ def calibrate(
     if plan.waiting:
       again = plan._replace(waiting=frozenset())
       states, rows = one_pass(
-        again, traced.jaxpr, flat, target, found(plan, states)
+        again, traced.jaxpr, flat, target, found(plan, states, rows)
       )
     if tied == "pooled" and any(group.shared for group in plan.groups):
       states, rows = forward(pooled(plan, states))
@@ -161,26 +154,19 @@ def _plan(traced: Trace, params: Any, statistic: str, tied: str) -> Plan:
     raise ValueError(why + f" {missed}." * bool(missed))
   ops = traced.ops
   views = calibrated_views(traced, paths)
-  beside: dict[Site, Site] = {}
-  waiting: frozenset[Site] = frozenset()
-  if tied == "readout":
-    beside, waiting = _lookups(traced.graph, views)
-  groups = groups_of(ops, views, traced.entangled, beside)
-  return Plan(ops, views, groups, statistic, waiting)
-
-
-def _lookups(
-  graph: SignalGraph, views: Mapping[Site, View]
-) -> tuple[dict[Site, Site], frozenset[Site]]:
-  """Tokens that positions are added to, and look-ups of what is read out."""
-  beside = {
-    site: each.tokens
-    for site, each in positions_of(graph).items()
-    if {site, each.tokens} <= views.keys()
+  groups = groups_of(ops, views, traced.entangled)
+  plan = Plan(ops, views, groups, statistic)
+  if tied != "readout":
+    return plan
+  lookups = {site for site, op in ops.items() if op.kind == "embedding"}
+  waiting = lookups & decided_by_readout(traced.graph)
+  outside = {site for site in waiting if not ops[site].repeats}
+  positions = {
+    site: beside
+    for site, beside in positions_of(traced.graph).items()
+    if {site, beside.tokens} <= outside
   }
-  decided = decided_by_readout(graph)
-  waiting = {op.place.site for op in graph.ops if op.kind == "embedding"}
-  return beside, frozenset(waiting & decided)
+  return plan._replace(waiting=waiting, positions=positions)
 
 
 def _in_jax(leaf: object) -> Any:

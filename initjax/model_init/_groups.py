@@ -60,7 +60,6 @@ def groups_of(
   ops: Mapping[Site, LinearOp],
   views: Mapping[Site, View],
   entangled: frozenset[str],
-  beside: Mapping[Site, Site],
 ) -> tuple[Group, ...]:
   """The groups of all operations that can be calibrated.
 
@@ -69,20 +68,12 @@ def groups_of(
     views: of their kernels.
     entangled: parameters that are used in another way, too: rescaling them
       would change signals behind the back of the pass.
-    beside: operations whose kernels have the factor of another one's.
   """
   sets: list[list[Site]] = []
-
-  def near_to(site: Site, group: list[Site]) -> bool:
-    return any(
-      overlap(views[s], views[site])
-      or beside.get(s) == site
-      or beside.get(site) == s
-      for s in group
-    )
-
-  for site in views:
-    near = [group for group in sets if near_to(site, group)]
+  for site, view in views.items():
+    near = [
+      group for group in sets if any(overlap(views[s], view) for s in group)
+    ]
     sets = [group for group in sets if group not in near]
     sets.append(sorted([*(s for group in near for s in group), site]))
   return tuple(
