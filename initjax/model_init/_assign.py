@@ -7,6 +7,7 @@ that carries a signal, or the first that is no look-up.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
@@ -14,14 +15,16 @@ from typing import Literal, NamedTuple
 from initjax.graph import LinearOp, Row, SignalGraph, Site, View
 from initjax.model_init._tables import Beside, positions_of, read_out
 from initjax.propagation import Fed, Signal, Walk
-from initjax.typing import Direction
 
 Key = tuple[str, str]
 """The path of a leaf and the part of it that is seen: "" is the whole."""
 Repeat = tuple[int, ...]
+Kept = Literal["forward", "backward", "balanced"]
 Tied = Literal["first", "last", "readout"]
 
 _ROUNDS, _UNDAMPED = 50, 3
+_GROWN = 10.0
+"""times that the gradient's second moment may grow along a chain of layers"""
 
 
 class Kernel(NamedTuple):
@@ -112,6 +115,10 @@ class Assigned(NamedTuple):
   table: Table
   positions: Mapping[Site, Beside]
   """look-ups that are given the size of the tokens they are added to"""
+  direction: Kept
+  """what came out of the wish: "balanced" only where it is another rule"""
+  growth: float = 1.0
+  """of the gradient where signals would keep their size, if "balanced" """
 
   def given(self, row: Row) -> float | None:
     """In the end: a row may be run before it is decided."""
@@ -129,13 +136,31 @@ def assign(
   kernels: tuple[Kernel, ...],
   sizes: Walk,
   *,
-  direction: Direction,
+  direction: Kept,
   tied: Tied,
+) -> Assigned:
+  """What the rows get; "balanced" is "forward" where gradients stand it."""
+  if tied == "readout" and not read_out(graph.ops):
+    tied = "first"
+  settle = functools.partial(_settled, graph, kernels, sizes, tied)
+  if direction != "balanced":
+    return settle(direction)
+  forward = settle("forward")
+  growth = max((share.output.chi for share in forward.shares), default=1.0)
+  if growth <= _GROWN:
+    return forward
+  return settle("balanced")._replace(growth=growth)
+
+
+def _settled(
+  graph: SignalGraph,
+  kernels: tuple[Kernel, ...],
+  sizes: Walk,
+  tied: Tied,
+  direction: Kept,
 ) -> Assigned:
   """Runs all rows; again where a later use decides what an earlier one gets."""
   table: Table = {}
-  if tied == "readout" and not read_out(graph.ops):
-    tied = "first"
   positions = positions_of(graph) if tied == "readout" else {}
   rules = direction, tied, positions
   for count in range(_ROUNDS):
@@ -147,7 +172,7 @@ def assign(
       break
     if count >= _UNDAMPED:  # a kernel that halves its own wish would alternate
       table = _between(before, table)
-  return Assigned(graph, kernels, shares, table, positions)
+  return Assigned(graph, kernels, shares, table, positions, direction)
 
 
 def _between(first: Table, second: Table) -> Table:
@@ -181,7 +206,7 @@ class _Turn:
   graph: SignalGraph
   kernels: tuple[Kernel, ...]
   sizes: Walk
-  direction: Direction
+  direction: Kept
   tied: Tied
   positions: Mapping[Site, Beside]
   before: Table
@@ -242,7 +267,7 @@ class _Turn:
     """Kernels that no live row uses: as if fed by unit second moment."""
     for row in self.graph.rows:
       index, op, kernel = row.number, row.op, self.kernels[row.number]
-      unit = 1 / (op.fan_in if self.direction == "forward" else op.fan_out)
+      unit = 1 / (op.fan_out if self.direction == "backward" else op.fan_in)
       for key in kernel.keys:
         given = self.table.setdefault(key, Given(index))
         if given.index == index:
@@ -250,14 +275,14 @@ class _Turn:
           given.variances.setdefault(own, unit / op.multiplier**2)
 
 
-def _entry_variance(
-  op: LinearOp, fed: Fed, direction: Direction
-) -> float | None:
+def _entry_variance(op: LinearOp, fed: Fed, direction: Kept) -> float | None:
   """The variance of the operand's entries by the law of one layer."""
   if op.kind == "embedding":
     return 1.0
-  if direction == "forward":
+  if direction != "backward":
     kept, fan = fed.second_moment, op.fan_in
+    if direction == "balanced" and math.isfinite(fed.derivative):
+      kept = max(kept, fed.derivative)  # neither signal nor gradient grows
   else:
     kept, fan = fed.derivative, op.fan_out
     if math.isnan(kept):

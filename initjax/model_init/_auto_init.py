@@ -17,6 +17,7 @@ from initjax.graph import Scale, as_function, entries_of, signal_graph
 from initjax.measurement import Known, known_of, mean_square
 from initjax.model_init._assign import (
   Assigned,
+  Kept,
   Tied,
   assign,
   kernels_of,
@@ -31,10 +32,9 @@ from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, warning_of
 from initjax.propagation import Walk
 from initjax.reports import not_followed
-from initjax.typing import Direction
 
 _CHOICES = {
-  "direction": ("forward", "backward"),
+  "direction": ("forward", "backward", "balanced"),
   "distribution": DISTRIBUTIONS,
   "tied": ("first", "last", "readout"),
 }
@@ -45,7 +45,7 @@ def auto_init(
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
-  direction: Direction = "forward",
+  direction: Kept = "balanced",
   distribution: Distribution = "truncated_normal",
   tied: Tied = "readout",
   second_moment: float = 1.0,
@@ -64,8 +64,14 @@ def auto_init(
   factors between parameter and operation are taken out. What the graph does not
   tell (softmax, pooling) is taken to have unit second moment, as is an
   activation without finite moments (1/x, log x), and the plan says so. There is
-  no compromise of both directions: along a stack, the ratios fan_in/fan_out
-  cancel.
+  no compromise of fans: along a stack, the ratios fan_in/fan_out cancel. But
+  where the gradient would grow more than tenfold along a chain of layers, as in
+  15 of tanh, "balanced" lets neither it nor the signal grow,
+
+      balanced  Var W = 1/(fan_in·max(E[φ(√q ζ)²], E[φ'(√q ζ)²])),
+
+  since such models learn worse from unit signals: after 40 layers of tanh these
+  are chaotic. Elsewhere it is the rule "forward".
 
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more
@@ -83,7 +89,7 @@ def auto_init(
       concrete and is returned as it is. A module that holds its parameters is
       followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
-    direction: "forward" or "backward".
+    direction: "forward", "backward" or "balanced".
     distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
       (embeddings and computed kernels are then normal).
     tied: "first" or "last" use decides; "readout" is the first that is no
@@ -128,7 +134,7 @@ def plan_init(
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
-  direction: Direction = "forward",
+  direction: Kept = "balanced",
   distribution: Distribution = "truncated_normal",
   tied: Tied = "readout",
   second_moment: float = 1.0,

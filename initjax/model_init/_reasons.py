@@ -30,7 +30,7 @@ def plan_of(
   for share in assigned.shares:
     row, given = share.row, assigned.given(share.row)
     op = row.op
-    fan = op.fan_in if direction == "forward" else op.fan_out
+    fan = op.fan_out if direction == "backward" else op.fan_in
     gain = None
     if given is not None:
       gain = abs(op.multiplier) * math.sqrt(given * fan)
@@ -51,7 +51,7 @@ def plan_of(
         _why(assigned, share, given, distribution, tied),
       )
     )
-  return VariancePlan(tuple(rows), kept, _notes(assigned, direction))
+  return VariancePlan(tuple(rows), kept, _notes(assigned))
 
 
 def _why(
@@ -94,10 +94,12 @@ def _why(
 # What theory says of the whole
 
 
-def _notes(assigned: Assigned, direction: str) -> tuple[str, ...]:
+def _notes(assigned: Assigned) -> tuple[str, ...]:
   notes = [warning_of(assigned.shares, _NOTE)]
-  if direction == "forward":
+  if assigned.direction == "forward":
     notes.append(_gradient(assigned.shares))
+  if assigned.direction == "balanced":
+    notes.append(_BALANCED.format(assigned.growth))
   if assigned.graph.opaque:
     notes.append(
       f"{', '.join(assigned.graph.opaque)} could not be entered: what it does "
@@ -105,6 +107,13 @@ def _notes(assigned: Assigned, direction: str) -> tuple[str, ...]:
     )
   notes.append(not_followed(assigned.graph.not_followed))
   return tuple(note for note in notes if note)
+
+
+_BALANCED = (
+  "With unit signals the gradient's second moment would grow {:.2g} times "
+  "along a chain of layers: neither grows now, and the signal shrinks; "
+  "direction='forward' keeps the signal."
+)
 
 
 def warning_of(shares: Sequence[Share], least: float = 10.0) -> str:

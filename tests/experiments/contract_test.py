@@ -35,6 +35,7 @@ SMALLEST = {
     "gradient_depth": 24, "gradient_width": 16, "draws": 2, "depths": (3,),
     "width": 8, "steps": 20,
   },
+  "own_init": {},
   "phase_diagram": {
     "resolution": 4, "points": (1, 1), "depth": 10, "width": 16, "seeds": 2,
     "pairs": 2, "dataset": "synthetic",
