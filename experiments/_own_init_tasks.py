@@ -37,7 +37,16 @@ class Task(NamedTuple):
 def digits(samples: int, seed: int) -> Labelled:
   """Images of handwritten digits, [samples, 8, 8, 1]."""
   data = _datasets.load_labelled("digits", seed, flat=False)
-  return jax.tree.map(lambda array: array[:samples], data)
+  return _cut(data, samples)
+
+
+def _cut(data: Labelled, samples: int) -> Labelled:
+  """So many that are learnt, and a quarter as many to test."""
+  inputs, labels, test, test_labels = data
+  few = max(1, samples // 4)
+  return Labelled(
+    inputs[:samples], labels[:samples], test[:few], test_labels[:few]
+  )
 
 
 def masks(samples: int, seed: int) -> Labelled:
@@ -61,7 +70,8 @@ def sums(samples: int, seed: int) -> Labelled:
   shape = (2, samples, TOKENS)
   ids = np.random.default_rng(seed).integers(0, WORDS, shape, np.int32)
   found = np.asarray((ids + np.arange(TOKENS)) % WORDS, np.int32)
-  return Labelled(*map(jnp.asarray, (ids[0], found[0], ids[1], found[1])))
+  arrays = map(jnp.asarray, (ids[0], found[0], ids[1], found[1]))
+  return _cut(Labelled(*arrays), samples)
 
 
 def source_text(samples: int, seed: int) -> Labelled:
@@ -72,7 +82,8 @@ def source_text(samples: int, seed: int) -> Labelled:
   )
   rows = data[starts[:, None] + np.arange(LENGTH + 1)]
   first, second = jnp.asarray(rows[:samples]), jnp.asarray(rows[samples:])
-  return Labelled(first[:, :-1], first[:, 1:], second[:, :-1], second[:, 1:])
+  parts = first[:, :-1], first[:, 1:], second[:, :-1], second[:, 1:]
+  return _cut(Labelled(*parts), samples)
 
 
 @functools.cache

@@ -17,18 +17,19 @@ Runs = dict[str, Any]
 """{"batches", "rate": [runs]}"""
 
 
-def draw(key: jax.Array, inputs: jax.Array, task: Task, way: str) -> Any:
-  """A model's variables; `inputs` are a batch."""
+def draw(key: jax.Array, inputs: jax.Array, task: Task) -> dict[str, Any]:
+  """A model's variables by way; `inputs` are a batch."""
+  function = apply(task)
   own = initjax.init_variables(key, task.model, inputs)
-  if way == "auto_init":
-    return initjax.auto_init(key, apply(task), own, inputs)
-  if way == "calibrate":
-    return initjax.calibrate(apply(task), own, inputs)[0]
-  return own
+  return {
+    "own": own,
+    "auto_init": initjax.auto_init(key, function, own, inputs),
+    "calibrate": initjax.calibrate(function, own, inputs)[0],
+  }
 
 
 @functools.partial(
-  jax.jit, static_argnames=("task", "steps", "batch", "points", "together")
+  jax.jit, static_argnames=("task", "steps", "batch", "points")
 )
 def courses(
   given: tuple[Any, Runs],
@@ -38,12 +39,10 @@ def courses(
   steps: int,
   batch: int,
   points: int,
-  together: int,
 ) -> _training.Course:
-  """Training of [runs] models by Adam, `together` of them side by side."""
+  """Training of [runs] models by Adam."""
 
-  def one(given: tuple[Any, Runs]) -> _training.Course:
-    params, run = given
+  def one(params: Any, run: Runs) -> _training.Course:
     return _training.train(
       apply(TASKS[task]),
       params,
@@ -55,4 +54,4 @@ def courses(
       points=points,
     )[1]
 
-  return jax.lax.map(one, given, batch_size=together)
+  return jax.vmap(one)(*given)
