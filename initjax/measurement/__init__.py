@@ -21,7 +21,12 @@ from initjax.measurement._leaves import (
   mean_square,
   mean_square_at,
 )
-from initjax.measurement._measure import Measured, measure, measure_and_grad
+from initjax.measurement._measure import (
+  Measured,
+  measure,
+  measure_and_grad,
+  measure_traced,
+)
 from initjax.measurement._report import SignalReport
 from initjax.measurement._row_statistics import RowStatistics, row_statistics
 

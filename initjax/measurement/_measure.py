@@ -169,6 +169,34 @@ def _measured(
   return Measured(report, outputs, gradients)
 
 
+@nan_is_unknown()
+def measure_traced(
+  traced: Trace, params: Any, inputs: Any, *, backward: bool = True
+) -> SignalReport:
+  """`measure` of what has been traced and read already.
+
+  Args:
+    traced: the model.
+    params: its parameters.
+    inputs: all other arguments.
+    backward: whether to measure gradients; else their tallies are empty.
+
+  Raises:
+    ValueError: if no output can be differentiated.
+  """
+  if not backward:
+    visitor, slots, blanks = _visitor_and_slots(traced, detail=False)
+    given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
+    arguments = jax.tree.leaves((params, inputs))
+    _, found, _ = run(traced.jaxpr, arguments, visitor, given)
+    return _report_of(traced, found, slots, None)
+  watched, slots = _instrumented(traced, inputs, has_aux=False, detail=False)
+  by_slots = lambda slots: watched(slots, params)
+  main, pull_back, (_, found) = jax.vjp(by_slots, slots, has_aux=True)
+  (gradients,) = pull_back(_cotangent(main, None, None))
+  return _report_of(traced, found, gradients, None)
+
+
 def _instrumented(
   traced: Trace, inputs: Any, has_aux: bool, detail: bool
 ) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:

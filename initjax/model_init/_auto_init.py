@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
 from initjax._sharding import fetched
-from initjax.graph import Scale, as_function, entries_of, signal_graph
+from initjax.graph import Scale, Trace, as_function, entries_of, trace
 from initjax.measurement import Known, known_of, mean_square
 from initjax.model_init._assign import (
   Assigned,
@@ -28,8 +28,9 @@ from initjax.model_init._draw import (
   Draw,
   drawn_leaf,
 )
+from initjax.model_init._measured import as_warning, can_be_measured, strays
 from initjax.model_init._plan import VariancePlan
-from initjax.model_init._reasons import plan_of, warning_of
+from initjax.model_init._reasons import plan_of, wanted_of, warnings_of
 from initjax.propagation import Walk
 from initjax.reports import not_followed
 
@@ -49,6 +50,7 @@ def auto_init(
   distribution: Distribution = "truncated_normal",
   tied: Tied = "readout",
   second_moment: float = 1.0,
+  check: bool = True,
 ) -> Any:
   """Draws every kernel of a model with the variance that its place asks for.
 
@@ -73,6 +75,12 @@ def auto_init(
   since such models learn worse from unit signals: after 40 layers of tanh these
   are chaotic. Elsewhere it is the rule "forward".
 
+  Where parameters and inputs are arrays, and more than placeholders (one number
+  throughout), the result is measured on them: one pass forward and backward. A
+  signal that is eight times larger or smaller than it should be, a gradient
+  that explodes or vanishes, and what theory knows to be unstable are warned of
+  together; what is not finite is an error.
+
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more
   than once, `tied` says which use that carries a signal decides. By "readout" a
@@ -95,6 +103,8 @@ def auto_init(
     tied: "first" or "last" use decides; "readout" is the first that is no
       look-up.
     second_moment: of the inputs, > 0.
+    check: whether to measure the result, which costs about one gradient and its
+      compilation; nothing is measured while it is being traced.
 
   Returns:
     The parameters, or a new module with them where one was given.
@@ -103,10 +113,13 @@ def auto_init(
     ValueError: for an unknown option, or where nothing can be initialized.
     TypeError: for a parameter that is no kernel and has no value, or for what
       is no key.
+    FloatingPointError: where signal or gradient are not finite.
 
   Warns:
     UserWarning: where theory says that the forward map is unstable, so that
-      chance is amplified tenfold or more over the depth of the model.
+      chance is amplified tenfold or more over the depth of the model, that a
+      guess is raised to a power, or that the gradient changes 2^±10 times; and
+      where signal or gradient, as measured, stray.
 
   >>> def mlp(params, x):
   ...   return jax.nn.relu(x @ params["first"]) @ params["second"]
@@ -123,11 +136,16 @@ def auto_init(
   check_key(key)
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, as_given = as_function(fn, params, inputs)
-  assigned = _assigned(fn, params, inputs, second_moment, rules)
-  message = warning_of(assigned.shares)
-  if message:
-    warnings.warn(message, stacklevel=2)
-  return as_given(_drawn(key, params, assigned, distribution))
+  traced, assigned = _assigned(fn, params, inputs, second_moment, rules)
+  drawn = _drawn(key, params, assigned, distribution)
+  said = warnings_of(assigned)
+  if check and can_be_measured(traced, drawn, inputs):
+    rules.pop("direction")
+    wanted = wanted_of(assigned, inputs, second_moment, **rules)
+    said += strays(traced, drawn, inputs, wanted)
+  if said:
+    warnings.warn(as_warning("auto_init", said), stacklevel=2)
+  return as_given(drawn)
 
 
 def plan_init(
@@ -168,7 +186,7 @@ def plan_init(
   """
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  assigned = _assigned(fn, params, inputs, second_moment, rules)
+  _, assigned = _assigned(fn, params, inputs, second_moment, rules)
   drawn = {path for path, _ in assigned.table}
   kept = tuple(path for path in paths_of(params) if path not in drawn)
   return plan_of(assigned, kept, **rules)
@@ -180,13 +198,14 @@ def _assigned(
   inputs: tuple[Any, ...],
   second_moment: float,
   rules: dict[str, Any],
-) -> Assigned:
-  """The variance of each kernel of a model, and why."""
+) -> tuple[Trace, Assigned]:
+  """A model as it was read; the variance of each kernel, and why."""
   for name, value in rules.items():
     check_choice(name, value, _CHOICES[name])
   check_number("second_moment", second_moment, low=0, open_low=True)
   leaves = leaves_by_path(params)
-  graph = signal_graph(fn, params, *inputs)
+  traced = trace(fn, params, *inputs)
+  graph = traced.graph
   known = known_of(graph, leaves, inputs)
   sizes = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
   assigned = assign(
@@ -197,7 +216,7 @@ def _assigned(
     tied=rules["tied"],
   )
   _check_assigned(leaves, assigned)
-  return assigned
+  return traced, assigned
 
 
 def _mean_square(known: Known, scale: Scale) -> float:

@@ -23,7 +23,7 @@ from initjax.reports import (
 )
 
 _POOLED = "kernel used several times: one factor, pooled over live uses"
-_READ_OUT = (
+READ_OUT = (
   "table that is read out: one factor, from its readout, also for positions "
   "that are added to its rows"
 )
@@ -84,7 +84,7 @@ class Calibration:
       if code == SHARED and self.tied == "pooled":
         reason = _POOLED
       elif code == SHARED and op.place.site in read_out:
-        reason = _READ_OUT
+        reason = READ_OUT
       found.append(Operation(op.path, repeat, factor, before, reason))
     return tuple(found)
 
