@@ -3,7 +3,7 @@
 import math
 
 from initjax.graph._moves import places_after
-from initjax.graph._primitives import MOVES
+from initjax.graph._primitives import JOINS, MOVES
 from initjax.graph._values import Node
 
 
@@ -30,13 +30,16 @@ def features(node: Node, rank: int) -> frozenset[int]:
 
 def _whole_below(node: Node) -> tuple[Node, int] | None:
   """The latest operand that is not spread out, as a mean is, and its rank."""
-  if node.equation is None or len(node.operands) > len(node.equation.invars):
+  if node.equation is None or node.label == "data product":
+    return None
+  if len(node.operands) > len(node.equation.invars):
     return None
   size = math.prod(node.equation.outvars[node.output].aval.shape)
   found = None
   for value, atom in zip(node.operands, node.equation.invars, strict=False):
     below, shape = value.node, atom.aval.shape
-    if below is None or (node.label != "slice" and math.prod(shape) < size):
+    is_part = node.label in JOINS | {"slice", "pad"}
+    if below is None or (not is_part and math.prod(shape) < size):
       continue
     spread = below.label == "broadcast_in_dim" and below.equation is not None
     if spread:

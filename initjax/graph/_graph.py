@@ -12,7 +12,10 @@ from initjax.graph._view import View
 from initjax.typing import Activation
 
 Site = tuple[int, ...]
-"""Position of an equation: its index, and those of the calls around it."""
+"""Position of an equation: its index, and those of the calls around it.
+
+Of an operand alone, another one after that, -1 for the first and so on down.
+"""
 
 
 class Scan(NamedTuple):
@@ -86,13 +89,15 @@ class Term(NamedTuple):
     "parts",
     "bias",
     "constant",
+    "ones",
     "input",
     "unknown",
   ]
   """the output of an operation; the stream that feeds one, or what that stream
   normalizes; a normalized stream; a product of images, or one alone;
   images side by side; a parameter that is added, or a constant array of unit
-  size; the number 1; an input; what is normalized, where it cannot be said"""
+  size; the number 1; the entries of one-hot rows that are not 0; an input; what
+  is normalized, where it cannot be said"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""

@@ -30,6 +30,7 @@ from initjax.graph._compat import (
 )
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import read_contraction, read_linear
+from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
   INLINED,
   LAYOUT,
@@ -143,12 +144,14 @@ def _read_other(
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
+  operands, tables = read_tables(reader, equation, operands, place)
   operands = read_terms(reader, name, operands)
+  reader.sites.update(tables)
   parameters = [value for value in operands if value.kind == "parameter"]
   nodes = [value.node for value in operands if value.node is not None]
   noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
   if parameters and (noise or all(v.kind != "data" for v in operands)):
-    views = _read_view(equation, operands, noise)
+    views = _read_view(equation, operands, place, noise)
     if views:
       reader.met.spectra.note(equation, operands[0], views[0])
     return views
@@ -167,7 +170,7 @@ def _read_other(
 
 
 def _read_view(
-  equation: Equation, operands: list[Value], noise: bool
+  equation: Equation, operands: list[Value], place: Place, noise: bool
 ) -> list[Value]:
   """A parameter after one more step; noise may multiply it, as DropConnect."""
   name, views = equation.primitive.name, [value.view for value in operands]
@@ -176,7 +179,8 @@ def _read_view(
   if not noise or name in SCALES:
     found = follow(equation, views, numbers)
   if found is None:
-    mixture = joined(operands, "noise" if noise else name, equation=equation)
+    step = "noise" if noise else name
+    mixture = joined(operands, step, equation=equation, place=place)
     return [mixture] * len(equation.outvars)
   scaled = any(view.leaf_shape is None for view in found)
   made = Node(0, name, equation, tuple(operands)) if scaled else None

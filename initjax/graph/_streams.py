@@ -22,6 +22,7 @@ from initjax.graph._activations import (
 )
 from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
 from initjax.graph._graph import Feed, Image, Site, Stream, Term, terms_within
+from initjax.graph._nonzeros import nonzeros
 from initjax.graph._normalizations import Normalization, normalization
 from initjax.graph._primitives import CHOICES, JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
@@ -140,13 +141,18 @@ class _Descent:
 
   def _parts(self, node: Node) -> Stream | None:
     """Streams side by side, and what else is joined to them."""
-    sizes = [math.prod(atom.aval.shape) for atom in node.equation.invars]
-    images = []
-    for value, size in zip(node.operands, sizes, strict=True):
+    shapes = [tuple(atom.aval.shape) for atom in node.equation.invars]
+    params = node.equation.params
+    along = [params["dimension"]] if "dimension" in params else []
+    every = list(map(nonzeros, node.operands, shapes, [along] * len(shapes)))
+    total, images = max(1, sum(terms.number for terms in every)), []
+    for value, terms in zip(node.operands, every, strict=True):
       image = self._part(value) or Image(identity, (Term("unknown"),))
-      images.append(image._replace(weight=size / max(1, sum(sizes))))
-    terms = terms_within((Term("parts", images=tuple(images)),))
-    known = any(term.kind not in ("parts", "unknown") for term in terms)
+      if terms.value is not None:
+        image = Image(identity, (Term("ones", factor=terms.value),))
+      images.append(image._replace(weight=terms.number / total))
+    within = terms_within((Term("parts", images=tuple(images)),))
+    known = any(term.kind not in ("parts", "unknown") for term in within)
     if not known or has_complex(node):
       return None
     return (Term("parts", images=tuple(images)),)

@@ -219,7 +219,7 @@ class _Turn:
     factor = op.multiplier**2
     wanted = _entry_variance(op, fed, self.direction)
     if op.place.site in self.positions:
-      wanted = self._beside(self.positions[op.place.site])
+      wanted = self._beside(self.positions[op.place.site]) / op.fan_in
     wanted = wanted / factor if wanted is not None and factor else None
     for key in kernel.keys:
       self._claim(key, row.number, own, wanted)
@@ -231,13 +231,14 @@ class _Turn:
 
   def _beside(self, beside: Beside) -> float:
     """The second moment of the tokens that rows of positions are added to."""
-    (number,) = (
-      i for i, op in enumerate(self.graph.ops) if op.place.site == beside.tokens
-    )
+    ops = self.graph.ops
+    (number,) = (i for i, o in enumerate(ops) if o.place.site == beside.tokens)
     keys = [key for key in self.kernels[number].keys if key in self.before]
     given = _mean([self.before[key].at(()) for key in keys])
-    token = self.graph.ops[number].multiplier * beside.ratio
-    return 1.0 if given is None else given * token**2
+    if given is None:
+      return 1.0
+    token = ops[number]
+    return given * token.fan_in * (token.multiplier * beside.ratio) ** 2
 
   def _yields(self, index: int) -> bool:
     """Whether a use asks for nothing where the kernel is multiplied as well."""
@@ -278,7 +279,7 @@ class _Turn:
 def _entry_variance(op: LinearOp, fed: Fed, direction: Kept) -> float | None:
   """The variance of the operand's entries by the law of one layer."""
   if op.kind == "embedding":
-    return 1.0
+    return 1 / op.fan_in
   if direction != "backward":
     kept, fan = fed.second_moment, op.fan_in
     if direction == "balanced" and math.isfinite(fed.derivative):

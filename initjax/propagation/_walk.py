@@ -138,6 +138,8 @@ class Walk:
       return Signal(size, shared=size)
     if term.kind == "constant":
       return Signal(mean=1.0, shared=1.0, gaussian=False)
+    if term.kind == "ones":
+      return Signal(mean=1.0, gaussian=False)
     if term.kind == "input":
       return Signal(self.input_size, gaussian=False)
     if term.kind == "normalized":
