@@ -22,6 +22,8 @@ MODULES = ("argparse", "ast", "inspect", "pathlib", "subprocess", "tarfile")
 """of Python's standard library, whose text is learnt"""
 LENGTH = 32
 """bytes of a sample"""
+FAST = (1e-3, 3e-3, 1e-2)
+"""rates of what learns slowly"""
 
 
 class Task(NamedTuple):
@@ -99,10 +101,12 @@ TASKS: dict[str, Task] = {
   "VGG": Task(Vgg(), digits),
   "ResNet-18, no norm": Task(ResNet(normalized=False), digits),
   "ResNet-18, BatchNorm": Task(ResNet(normalized=True), digits),
-  "GPT, tied, sums": Task(Gpt(WORDS, tied=True), sums),
-  "GPT, bytes": Task(Gpt(128, tied=False, layers=3, width=32), source_text),
+  "GPT, tied, sums": Task(Gpt(WORDS, tied=True), sums, FAST),
+  "GPT, bytes": Task(
+    Gpt(128, tied=False, layers=3, width=32), source_text, FAST
+  ),
   "ViT": Task(Vit(), digits),
-  "LSTM": Task(Lstm(), digits, (1e-3, 3e-3, 1e-2)),
+  "LSTM": Task(Lstm(), digits, FAST),
   "U-Net": Task(UNet(), masks),
 }
 

@@ -21,10 +21,11 @@ def draw(key: jax.Array, inputs: jax.Array, task: Task) -> dict[str, Any]:
   """A model's variables by way; `inputs` are a batch."""
   function = apply(task)
   own = initjax.init_variables(key, task.model, inputs)
+  given = function, own, inputs
   return {
     "own": own,
-    "auto_init": initjax.auto_init(key, function, own, inputs),
-    "calibrate": initjax.calibrate(function, own, inputs)[0],
+    "auto_init": initjax.auto_init(key, *given, check=False),
+    "calibrate": initjax.calibrate(*given, check=False)[0],
   }
 
 
