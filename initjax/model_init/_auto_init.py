@@ -24,6 +24,7 @@ from initjax.graph import (
 from initjax.measurement import Known, known_of, mean_square_at
 from initjax.model_init._assign import (
   Assigned,
+  Kept,
   Tied,
   assign,
   kernels_of,
@@ -39,12 +40,11 @@ from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, wanted_of, warnings_of
 from initjax.propagation import Walk
 from initjax.reports import not_followed, short_paths
-from initjax.typing import Direction
 
 _CHOICES = {
-  "direction": ("forward", "backward"),
+  "direction": ("forward", "backward", "balanced"),
   "distribution": DISTRIBUTIONS,
-  "tied": ("first", "last"),
+  "tied": ("first", "last", "readout"),
 }
 
 
@@ -54,9 +54,9 @@ def auto_init(
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
-  direction: Direction = "forward",
+  direction: Kept = "balanced",
   distribution: Distribution = "truncated_normal",
-  tied: Tied = "first",
+  tied: Tied = "readout",
   second_moment: float = 1.0,
   check: bool = True,
 ) -> Any:
@@ -74,8 +74,14 @@ def auto_init(
   factors between parameter and operation are taken out. What the graph does not
   tell (softmax, pooling) is taken to have unit second moment, as is an
   activation without finite moments (1/x, log x), and the plan says so. There is
-  no compromise of both directions: along a stack, the ratios fan_in/fan_out
-  cancel.
+  no compromise of fans: along a stack, the ratios fan_in/fan_out cancel. But
+  where the gradient would grow more than tenfold along a chain of layers, as in
+  15 of tanh, "balanced" lets neither it nor the signal grow,
+
+      balanced  Var W = 1/(fan_in·max(E[φ(√q ζ)²], E[φ'(√q ζ)²])),
+
+  since such models learn worse from unit signals: after 40 layers of tanh these
+  are chaotic. Elsewhere it is the rule "forward".
 
   Where parameters and inputs are arrays, and more than placeholders (one number
   throughout), the result is measured on them: one pass forward and backward. A
@@ -85,9 +91,12 @@ def auto_init(
 
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more
-  than once, `tied` says which use that carries a signal decides. A kernel
-  computed from parameters (weight standardization) is drawn as if it were used
-  directly. Keys go by path: no other parameter has a say in the values.
+  than once, `tied` says which use that carries a signal decides. By "readout" a
+  look-up has no say where its table is multiplied as well: logits start with
+  unit second moment, tokens with 1/fan_in after a norm, and positions that are
+  added to them with as much. A kernel computed from parameters (weight
+  standardization) is drawn as if it were used directly. Keys go by path: no
+  other parameter has a say in the values.
 
   Args:
     key: a PRNG key.
@@ -96,10 +105,11 @@ def auto_init(
       concrete and is returned as it is. A module that holds its parameters is
       followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
-    direction: "forward" or "backward".
+    direction: "forward", "backward" or "balanced".
     distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
       (embeddings and computed kernels are then normal).
-    tied: "first" or "last" use decides.
+    tied: "first" or "last" use decides; "readout" is the first that is no
+      look-up.
     second_moment: of the inputs, > 0.
     check: whether to measure the result, which costs about one gradient and its
       compilation; nothing is measured while it is being traced.
@@ -137,8 +147,9 @@ def auto_init(
   traced, assigned = _assigned(fn, params, inputs, second_moment, rules)
   _check_values(leaves_by_path(params), assigned)
   drawn = _drawn(key, params, assigned, distribution)
-  said = warnings_of(assigned, direction)
+  said = warnings_of(assigned)
   if check and can_be_measured(traced, drawn, inputs):
+    rules.pop("direction")
     wanted = wanted_of(assigned, inputs, second_moment, **rules)
     said += strays(traced, drawn, inputs, wanted)
   if said:
@@ -151,9 +162,9 @@ def plan_init(
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
-  direction: Direction = "forward",
+  direction: Kept = "balanced",
   distribution: Distribution = "truncated_normal",
-  tied: Tied = "first",
+  tied: Tied = "readout",
   second_moment: float = 1.0,
 ) -> VariancePlan:
   """What `auto_init` would set, and why; draws nothing.
