@@ -208,7 +208,7 @@ def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
   if not table:
     missed = not_followed(assigned.graph.not_followed)
     if assigned.shares:
-      missed = "Its kernels are made of smaller parameters"
+      missed = "Its kernels are made of parameters that are none"
     raise ValueError(
       "wanted a model that uses parameters in matrix products, convolutions "
       "or look-ups, found none to initialize; are its kernels, or its data, "

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn_by_numpy import filled
+from drawn_by_numpy import filled, normal
 
 from initjax.gains import gain, moments
 from initjax.model_init import auto_init, plan_init
@@ -107,6 +107,28 @@ def test_computed_kernels_are_drawn_as_if_used_directly():
   drawn = auto_init(KEY, fn, params, shape(1, 8))
   assert drawn["gain"] is params["gain"]
   assert np.std(drawn["w"]) > 0.2
+
+
+def test_products_of_parameters_are_signals_and_keep_their_values():
+  """A learned query, with its layer and bias, attends to data."""
+
+  def fn(p, x):
+    query = p["probe"] @ p["query"] + p["bias"]
+    scores = x @ p["key"] @ query
+    values = x @ (p["value"] + p["up"] @ p["down"])
+    return jax.nn.softmax(scores) @ values
+
+  names = ("query", "key", "value")
+  params = {name: normal(i, 32, 32) for i, name in enumerate(names)}
+  params |= {"up": normal(3, 32, 4), "down": normal(4, 4, 32)}
+  params |= {"probe": normal(5, 32), "bias": np.zeros(32, np.float32)}
+  plan = plan_of(fn, params, shape(9, 32))
+  assert plan.kept == ("bias", "down", "probe", "query", "up")
+  stds = {row.path.split(",")[0]: row.std for row in plan.rows}
+  assert stds == {"key": 32**-0.5, "value": 32**-0.5, "probe": None}
+  assert "keep their values" in next(r.why for r in plan.rows if r.std is None)
+  drawn = auto_init(KEY, fn, params, shape(9, 32))
+  assert all(drawn[path] is params[path] for path in plan.kept)
 
 
 def test_assumptions_are_stated():
