@@ -28,6 +28,7 @@ from initjax.graph._compat import (
   scan_operands,
   sub_jaxprs,
 )
+from initjax.graph._geometry import product_by_entry
 from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._primitives import (
@@ -88,6 +89,9 @@ def _read_equation(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   name = equation.primitive.name
+  by_entry = product_by_entry(equation) if name == "dot_general" else None
+  if by_entry is not None:
+    return read(reader, by_entry, operands, place)
   if name in LINEAR:
     _note_made_kernels(reader, operands, name)
     return [read_linear(reader, equation, operands, place)]
