@@ -27,6 +27,7 @@ from initjax.graph._compat import (
   scan_operands,
   sub_jaxprs,
 )
+from initjax.graph._geometry import product_by_entry
 from initjax.graph._graph import BY_DEVICE, Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
@@ -90,6 +91,9 @@ def _read_equation(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   name = equation.primitive.name
+  by_entry = product_by_entry(equation) if name == "dot_general" else None
+  if by_entry is not None:
+    return read(reader, by_entry, operands, place)
   if name in LINEAR:
     note_made_kernels(reader, equation, operands)
     return [read_linear(reader, equation, operands, place)]

@@ -73,7 +73,7 @@ def _why(
   if given is None:
     why = "a constant of the function, cannot be set"
     if op.origin != "constant":
-      why = "made of smaller parameters, which keep their values"
+      why = "made of parameters that are no kernels, which keep their values"
     return f"{why}: unit second moment assumed of its output"
   reasons = [share.fed.doubt] if share.fed.doubt else []
   if share.wanted is None:
