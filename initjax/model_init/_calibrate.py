@@ -203,7 +203,7 @@ def _plan(traced: Trace, params: Any, statistic: str, tied: str) -> Plan:
   plan = Plan(ops, views, groups, statistic)
   if tied != "readout":
     return plan
-  lookups = {site for site, op in ops.items() if op.kind == "embedding"}
+  lookups = frozenset(s for s, op in ops.items() if op.kind == "embedding")
   waiting = lookups & decided_by_readout(traced.graph)
   outside = {site for site in waiting if not ops[site].repeats}
   positions = {

@@ -169,8 +169,8 @@ def found(plan: Plan, states: States, rows: Rows) -> States:
   number = {s: n for n, group in enumerate(plan.groups) for s in group.sites}
   for site in plan.waiting - plan.positions.keys():
     if site in number:
-      own = number[site]
-      start[own] = start[own]._replace(factor=states[own].factor)
+      first = number[site]
+      start[first] = start[first]._replace(factor=states[first].factor)
   for site, (tokens, ratio) in plan.positions.items():
     own, other = number.get(site), number.get(tokens)
     if own is not None and other is not None and not start[own].factor.shape:
