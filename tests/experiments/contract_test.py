@@ -67,7 +67,7 @@ SMALLEST = {
 }  # fmt: skip
 OTHERS = {  # whose own tests run them: they run others', or measure the library
   "reproduce", "tpu_compile", "measuring_cost", "init_cost", "one_pass",
-  "false_alarms",
+  "false_alarms", "theory_rows",
 }  # fmt: skip
 SHOWN = {"kaiming": "2/n_in", "xavier": "fan_geo_avg", "rectifiers": "relu"}
 MODULES = [
