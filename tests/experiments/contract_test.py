@@ -67,7 +67,7 @@ SMALLEST = {
 }  # fmt: skip
 OTHERS = {  # whose own tests run them: others', of the library, or for long
   "reproduce", "tpu_compile", "measuring_cost", "init_cost", "one_pass",
-  "false_alarms", "own_init",
+  "false_alarms", "own_init", "theory_rows",
 }  # fmt: skip
 SHOWN = {"kaiming": "2/n_in", "xavier": "fan_geo_avg", "rectifiers": "relu"}
 MODULES = [
