@@ -38,9 +38,9 @@ def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
       f"non-finite {noun}",
       "error",
       bad[0] if noun == "parameter" else "",
-      f"Among the {noun}s, {_named(bad)}: infinite numbers or NaN. Whatever "
-      "follows has them too.",
-      fix("", f"look at where this {noun} comes from"),
+      f"The {noun}s hold infinities or NaN, which spread to everything that is "
+      f"computed from them: {_named(bad)}.",
+      fix("", f"find out where this {noun} comes from"),
     )
 
 
@@ -77,9 +77,9 @@ def duplicates(leaves: Leaves) -> Iterator[Verdict]:
     said = ", and ".join(words)
     letters = {"".join(re.findall(r"\w+", path)) for path in group.paths}
     by_flax = len(letters) == 1  # cut otherwise
-    cause = _FLAX_2157 if by_flax else "drawn with one key, or copied."
+    cause = _FLAX_2157 if by_flax else "drawn with the same key, or copied."
     own_keys = fix(
-      "", "a key of its own for each; nothing if the copy is meant"
+      "", "use a separate key for each; ignore this if the copy is intended"
     )
     yield Verdict(
       "duplicate parameters",
@@ -111,11 +111,11 @@ def identical_layers(kernel: KernelLeaf) -> Iterator[Verdict]:
       "identical layers",
       "error",
       kernel.op.path,
-      f"Of its {len(layers)} stacked layers only {distinct} differ, entry by "
-      "entry: some were drawn with one key.",
+      "Some of its stacked layers were drawn with the same key: of "
+      f"{len(layers)}, only {distinct} are distinct.",
       fix(
         'nn.scan(..., split_rngs={"params": True})',
-        "nn.vmap likewise; in NNX nnx.split_rngs(splits=...)",
+        "the same for nn.vmap; in NNX, nnx.split_rngs(splits=...)",
       ),
     )
 
@@ -132,16 +132,19 @@ def symmetric_units(
   if not twins or not is_finite(kernel.leaf):
     return
   alike = all(has_equal_rows(k.leaf, k.ins) for k in after)
-  future = "until the different weights that read them tell them apart."
+  future = "differ only once the weights that read them set them apart."
   if alike:
-    future = "get the same gradient and stay equal for ever."
+    future = "get the same gradient and stay equal forever."
   yield Verdict(
     "symmetric units",
     "error" if alike else "warning",
     kernel.op.path,
-    f"{twins} of its {units} columns repeat another: such units compute the "
-    f"same, {future} A constant initializer does this.",
-    fix("kernel_init=initjax.initializers.he_normal()", "or any random one"),
+    f"{twins} of its {units} columns repeat another: these units compute the "
+    f"same and {future} A constant initializer causes this.",
+    fix(
+      "kernel_init=initjax.initializers.he_normal()",
+      "or any other random initializer",
+    ),
   )
 
 
@@ -182,10 +185,10 @@ def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
         "wrong fan",
         "error" if abs(math.log2(off)) > 2 else "warning",
         op.path,
-        f"Its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
-        f"were summed, which is what the shape {shape} looks like; the "
-        f"operation sums {op.fan_in:g}. Its output comes out {off:.3g} times "
-        "as large, in variance, as is meant.",
+        f"Its fan was read off its shape, {shape}, and is not the true one: "
+        f"its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
+        f"were summed, where the operation sums {op.fan_in:g}. The variance of "
+        f"its output is {off:.3g} times what was intended.",
         _fan_fix(kernel, rule, scales[rule], assumed),
       )
       return
@@ -246,7 +249,7 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       "unused parameters",
       "warning",
       idle[0],
-      f"{_named(idle)} meet no data: their gradient is zero.",
+      f"They never meet the data, so their gradient is zero: {_named(idle)}.",
       fix("", "remove them, or use them in the forward pass"),
     )
   closed = [op for op in graph.ops if op.origin == "constant"]
@@ -256,9 +259,9 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       "constant kernel",
       "warning",
       "",
-      f"{len(closed)} kernel{'s' * (len(closed) > 1)} (fan_in "
-      f"{op.fan_in:g}, output {list(op.shape)}): constants the function "
-      "closes over, which will not be trained.",
+      f"{len(closed)} kernel{'s' * (len(closed) > 1)} will not be trained, "
+      "being constants that the function closes over (fan_in "
+      f"{op.fan_in:g}, output {list(op.shape)}).",
       fix(
         "fn, params = initjax.functional(module)",
         "for NNX and Equinox; else make them an argument: fn(params, *inputs)",
@@ -273,10 +276,10 @@ def missed(graph: SignalGraph) -> Iterator[Verdict]:
       "not followed",
       "note",
       next(iter(graph.not_followed)),
-      f"{not_followed(graph.not_followed)}. Nothing is said of that.",
+      f"{not_followed(graph.not_followed)}. It is not judged.",
       fix(
         "",
-        "a matrix product, a convolution or a look-up in its place is followed",
+        "written as a matrix product, a convolution or a look-up, it would be",
       ),
     )
 
@@ -296,9 +299,9 @@ def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
       "not looked at",
       "note",
       "",
-      f"{_named(graph.opaque)}: linear operations inside could not be read, so "
-      "nothing is said of them.",
-      fix("", "a plain JAX function in its place shows what it does"),
+      "The linear operations inside could not be read, and are not judged: "
+      f"{_named(graph.opaque)}.",
+      fix("", "a plain JAX function in its place can be read"),
     )
 
 

@@ -4,13 +4,14 @@ A constant counts with its root mean square. So does a parameter, whose values
 are known later: what is computed of it is kept as an expression.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initjax.graph._constants import FUNCTIONS, entries_in_place
 from initjax.graph._graph import UNKNOWN, Computed, Scale, Stream, Term
 from initjax.graph._primitives import LAYOUT
 from initjax.graph._values import Node, Value
@@ -18,31 +19,6 @@ from initjax.graph._view import size_of
 
 _LARGEST = 1 << 20
 """A constant of more entries is not looked at."""
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-  "abs": np.abs,
-  "add": np.add,
-  "cos": np.cos,
-  "div": np.divide,
-  "eq": np.equal,
-  "exp": np.exp,
-  "expm1": np.expm1,
-  "integer_pow": np.power,
-  "log": np.log,
-  "log1p": np.log1p,
-  "logistic": lambda x: 1 / (1 + np.exp(-x)),
-  "max": np.maximum,
-  "min": np.minimum,
-  "mul": np.multiply,
-  "neg": np.negative,
-  "pow": np.power,
-  "select_n": lambda where, off, on: np.where(where, on, off),
-  "rsqrt": lambda x: 1 / np.sqrt(x),
-  "sin": np.sin,
-  "sqrt": np.sqrt,
-  "square": np.square,
-  "sub": np.subtract,
-  "tanh": np.tanh,
-}
 
 
 class Factor(NamedTuple):
@@ -133,8 +109,9 @@ def _entries(value: Value) -> np.ndarray | None:
   if made.label in LAYOUT:
     return _entries(made.operands[0])
   given = [_entries(each) for each in made.operands]
-  if made.label not in _FUNCTIONS or any(each is None for each in given):
-    return None
+  if made.label not in FUNCTIONS or any(each is None for each in given):
+    computed = entries_in_place(value)
+    return None if computed is None else _wide(computed)
   return _applied(made.label, [*given, *_exponent(made)])
 
 
@@ -164,7 +141,7 @@ def _applied(label: str, given: list[Any]) -> Any:
     if any(isinstance(each, jax.core.Tracer) for each in given):
       return _on_devices(label, given)
     with np.errstate(all="ignore"):
-      return np.asarray(_FUNCTIONS[label](*given))
+      return np.asarray(FUNCTIONS[label](*given))
   except ValueError:  # shapes that do not go together once they were moved
     return None
 
@@ -193,7 +170,7 @@ def _expression(value: Value) -> Computed | str | float | None:
   if made.label in LAYOUT:
     return _expression(made.operands[0])
   given: list[Any] = [_expression(each) for each in made.operands]
-  if made.label not in _FUNCTIONS or None in given:
+  if made.label not in FUNCTIONS or None in given:
     return None
   return Computed(made.label, (*given, *_exponent(made)))
 

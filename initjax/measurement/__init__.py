@@ -18,10 +18,17 @@ from initjax.measurement._leaves import (
   kernel_leaves,
   kernel_variance,
   known_of,
+  leaves_of,
   matrices,
   mean_square_at,
+  shared_by_positions,
 )
-from initjax.measurement._measure import Measured, measure, measure_and_grad
+from initjax.measurement._measure import (
+  Measured,
+  measure,
+  measure_and_grad,
+  measure_traced,
+)
 from initjax.measurement._reductions import (
   Array,
   has_equal_rows,

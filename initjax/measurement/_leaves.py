@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from initjax.graph import LinearOp, Scale, SignalGraph, entries_of, named_in
 from initjax.measurement._reductions import (
   Array,
   fingerprints,
+  in_double,
   row_moments,
   sample,
 )
@@ -29,8 +30,13 @@ Known = Mapping[Any, Any]
 def arrays_of(tree: Any) -> dict[str, Array]:
   """The leaves that have a gradient, by path."""
   check_arrays(tree)
+  return leaves_of(tree)
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+  """The same; what has a shape alone stays as it is."""
   return {
-    path: np.asarray(leaf) if is_here(leaf) else leaf
+    path: np.asarray(leaf) if _has_values(leaf) and is_here(leaf) else leaf
     for path, leaf in leaves_by_path(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }
@@ -106,11 +112,24 @@ def known_of(
 
 def mean_square_at(known: Known, scale: Scale) -> float:
   """E|w|² of a parameter, or what is computed of it; NaN if not known."""
+  return _asked(_square_of, known, scale)
+
+
+def shared_by_positions(known: Known, scale: Scale) -> float:
+  """Of a bias E|w|², what all positions share: all, if it is a vector."""
+  return _asked(_shared_of, known, scale)
+
+
+def _asked(by: Callable[..., Array], known: Known, scale: Scale) -> float:
   names = tuple(sorted(named_in(scale), key=str))
-  if any(name not in known for name in names):
-    return math.nan  # it has no gradient, as integers
-  arrays = (known[name] for name in names)
-  return float(reduced(_square_of, *arrays, scale=scale, names=names))
+  arrays = [known.get(name) for name in names]
+  if not all(map(_has_values, arrays)):
+    return math.nan  # abstract; or it has no gradient, as integers
+  return float(reduced(by, *arrays, scale=scale, names=names))
+
+
+def _has_values(leaf: Any) -> bool:
+  return leaf is not None and not isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _square_of(
@@ -118,6 +137,18 @@ def _square_of(
 ) -> Array:
   entries = entries_of(scale, dict(zip(names, arrays, strict=True)))
   return (abs(entries) ** 2).mean() if entries.size else np.zeros(())
+
+
+def _shared_of(
+  *arrays: Array, scale: Scale, names: tuple[str | int, ...]
+) -> Array:
+  entries = entries_of(scale, dict(zip(names, arrays, strict=True)))
+  units = entries.shape[-1] if entries.ndim else 1
+  rows = in_double(entries).reshape(-1, units)
+  number, own = rows.shape[0], (abs(rows) ** 2).mean()
+  if number < 2:
+    return own
+  return (number * (abs(rows.mean(axis=0)) ** 2).mean() - own) / (number - 1)
 
 
 def is_random(leaf: Array, axes: tuple[int, ...] | None = None) -> bool:

@@ -10,7 +10,7 @@ import jax
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis import Observed, observe, verdicts_on, without_detail
-from initjax.graph import as_function
+from initjax.graph import as_function, with_advice
 from initjax.reports import NOUNS, not_followed, nothing_judged
 from initjax.testing._findings import Finding, of_drift, of_verdict, raise_all
 from initjax.typing import Verdict
@@ -26,7 +26,7 @@ _KINDS = {
     *(f"{noun} {lost}" for noun in NOUNS.values() for lost in _LOST),
   ),
 }
-_CALLER = 5  # who called the assertion, counted from where it warns
+_CALLER = 6  # who called the assertion, counted from where it warns
 _DIRECTION = {"variance": "forward", "gradients": "backward"}
 
 
@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
   draws: int | None
 
 
+@with_advice
 def assert_variance_stable(
   fn: Callable[..., Any],
   params: Any,
@@ -87,6 +88,7 @@ def assert_variance_stable(
   )
 
 
+@with_advice
 def assert_gradients_flow(
   fn: Callable[..., Any],
   params: Any,
@@ -129,6 +131,7 @@ def assert_gradients_flow(
   _raise_findings(("gradients",), fn, params, inputs, options, false_alarm)
 
 
+@with_advice
 def assert_no_dead_units(
   fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
 ) -> None:
@@ -156,20 +159,21 @@ def assert_no_dead_units(
   >>> assert_no_dead_units(model, params, jax.numpy.ones((4, 8)))
   Traceback (most recent call last):
     ...
-  AssertionError: Dead units at out: Up to 100%...
+  AssertionError: Dead units at out: Many of the units that feed it are 0 on...
 
   Reference: Lu et al. 2020.
   """
   _raise_findings(("dead",), fn, params, inputs, options)
 
 
+@with_advice
 def assert_symmetry_broken(
   fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
 ) -> None:
   """Asserts that no units, layers or kernels are copies that stay copies.
 
   Fails on equal columns of a kernel whose units are read alike, on layers of a
-  scan drawn with one key, and on Flax's equal kernels of different modules.
+  scan drawn with the same key, and on Flax's equal kernels of other modules.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
@@ -195,6 +199,7 @@ def assert_symmetry_broken(
   _raise_findings(("symmetry",), fn, params, inputs, options)
 
 
+@with_advice
 def assert_finite_signal(
   fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
 ) -> None:
@@ -228,6 +233,7 @@ def assert_finite_signal(
   _raise_findings(("finite",), fn, params, inputs, options)
 
 
+@with_advice
 def assert_healthy(
   fn: Callable[..., Any],
   params: Any,

@@ -10,7 +10,7 @@ import numpy as np
 from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
 from initjax._sharding import reduced
-from initjax.graph import as_function, signal_graph
+from initjax.graph import as_function, signal_graph, with_advice
 from initjax.measurement import (
   Array,
   KernelLeaf,
@@ -23,6 +23,7 @@ from initjax.reports import not_followed
 from initjax.testing._findings import Finding, raise_all, table_of
 
 
+@with_advice
 def assert_orthogonal(
   fn: Callable[..., Any],
   params: Any,
@@ -102,7 +103,7 @@ def assert_orthogonal(
     for path, name in graph.not_followed.items()
     if matches(where, path, leaves.get(path))
   }
-  raise_all(found, unseen, stacklevel=3)
+  raise_all(found, unseen, stacklevel=4)
 
 
 def _largest_error(
