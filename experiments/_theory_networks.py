@@ -84,16 +84,15 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-  """Four stages of two blocks."""
+  """Four stages of two blocks, with the stem for small images."""
 
   train: bool
-  channels: tuple[int, ...] = (32, 32, 64, 64)
+  channels: tuple[int, ...] = (16, 32, 64, 64)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = nn.Conv(self.channels[0], (7, 7), (2, 2), use_bias=False)(x)
+    x = nn.Conv(self.channels[0], (3, 3), use_bias=False)(x)
     x = nn.relu(nn.BatchNorm(use_running_average=not self.train)(x))
-    x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
     for stage, channels in enumerate(self.channels):
       for block in range(2):
         stride = 2 if stage and not block else 1
@@ -184,8 +183,8 @@ def networks(depth: int) -> dict[str, tuple[nn.Module, Any]]:
   return {
     "GPT, pre-LN": (Gpt(depth), ids),
     "ViT": (Vit(depth), images(16)),
-    "ResNet-18, train": (ResNet18(train=True), images(48)),
-    "ResNet-18, eval": (ResNet18(train=False), images(48)),
+    "ResNet-18, train": (ResNet18(train=True), images(32)),
+    "ResNet-18, eval": (ResNet18(train=False), images(32)),
     "U-Net": (UNet(), images(16)),
     "Llama": (Llama(depth), ids),
   }

@@ -163,8 +163,8 @@ def tables(result: Result) -> list[Any]:
     table = Table("operation", *(f"→ {n}" for n in names), title=name)
     for column in names:
       table.add_column(f"← {column}")
-    columns = (rows.predicted, rows.stated, rows.measured)
-    columns = (*columns, rows.standard_error, rows.z)
+    sizes = [rows.predicted, rows.stated, rows.measured]
+    columns = [*sizes, rows.standard_error, rows.z]
     for at, path in enumerate(rows.paths):
       both = [f"{c[side][at]:.2f}" for side in (0, 1) for c in columns]
       table.add_row(path.removeprefix("params/"), *both)

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from initjax.graph._values import Node
 
 _HIDDEN = -1e4
 """A score of at most this is one that a mask put there."""
+
+
+Pool = Literal["average", "maximum"]
 
 
 class Attention(NamedTuple):
@@ -27,7 +30,7 @@ class Attention(NamedTuple):
   mixing: Mixing
 
 
-def pooled(node: Node) -> tuple[str, Node, Mixing] | None:
+def pooled(node: Node) -> tuple[Pool, Node, Mixing] | None:
   """What is pooled over positions: "average" (a sum of so many) or "maximum".
 
   Features are never pooled: those of one sample differ in their kernels.
@@ -57,7 +60,7 @@ def pooled(node: Node) -> tuple[str, Node, Mixing] | None:
   return _POOLS[node.label], node.below[0], mixing
 
 
-_POOLS = {
+_POOLS: dict[str, Pool] = {
   "reduce_sum": "average",
   "reduce_window_sum": "average",
   "reduce_window_max": "maximum",

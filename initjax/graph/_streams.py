@@ -212,8 +212,11 @@ class _Descent:
     for value, size in zip(node.operands, sizes, strict=True):
       image = self._part(value)
       if image is None:
-        known = Term("unknown") if value.node is None else None
-        image = Image(identity, (known or self._unknown(value.node),))
+        node_below = value.node
+        unknown = Term("unknown")
+        if node_below is not None:
+          unknown = self._unknown(node_below)
+        image = Image(identity, (unknown,))
       images.append(image._replace(weight=size / max(1, sum(sizes))))
     terms = terms_within((Term("parts", images=tuple(images)),))
     known = any(term.kind not in ("parts", "unknown") for term in terms)

@@ -12,9 +12,15 @@ from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
-from initjax._sharding import fetched
-from initjax.graph import Scale, Trace, as_function, entries_of, trace
-from initjax.measurement import Known, known_of, mean_square
+from initjax.graph import (
+  Scale,
+  Trace,
+  as_function,
+  named_in,
+  trace,
+  with_advice,
+)
+from initjax.measurement import Known, known_of, mean_square_at
 from initjax.model_init._assign import (
   Assigned,
   Tied,
@@ -41,6 +47,7 @@ _CHOICES = {
 }
 
 
+@with_advice
 def auto_init(
   key: jax.Array,
   fn: Callable[..., Any],
@@ -134,10 +141,11 @@ def auto_init(
     wanted = wanted_of(assigned, inputs, second_moment, **rules)
     said += strays(traced, drawn, inputs, wanted)
   if said:
-    warnings.warn(as_warning("auto_init", said), stacklevel=2)
+    warnings.warn(as_warning("auto_init", said), stacklevel=3)
   return as_given(drawn)
 
 
+@with_advice
 def plan_init(
   fn: Callable[..., Any],
   params: Any,
@@ -211,15 +219,11 @@ def _assigned(
 
 def _mean_square(known: Known, scale: Scale) -> float:
   """Of a bias or a scale; NaN for a constant without values."""
-
-  def leaf_at(path: str | int) -> Any:
-    leaf = known.get(path, math.nan)
+  for path in named_in(scale):
+    leaf = known.get(path)
     if isinstance(leaf, jax.core.Tracer):
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
-    return math.nan if abstract else fetched(leaf)
-
-  return mean_square(entries_of(scale, leaf_at))
+  return mean_square_at(known, scale)
 
 
 def _check_assigned(assigned: Assigned) -> None:

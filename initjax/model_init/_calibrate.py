@@ -14,7 +14,7 @@ from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
 from initjax._statistics import nan_is_unknown
-from initjax.graph import Trace, as_function, trace
+from initjax.graph import Trace, as_function, trace, with_advice
 from initjax.model_init._calibration import Calibration
 from initjax.model_init._factors import CALIBRATED, REASONS
 from initjax.model_init._groups import calibrated_views, groups_of
@@ -30,6 +30,7 @@ from initjax.model_init._pass import Plan, beginning, one_pass, pooled
 from initjax.reports import not_followed
 
 
+@with_advice
 def calibrate(
   fn: Callable[..., Any],
   params: Any,
@@ -70,13 +71,16 @@ def calibrate(
     finite or, for the variance, constant; and in a branch not taken;
   - factor 1 where a kernel is not a view of parameters, as under weight
     standardisation; where a parameter reaches an operation in another way too;
-    and inside while loops, `shard_map` and kernels written by hand.
+    and inside while loops and kernels written by hand.
 
   The result is measured in the same program, forward and backward: what strays
   from the target, and a gradient that explodes or vanishes, is warned of. So it
   is not inside `jit`, nor on placeholders (inputs of one number throughout).
 
   Works inside `jit` and `vmap`, and on sharded parameters, which stay so.
+  Inside a `shard_map` all devices act as one: a kernel that is split between
+  them has one factor. Of branches that each device chooses for itself, kernels
+  keep factor 1.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
@@ -148,7 +152,7 @@ def calibrate(
   info = Calibration(rows, traced.graph, statistic, tied)
   said = findings(traced.graph, passes, _wanted(info, target)) if check else []
   if said:
-    warnings.warn(as_warning("calibrate", said), stacklevel=2)
+    warnings.warn(as_warning("calibrate", said), stacklevel=3)
   return as_given(after), info
 
 

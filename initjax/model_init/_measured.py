@@ -149,7 +149,7 @@ def findings(graph: SignalGraph, passes: Passes, wanted: Wanted) -> list[str]:
 _REMEDY = (
   "Bound what grows before it is multiplied or exponentiated (exp(tanh(s)) for "
   "exp(s)), start the last kernel of such a branch at zero, or normalize what "
-  "feeds it; where a slope is 0/0, as of √(x²) at 0, add a small number inside. "
+  "feeds it; where a slope is 0/0, as of √(x²) at 0, add a small number. "
   "check=False returns the parameters without this measurement."
 )
 

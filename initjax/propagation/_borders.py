@@ -13,7 +13,7 @@ import numpy as np
 Profile = tuple[np.ndarray, ...]
 """Along each axis; empty where all positions are alike"""
 
-_NEGLECTED = 0.1
+_NEGLECTED = 0.15
 """Of what a profile changes: it need not be a product, and pools forget it."""
 
 
@@ -50,24 +50,44 @@ def matrices_of(taps: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
   return tuple(found)
 
 
-def in_common(taps: Sequence[np.ndarray]) -> tuple[float, float]:
+def in_common(taps: Sequence[np.ndarray]) -> tuple[float, float, Profile]:
   """Taps that two outputs both have, against those of one: the mean.
 
-  Of two positions of a map, and of any two, the same included. Only through
-  one tap of the kernel do outputs have something in common.
+  Of two positions of a map; of any two, the same included; and how the latter
+  varies. Only through one tap of the kernel do outputs have anything in common.
   """
-  positions, own, both = 1, 1.0, 1.0
+  positions, own, both, rows = 1, 1.0, 1.0, []
   for entries in taps:
     inside = (entries >= 0).astype(float)
+    shared = inside @ inside.T  # [outputs, outputs]
     positions *= len(inside)
     own *= inside.sum() / max(1, len(inside))
-    both *= (inside @ inside.T).mean() if len(inside) else 1.0
-  if not own > 0:
-    return 1.0, 1.0
+    both *= shared.mean() if len(inside) else 1.0
+    rows.append(shared.mean(axis=1))
+  if not own > 0 or not both > 0:
+    return 1.0, 1.0, ()
   ratio = both / own
-  if positions < 2:
-    return 1.0, ratio
-  return (ratio * positions - 1) / (positions - 1), ratio
+  near = (ratio * positions - 1) / (positions - 1) if positions > 1 else 1.0
+  return near, ratio, tuple(row / row.mean() for row in rows)
+
+
+def centred(
+  size: float, shared: float, profile: Profile, common: Profile
+) -> Profile:
+  """Of E[(h - m)²] for the mean m over samples and positions.
+
+  It is E[h²] - 2·E[h·m] + E[m²], the second of which varies as `common`.
+  """
+  lengths = [len(along) for along in profile]
+  if not profile or [len(along) for along in common] != lengths:
+    return profile
+  found = []
+  for along, both in zip(profile, common, strict=True):
+    left = np.maximum(size * along - 2 * shared * both + shared, 0.0)
+    if not left.sum() > 0:
+      return profile
+    found.append(left / left.mean())
+  return tuple(found)
 
 
 def average_profile(parts: Sequence[tuple[Profile, float]]) -> Profile:

@@ -8,7 +8,7 @@ import numpy as np
 
 from initjax.graph import Image, Term
 from initjax.meanfield import THEORY_FAILS
-from initjax.propagation._borders import raised
+from initjax.propagation._borders import centred, raised
 from initjax.propagation._images import (
   evaluate,
   image_by_line,
@@ -18,6 +18,7 @@ from initjax.propagation._images import (
   line_of,
 )
 from initjax.propagation._signals import (
+  DRAWN,
   Edge,
   Fed,
   Signal,
@@ -29,6 +30,9 @@ from initjax.typing import Activation
 
 ASSUMED = "assumed unit second moment"
 _TAKEN = "an activation of inputs or products, taken as Gaussian"
+
+_SAMPLES_ERROR = 0.02
+"""Of the gradient, in bits: a variance over samples is itself one of chance."""
 
 
 @dataclasses.dataclass
@@ -51,7 +55,7 @@ class Images:
     self, phi: Activation | None, source: Signal, needs_mean: bool = False
   ) -> Fed:
     """Of φ(h), for the activation φ of a source h."""
-    if is_plain(phi):
+    if phi is None or is_plain(phi):
       return _unchanged(source)
     if source.parts:
       return self._of_parts(phi, source, needs_mean)
@@ -168,7 +172,7 @@ class Images:
       gaussian,
       fed.error,
       raised(source.profile, fed.slope),
-      (
+      edges=(
         Edge(
           source,
           image.share * fed.derivative,
@@ -176,7 +180,7 @@ class Images:
           slopes=self.slopes(phi, source, image.share),
         ),
       ),
-      None if gaussian else made,
+      made=None if gaussian else made,
       stretch=fed.slope * source.stretch,
       upstream=fed.slope * source.upstream,
       slope=fed.steepness,
@@ -205,9 +209,13 @@ class Images:
     ]
 
     def made(random: np.random.Generator) -> np.ndarray | None:
-      drawn = [draw(each, random) for each in signals]
-      known = [entries for entries in drawn if entries is not None]
-      return math.prod(known) if len(known) == len(drawn) else None  # type: ignore[arg-type]
+      found = np.ones((3, DRAWN))
+      for each in signals:
+        entries = draw(each, random)
+        if entries is None:
+          return None
+        found *= entries
+      return found
 
     return Signal(
       math.prod(sizes),
@@ -254,6 +262,9 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
   if variance <= 0:
     size = 1.0 if assumes else math.nan
     return Signal(size, edges=(Edge(inner, math.nan),))
+  profile = inner.profile
+  if over_samples and term.centred:
+    profile = centred(inner.size, own, inner.profile, inner.common)
   mean = 0.0 if term.centred else inner.mean / math.sqrt(variance)
   known = math.isfinite(variance)
 
@@ -263,6 +274,8 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
       return None
     return (entries - inner.mean * term.centred) / math.sqrt(variance)
 
+  own_error = 1 / (2 * term.channels * math.log(2)) if term.channels else 0.0
+  chance = _SAMPLES_ERROR if over_samples else 0.0
   gaussian = inner.gaussian or over_samples or not known
   return Signal(
     1.0 if inner is whole else (inner.size - own) / variance,
@@ -270,8 +283,8 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
     (inner.shared - own) / variance,
     (inner.near - own) / variance,
     gaussian,
-    error=0.0 if inner is whole else inner.error,
-    profile=inner.profile,
+    error=own_error + (0.0 if inner is whole else inner.error),
+    profile=profile,
     made=None if gaussian else made,
-    edges=(Edge(inner, 1 / variance, error=inner.error),),
+    edges=(Edge(inner, 1 / variance, error=inner.error + own_error + chance),),
   )

@@ -6,7 +6,6 @@ mask, means over positions are followed.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,11 +146,7 @@ class Heard(NamedTuple):
 
 
 def attended(
-  values: Signal,
-  queries: Signal,
-  keys: Signal,
-  mixing: Mixing,
-  shares: Sequence[float] = (1.0, 1.0, 1.0),
+  values: Signal, queries: Signal, keys: Signal, mixing: Mixing
 ) -> Signal | str:
   """Σ_j a_j·v_j for a = softmax(scores), or why it is not known.
 
@@ -186,7 +181,7 @@ def attended(
     gaussian=False,
     made=lambda random: None,
     error=_error(values, queries, keys, size, heard, variance),
-    edges=_back(values, queries, keys, mixing, shares, heard, slope),
+    edges=_back(values, queries, keys, mixing, heard, slope),
     stretch=values.stretch,
     upstream=values.upstream,
     slope=values.slope,
@@ -216,7 +211,6 @@ def _back(
   queries: Signal,
   keys: Signal,
   mixing: Mixing,
-  shares: Sequence[float],
   heard: Heard,
   slope: float,
 ) -> tuple[Edge, ...]:
@@ -229,7 +223,7 @@ def _back(
   cross = max(0.0, mixing.columns - ratio * uniform) * grown
   straight = Edge(
     values,
-    ratio * alone * shares[0],
+    ratio * alone,
     max(0.0, ratio * (ratio * number - 1) - cross) / (number - 1),
     cross=cross,
     lift=ratio * (1 - alone) / (number - 1),
@@ -243,13 +237,13 @@ def _back(
     straight,
     Edge(
       queries,
-      scored * own_keys * shares[1],
+      scored * own_keys,
       scored * own_keys * relative,
       error=error,
     ),
     Edge(
       keys,
-      scored * queries.size * ratio * shares[2],
+      scored * queries.size * ratio,
       0.0,
       cross=slope * apart * queries.near * cross * (1 - heard.overlap),
       error=error,
@@ -268,5 +262,5 @@ def _error(
   """Of log₂ E[o²]: of the values, and of E[Σ a²] by that of the scores."""
   scores = variance * math.log(2) * (queries.error + keys.error)
   part = heard.alone * (values.size - values.near) / size if size else 0.0
-  own = _SCORE_ERROR / 2 + _UNEVEN_ERROR / 2 * heard.uneven
+  own = _SCORE_ERROR / 2 + _UNEVEN_ERROR * heard.uneven
   return values.error + part * scores / math.log(2) + own

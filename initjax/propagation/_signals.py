@@ -53,6 +53,8 @@ class Signal:
   """of log₂ E[h²]: what theory neglects"""
   profile: Profile = ()
   """of E[h²] over the positions of a map"""
+  common: Profile = ()
+  """likewise, of what it shares with the mean over samples and positions"""
   edges: tuple[Edge, ...] = ()
   """what it is made of, and the gradient's factors going back"""
   made: Callable[[np.random.Generator], np.ndarray | None] | None = None
@@ -175,13 +177,17 @@ def sum_of(
     [(getattr(p, name), p.size * r * r) for p, r in parts]
   )
   back = [*(shares or [1.0] * len(terms)), *[weight] * len(others)]
+  backwards = zip(parts, back, strict=True)
   square = mean * mean
 
   def made(random: np.random.Generator) -> np.ndarray | None:
-    drawn = [(draw(part, random), root) for part, root in parts]
-    if any(entries is None for entries, _ in drawn):
-      return None
-    return sum(root * entries for entries, root in drawn if entries is not None)
+    found = np.zeros((3, DRAWN))
+    for part, root in parts:
+      entries = draw(part, random)
+      if entries is None:
+        return None
+      found += root * entries
+    return found
 
   gaussian = all(part.gaussian for part, _ in parts)
   return Signal(
@@ -192,8 +198,11 @@ def sum_of(
     gaussian,
     weighted("error"),
     average_profile([(p.profile, p.size * r * r) for p, r in parts]),
-    tuple(Edge(p, r * r * w) for (p, r), w in zip(parts, back, strict=True)),
-    None if gaussian else made,
+    edges=tuple(
+      Edge(p, r * r * w) for (p, r), w in zip(parts, back, strict=True)
+    ),
+    made=None if gaussian else made,
+    common=average_profile([(p.common, p.shared * r * r) for p, r in parts]),
     stretch=weighted("stretch"),
     upstream=weighted("upstream"),
     slope=weighted("slope"),
@@ -225,8 +234,8 @@ def side_by_side(pieces: Sequence[tuple[Signal, float]]) -> Signal:
     alike and all(abs(p.mean - mean) <= 1e-9 * size**0.5 for p, _ in flat),
     weighted("error"),
     average_profile([(p.profile, p.size * w) for p, w in flat]),
-    tuple(Edge(piece, 1.0) for piece, _ in flat),
-    None if alike else lambda random: None,
+    edges=tuple(Edge(piece, 1.0) for piece, _ in flat),
+    made=None if alike else lambda random: None,
     stretch=weighted("stretch"),
     upstream=weighted("upstream"),
     slope=weighted("slope"),

@@ -109,10 +109,10 @@ class Walk:
       sigma_w2 = variance * fan_in * uneven
       output.profile = mixed_profile if taps else profile
       output.size = sigma_w2 * fed.second_moment
-      near, shared = in_common(op.taps)
+      near, shared, output.common = in_common(op.taps)
       output.near = sigma_w2 * fed.near * near
       output.shared = sigma_w2 * fed.shared * shared
-      output.error = fed.error + neglected(taps)
+      output.error = fed.error + neglected(taps) + _width_error(op)
       output.doubt = fed.doubt if math.isnan(output.size) else ""
       output.edges = (self._back(op, fed, variance * fan_out, taps),)
       if op.kind == "embedding":
@@ -132,7 +132,7 @@ class Walk:
       fed.source,
       factor * fed.derivative * share,
       factor * fed.derivative_near * share,
-      error=neglected(taps),
+      error=neglected(taps) + _width_error(op),
       taps=taps,
       slopes=self.images.slopes(
         op.usual_feed.activation, fed.source, factor * share
@@ -263,13 +263,11 @@ class Walk:
     fed = [self._image(image, site) for image in term.images]
     found: Any = None
     if term.kind == "attention":
-      found = attended(
-        *(
-          self._note(self.images.signal(*pair))
-          for pair in zip(term.images, fed, strict=True)
-        ),
-        mixing,
+      values, queries, keys = (
+        self._note(self.images.signal(*pair))
+        for pair in zip(term.images, fed, strict=True)
       )
+      found = attended(values, queries, keys, mixing)
     elif math.isnan(fed[0].second_moment):
       found = fed[0].doubt
     elif term.kind == "average":
@@ -322,6 +320,12 @@ def _is_multiple(phi: Activation | None) -> bool:
   except THEORY_FAILS:
     return False
   return line is not None and line[1] == 0
+
+
+def _width_error(op: LinearOp) -> float:
+  """Of first order in 1/width, in bits."""
+  is_kernel = op.kind != "embedding" and op.fan_in > 0
+  return 1 / (2 * op.fan_in * math.log(2)) if is_kernel else 0.0
 
 
 def _words(feed: Feed) -> str:
