@@ -75,7 +75,8 @@ def strays(
 def as_warning(verb: str, sentences: Sequence[str]) -> str:
   """One message of them all."""
   mark = "\n· " if len(sentences) > 1 else " "
-  return f"{verb}:" + "".join(mark + _sentence(text) for text in sentences)
+  told = (mark + _sentence(text).rstrip() for text in sentences)
+  return f"{verb}:{''.join(told)}"
 
 
 def can_be_measured(traced: Trace, params: Any, inputs: Any) -> bool:
@@ -139,7 +140,7 @@ def findings(graph: SignalGraph, passes: Passes, wanted: Wanted) -> list[str]:
         f"{wanted.verb}: the {noun} is not finite at "
         f"{_named(graph.rows[first])}: {found.nonfinite[first]:.0f} of "
         f"{found.size[first]:.0f} entries. "
-        f"{_sentence(next(said, wanted.why(first)))} {_REMEDY}"
+        f"{_sentence(next(said, wanted.why(first)))}{_REMEDY}"
       )
   return [
     *_signal(graph.rows, forward, wanted), *_gradient(graph.rows, backward)
@@ -149,12 +150,13 @@ def findings(graph: SignalGraph, passes: Passes, wanted: Wanted) -> list[str]:
 _REMEDY = (
   "Bound what grows before it is multiplied or exponentiated (exp(tanh(s)) for "
   "exp(s)), start the last kernel of such a branch at zero, or normalize what "
-  "feeds it; check=False returns the parameters without this measurement."
+  "feeds it; where a slope is 0/0, as of √(x²) at 0, add a small number. "
+  "check=False returns the parameters without this measurement."
 )
 
 
 def _sentence(text: str) -> str:
-  return f"{text[0].upper()}{text[1:].rstrip('.')}." if text else ""
+  return f"{text[0].upper()}{text[1:].rstrip('.')}. " if text else ""
 
 
 def _signal(

@@ -4,16 +4,18 @@ A chain of n coupling layers is x ↦ x·exp(s(x)) + t(x): where a sample is a b
 too large, s is, and its exponential far too large.
 """
 
+import math
 import re
 import warnings
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_models import compilations, normal, two_layer_params, two_layers
 
-from initjax.model_init import auto_init, calibrate, plan_init
+from initjax.model_init import auto_init, calibrate, init_variables, plan_init
 
 KEY = jax.random.key(0)
 D = 16
@@ -72,7 +74,7 @@ def test_a_flow_that_overflows_is_an_error_that_says_what_to_do():
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_gradient_that_is_not_finite_is_one(verb):
   """√(h²) has the slope 0/0 at 0, where relu puts half of its arguments."""
-  root = lambda p, x: jnp.sqrt(jax.nn.relu(x @ p[0]) ** 2) @ p[1]
+  root = lambda p, x: jnp.sqrt(jnp.maximum(x @ p[0], 0) ** 2) @ p[1]
   params = [normal(D, D, seed=2), normal(D, D, seed=3)]
   with pytest.raises(FloatingPointError, match=f"{verb}: the gradient is not"):
     VERBS[verb](root, params, X)
@@ -140,6 +142,33 @@ def test_a_guess_before_a_fast_function_is_warned_of_on_shapes_too():
   assert "a guess (assumed unit second moment: sort)" in message
 
 
+@pytest.mark.parametrize("branch", [0, 1])
+def test_rectified_residual_streams_keep_their_size(branch):
+  """relu(x + branch·f(x)): without a branch the stream stays as it is.
+
+  A layer draws its mean square to 1 ± √(5/width) or less, the l-th branch is
+  about 1/l of the stream, Σ 1/l² < π²/6; stem and readout have √(2/width).
+  """
+  depth = 16
+
+  def model(params, x):
+    def block(x, kernels):
+      up, down = kernels
+      return jax.nn.relu(x + branch * (jax.nn.relu(x @ up) @ down)), None
+
+    x = jax.nn.relu(x @ params["in"])
+    return jax.lax.scan(block, x, params["blocks"])[0] @ params["out"]
+
+  width = 64
+  blocks = (like(depth, width, width), like(depth, width, width))
+  params = {"in": like(width, width), "blocks": blocks}
+  params["out"] = like(width, width)
+  drawn = auto_init(KEY, model, params, Y)  # and nothing is warned of
+  size = float(np.mean(np.square(model(drawn, Y))))
+  std = math.sqrt((2 * 5 * math.pi**2 / 6 + 2 * 2) / width)
+  assert abs(math.log(size)) < 3 * std
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_healthy_models_are_not_warned_of(verb):
   """Also with several outputs, integers, a loop without gradient, one unit."""
@@ -159,6 +188,17 @@ def test_healthy_models_are_not_warned_of(verb):
   assert not said(lambda: VERBS[verb](several, params, tokens, X))
   ids = lambda p, x: jnp.argmax(jax.nn.relu(x @ p[0]) @ p[1], -1)
   assert not said(lambda: VERBS[verb](ids, [normal(D, D), normal(D, D)], X))
+
+
+def test_variables_of_a_model_are_measured_where_that_is_asked_for():
+  """Flax's own LeCun kernels halve a signal at every relu, both ways."""
+  model = nn.Sequential([nn.Dense(D), nn.relu] * 16)
+  run = lambda **options: init_variables(KEY, model, X, **options)
+  message = said(lambda: run(check=True))
+  assert re.search("init_variables: The gradient vanishes: .* is 2.-1", message)
+  assert not said(run)
+  with pytest.raises(ValueError, match="check=True is for linen modules"):
+    init_variables(KEY, lambda key: {"w": X}, check=True)
 
 
 # When and how it is measured
