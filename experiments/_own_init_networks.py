@@ -93,7 +93,7 @@ class UNet(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[batch, height, width, channels] → [batch, height, width, classes]."""
-    levels = []
+    levels: list[jax.Array] = []
     for width in self.widths:
       x = self._pair(width, nn.max_pool(x, (2, 2), (2, 2)) if levels else x)
       levels.append(x)

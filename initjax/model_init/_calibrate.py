@@ -200,7 +200,7 @@ def _plan(traced: Trace, params: Any, statistic: str, tied: str) -> Plan:
   if tied != "readout":
     return plan
   lookups = {site for site, op in ops.items() if op.kind == "embedding"}
-  waiting = lookups & decided_by_readout(traced.graph)
+  waiting = decided_by_readout(traced.graph) & lookups
   outside = {site for site in waiting if not ops[site].repeats}
   positions = {
     site: beside
