@@ -165,6 +165,8 @@ def found(plan: Plan, states: States, rows: Rows) -> States:
       factor = factor * ratio * jnp.exp2(bits / 2)
       factor = jnp.where(jnp.isfinite(factor), factor, 0)
     own = start[number[site]]
+    if np.shape(own.factor) != np.shape(factor):
+      continue
     dtype = np.result_type(own.factor)
     start[number[site]] = own._replace(factor=factor.astype(dtype))
   return start
