@@ -11,7 +11,7 @@ from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site, Term
 from initjax.graph._moves import Shape
 from initjax.graph._nonzeros import NonZeros
-from initjax.graph._padding import patch_overlap, valid_fans
+from initjax.graph._padding import patch_overlap, taps_of, valid_fans
 from initjax.graph._reader import Reader
 from initjax.graph._roles import (
   chosen_kernels,
@@ -78,11 +78,18 @@ def _read_product(
     terms_of(equation, side, each) for side, each in enumerate(sides[::-1])
   ]
   terms = NonZeros(min(each.number for each in every))
-  op = _operation(reader, equation, (weight, first), place, role, terms)
+  op = _operation(
+    reader, equation, (weight, first), place, role, terms, is_row=False
+  )
   op = dataclasses.replace(op, kind="data")
   both = chosen_kernels(equation, [first, second], strict=True)
-  made: dict[str, Any] = {"operands": (second, first), "place": place}
-  made["equation"] = equation
+  rank = len(equation.outvars[0].aval.shape)
+  made: dict[str, Any] = {
+    "operands": (second, first),
+    "place": place,
+    "equation": equation,
+    "features": frozenset(range(min(1, rank - 1), rank)),
+  }
   if not all(both) or first.choice is None or second.choice is None:
     reader.sites[place.site] = op
     return reader.data("data product", **made)
@@ -105,10 +112,12 @@ def _operation(
   place: Place,
   role: tuple[Any, Axes, Fans],
   terms: NonZeros,
+  *,
+  is_row: bool = True,
 ) -> LinearOp:
   """A product of the kernel and the signal, in this order."""
   (weight, signal), (kind, axes, (fan_in, fan_out)) = sides, role
-  feed = reader.streams.feeding(signal, place.site)
+  feed = reader.streams.feeding(signal, place.site if is_row else None)
   if feed.stream is None and terms.value is not None:
     ones = Term("ones", factor=terms.value)
     feed = Feed(reason=feed.reason, stream=(ones,))
@@ -121,6 +130,7 @@ def _operation(
     fan_in=fan_in,
     fan_out=fan_out * patch_overlap(signal),
     valid_fans=valid,
+    taps=taps_of(equation, signal),
     feed=feed,
     **_window(equation.params),
     **common_fields(
@@ -174,6 +184,7 @@ def look_up(
     ),
   )
   reader.look_ups[place.site] = op
+  reader.summable[place.site] = _rows_on_devices(reader, table, axes)
   made = _features(equation, axes)
   return output_of(reader, op, indices[0], table, indices, made)
 
@@ -266,6 +277,17 @@ def _features(equation: Equation, axes: Axes) -> frozenset[int]:
     return frozenset((equation.params["dimension_numbers"].out_spec[1],))
   rank = len(equation.outvars[0].aval.shape)
   return frozenset(range(rank)) - {*axes.samples}
+
+
+def _rows_on_devices(reader: Reader, table: Value, axes: Axes) -> int:
+  """Bits of the axes of a mesh along which the rows of a table are split."""
+  view = table.view
+  if view is None or view.axes is None or not view.splits:
+    return 0
+  rows = {held for axis in axes.summed for held in view.axes[axis]}
+  return reader.devices(
+    split.axis for split in view.splits if rows.intersection(split.held)
+  )
 
 
 def _devices_fed(

@@ -32,6 +32,7 @@ from initjax.graph import (
   as_function,
   run,
   trace,
+  with_advice,
 )
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
@@ -49,6 +50,7 @@ class Measured(NamedTuple):
   """of the loss with respect to `params`"""
 
 
+@with_advice
 @nan_is_unknown()
 def measure(
   fn: Callable[..., Any],
@@ -102,6 +104,7 @@ def measure(
   return _measured(fn, params, inputs, **options, detail=detail).report
 
 
+@with_advice
 @nan_is_unknown()
 def measure_and_grad(
   fn: Callable[..., Any],

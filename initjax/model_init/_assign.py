@@ -54,11 +54,13 @@ def kernels_of(
       used.setdefault(path, set()).add(part)
   found = []
   for op, view, part in zip(graph.ops, views, parts, strict=True):
-    size = math.prod(op.kernel_shape)
+    # What is a product of larger leaves, as a learned query, is a signal.
+    others = () if op.view is None else op.view.mixed
+    least = max([math.prod(op.kernel_shape), *(sizes[p] + 1 for p in others)])
     keys = [
       (path, "" if "" in used[path] else part)
       for path in op.paths
-      if view is not None or sizes[path] >= size
+      if view is not None or sizes[path] >= least
     ]
     found.append(Kernel(view, tuple(keys)))
   return tuple(found)

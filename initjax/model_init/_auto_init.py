@@ -12,9 +12,16 @@ from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
-from initjax._sharding import fetched
-from initjax.graph import Scale, Trace, as_function, entries_of, trace
-from initjax.measurement import Known, known_of, mean_square
+from initjax.graph import (
+  Scale,
+  SignalGraph,
+  Trace,
+  as_function,
+  named_in,
+  trace,
+  with_advice,
+)
+from initjax.measurement import Known, known_of, mean_square_at
 from initjax.model_init._assign import (
   Assigned,
   Kept,
@@ -32,7 +39,7 @@ from initjax.model_init._measured import as_warning, can_be_measured, strays
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, wanted_of, warnings_of
 from initjax.propagation import Walk
-from initjax.reports import not_followed
+from initjax.reports import not_followed, short_paths
 
 _CHOICES = {
   "direction": ("forward", "backward", "balanced"),
@@ -41,6 +48,7 @@ _CHOICES = {
 }
 
 
+@with_advice
 def auto_init(
   key: jax.Array,
   fn: Callable[..., Any],
@@ -137,6 +145,7 @@ def auto_init(
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, as_given = as_function(fn, params, inputs)
   traced, assigned = _assigned(fn, params, inputs, second_moment, rules)
+  _check_values(leaves_by_path(params), assigned)
   drawn = _drawn(key, params, assigned, distribution)
   said = warnings_of(assigned)
   if check and can_be_measured(traced, drawn, inputs):
@@ -144,10 +153,11 @@ def auto_init(
     wanted = wanted_of(assigned, inputs, second_moment, **rules)
     said += strays(traced, drawn, inputs, wanted)
   if said:
-    warnings.warn(as_warning("auto_init", said), stacklevel=2)
+    warnings.warn(as_warning("auto_init", said), stacklevel=3)
   return as_given(drawn)
 
 
+@with_advice
 def plan_init(
   fn: Callable[..., Any],
   params: Any,
@@ -161,8 +171,9 @@ def plan_init(
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree; kernels may be `jax.ShapeDtypeStruct`s. A module that
-      holds its parameters is followed by its inputs.
+    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s: of what is no
+      kernel, scales are then taken as 1 and biases as 0, and the plan says so.
+      A module that holds its parameters is followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: as in `auto_init`, like all other options.
     distribution: of the entries.
@@ -174,7 +185,6 @@ def plan_init(
 
   Raises:
     ValueError: for an unknown option, or where nothing can be initialized.
-    TypeError: for a parameter that is no kernel and has no value.
 
   >>> mlp = lambda p, x: jnp.tanh(x @ p["first"]) @ p["second"]
   >>> kernel = jax.ShapeDtypeStruct((64, 64), jnp.float32)
@@ -215,42 +225,59 @@ def _assigned(
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check_assigned(leaves, assigned)
+  _check_assigned(assigned)
   return traced, assigned
 
 
 def _mean_square(known: Known, scale: Scale) -> float:
   """Of a bias or a scale; NaN for a constant without values."""
-
-  def leaf_at(path: str | int) -> Any:
-    leaf = known.get(path, math.nan)
-    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+  for path in named_in(scale):
+    leaf = known.get(path)
+    if isinstance(leaf, jax.core.Tracer):
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-    return fetched(leaf)
-
-  return mean_square(entries_of(scale, leaf_at))
+  return mean_square_at(known, scale)
 
 
-def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
-  """Raises if there is no kernel, or no value of what is none."""
+def _check_assigned(assigned: Assigned) -> None:
+  """Raises if there is no kernel."""
   table = assigned.table
   if not table:
-    missed = not_followed(assigned.graph.not_followed)
-    if assigned.shares:
-      missed = "Its kernels are made of smaller parameters"
-    raise ValueError(
-      "wanted a model that uses parameters in matrix products, convolutions "
-      "or look-ups, found none to initialize; are its kernels, or its data, "
-      "closed over instead of passed, as fn(params, x)?"
-      + f" {missed}."
-      * bool(missed)
-    )
-  drawn = {path for path, _ in table}
+    raise ValueError(_nothing_to_draw(assigned.graph))
+
+
+def _check_values(leaves: Mapping[str, Any], assigned: Assigned) -> None:
+  """Raises if what is no kernel has no value."""
+  drawn = {path for path, _ in assigned.table}
   for path, leaf in leaves.items():
     if isinstance(leaf, jax.ShapeDtypeStruct) and path not in drawn:
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
 
 
+def _nothing_to_draw(graph: SignalGraph) -> str:
+  """What was found in its place."""
+  made = dict.fromkeys(path for op in graph.ops for path in op.paths)
+  closed = sum(not op.paths for op in graph.ops)
+  found = [_MADE.format(", ".join(short_paths(made).values()))] * bool(made)
+  found += [f"constants that fn closes over ({closed})"] * bool(closed)
+  listed = " and ".join(found)
+  missed = not_followed(graph.not_followed)
+  return (
+    "wanted a model that uses parameters in matrix products, convolutions or "
+    f"look-ups, found {f'only {listed}' if found else 'none to initialize'}; "
+    + (_NONE * (not made) or _DRAWN_BY_HAND)
+    + f" {missed}." * bool(missed)
+  )
+
+
+_MADE = "kernels that are computed of smaller parameters: {}"
+_DRAWN_BY_HAND = (
+  "no variance of theirs follows from that of a kernel, so they keep what they "
+  "have: choose it by hand, and measure what comes out."
+)
+_NONE = (
+  "are its kernels, or its data, closed over instead of passed, as fn(params, "
+  "x)?"
+)
 _ABSTRACT = (
   "wanted a value for {path}, which is no kernel, got {leaf}; take it from "
   "model.init or init_variables, or put jnp.zeros or jnp.ones there."

@@ -14,7 +14,7 @@ from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
 from initjax._statistics import nan_is_unknown
-from initjax.graph import Trace, as_function, trace
+from initjax.graph import Trace, as_function, trace, with_advice
 from initjax.model_init._calibration import READ_OUT, Calibration
 from initjax.model_init._factors import CALIBRATED, REASONS
 from initjax.model_init._groups import calibrated_views, groups_of
@@ -24,13 +24,14 @@ from initjax.model_init._measured import (
   as_warning,
   can_be_measured,
   findings,
-  report_of,
+  passes_of,
 )
 from initjax.model_init._pass import Plan, beginning, found, one_pass, pooled
 from initjax.model_init._tables import decided_by_readout, positions_of
 from initjax.reports import not_followed
 
 
+@with_advice
 def calibrate(
   fn: Callable[..., Any],
   params: Any,
@@ -74,13 +75,16 @@ def calibrate(
     finite or, for the variance, constant; and in a branch not taken;
   - factor 1 where a kernel is not a view of parameters, as under weight
     standardisation; where a parameter reaches an operation in another way too;
-    and inside while loops, `shard_map` and kernels written by hand.
+    and inside while loops and kernels written by hand.
 
   The result is measured in the same program, forward and backward: what strays
   from the target, and a gradient that explodes or vanishes, is warned of. So it
   is not inside `jit`, nor on placeholders (inputs of one number throughout).
 
   Works inside `jit` and `vmap`, and on sharded parameters, which stay so.
+  Inside a `shard_map` all devices act as one: a kernel that is split between
+  them has one factor. Of branches that each device chooses for itself, kernels
+  keep factor 1.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
@@ -150,16 +154,16 @@ def calibrate(
     ordered = tuple(rows[site] for site in traced.ops)
     changed = rescaled(plan, states, leaves)
     after = jax.tree.unflatten(structure, [*{**leaves, **changed}.values()])
-    report = report_of(traced, after, inputs) if check else None
-    return changed, ordered, report
+    passes = passes_of(traced, after, inputs) if check else None
+    return changed, ordered, passes
 
   with nan_is_unknown():
-    changed, rows, report = execute(program, params, inputs, target)
+    changed, rows, passes = execute(program, params, inputs, target)
   after = jax.tree.unflatten(structure, [*{**given, **changed}.values()])
   info = Calibration(rows, traced.graph, statistic, tied)
-  said = findings(report, _wanted(info, target)) if check else []
+  said = findings(traced.graph, passes, _wanted(info, target)) if check else []
   if said:
-    warnings.warn(as_warning("calibrate", said), stacklevel=2)
+    warnings.warn(as_warning("calibrate", said), stacklevel=3)
   return as_given(after), info
 
 
@@ -200,8 +204,8 @@ def _plan(traced: Trace, params: Any, statistic: str, tied: str) -> Plan:
   plan = Plan(ops, views, groups, statistic)
   if tied != "readout":
     return plan
-  lookups = {site for site, op in ops.items() if op.kind == "embedding"}
-  waiting = decided_by_readout(traced.graph) & lookups
+  lookups = frozenset(s for s, op in ops.items() if op.kind == "embedding")
+  waiting = lookups & decided_by_readout(traced.graph)
   outside = {site for site in waiting if not ops[site].repeats}
   positions = {
     site: beside

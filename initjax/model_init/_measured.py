@@ -16,14 +16,9 @@ import numpy as np
 from initjax._checks import is_key
 from initjax._executables import execute
 from initjax._sharding import fetched
-from initjax._statistics import nan_is_unknown
-from initjax.graph import LinearOp, Row, Trace, fed_by
-from initjax.measurement import (
-  RowStatistics,
-  SignalReport,
-  measure_traced,
-  row_statistics,
-)
+from initjax._statistics import Statistics, nan_is_unknown
+from initjax.graph import LinearOp, Row, SignalGraph, Trace, fed_by
+from initjax.measurement import measure_traced
 
 _FORWARD = 3.0
 """log₂ of a second moment: more is off"""
@@ -46,7 +41,24 @@ class Wanted(NamedTuple):
   """what else may be the reason at a row, such as what was assumed; or "" """
 
 
-@nan_is_unknown()
+class Passes(NamedTuple):
+  """What was measured, [3, rows] each, operation by operation.
+
+  log₂ second moments, and the numbers of entries: not finite ones, and all.
+  """
+
+  forward: jax.Array
+  backward: jax.Array
+
+
+class _Found(NamedTuple):
+  """Of one direction, arrays over the rows in the order of execution."""
+
+  bits: np.ndarray
+  nonfinite: np.ndarray
+  size: np.ndarray
+
+
 def strays(
   traced: Trace, params: Any, inputs: Any, wanted: Wanted
 ) -> list[str]:
@@ -55,8 +67,9 @@ def strays(
   Raises:
     FloatingPointError: where signal or gradient are not finite.
   """
-  measured = functools.partial(report_of, traced)
-  return findings(execute(measured, params, inputs), wanted)
+  with nan_is_unknown():
+    passes = execute(functools.partial(passes_of, traced), params, inputs)
+  return findings(traced.graph, passes, wanted)
 
 
 def as_warning(verb: str, sentences: Sequence[str]) -> str:
@@ -85,39 +98,51 @@ def _is_placeholder(inputs: Any) -> bool:
   return bool(arrays) and all((x == x.flat[0]).all() for x in arrays)
 
 
-def report_of(traced: Trace, params: Any, inputs: Any) -> SignalReport:
+def passes_of(traced: Trace, params: Any, inputs: Any) -> Passes:
   """Forward alone, where no output has a gradient or a loop stops it."""
   try:
-    return measure_traced(traced, params, inputs)
+    report = measure_traced(traced, params, inputs)
   except (ValueError, NotImplementedError):
-    return measure_traced(traced, params, inputs, backward=False)
+    report = measure_traced(traced, params, inputs, backward=False)
+  return Passes(_joined(report.forward), _joined(report.backward))
 
 
-def findings(report: SignalReport, wanted: Wanted) -> list[str]:
+def _joined(found: Sequence[Statistics]) -> jax.Array:
+  kept = [(s.log2_second_moment, s.nonfinite, s.size) for s in found]
+  flat = [jnp.stack([jnp.ravel(x) for x in each]) for each in kept]
+  return jnp.concatenate(flat, axis=1)
+
+
+def findings(graph: SignalGraph, passes: Passes, wanted: Wanted) -> list[str]:
   """A sentence for the signal, and one for the gradient, where it is off.
 
   Raises:
     FloatingPointError: where one of them is not finite.
   """
-  found = row_statistics(report)
-  _check_finite(found, wanted)
-  return [*_signal(found, wanted), *_gradient(found)]
-
-
-def _check_finite(found: RowStatistics, wanted: Wanted) -> None:
-  for noun in ("signal", "gradient"):
-    forward = noun == "signal"
-    of = found.forward if forward else found.backward
-    rows = [i for i, count in enumerate(of.nonfinite) if count > 0]
-    if not rows:
-      continue
-    first = rows[0] if forward else rows[-1]  # in the order that it takes them
-    reasons = next(_signal(found, wanted, rows[0]), "") or wanted.why(first)
-    raise FloatingPointError(
-      f"{wanted.verb}: the {noun} is not finite at {_name(found.rows[first])}, "
-      f"{_feed(found.rows[first])}: {of.nonfinite[first]:.0f} of "
-      f"{of.size[first]:.0f} entries. {_sentence(reasons)} {_REMEDY}"
-    )
+  starts = np.cumsum([0, *(math.prod(op.repeats) for op in graph.ops)])
+  order = [
+    starts[row.number] + np.ravel_multi_index(row.repeat, row.op.repeats)
+    if row.repeat
+    else starts[row.number]
+    for row in graph.rows
+  ]
+  forward, backward = (
+    _Found(*fetched(found).astype(float)[:, order]) for found in passes
+  )
+  for noun, found in (("signal", forward), ("gradient", backward)):
+    rows = np.flatnonzero(found.nonfinite > 0)
+    if rows.size:
+      first = rows[0] if noun == "signal" else rows[-1]  # as it meets them
+      said = _signal(graph.rows[: rows[0]], forward, wanted)
+      raise FloatingPointError(
+        f"{wanted.verb}: the {noun} is not finite at "
+        f"{_named(graph.rows[first])}: {found.nonfinite[first]:.0f} of "
+        f"{found.size[first]:.0f} entries. "
+        f"{_sentence(next(said, wanted.why(first)))} {_REMEDY}"
+      )
+  return [
+    *_signal(graph.rows, forward, wanted), *_gradient(graph.rows, backward)
+  ]  # fmt: skip
 
 
 _REMEDY = (
@@ -132,35 +157,30 @@ def _sentence(text: str) -> str:
 
 
 def _signal(
-  found: RowStatistics, wanted: Wanted, before: int | None = None
+  rows: Sequence[Row], found: _Found, wanted: Wanted
 ) -> Iterator[str]:
-  """The first operation whose output is off, of those before a row."""
-  off = found.forward.log2_second_moment - wanted.bits
-  bounds = [_chance_of_units(row.op) for row in found.rows]
-  low, high = np.array(bounds).reshape(-1, 2).T
-  stray = np.isfinite(off) & ((off < low) | (off > high))
-  rows = np.flatnonzero(stray[:before]).tolist()
-  if not rows:
+  """The first of these operations whose output is off, and the worst."""
+  off = found.bits[: len(rows)] - wanted.bits[: len(rows)]
+  low, high = np.array([_chance_of_units(row.op) for row in rows] or [(0, 0)]).T
+  far = np.isfinite(off) & (
+    (off < low[: len(rows)]) | (off > high[: len(rows)])
+  )
+  strayed = np.flatnonzero(far).tolist()
+  if not strayed:
     return
-  first, worst = rows[0], max(rows, key=lambda row: abs(off[row]))
+  first, worst = strayed[0], max(strayed, key=lambda row: abs(off[row]))
   others = ""
   if worst != first:
     others = (
-      f", and {_bits(found, worst)} at {_name(found.rows[worst])}, the worst "
-      f"of {len(rows)} rows"
+      f", and 2^{found.bits[worst]:.1f} at {_name(rows[worst])}, the worst of "
+      f"{len(strayed)} rows"
     )
-  reason = wanted.why(first) or _chance(found, first, off[first])
+  reason = wanted.why(first) or _chance(rows[:first], off[first])
   yield (
-    f"the signal's second moment is {_bits(found, first)} at "
-    f"{_name(found.rows[first])}, {_feed(found.rows[first])}, where "
-    f"{2 ** wanted.bits[first]:.3g} was wanted{others}"
-    + f" ({reason})"
-    * bool(reason)
+    f"the signal's second moment is 2^{found.bits[first]:.1f} at "
+    f"{_named(rows[first])}, where {2 ** wanted.bits[first]:.3g} was wanted"
+    f"{others}" + f" ({reason})" * bool(reason)
   )
-
-
-def _bits(found: RowStatistics, row: int) -> str:
-  return f"2^{found.forward.log2_second_moment[row]:.1f}"
 
 
 def _chance_of_units(op: LinearOp) -> tuple[float, float]:
@@ -179,41 +199,40 @@ def _positions(op: LinearOp) -> int:
   return math.prod(op.shape[axis] for axis in op.axes.samples)
 
 
-def _chance(found: RowStatistics, row: int, off: float) -> str:
+def _chance(before: Sequence[Row], off: float) -> str:
   """Whether kernels of these widths do that by chance, layer after layer."""
-  added = sum(_KAPPA / max(r.op.fan_in, 1) for r in found.rows[:row])
+  added = sum(_KAPPA / max(row.op.fan_in, 1) for row in before)
   if abs(off) * math.log(2) < 3 * math.sqrt(added):
     return "as chance does at these widths and this depth"
   return ""
 
 
-def _gradient(found: RowStatistics) -> Iterator[str]:
+def _gradient(rows: Sequence[Row], found: _Found) -> Iterator[str]:
   """The gradient's sum of squares in the first quarter of rows and the last.
 
   Streams of residual branches add up as many gradients as there are branches.
   What an average over positions shares out among these is not lost.
   """
-  of = found.backward
-  bits = of.log2_second_moment + np.log2(np.maximum(of.size, 1))
-  rows = np.flatnonzero(np.isfinite(bits)).tolist()
-  if len(rows) < 2:
+  bits = found.bits + np.log2(np.maximum(found.size, 1))
+  alive = np.flatnonzero(np.isfinite(bits)).tolist()
+  quarter = -(-len(alive) // 4)
+  if len(alive) < 2:
     return
-  quarter = -(-len(rows) // 4)
   first, last = (
     max(part, key=lambda row: bits[row])
-    for part in (rows[:quarter], rows[-quarter:])
+    for part in (alive[:quarter], alive[-quarter:])
   )
   change = bits[first] - bits[last]
-  ops = [found.rows[row].op for row in (first, last)]
-  shared = math.log2(max(1.0, _positions(ops[0]) / max(1, _positions(ops[1]))))
-  if -_VANISHED - shared <= change <= _FORWARD + math.log2(len(rows)):
+  places = [max(1, _positions(rows[row].op)) for row in (first, last)]
+  shared = max(0.0, math.log2(places[0] / places[1]))
+  if -_VANISHED - shared <= change <= _FORWARD + math.log2(len(alive)):
     return
   word = "explodes" if change > 0 else "vanishes"
-  in_time = sum(found.rows[row].op.is_shared for row in rows) > len(rows) / 2
+  in_time = sum(rows[row].op.is_shared for row in alive) > len(alive) / 2
   yield (
     f"the gradient {word}{' over time' * in_time}: its sum of squares at "
-    f"{_name(found.rows[first])} is 2^{change:.1f} times that at "
-    f"{_name(found.rows[last])}, {_feed(found.rows[last])}"
+    f"{_named(rows[first])} is 2^{change:.1f} times that at "
+    f"{_name(rows[last])}"
   )
 
 
@@ -223,5 +242,5 @@ def _name(row: Row) -> str:
   return f"{row.op.path or '(constant)'}{inside}"
 
 
-def _feed(row: Row) -> str:
-  return f"fed by {fed_by(row.feed)}"
+def _named(row: Row) -> str:
+  return f"{_name(row)}, fed by {fed_by(row.feed)}"

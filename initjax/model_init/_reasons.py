@@ -73,7 +73,7 @@ def _why(
   if given is None:
     why = "a constant of the function, cannot be set"
     if op.origin != "constant":
-      why = "made of smaller parameters, which keep their values"
+      why = "made of parameters that are no kernels, which keep their values"
     return f"{why}: unit second moment assumed of its output"
   reasons = [share.fed.doubt] if share.fed.doubt else []
   if share.wanted is None:
@@ -91,8 +91,8 @@ def _why(
     reasons.append(f"one of {op.view.choices} kernels, chosen as it runs")
   if kernel.view is None:
     reasons.append(
-      "computed from parameters (their scale may not matter): drawn as if used "
-      "directly"
+      "computed from parameters: these are drawn as if used directly, so what "
+      "comes out need not have unit second moment, unless it is normalized"
     )
   if distribution == "orthogonal" and not has_matrices(op, kernel.view):
     reasons.append("drawn normal, not orthogonal")

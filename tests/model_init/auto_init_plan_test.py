@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn_by_numpy import filled
+from drawn_by_numpy import filled, normal
 
 from initjax.gains import gain, moments
-from initjax.model_init import auto_init, plan_init
+from initjax.model_init import auto_init, calibrate, plan_init
 
 KEY = jax.random.key(0)
 shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
@@ -154,6 +154,46 @@ def test_computed_kernels_are_drawn_as_if_used_directly():
   drawn = auto_init(KEY, fn, params, shape(1, 8))
   assert drawn["gain"] is params["gain"]
   assert np.std(drawn["w"]) > 0.2
+
+
+def test_products_of_parameters_are_signals_and_keep_their_values():
+  """A learned query, with its layer and bias, attends to data."""
+
+  def fn(p, x):
+    query = p["probe"] @ p["query"] + p["bias"]
+    scores = x @ p["key"] @ query
+    values = x @ (p["value"] + p["up"] @ p["down"])
+    return jax.nn.softmax(scores) @ values
+
+  names = ("query", "key", "value")
+  params = {name: normal(i, 32, 32) for i, name in enumerate(names)}
+  params |= {"up": normal(3, 32, 4), "down": normal(4, 4, 32)}
+  params |= {"probe": normal(5, 32), "bias": np.zeros(32, np.float32)}
+  plan = plan_of(fn, params, shape(9, 32))
+  assert plan.kept == ("bias", "down", "probe", "query", "up")
+  stds = {row.path.split(",")[0]: row.std for row in plan.rows}
+  assert stds == {"key": 32**-0.5, "value": 32**-0.5, "probe": None}
+  assert "keep their values" in next(r.why for r in plan.rows if r.std is None)
+  drawn = auto_init(KEY, fn, params, shape(9, 32))
+  assert all(drawn[path] is params[path] for path in plan.kept)
+
+
+@pytest.mark.parametrize(
+  ("pool", "gain"),
+  [
+    (lambda h: h.mean((1, 2)), 1),
+    (lambda h: jnp.sum(h, (1, 2)) * (1 / 64), 1),
+    (lambda h: nn.avg_pool(h, (2, 2), (2, 2)), 1),
+    (lambda h: jax.nn.relu(h.mean(1)), 2**0.5),
+  ],
+)
+def test_of_a_mean_and_not_of_the_sum_a_unit_second_moment_is_assumed(
+  pool, gain
+):
+  model = lambda w, x: pool(x @ w) @ w
+  row = plan_of(model, shape(8, 8), shape(2, 8, 8, 8)).rows[-1]
+  assert row.second_moment == pytest.approx(gain**-2)
+  assert row.why.startswith("assumed unit second moment: reduce")
 
 
 def test_assumptions_are_stated():
@@ -331,3 +371,25 @@ def test_a_jump_has_no_backward_gain():
   fn = lambda p, x: jnp.sign(x @ p[0]) @ p[1]
   with pytest.raises(ValueError, match=r"1 jumps.*delta"):
     plan_of(fn, [shape(8, 8)] * 2, shape(1, 8), direction="backward")
+
+
+def test_kernels_that_are_all_computed_are_said_to_be_there():
+  made = lambda p, x: x @ (p["left"] @ p["right"])
+  params = {"left": shape(8, 2), "right": shape(2, 4)}
+  for verb in (plan_of, lambda *given: auto_init(KEY, *given)):
+    with pytest.raises(ValueError, match=r"computed of .*: left, right; no"):
+      verb(made, params, shape(3, 8))
+  closed = lambda p, x: x @ np.ones((8, 2), "f") + p
+  with pytest.raises(ValueError, match=r"constants that fn closes over \(1\)"):
+    plan_of(closed, np.ones(2), shape(3, 8))
+
+
+def test_a_plan_says_where_a_computed_kernel_need_not_keep_the_size():
+  fn = lambda p, x, i: x @ (p["w"] + p["delta"][i])
+  params = {"w": np.ones((8, 4), "f"), "delta": np.ones((3, 8, 4), "f")}
+  inputs = np.ones((2, 8), "f"), np.int32(1)
+  (row,) = plan_of(fn, params, *inputs).rows
+  assert "need not have unit second moment" in row.why
+  _, info = calibrate(fn, params, *inputs)
+  ((_, _, why),) = info.skipped
+  assert "computed" in why
