@@ -95,7 +95,8 @@ def calibrate(
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
       entries of the output.
     tied: "first", "pooled" or "readout", for kernels that are used several
-      times.
+      times; of an LSTM, whose state is small at first, "pooled": a factor from
+      there is too large later.
     check: whether to measure the result, for the price of a gradient.
 
   Returns:

@@ -167,18 +167,18 @@ def found(plan: Plan, states: States, rows: Rows) -> States:
   """
   start = beginning(plan)
   number = {s: n for n, group in enumerate(plan.groups) for s in group.sites}
-  for site in plan.waiting - plan.positions.keys():
-    if site in number:
-      first = number[site]
-      start[first] = start[first]._replace(factor=states[first].factor)
-  for site, (tokens, ratio) in plan.positions.items():
-    own, other = number.get(site), number.get(tokens)
-    if own is not None and other is not None and not start[own].factor.shape:
+  for site in plan.waiting & number.keys():
+    tokens, ratio = plan.positions.get(site, Beside(site, 1.0))
+    if tokens not in number:
+      continue
+    own, factor = start[number[site]], states[number[tokens]].factor
+    if tokens != site:
       bits = rows[tokens].log2_before - rows[site].log2_before
-      factor = ratio * states[other].factor * jnp.exp2(bits / 2)
-      known = jnp.isfinite(factor) & (factor > 0)
-      factor = jnp.where(known, factor, 0).astype(start[own].factor.dtype)
-      start[own] = start[own]._replace(factor=factor)
+      factor = factor * ratio * jnp.exp2(bits / 2)
+      factor = jnp.where(jnp.isfinite(factor), factor, 0)
+    if np.shape(own.factor) == np.shape(factor):
+      factor = factor.astype(own.factor.dtype)
+      start[number[site]] = own._replace(factor=factor)
   return start
 
 
