@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_laws import check
+from random_laws import check, quick_jit
 from random_models import build, models, program, random_model, wide_model
 from random_steps import BATCH, SINGLE, Extra, Shape, Step
 
@@ -29,7 +29,7 @@ def test_laws_hold_of_any_model(model):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_laws_hold_of_random_models(seed):
-  check(random_model(seed), values=seed % 5 == 0)
+  check(random_model(seed), values=seed % 10 == 0)
 
 
 # Fans by counting: what a step sums is where its Jacobian is not zero
@@ -54,7 +54,7 @@ def test_fans_by_hand_are_non_zeros_of_the_jacobian(kind, numbers, shape):
   if kind == "complex_dense":
     params["w"] = params["w"] * (1 + 2j)
   extra = Extra(jnp.array([0, 1]), jax.random.key(0))
-  run = jax.jit(jax.jacobian(lambda x: made.run(params, x, extra)))
+  run = quick_jit(jax.jacobian(lambda x: made.run(params, x, extra)))
   x = np.float32(draw(size=(BATCH, *shape)))
   fed = np.asarray(run(x)) != 0
   assert fed.shape[:3] == (BATCH, *made.shape)

@@ -6,15 +6,22 @@ scalar, and can be called.
 """
 
 import heapq
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from initjax._activations import identity
 from initjax.graph._graph import Feed
-from initjax.graph._primitives import AFFINE, ELEMENTWISE, LAYOUT, MOVES
+from initjax.graph._primitives import (
+  AFFINE,
+  CHOICES,
+  ELEMENTWISE,
+  LAYOUT,
+  MOVES,
+)
 from initjax.graph._recovered import dropout, recovered
 from initjax.graph._values import Node, Value
 
-_POOLS = ("reduce_sum", "reduce_window_sum")
 _REASONS = {
   "select_n": "mask or dropout",
   "add": "residual sum",
@@ -31,12 +38,27 @@ def feed_of(operand: Value) -> Feed:
     return Feed()
   source, between = source_of(operand.node)
   reason, operation = _describe(source)
-  if operation is None:
-    source, between = _divided(source, between)
   activation: Any = identity if reason == "linear" else None
   if any(node.label not in LAYOUT for node in between):
     activation = recovered(source, between)
-  return Feed(activation, reason, operation, source.place, source.output)
+  place, share = source.place, share_of(between)
+  return Feed(activation, reason, operation, place, source.output, share=share)
+
+
+def share_of(between: Iterable[Node]) -> float:
+  """How many entries leave these nodes for each that enters."""
+  share = 1.0
+  for node in between:
+    if chooses(node) or (node.label == "broadcast_in_dim" and node.equation):
+      before = node.equation.invars[0].aval.shape
+      after = node.equation.outvars[node.output].aval.shape
+      share *= math.prod(after) / max(1, math.prod(before))
+  return share
+
+
+def chooses(node: Node) -> bool:
+  """Whether it takes some entries, by its parameters alone."""
+  return node.label in CHOICES and node.equation is not None
 
 
 def source_of(operand: Node) -> tuple[Node, list[Node]]:
@@ -68,21 +90,6 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
       if entry not in open_nodes:
         heapq.heappush(open_nodes, entry)
   return source, visited[:count]
-
-
-def _divided(source: Node, between: list[Node]) -> tuple[Node, list[Node]]:
-  """The mean, where the source is a sum that a constant alone divides."""
-  while between and source.unmoved.label in _POOLS:
-    *rest, above = between
-    data = [value.node for value in above.operands if value.node is not None]
-    alone = data == [source] and not any(source in n.below for n in rest)
-    by_constant = above.label == "mul" or (
-      above.label == "div" and above.operands[0].node is source
-    )
-    if not alone or not (by_constant or above.label in LAYOUT):
-      break
-    source, between = above, rest
-  return source, between
 
 
 def unpadded(node: Node) -> Node:

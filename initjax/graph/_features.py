@@ -3,7 +3,7 @@
 import math
 
 from initjax.graph._moves import places_after
-from initjax.graph._primitives import MOVES
+from initjax.graph._primitives import ELEMENTWISE, MOVES
 from initjax.graph._values import Node
 
 
@@ -38,10 +38,18 @@ def _whole_below(node: Node) -> tuple[Node, int] | None:
     below, shape = value.node, atom.aval.shape
     if below is None or (node.label != "slice" and math.prod(shape) < size):
       continue
-    spread = below.label == "broadcast_in_dim" and below.equation is not None
-    if spread:
-      before = below.equation.invars[0].aval.shape
-      spread = math.prod(before) < math.prod(shape)
+    spread = _is_spread(below, math.prod(shape))
     if not spread and (found is None or found[0].index < below.index):
       found = below, len(shape)
   return found
+
+
+def _is_spread(node: Node, size: int) -> bool:
+  """Whether it is made of fewer entries: broadcast, or with parameters."""
+  if node.equation is None or node.features is not None or not node.below:
+    return False
+  if node.label != "broadcast_in_dim" and node.label not in ELEMENTWISE:
+    return False
+  pairs = zip(node.operands, node.equation.invars, strict=True)
+  sizes = [math.prod(atom.aval.shape) for v, atom in pairs if v.node]
+  return max(sizes) < size

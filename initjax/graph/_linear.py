@@ -9,7 +9,7 @@ from initjax.graph._compat import Equation
 from initjax.graph._contractions import Contraction
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site
-from initjax.graph._padding import patch_overlap, valid_fans
+from initjax.graph._padding import patch_overlap, taps_of, valid_fans
 from initjax.graph._reader import Reader
 from initjax.graph._roles import (
   chosen_kernels,
@@ -71,10 +71,16 @@ def _read_product(
   second, first = sides
   weight = second.as_data
   role = kind_axes_fans(equation, 1)
-  op = _operation(reader, equation, (weight, first), place, role)
+  op = _operation(reader, equation, (weight, first), place, role, is_row=False)
   op = dataclasses.replace(op, kind="data")
   both = chosen_kernels(equation, [first, second], strict=True)
-  made: dict[str, Any] = {"operands": (second, first), "place": place}
+  rank = len(equation.outvars[0].aval.shape)
+  made: dict[str, Any] = {
+    "operands": (second, first),
+    "place": place,
+    "equation": equation,
+    "features": frozenset(range(min(1, rank - 1), rank)),
+  }
   if not all(both) or first.choice is None or second.choice is None:
     reader.sites[place.site] = op
     return reader.data("data product", **made)
@@ -96,16 +102,18 @@ def _operation(
   sides: tuple[Value, Value],
   place: Place,
   role: tuple[Any, Axes, Fans],
+  is_row: bool = True,
 ) -> LinearOp:
   """A product of the kernel and the signal, in this order."""
   (weight, signal), (kind, axes, (fan_in, fan_out)) = sides, role
-  feed = reader.streams.feeding(signal, place.site)
+  feed = reader.streams.feeding(signal, place.site if is_row else None)
   fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
     kind=kind,
     fan_in=fan_in,
     fan_out=fan_out * patch_overlap(signal),
     valid_fans=valid_fans(equation, signal, (fan_in, fan_out)),
+    taps=taps_of(equation, signal),
     feed=feed,
     **_window(equation.params),
     **_common(equation, weight, place, axes),

@@ -29,7 +29,7 @@ from initjax.graph._compat import (
   sub_jaxprs,
 )
 from initjax.graph._geometry import product_by_entry
-from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
+from initjax.graph._graph import BY_DEVICE, Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._primitives import (
   INLINED,
@@ -357,6 +357,8 @@ def _read_cond(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   index, *others = operands
+  if index.touched & reader.devices(reader.mesh):
+    place = place.run_whole(BY_DEVICE)
   branches = [
     read(reader, branch, others, place.inside(number))
     for number, branch in enumerate(equation.params["branches"])

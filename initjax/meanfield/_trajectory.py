@@ -63,8 +63,10 @@ def trajectory(
       q_{l+1} = skip²·q_l + branch²·K
       g_l     = (skip² + branch²·χ/s·n_{l+1}/n_l)·g_{l+1}
 
-  s is 1, or what a normalization divides by: q_l ("layer"), q_l·(1 - c_l)
-  ("batch"). At width n, log₂ q_l and log₂ g_l deviate from it by chance, with
+  s is 1, or what a normalization divides by: q_l ("layer", "rms"), q_l·(1 - c_l)
+  ("batch"); after φ it is Var φ ("layer"), E[φ²] ("rms"), E[φ²] - E[φ_a·φ_b]
+  ("batch"), and K is σ_w² + σ_b². Of a gate, E[φ²]·q_l and E[φ'²]·q_l + E[φ²]
+  stand for E[φ²] and E[φ'²]. At width n, log₂ q_l and log₂ g_l deviate from it by chance, with
   the mean and the covariance given here to first order in depth/n: each layer
   adds what `fluctuation` says, the next ones pass deviations on with their
   slopes d log K/d log q and d log χ/d log q. What that leaves out, of a std:
@@ -147,6 +149,11 @@ def check_layers(
       f"widths must be given for all layers or for none; got {widths}."
     )
   for index in range(1, len(layers)):
+    if layers[index].gated and (widths[index - 1] or 0) % 2:
+      raise ValueError(
+        f"layers[{index}] multiplies the halves of {widths[index - 1]} units; "
+        "give the layer before it an even width."
+      )
     if layers[index].skip != 0 and widths[index] != widths[index - 1]:
       raise ValueError(
         f"layers[{index}] adds to a stream of width {widths[index - 1]}, so "
@@ -164,7 +171,7 @@ def _check_layer(index: int, layer: Layer) -> None:
   check_number(f"{name}.sigma_b2", layer.sigma_b2, low=0)
   check_number(f"{name}.skip", layer.skip)
   check_number(f"{name}.branch", layer.branch)
-  choices = ("none", "layer", "batch")
+  choices = ("none", "layer", "rms", "batch")
   check_choice(f"{name}.normalization", layer.normalization, choices)
   if layer.width is not None:
     check_integer(f"{name}.width", layer.width, low=1)

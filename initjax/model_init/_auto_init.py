@@ -12,9 +12,15 @@ from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
-from initjax._sharding import fetched
-from initjax.graph import Scale, as_function, entries_of, signal_graph
-from initjax.measurement import Known, known_of, mean_square
+from initjax.graph import (
+  Scale,
+  Trace,
+  as_function,
+  named_in,
+  trace,
+  with_advice,
+)
+from initjax.measurement import Known, known_of, mean_square_at
 from initjax.model_init._assign import (
   Assigned,
   Tied,
@@ -27,8 +33,9 @@ from initjax.model_init._draw import (
   Draw,
   drawn_leaf,
 )
+from initjax.model_init._measured import as_warning, can_be_measured, strays
 from initjax.model_init._plan import VariancePlan
-from initjax.model_init._reasons import plan_of, warning_of
+from initjax.model_init._reasons import plan_of, wanted_of, warnings_of
 from initjax.propagation import Walk
 from initjax.reports import not_followed
 from initjax.typing import Direction
@@ -40,6 +47,7 @@ _CHOICES = {
 }
 
 
+@with_advice
 def auto_init(
   key: jax.Array,
   fn: Callable[..., Any],
@@ -49,6 +57,7 @@ def auto_init(
   distribution: Distribution = "truncated_normal",
   tied: Tied = "first",
   second_moment: float = 1.0,
+  check: bool = True,
 ) -> Any:
   """Draws every kernel of a model with the variance that its place asks for.
 
@@ -66,6 +75,12 @@ def auto_init(
   activation without finite moments (1/x, log x), and the plan says so. There is
   no compromise of both directions: along a stack, the ratios fan_in/fan_out
   cancel.
+
+  Where parameters and inputs are arrays, and more than placeholders (one number
+  throughout), the result is measured on them: one pass forward and backward. A
+  signal that is eight times larger or smaller than it should be, a gradient
+  that explodes or vanishes, and what theory knows to be unstable are warned of
+  together; what is not finite is an error.
 
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more
@@ -85,6 +100,8 @@ def auto_init(
       (embeddings and computed kernels are then normal).
     tied: "first" or "last" use decides.
     second_moment: of the inputs, > 0.
+    check: whether to measure the result, which costs about one gradient and its
+      compilation; nothing is measured while it is being traced.
 
   Returns:
     The parameters, or a new module with them where one was given.
@@ -93,10 +110,13 @@ def auto_init(
     ValueError: for an unknown option, or where nothing can be initialized.
     TypeError: for a parameter that is no kernel and has no value, or for what
       is no key.
+    FloatingPointError: where signal or gradient are not finite.
 
   Warns:
     UserWarning: where theory says that the forward map is unstable, so that
-      chance is amplified tenfold or more over the depth of the model.
+      chance is amplified tenfold or more over the depth of the model, that a
+      guess is raised to a power, or that the gradient changes 2^±10 times; and
+      where signal or gradient, as measured, stray.
 
   >>> def mlp(params, x):
   ...   return jax.nn.relu(x @ params["first"]) @ params["second"]
@@ -113,13 +133,19 @@ def auto_init(
   check_key(key)
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, as_given = as_function(fn, params, inputs)
-  assigned = _assigned(fn, params, inputs, second_moment, rules)
-  message = warning_of(assigned.shares)
-  if message:
-    warnings.warn(message, stacklevel=2)
-  return as_given(_drawn(key, params, assigned, distribution))
+  traced, assigned = _assigned(fn, params, inputs, second_moment, rules)
+  _check_values(leaves_by_path(params), assigned)
+  drawn = _drawn(key, params, assigned, distribution)
+  said = warnings_of(assigned, direction)
+  if check and can_be_measured(traced, drawn, inputs):
+    wanted = wanted_of(assigned, inputs, second_moment, **rules)
+    said += strays(traced, drawn, inputs, wanted)
+  if said:
+    warnings.warn(as_warning("auto_init", said), stacklevel=3)
+  return as_given(drawn)
 
 
+@with_advice
 def plan_init(
   fn: Callable[..., Any],
   params: Any,
@@ -133,8 +159,9 @@ def plan_init(
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree; kernels may be `jax.ShapeDtypeStruct`s. A module that
-      holds its parameters is followed by its inputs.
+    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s: of what is no
+      kernel, scales are then taken as 1 and biases as 0, and the plan says so.
+      A module that holds its parameters is followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: as in `auto_init`, like all other options.
     distribution: of the entries.
@@ -146,7 +173,6 @@ def plan_init(
 
   Raises:
     ValueError: for an unknown option, or where nothing can be initialized.
-    TypeError: for a parameter that is no kernel and has no value.
 
   >>> mlp = lambda p, x: jnp.tanh(x @ p["first"]) @ p["second"]
   >>> kernel = jax.ShapeDtypeStruct((64, 64), jnp.float32)
@@ -158,7 +184,7 @@ def plan_init(
   """
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  assigned = _assigned(fn, params, inputs, second_moment, rules)
+  _, assigned = _assigned(fn, params, inputs, second_moment, rules)
   drawn = {path for path, _ in assigned.table}
   kept = tuple(path for path in paths_of(params) if path not in drawn)
   return plan_of(assigned, kept, **rules)
@@ -170,13 +196,14 @@ def _assigned(
   inputs: tuple[Any, ...],
   second_moment: float,
   rules: dict[str, Any],
-) -> Assigned:
-  """The variance of each kernel of a model, and why."""
+) -> tuple[Trace, Assigned]:
+  """A model as it was read; the variance of each kernel, and why."""
   for name, value in rules.items():
     check_choice(name, value, _CHOICES[name])
   check_number("second_moment", second_moment, low=0, open_low=True)
   leaves = leaves_by_path(params)
-  graph = signal_graph(fn, params, *inputs)
+  traced = trace(fn, params, *inputs)
+  graph = traced.graph
   known = known_of(graph, leaves, inputs)
   sizes = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
   assigned = assign(
@@ -186,24 +213,21 @@ def _assigned(
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check_assigned(leaves, assigned)
-  return assigned
+  _check_assigned(assigned)
+  return traced, assigned
 
 
 def _mean_square(known: Known, scale: Scale) -> float:
   """Of a bias or a scale; NaN for a constant without values."""
-
-  def leaf_at(path: str | int) -> Any:
-    leaf = known.get(path, math.nan)
-    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+  for path in named_in(scale):
+    leaf = known.get(path)
+    if isinstance(leaf, jax.core.Tracer):
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-    return fetched(leaf)
-
-  return mean_square(entries_of(scale, leaf_at))
+  return mean_square_at(known, scale)
 
 
-def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
-  """Raises if there is no kernel, or no value of what is none."""
+def _check_assigned(assigned: Assigned) -> None:
+  """Raises if there is no kernel."""
   table = assigned.table
   if not table:
     missed = not_followed(assigned.graph.not_followed)
@@ -216,7 +240,11 @@ def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
       + f" {missed}."
       * bool(missed)
     )
-  drawn = {path for path, _ in table}
+
+
+def _check_values(leaves: Mapping[str, Any], assigned: Assigned) -> None:
+  """Raises if what is no kernel has no value."""
+  drawn = {path for path, _ in assigned.table}
   for path, leaf in leaves.items():
     if isinstance(leaf, jax.ShapeDtypeStruct) and path not in drawn:
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))

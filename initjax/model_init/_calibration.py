@@ -61,7 +61,7 @@ class Calibration:
     Raises:
       ValueError: if several calibrations are stacked, as under vmap.
     """
-    rows = jax.tree.map(fetched, self.rows)
+    rows = fetched(self.rows)
     found = []
     for index, op, repeat in self.graph.rows:
       row = rows[index]
@@ -92,9 +92,20 @@ class Calibration:
       if op.reason != REASONS[CALIBRATED]
     )
 
+  def __repr__(self) -> str:
+    """Short: the range of the factors; `print` shows all."""
+    ops = len(self.graph)
+    said = f"{ops} operation{'s' * (ops != 1)}"
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
+      return f"Calibration({said}, being traced)"
+    factors = sorted(op.factor for op in self.operations)
+    if factors:
+      said += f", factors {factors[0]:.3g} to {factors[-1]:.3g}"
+    return f"Calibration({said})"
+
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
-      return f"Calibration of {len(self.graph)} operations, being traced"
+      return repr(self)
     missed = not_followed(self.graph.not_followed)
     return str(_factors_table(self.operations, self.statistic, missed))
 

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._statistics import wide_dtype
+from initjax._statistics import varying_like, wide_dtype
 from initjax.graph import (
+  BY_DEVICE,
   FORWARD,
   LinearOp,
   Site,
@@ -26,6 +27,7 @@ from initjax.graph import (
   run,
 )
 from initjax.model_init._factors import (
+  APART,
   CLOSED,
   DERIVED,
   ENTANGLED,
@@ -87,8 +89,9 @@ def one_pass(
   states: States,
 ) -> tuple[States, Rows]:
   """What is known of the groups afterwards, and a row for every site."""
+  own = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
   visitor = Visitor(
-    functools.partial(_visit, plan, target),
+    functools.partial(_visit, plan, target, own),
     {site: n for n, group in enumerate(plan.groups) for site in group.sites},
     {number: group.slicers for number, group in enumerate(plan.groups)},
   )
@@ -100,19 +103,27 @@ def one_pass(
 def _visit(
   plan: Plan,
   target: float | jax.Array,
+  outside: frozenset[str],
   visited: Visited,
   slot: Slot,
   state: State | None,
 ) -> tuple[list[jax.Array], Row, State | None]:
-  output, *others = visited.outputs
-  if visited.operands is None:  # one of several, in a call run as a whole
-    return visited.outputs, slot.forward, state
-  proposal = propose(output, plan.statistic, target)
+  """Devices along mesh axes that are not `outside` the pass act as one."""
+  outputs, op = visited.outputs, plan.ops[visited.site]
+  if visited.operands is None or not op.place.whole <= FORWARD:
+    return outputs, slot.forward, state
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(name for name in mesh.manual_axes if name not in outside)
+  summed = tuple(axis for axis, _ in op.summed_over)
+  whole = jax.lax.psum(outputs[0], summed) if summed else outputs[0]
+  proposal = propose(whole, plan.statistic, target, axes)
   if state is None:
     code = ENTANGLED if visited.site in plan.views else DERIVED
-    return visited.outputs, left_alone(proposal, code), None
-  output, row, state = _rescaled(output, proposal, state)
-  return [output, *others], row, state
+    row = left_alone(proposal, code)
+  else:
+    outputs = list(outputs)
+    outputs[0], row, state = _rescaled(outputs[0], proposal, state)
+  return outputs, jax.tree.map(varying_like, row, slot.forward), state
 
 
 @jax.jit  # so that a model of many sites is traced once for each shape
@@ -134,7 +145,8 @@ def _rescaled(
 def _not_run(plan: Plan, site: Site) -> Row:
   """The row of an operation in a branch not taken, or that is not entered."""
   op = plan.ops[site]
-  code = NOT_RUN if op.place.whole <= FORWARD else CLOSED
+  whole = op.place.whole - FORWARD
+  code = (APART if whole == {BY_DEVICE} else CLOSED) if whole else NOT_RUN
   full = functools.partial(_full, op.repeats)
   dtype = wide_dtype(op.dtype)
   return Row(full(1, dtype), full(np.nan, dtype), full(code, np.int32))

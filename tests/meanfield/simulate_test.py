@@ -9,11 +9,15 @@ import pytest
 
 from initjax.meanfield import Layer, relu_log_norm, simulate, trajectory
 
+AFTER = {"normalize_after": True}
 MIXED = [
   Layer(width=12),
   Layer(jax.nn.relu, 2.0, 0.2, width=16),
   Layer(jnp.tanh, 1.5, 0.1, width=16, skip=0.8, branch=0.7),
   Layer(jax.nn.gelu, 2.0, width=16, skip=1.0, normalization="layer"),
+  Layer(jax.nn.silu, 2.0, width=16, skip=0.5, gated=True, normalization="rms"),
+  Layer(jax.nn.gelu, 1.5, 0.2, width=14, normalization="layer", **AFTER),
+  Layer(jnp.tanh, 1.5, width=14, gated=True, normalization="rms", **AFTER),
   Layer(jnp.sin, 1.2, 0.3, width=9, normalization="batch"),
   Layer(jax.nn.softplus, 1.0, width=3, branch=-0.5),
 ]
@@ -22,14 +26,21 @@ INPUTS = 4
 
 def _real_layer(layer, kernel, bias, h):
   """One layer with a matrix that is there."""
-  if layer.normalization != "none":
-    axis = 0 if layer.normalization == "batch" else 1
-    h_hat = (h - h.mean(axis, keepdims=True)) / h.std(axis, keepdims=True)
-  else:
-    h_hat = h
   phi = layer.activation or (lambda x: x)
-  branch = layer.branch * (phi(h_hat) @ kernel + bias)
+  half = h.shape[1] // 2
+  read = (lambda h: phi(h[:, :half]) * h[:, half:]) if layer.gated else phi
+  norm = NORMS[layer.normalization]
+  x = norm(read(h)) if layer.normalize_after else read(norm(h))
+  branch = layer.branch * (x @ kernel + bias)
   return layer.skip * h + branch if layer.skip else branch
+
+
+NORMS = {
+  "none": lambda h: h,
+  "layer": lambda h: jax.nn.standardize(h, axis=1, epsilon=0.0),
+  "rms": lambda h: h / jnp.sqrt((h**2).mean(1, keepdims=True)),
+  "batch": lambda h: jax.nn.standardize(h, axis=0, epsilon=0.0),
+}
 
 
 def _haar(key, n_in, n_out):
@@ -46,13 +57,14 @@ def _real(law, data, cotangent):
   """[depth] forward, [depth] backward of one stack, by matrices and by VJP."""
 
   def sizes(key):
-    n_in, kernels = data.shape[1], []
+    units, kernels = data.shape[1], []
     for index, layer in enumerate(MIXED):
       own = jax.random.fold_in(key, index)
+      n_in = units // 2 if layer.gated else units
       kernel = law(own, n_in, layer.width) * math.sqrt(layer.sigma_w2 / n_in)
       bias = jax.random.normal(jax.random.fold_in(own, 1), (layer.width,))
       kernels.append((kernel, bias * math.sqrt(layer.sigma_b2)))
-      n_in = layer.width
+      units = layer.width
 
     def run(taps):
       h, seen = data, []
@@ -74,7 +86,7 @@ def _real(law, data, cotangent):
 @pytest.mark.parametrize(
   ("weights", "draws"),
   [
-    ("gaussian", 4000),
+    ("gaussian", 500),
     pytest.param("gaussian", 60000, marks=pytest.mark.slow),
     pytest.param("orthogonal", 60000, marks=pytest.mark.slow),
   ],
@@ -82,8 +94,9 @@ def _real(law, data, cotangent):
 def test_sizes_have_the_law_of_real_matrices(weights, draws):
   """Means, deviations and correlations along the depth, within 4.5 errors.
 
-  Biases, skips, LayerNorm, BatchNorm, widths that grow and shrink below the
-  number of inputs, and inputs as well as gradients that correlate.
+  Biases, skips, gates, normalizations before and after φ, widths that grow and
+  shrink below the number of inputs, and inputs as well as gradients that
+  correlate.
   """
   correlation, gamma = 0.3, 0.5
   found = simulate(
