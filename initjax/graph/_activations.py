@@ -22,7 +22,6 @@ from initjax.graph._primitives import (
 from initjax.graph._recovered import dropout, recovered
 from initjax.graph._values import Node, Value
 
-_POOLS = ("reduce_sum", "reduce_window_sum")
 _REASONS = {
   "select_n": "mask or dropout",
   "add": "residual sum",
@@ -39,8 +38,6 @@ def feed_of(operand: Value) -> Feed:
     return Feed()
   source, between = source_of(operand.node)
   reason, operation = _describe(source)
-  if operation is None:
-    source, between = _divided(source, between)
   activation: Any = identity if reason == "linear" else None
   if any(node.label not in LAYOUT for node in between):
     activation = recovered(source, between)
@@ -93,21 +90,6 @@ def source_of(operand: Node) -> tuple[Node, list[Node]]:
       if entry not in open_nodes:
         heapq.heappush(open_nodes, entry)
   return source, visited[:count]
-
-
-def _divided(source: Node, between: list[Node]) -> tuple[Node, list[Node]]:
-  """The mean, where the source is a sum that a constant alone divides."""
-  while between and source.unmoved.label in _POOLS:
-    *rest, above = between
-    data = [value.node for value in above.operands if value.node is not None]
-    alone = data == [source] and not any(source in n.below for n in rest)
-    by_constant = above.label == "mul" or (
-      above.label == "div" and above.operands[0].node is source
-    )
-    if not alone or not (by_constant or above.label in LAYOUT):
-      break
-    source, between = above, rest
-  return source, between
 
 
 def unpadded(node: Node) -> Node:

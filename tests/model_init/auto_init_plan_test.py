@@ -178,24 +178,6 @@ def test_products_of_parameters_are_signals_and_keep_their_values():
   assert all(drawn[path] is params[path] for path in plan.kept)
 
 
-@pytest.mark.parametrize(
-  ("pool", "gain"),
-  [
-    (lambda h: h.mean((1, 2)), 1),
-    (lambda h: jnp.sum(h, (1, 2)) * (1 / 64), 1),
-    (lambda h: nn.avg_pool(h, (2, 2), (2, 2)), 1),
-    (lambda h: jax.nn.relu(h.mean(1)), 2**0.5),
-  ],
-)
-def test_of_a_mean_and_not_of_the_sum_a_unit_second_moment_is_assumed(
-  pool, gain
-):
-  model = lambda w, x: pool(x @ w) @ w
-  row = plan_of(model, shape(8, 8), shape(2, 8, 8, 8)).rows[-1]
-  assert row.second_moment == pytest.approx(gain**-2)
-  assert row.why.startswith("assumed unit second moment: reduce")
-
-
 def test_assumptions_are_stated():
   def maxout(p, x):
     return jnp.maximum(x @ p["one"], x @ p["other"]) @ p["down"]
