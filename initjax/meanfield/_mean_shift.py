@@ -102,9 +102,7 @@ def backward_means(
   return means
 
 
-def _removed(
-  layers: Sequence[Layer], steps: Steps, back: Return
-) -> np.ndarray:
+def _removed(layers: Sequence[Layer], steps: Steps, back: Return) -> np.ndarray:
   """n times what a normalization over units takes from the gradient's log.
 
   The parts of φ'·Wᵀg along h and along (1, ..., 1), of which φ'·φ(h) has more
