@@ -168,7 +168,7 @@ def _least_squares(
   precision = np.linalg.inv(design.T @ weighted)
   since = np.eye(len(start))
   since[:, 0] -= start  # what is left of the first row's deviation is known
-  variances = np.einsum("ij,jk,ik->i", since, covariance, since)
+  variances = ((since @ covariance) * since).sum(axis=1)
   unsure = (drifts[0] - drifts[1]) / 2
   middle = expected + (drifts[0] + drifts[1]) / 2
   ends = (

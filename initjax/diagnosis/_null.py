@@ -100,13 +100,16 @@ def _of_averages(
   """
   given = {"second_moment": start, "correlation": correlation}
   t = trajectory(layers, **given, batch=batch)
-  drifts = t.forward_drift, t.backward_drift
-  if not np.isfinite(drifts).all():
+  forward, backward = t.forward_drift, t.backward_drift
+  if not np.isfinite([forward, backward]).all():
     few = min(batch, _INPUTS)
     drawn = _drawn(layers, start, _FEWEST, correlation, few)
     if drawn is not None:
-      drifts = drawn[0].mean(0) - t.forward, drawn[1].mean(0) - t.backward
-  return drifts
+      if not np.isfinite(forward).all():
+        forward = drawn[0].mean(axis=0) - t.forward
+      if not np.isfinite(backward).all():
+        backward = drawn[1].mean(axis=0) - t.backward
+  return forward, backward
 
 
 def _drawn(
