@@ -247,7 +247,7 @@ class Images:
         if entries is None:
           return None
         if not is_plain(phi):
-          found *= evaluate(phi, entries)[at == place]  # type: ignore[arg-type]
+          found *= evaluate(phi, entries)[at == place]
         elif at != place:
           found *= entries
       share = images[place].share
