@@ -92,8 +92,8 @@ def predict(
   differ under a mask, of first order in 1/width. What it does not follow is
   unknown, `silent` says why, and so is the gradient of what has a say in that;
   all else stays known. Unknown are large scores, activations of inputs or
-  without Gaussian moments, maxima of what is no Gaussian, kernels of nonzero mean or
-  made of several. Inputs are taken to be independent of each other, positions
+  without Gaussian moments, maxima of what is no Gaussian, kernels of nonzero
+  mean or made of several. Inputs are taken to be independent of each other, positions
   and features as well; biases and scales count with their root mean square,
   under a scan over all repeats.
 
