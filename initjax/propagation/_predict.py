@@ -93,9 +93,9 @@ def predict(
   unknown, `silent` says why, and so is the gradient of what has a say in that;
   all else stays known. Unknown are large scores, activations of inputs or
   without Gaussian moments, maxima of what is no Gaussian, kernels of nonzero
-  mean or made of several. Inputs are taken to be independent of each other, positions
-  and features as well; biases and scales count with their root mean square,
-  under a scan over all repeats.
+  mean or made of several. Inputs are taken to be independent of each other, and
+  so are their positions and features; biases and scales count with their root
+  mean square, under a scan over all repeats.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
