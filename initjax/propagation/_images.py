@@ -117,6 +117,8 @@ def line_of(phi: Activation) -> tuple[float, float] | None:
   """The slope and the offset of a φ that is a straight line."""
   points = np.array([-1e3, -3.0, -1.0, 0.0, 0.5, 2.0, 1e3])
   value, slope = in_float64(lambda: evaluator(trace(phi))(points))
+  if not np.isfinite(value).all():
+    return None
   line = slope[0] * points + value[3]
   close = np.allclose(value, line, rtol=1e-9, atol=1e-12 * abs(value).max())
   return (float(slope[0]), float(value[3])) if close else None

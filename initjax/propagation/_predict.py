@@ -21,6 +21,7 @@ from initjax.graph import (
   as_function,
   signal_graph,
   terms_within,
+  with_advice,
 )
 from initjax.measurement import (
   Known,
@@ -62,6 +63,7 @@ class Prediction(NamedTuple):
   """what was taken of parameters without values"""
 
 
+@with_advice
 def predict(
   fn: Callable[..., object],
   params: object,

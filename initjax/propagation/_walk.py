@@ -18,6 +18,7 @@ import numpy as np
 
 from initjax._activations import identity
 from initjax.graph import Feed, Image, LinearOp, Scale, Site, Stream, Term
+from initjax.meanfield import THEORY_FAILS
 from initjax.propagation._borders import (
   in_common,
   matrices_of,
@@ -26,6 +27,7 @@ from initjax.propagation._borders import (
   raised,
 )
 from initjax.propagation._entrywise import ASSUMED, Images, divided
+from initjax.propagation._images import is_plain, line_of
 from initjax.propagation._positions import attended, averaged, largest
 from initjax.propagation._signals import (
   Edge,
@@ -78,6 +80,8 @@ class Walk:
       source = Signal(0.0)
     else:
       source = self._unknown(_words(feed), feed.reached, site)
+      if self.assumes and _is_multiple(feed.activation):
+        return Fed(source, 1.0, doubt=source.doubt)  # a mean, not its sum
     return self._through(feed.activation, source)
 
   def _assumed(self, stream: Stream) -> bool:
@@ -195,6 +199,8 @@ class Walk:
       return Signal(size, shared=size, near=near)
     if term.kind == "constant":
       return Signal(mean=1.0, shared=1.0, near=1.0)
+    if term.kind == "ones":
+      return Signal(mean=1.0, gaussian=False)
     if term.kind == "input":
       return Signal(self.input_size, gaussian=False, made=lambda random: None)
     if term.kind == "normalized":
@@ -305,6 +311,17 @@ def _not_known_of(why: str, reached: Sequence[Signal]) -> Signal:
   edges = tuple(Edge(each, math.nan) for each in reached)
   made = lambda random: None
   return Signal(math.nan, gaussian=False, made=made, edges=edges, doubt=why)
+
+
+def _is_multiple(phi: Activation | None) -> bool:
+  """Whether φ multiplies by a number, as the last step of a mean does."""
+  if is_plain(phi):
+    return False
+  try:
+    line = line_of(phi)
+  except THEORY_FAILS:
+    return False
+  return line is not None and line[1] == 0
 
 
 def _width_error(op: LinearOp) -> float:
