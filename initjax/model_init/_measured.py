@@ -80,12 +80,17 @@ def as_warning(verb: str, sentences: Sequence[str]) -> str:
 
 
 def can_be_measured(traced: Trace, params: Any, inputs: Any) -> bool:
-  """Whether all is concrete, and the inputs are more than placeholders."""
+  """Whether all is concrete, and the inputs are more than placeholders.
+
+  Arrays that are bound to different devices meet in no program.
+  """
   leaves = jax.tree.leaves((params, inputs, traced.jaxpr.consts))
   abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
   if any(isinstance(leaf, abstract) for leaf in leaves):
     return False
-  return not _is_placeholder(inputs)
+  arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+  places = {frozenset(x.sharding.device_set) for x in arrays if x.committed}
+  return len(places) <= 1 and not _is_placeholder(inputs)
 
 
 def _is_placeholder(inputs: Any) -> bool:
