@@ -158,3 +158,10 @@ def _is_softmax(node: Node) -> bool:
     return False
   first, second = (each.unmoved for each in node.below)
   return (first.label, second.label) == ("exp", "reduce_sum")
+
+
+def is_score(node: Node) -> bool:
+  """Whether it is a product of two signals, perhaps scaled."""
+  while (below := node.only_below(AFFINE | LAYOUT)) is not None:
+    node = below
+  return node.label == "data product"

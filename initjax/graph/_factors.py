@@ -102,7 +102,7 @@ def _entries(value: Value) -> np.ndarray | None:
   if value.scalar is not None:
     return _wide(value.scalar)
   if value.array is not None:
-    return _values_of(value.array)
+    return values_of(value.array)
   made = value.made
   if made is None or value.kind != "constant":
     return None
@@ -115,7 +115,8 @@ def _entries(value: Value) -> np.ndarray | None:
   return _applied(made.label, [*given, *_exponent(made)])
 
 
-def _values_of(array: Any) -> np.ndarray | None:
+def values_of(array: Any) -> np.ndarray | None:
+  """The entries of an array, where they are here and not too many."""
   abstract = isinstance(array, (jax.core.Tracer, jax.ShapeDtypeStruct))
   if abstract or not 0 < np.size(array) <= _LARGEST:
     return None

@@ -10,7 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+
+from initjax.graph._compat import Equation
 
 
 class Axes(NamedTuple):
@@ -186,3 +189,21 @@ def tap_entries(
 def _integer(number: float) -> float:
   """An integer where it is one: fans may be fractional, but rarely are."""
   return int(number) if number == int(number) else number
+
+
+def product_by_entry(equation: Equation) -> Any | None:
+  """As a jaxpr of `mul`, a product without a sum that only scales one side."""
+  (summed, _), batches = equation.params["dimension_numbers"]
+  avals, output = [a.aval for a in equation.invars], equation.outvars[0].aval
+  if summed or all(len(a.shape) > len(batches[0]) for a in avals):
+    return None
+
+  def spread(side: jax.Array, batch: Sequence[int]) -> jax.Array:
+    free = (axis for axis in range(side.ndim) if axis not in batch)
+    side = jax.lax.transpose(side, (*batch, *free)).astype(output.dtype)
+    return jax.lax.broadcast_in_dim(side, output.shape, range(side.ndim))
+
+  shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+  return jax.make_jaxpr(
+    lambda *sides: jax.lax.mul(*map(spread, sides, batches))
+  )(*shapes)

@@ -14,7 +14,10 @@ from initjax.graph._view import View
 from initjax.typing import Activation
 
 Site = tuple[int, ...]
-"""Position of an equation: its index, and those of the calls around it."""
+"""Position of an equation: its index, and those of the calls around it.
+
+Of an operand alone, another one after that, -1 for the first and so on down.
+"""
 
 
 BY_DEVICE = "cond of each device"
@@ -95,6 +98,7 @@ class Term(NamedTuple):
     "attention",
     "bias",
     "constant",
+    "ones",
     "input",
     "unknown",
   ]
@@ -102,8 +106,8 @@ class Term(NamedTuple):
   normalizes; a normalized stream; a product of images, or one alone;
   images side by side; the mean or the maximum of an image over positions;
   values, queries and keys; a parameter that is added, or a constant array of
-  unit size; the number 1; an input; what cannot be said, with all that has a
-  say in it as `inner`"""
+  unit size; the number 1; the entries of one-hot rows that are not 0; an input;
+  what cannot be said, with all that has a say in it as `inner`"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""

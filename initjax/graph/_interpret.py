@@ -182,9 +182,32 @@ class _Call(NamedTuple):
 
 def _run_equation(call: _Call, operands: list[Any], inside: _Inside) -> Result:
   name = call.equation.primitive.name
+  own = [s for s in inside.slots if s[:-1] == call.site and s[-1] < 0]
+  if own:
+    return _run_operands(call, operands, inside, own)
   if call.site in inside.slots or name not in call.enter:
     return _run_whole(call, operands, inside)
   return _REBUILD.get(name, _run_call)(call, operands, inside)
+
+
+def _run_operands(
+  call: _Call, operands: list[Any], inside: _Inside, own: Sequence[Site]
+) -> Result:
+  """Operands that are sites themselves, and then the equation."""
+  slots, states, handed = dict(inside.slots), dict(inside.states), {}
+  operands = list(operands)
+  for site in own:
+    at, name = -1 - site[-1], call.visitor.state_of.get(site)
+    visited = Visited(site, call.equation, [], operands[at : at + 1])
+    found, handed[site], state = call.visitor.visit(
+      visited, slots.pop(site), states.get(name)
+    )
+    operands[at] = found[0]
+    states.update({} if name is None else {name: state})
+  if not slots:
+    return bind(call.equation, operands), handed, states
+  outputs, more, after = _run_equation(call, operands, _Inside(slots, states))
+  return outputs, {**handed, **more}, after
 
 
 def _run_whole(call: _Call, operands: list[Any], inside: _Inside) -> Result:

@@ -10,7 +10,6 @@ itself.
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from initjax.graph._activations import (
 from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
 from initjax.graph._graph import Feed, Image, Site, Stream, Term, terms_within
 from initjax.graph._mixing import attention, pooled
+from initjax.graph._nonzeros import nonzeros
 from initjax.graph._normalizations import Normalization, normalization
 from initjax.graph._primitives import JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
@@ -207,19 +207,22 @@ class _Descent:
 
   def _parts(self, node: Node) -> Stream | None:
     """Streams side by side, and what else is joined to them."""
-    sizes = [math.prod(atom.aval.shape) for atom in node.equation.invars]
-    images = []
-    for value, size in zip(node.operands, sizes, strict=True):
+    shapes = [tuple(atom.aval.shape) for atom in node.equation.invars]
+    params = node.equation.params
+    along = [params["dimension"]] if "dimension" in params else []
+    every = list(map(nonzeros, node.operands, shapes, [along] * len(shapes)))
+    total, images = max(1, sum(terms.number for terms in every)), []
+    for value, terms in zip(node.operands, every, strict=True):
       image = self._part(value)
       if image is None:
-        node_below = value.node
-        unknown = Term("unknown")
-        if node_below is not None:
-          unknown = self._unknown(node_below)
+        below = value.node
+        unknown = Term("unknown") if below is None else self._unknown(below)
         image = Image(identity, (unknown,))
-      images.append(image._replace(weight=size / max(1, sum(sizes))))
-    terms = terms_within((Term("parts", images=tuple(images)),))
-    known = any(term.kind not in ("parts", "unknown") for term in terms)
+      if terms.value is not None:
+        image = Image(identity, (Term("ones", factor=terms.value),))
+      images.append(image._replace(weight=terms.number / total))
+    within = terms_within((Term("parts", images=tuple(images)),))
+    known = any(term.kind not in ("parts", "unknown") for term in within)
     if not known or has_complex(node):
       return None
     return (Term("parts", images=tuple(images)),)

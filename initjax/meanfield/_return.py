@@ -1,4 +1,4 @@
-"""Finite width: the gradient comes back through weights that made the signal."""
+"""Finite width: gradients come back through the weights of the signal."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -42,29 +42,41 @@ def returned(layers: Sequence[Layer], steps: Steps, maps: Maps) -> Return:
   order 1. A layer makes of v·g (skip·v + branch·c·z)·g with c = E[φφ'v]/E[φ²],
   and noise of the variance E[φ'²v²].
   """
-  spectrum, orders = steps.spectrum, len(ORDERS)
-  roots = np.sqrt(np.arange(1, orders))
-  slopes = np.zeros((2, len(layers), orders))  # of φ² and φ'² by u, halved
-  slopes[0, :, :-1] = roots * spectrum.square[:, 1:] / 2
-  slopes[1, :, :-1] = roots * spectrum.slope_square[:, 1:]
-  for i, layer in enumerate(layers):
-    if layer.normalization != "none":
-      slopes[1, i, 0] = slopes[0, i, 1] = 0
-      slopes[1, i, 1:] = -roots * spectrum.slope_square[i, :-1]
-      slopes[0, i, 0] *= layer.normalization != "layer"
-  slopes[:, :, _WHOLE:] = 0  # orders that are not whole numbers are a tail
+  value, slope = _slopes(layers, steps)
   added = (1 - steps.skip_share) * steps.signal_share
   gain = np.exp2(steps.log2_out - steps.log2_in - steps.log2_gradient)
   excess, crossed = np.zeros((2, len(layers)))
-  beta = np.zeros(orders)
+  beta = np.zeros(len(ORDERS))
   for i in reversed(range(1, len(layers))):
     rho_k = maps.remembered[i]
+    rho = rho_k[1]
     excess[i] = added[i] * beta[1]
-    crossed[i] = (
-      2 * rho_k[1] * added[i] * gain[i] * (slopes[0, i] * rho_k) @ beta
-    )
-    handed = rho_k[1] * rho_k * beta + added[i] * slopes[0, i] * beta[1]
-    beta = gain[i] * maps.kept[i] * handed
-    beta += maps.share[i] * slopes[1, i]
+    crossed[i] = 2 * rho * added[i] * gain[i] * (value[i] * rho_k) @ beta
+    handed = rho * rho_k * beta + added[i] * value[i] * beta[1]
+    beta = gain[i] * maps.kept[i] * handed + maps.share[i] * slope[i]
+  spectrum = steps.spectrum
   overlap = (spectrum.square * spectrum.slope_square).sum(axis=-1)
   return Return(excess, overlap, crossed, maps.kept**2 * gain)
+
+
+def _slopes(
+  layers: Sequence[Layer], steps: Steps
+) -> tuple[np.ndarray, np.ndarray]:
+  """[depth, orders] each: E[φφ'·He_k]/E[φ²], and E[φ'²·u·He_k]/E[φ'²] of u = h.
+
+  Of the latter, less what stays at φ' = 1. A normalization takes u itself, and
+  perhaps (1, ..., 1), from the gradient.
+  """
+  spectrum = steps.spectrum
+  roots = np.sqrt(np.arange(1, len(ORDERS)))
+  value = np.zeros((len(layers), len(ORDERS)))
+  slope = np.zeros_like(value)
+  value[:, :-1] = roots * spectrum.square[:, 1:] / 2
+  slope[:, :-1] = roots * spectrum.slope_square[:, 1:]
+  for i, layer in enumerate(layers):
+    if layer.normalization != "none":
+      slope[i, 0] = value[i, 1] = 0
+      slope[i, 1:] = -roots * spectrum.slope_square[i, :-1]
+      value[i, 0] *= layer.normalization != "layer"
+  value[:, _WHOLE:] = slope[:, _WHOLE:] = 0  # orders of a tail are no numbers
+  return value, slope

@@ -14,6 +14,7 @@ from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
 from initjax.graph import (
   Scale,
+  SignalGraph,
   Trace,
   as_function,
   named_in,
@@ -23,6 +24,7 @@ from initjax.graph import (
 from initjax.measurement import Known, known_of, mean_square_at
 from initjax.model_init._assign import (
   Assigned,
+  Kept,
   Tied,
   assign,
   kernels_of,
@@ -37,13 +39,12 @@ from initjax.model_init._measured import as_warning, can_be_measured, strays
 from initjax.model_init._plan import VariancePlan
 from initjax.model_init._reasons import plan_of, wanted_of, warnings_of
 from initjax.propagation import Walk
-from initjax.reports import not_followed
-from initjax.typing import Direction
+from initjax.reports import not_followed, short_paths
 
 _CHOICES = {
-  "direction": ("forward", "backward"),
+  "direction": ("forward", "backward", "balanced"),
   "distribution": DISTRIBUTIONS,
-  "tied": ("first", "last"),
+  "tied": ("first", "last", "readout"),
 }
 
 
@@ -53,9 +54,9 @@ def auto_init(
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
-  direction: Direction = "forward",
+  direction: Kept = "balanced",
   distribution: Distribution = "truncated_normal",
-  tied: Tied = "first",
+  tied: Tied = "readout",
   second_moment: float = 1.0,
   check: bool = True,
 ) -> Any:
@@ -73,8 +74,14 @@ def auto_init(
   factors between parameter and operation are taken out. What the graph does not
   tell (softmax, pooling) is taken to have unit second moment, as is an
   activation without finite moments (1/x, log x), and the plan says so. There is
-  no compromise of both directions: along a stack, the ratios fan_in/fan_out
-  cancel.
+  no compromise of fans: along a stack, the ratios fan_in/fan_out cancel. But
+  where the gradient would grow more than tenfold along a chain of layers, as in
+  15 of tanh, "balanced" lets neither it nor the signal grow,
+
+      balanced  Var W = 1/(fan_in·max(E[φ(√q ζ)²], E[φ'(√q ζ)²])),
+
+  since such models learn worse from unit signals: after 40 layers of tanh these
+  are chaotic. Elsewhere it is the rule "forward".
 
   Where parameters and inputs are arrays, and more than placeholders (one number
   throughout), the result is measured on them: one pass forward and backward. A
@@ -84,9 +91,12 @@ def auto_init(
 
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more
-  than once, `tied` says which use that carries a signal decides. A kernel
-  computed from parameters (weight standardization) is drawn as if it were used
-  directly. Keys go by path: no other parameter has a say in the values.
+  than once, `tied` says which use that carries a signal decides. By "readout" a
+  look-up has no say where its table is multiplied as well: logits start with
+  unit second moment, tokens with 1/fan_in after a norm, and positions that are
+  added to them with as much. A kernel computed from parameters (weight
+  standardization) is drawn as if it were used directly. Keys go by path: no
+  other parameter has a say in the values.
 
   Args:
     key: a PRNG key.
@@ -95,10 +105,11 @@ def auto_init(
       concrete and is returned as it is. A module that holds its parameters is
       followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
-    direction: "forward" or "backward".
+    direction: "forward", "backward" or "balanced".
     distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
       (embeddings and computed kernels are then normal).
-    tied: "first" or "last" use decides.
+    tied: "first" or "last" use decides; "readout" is the first that is no
+      look-up.
     second_moment: of the inputs, > 0.
     check: whether to measure the result, which costs about one gradient and its
       compilation; nothing is measured while it is being traced.
@@ -136,8 +147,9 @@ def auto_init(
   traced, assigned = _assigned(fn, params, inputs, second_moment, rules)
   _check_values(leaves_by_path(params), assigned)
   drawn = _drawn(key, params, assigned, distribution)
-  said = warnings_of(assigned, direction)
+  said = warnings_of(assigned)
   if check and can_be_measured(traced, drawn, inputs):
+    rules.pop("direction")
     wanted = wanted_of(assigned, inputs, second_moment, **rules)
     said += strays(traced, drawn, inputs, wanted)
   if said:
@@ -150,9 +162,9 @@ def plan_init(
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
-  direction: Direction = "forward",
+  direction: Kept = "balanced",
   distribution: Distribution = "truncated_normal",
-  tied: Tied = "first",
+  tied: Tied = "readout",
   second_moment: float = 1.0,
 ) -> VariancePlan:
   """What `auto_init` would set, and why; draws nothing.
@@ -230,16 +242,7 @@ def _check_assigned(assigned: Assigned) -> None:
   """Raises if there is no kernel."""
   table = assigned.table
   if not table:
-    missed = not_followed(assigned.graph.not_followed)
-    if assigned.shares:
-      missed = "Its kernels are made of smaller parameters"
-    raise ValueError(
-      "wanted a model that uses parameters in matrix products, convolutions "
-      "or look-ups, found none to initialize; are its kernels, or its data, "
-      "closed over instead of passed, as fn(params, x)?"
-      + f" {missed}."
-      * bool(missed)
-    )
+    raise ValueError(_nothing_to_draw(assigned.graph))
 
 
 def _check_values(leaves: Mapping[str, Any], assigned: Assigned) -> None:
@@ -250,6 +253,31 @@ def _check_values(leaves: Mapping[str, Any], assigned: Assigned) -> None:
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
 
 
+def _nothing_to_draw(graph: SignalGraph) -> str:
+  """What was found in its place."""
+  made = dict.fromkeys(path for op in graph.ops for path in op.paths)
+  closed = sum(not op.paths for op in graph.ops)
+  found = [_MADE.format(", ".join(short_paths(made).values()))] * bool(made)
+  found += [f"constants that fn closes over ({closed})"] * bool(closed)
+  listed = " and ".join(found)
+  missed = not_followed(graph.not_followed)
+  return (
+    "wanted a model that uses parameters in matrix products, convolutions or "
+    f"look-ups, found {f'only {listed}' if found else 'none to initialize'}; "
+    + (_NONE * (not made) or _DRAWN_BY_HAND)
+    + f" {missed}." * bool(missed)
+  )
+
+
+_MADE = "kernels that are computed of smaller parameters: {}"
+_DRAWN_BY_HAND = (
+  "no variance of theirs follows from that of a kernel, so they keep what they "
+  "have: choose it by hand, and measure what comes out."
+)
+_NONE = (
+  "are its kernels, or its data, closed over instead of passed, as fn(params, "
+  "x)?"
+)
 _ABSTRACT = (
   "wanted a value for {path}, which is no kernel, got {leaf}; take it from "
   "model.init or init_variables, or put jnp.zeros or jnp.ones there."

@@ -11,6 +11,7 @@ import numpy as np
 from initjax._sharding import fetched
 from initjax.graph import SignalGraph
 from initjax.model_init._factors import CALIBRATED, REASONS, SHARED, Row
+from initjax.model_init._tables import decided_by_readout
 from initjax.reports import (
   Column,
   Note,
@@ -22,6 +23,10 @@ from initjax.reports import (
 )
 
 _POOLED = "kernel used several times: one factor, pooled over live uses"
+READ_OUT = (
+  "table that is read out: one factor, from its readout, also for positions "
+  "that are added to its rows"
+)
 
 
 class Operation(NamedTuple):
@@ -62,6 +67,7 @@ class Calibration:
       ValueError: if several calibrations are stacked, as under vmap.
     """
     rows = fetched(self.rows)
+    read_out = decided_by_readout(self.graph) if self.tied == "readout" else ()
     found = []
     for index, op, repeat in self.graph.rows:
       row = rows[index]
@@ -77,6 +83,8 @@ class Calibration:
       reason = REASONS[code]
       if code == SHARED and self.tied == "pooled":
         reason = _POOLED
+      elif code == SHARED and op.place.site in read_out:
+        reason = READ_OUT
       found.append(Operation(op.path, repeat, factor, before, reason))
     return tuple(found)
 

@@ -18,7 +18,7 @@ from initjax._executables import execute
 from initjax._sharding import fetched
 from initjax._statistics import Statistics, nan_is_unknown
 from initjax.graph import LinearOp, Row, SignalGraph, Trace, fed_by
-from initjax.measurement import measure_traced
+from initjax.measurement import has_equal_rows, measure_traced
 
 _FORWARD = 3.0
 """log₂ of a second moment: more is off"""
@@ -100,8 +100,9 @@ def _is_placeholder(inputs: Any) -> bool:
     for leaf in jax.tree.leaves(inputs)
     if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended)
   ]
-  arrays = [fetched(x) for x in numbers if np.size(x) > 1 and not is_key(x)]
-  return bool(arrays) and all((x == x.flat[0]).all() for x in arrays)
+  arrays = [x for x in numbers if np.size(x) > 1 and not is_key(x)]
+  is_one = lambda x: has_equal_rows(x, tuple(range(np.ndim(x))))
+  return bool(arrays) and all(map(is_one, arrays))
 
 
 def passes_of(traced: Trace, params: Any, inputs: Any) -> Passes:

@@ -8,6 +8,7 @@ determined stays unknown.
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ from initjax.model_init._factors import (
   scaled,
 )
 from initjax.model_init._groups import Group
+from initjax.model_init._tables import Beside
 from initjax.typing import DType
 
 
@@ -65,6 +67,10 @@ class Plan(NamedTuple):
   """of kernels that may be rescaled"""
   groups: tuple[Group, ...]
   statistic: str
+  waiting: frozenset[Site] = frozenset()
+  """look-ups of tables whose factor is found where they are read out"""
+  positions: Mapping[Site, Beside] = MappingProxyType({})
+  """look-ups that get the size of the tokens they are added to"""
 
 
 def beginning(plan: Plan) -> States:
@@ -117,6 +123,8 @@ def _visit(
   summed = tuple(axis for axis, _ in op.summed_over)
   whole = jax.lax.psum(outputs[0], summed) if summed else outputs[0]
   proposal = propose(whole, plan.statistic, target, axes)
+  if visited.site in plan.waiting:
+    proposal = proposal._replace(factor=jnp.zeros_like(proposal.factor))
   if state is None:
     code = ENTANGLED if visited.site in plan.views else DERIVED
     row = left_alone(proposal, code)
@@ -150,6 +158,28 @@ def _not_run(plan: Plan, site: Site) -> Row:
   full = functools.partial(_full, op.repeats)
   dtype = wide_dtype(op.dtype)
   return Row(full(1, dtype), full(np.nan, dtype), full(code, np.int32))
+
+
+def found(plan: Plan, states: States, rows: Rows) -> States:
+  """The factors of tables that are read out, before they are looked up.
+
+  Positions get what makes them as large as the tokens they are added to.
+  """
+  start = beginning(plan)
+  number = {s: n for n, group in enumerate(plan.groups) for s in group.sites}
+  for site in plan.waiting & number.keys():
+    tokens, ratio = plan.positions.get(site, Beside(site, 1.0))
+    if tokens not in number:
+      continue
+    own, factor = start[number[site]], states[number[tokens]].factor
+    if tokens != site:
+      bits = rows[tokens].log2_before - rows[site].log2_before
+      factor = factor * ratio * jnp.exp2(bits / 2)
+      factor = jnp.where(jnp.isfinite(factor), factor, 0)
+    if np.shape(own.factor) == np.shape(factor):
+      factor = factor.astype(own.factor.dtype)
+      start[number[site]] = own._replace(factor=factor)
+  return start
 
 
 def pooled(plan: Plan, states: States) -> States:

@@ -12,6 +12,7 @@ from initjax.model_init._assign import Assigned, Share
 from initjax.model_init._draw import has_matrices
 from initjax.model_init._measured import Wanted
 from initjax.model_init._plan import VariancePlan, VarianceRow
+from initjax.model_init._tables import decided_by_readout
 from initjax.reports import not_followed
 
 _NOTE, _GRAVE = 2.0, 10.0  # times: what chance does in one layer grows so much
@@ -37,7 +38,7 @@ def plan_of(
   for share in assigned.shares:
     row, given = share.row, assigned.given(share.row)
     op = row.op
-    fan = op.fan_in if direction == "forward" else op.fan_out
+    fan = op.fan_out if direction == "backward" else op.fan_in
     gain = None
     if given is not None:
       gain = abs(op.multiplier) * math.sqrt(given * fan)
@@ -58,7 +59,7 @@ def plan_of(
         _why(assigned, share, given, distribution, tied),
       )
     )
-  return VariancePlan(tuple(rows), kept, _notes(assigned, direction))
+  return VariancePlan(tuple(rows), kept, _notes(assigned))
 
 
 def _why(
@@ -72,7 +73,7 @@ def _why(
   if given is None:
     why = "a constant of the function, cannot be set"
     if op.origin != "constant":
-      why = "made of smaller parameters, which keep their values"
+      why = "made of parameters that are no kernels, which keep their values"
     return f"{why}: unit second moment assumed of its output"
   reasons = [share.fed.doubt] if share.fed.doubt else []
   if share.wanted is None:
@@ -80,15 +81,18 @@ def _why(
   elif abs(given - share.wanted) > 1e-6 * share.wanted:
     found = [assigned.table[key].index for key in kernel.keys]
     deciding = {assigned.graph.ops[index].path for index in found}
-    reasons.append(
-      f"tied: its {tied} use decides ({', '.join(sorted(deciding))})"
-    )
+    use = f"{tied} use"
+    if tied == "readout":
+      use = "readout" if op.kind == "embedding" else "first use"
+    reasons.append(f"tied: its {use} decides ({', '.join(sorted(deciding))})")
+  if op.place.site in assigned.positions:
+    reasons.append("positions of the size of the tokens they are added to")
   if op.view is not None and op.view.choices > 1:
     reasons.append(f"one of {op.view.choices} kernels, chosen as it runs")
   if kernel.view is None:
     reasons.append(
-      "computed from parameters (their scale may not matter): drawn as if used "
-      "directly"
+      "computed from parameters: these are drawn as if used directly, so what "
+      "comes out need not have unit second moment, unless it is normalized"
     )
   if distribution == "orthogonal" and not has_matrices(op, kernel.view):
     reasons.append("drawn normal, not orthogonal")
@@ -100,7 +104,6 @@ def wanted_of(
   inputs: Any,
   second_moment: float,
   *,
-  direction: str,
   distribution: str,
   tied: str,
 ) -> Wanted:
@@ -110,7 +113,6 @@ def wanted_of(
     assigned: what the rows are given.
     inputs: all arrays that the model takes beside its parameters.
     second_moment: that was assumed of these.
-    direction: as in `auto_init`, like the others.
     distribution: of the entries.
     tied: which use decides.
   """
@@ -129,8 +131,10 @@ def wanted_of(
     return "; ".join(filter(None, (own, data)))
 
   planned = np.array([share.output.size for share in shares])
-  if direction == "forward":
-    planned = np.where(planned > 0, 1.0, 0.0)
+  if assigned.direction == "forward":
+    decided = decided_by_readout(assigned.graph) if tied == "readout" else ()
+    units = [share.row.op.place.site not in decided for share in shares]
+    planned = np.where(units & (planned > 0), 1.0, planned)
   planned = np.where(planned > 0, planned, np.nan)  # a branch of zeros
   return Wanted("auto_init", np.log2(planned), why)
 
@@ -138,8 +142,10 @@ def wanted_of(
 # What theory says of the whole
 
 
-def _notes(assigned: Assigned, direction: str) -> tuple[str, ...]:
-  notes = [*_of_theory(assigned.shares, direction, _NOTE, math.log2(10))]
+def _notes(assigned: Assigned) -> tuple[str, ...]:
+  notes = [*_of_theory(assigned, _NOTE, math.log2(10))]
+  if assigned.direction == "balanced":
+    notes.append(_BALANCED.format(assigned.growth))
   if assigned.graph.opaque:
     notes.append(
       f"{', '.join(assigned.graph.opaque)} could not be entered: what it does "
@@ -149,17 +155,23 @@ def _notes(assigned: Assigned, direction: str) -> tuple[str, ...]:
   return tuple(note for note in notes if note)
 
 
-def warnings_of(assigned: Assigned, direction: str) -> list[str]:
+_BALANCED = (
+  "With unit signals the gradient's second moment would grow {:.2g} times "
+  "along a chain of layers: neither grows now, and the signal shrinks; "
+  "direction='forward' keeps the signal."
+)
+
+
+def warnings_of(assigned: Assigned) -> list[str]:
   """Those of the plan's notes that are grave enough to be said unasked."""
-  return [*_of_theory(assigned.shares, direction, _GRAVE, _GRAVE_BITS)]
+  return [*_of_theory(assigned, _GRAVE, _GRAVE_BITS)]
 
 
-def _of_theory(
-  shares: Sequence[Share], direction: str, least: float, bits: float
-) -> Iterator[str]:
+def _of_theory(assigned: Assigned, least: float, bits: float) -> Iterator[str]:
   """What is unstable; the gradient, unless it is what is kept."""
+  shares = assigned.shares
   notes = [_unstable(shares, least), _assumed_and_grown(shares)]
-  if direction == "forward":
+  if assigned.direction == "forward":
     notes.append(_gradient(shares, bits))
   yield from filter(None, notes)
 

@@ -180,7 +180,7 @@ class Images:
           slopes=self.slopes(phi, source, image.share),
         ),
       ),
-      made=None if gaussian else made,
+      made=made,
       stretch=fed.slope * source.stretch,
       upstream=fed.slope * source.upstream,
       slope=fed.steepness,
@@ -201,7 +201,8 @@ class Images:
       own = image.share * math.prod(sizes[:i] + sizes[i + 1 :])
       near = image.share * math.prod(pairs[:i] + pairs[i + 1 :])
       slope, both = each.derivative, each.derivative_near
-      edges.append(Edge(each.source, own * slope, near * both))
+      units = self._slopes_in_product(images, fed, i)
+      edges.append(Edge(each.source, own * slope, near * both, slopes=units))
     upstream = sum(each.slope * each.source.upstream for each in fed)
     own = max(each.slope * each.source.stretch for each in fed)
     signals = [
@@ -231,6 +232,28 @@ class Images:
       slope=sum(each.steepness for each in fed),
       doubt=joined(each.doubt for each in fed),
     )
+
+  def _slopes_in_product(
+    self, images: Sequence[Image], fed: Sequence[Fed], place: int
+  ) -> Callable[[], np.ndarray | None] | None:
+    """Of one factor, unit by unit, times all others."""
+    if not self.gradients:
+      return None
+
+    def slopes() -> np.ndarray | None:
+      found = np.ones((3, DRAWN))
+      for at, (image, each) in enumerate(zip(images, fed, strict=True)):
+        entries, phi = draw(each.source, self.random), image.activation
+        if entries is None:
+          return None
+        if not is_plain(phi):
+          found *= evaluate(phi, entries)[at == place]
+        elif at != place:
+          found *= entries
+      share = images[place].share
+      return share * np.stack([found[0] ** 2, found[0] * found[1]])
+
+    return slopes
 
 
 def _unchanged(source: Signal) -> Fed:
@@ -274,7 +297,7 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
       return None
     return (entries - inner.mean * term.centred) / math.sqrt(variance)
 
-  own_error = 1 / (2 * term.channels * math.log(2)) if term.channels else 0.0
+  own_error = 1 / (4 * term.channels * math.log(2)) if term.channels else 0.0
   chance = _SAMPLES_ERROR if over_samples else 0.0
   gaussian = inner.gaussian or over_samples or not known
   return Signal(
@@ -285,6 +308,6 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
     gaussian,
     error=own_error + (0.0 if inner is whole else inner.error),
     profile=profile,
-    made=None if gaussian else made,
+    made=made,
     edges=(Edge(inner, 1 / variance, error=inner.error + own_error + chance),),
   )

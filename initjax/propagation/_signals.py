@@ -58,7 +58,7 @@ class Signal:
   edges: tuple[Edge, ...] = ()
   """what it is made of, and the gradient's factors going back"""
   made: Callable[[np.random.Generator], np.ndarray | None] | None = None
-  """draws units of what is no Gaussian, where that can be done"""
+  """draws its units by those that it is made of, where that can be done"""
   drawn: np.ndarray | None = None
   """[3, units]: two positions of a sample, and another sample's"""
   # An operation passes a relative change of size on times d log E[φ²]/d log q,
@@ -126,7 +126,8 @@ def draw(signal: Signal, random: np.random.Generator) -> np.ndarray | None:
   if signal.drawn is None:
     if signal.made is not None:
       signal.drawn = signal.made(random)
-    elif signal.gaussian and math.isfinite(signal.size):
+    known = signal.gaussian and math.isfinite(signal.size)
+    if signal.drawn is None and known:
       signal.drawn = _gaussians(signal, random)
   return signal.drawn
 
@@ -198,10 +199,8 @@ def sum_of(
     gaussian,
     weighted("error"),
     average_profile([(p.profile, p.size * r * r) for p, r in parts]),
-    edges=tuple(
-      Edge(p, r * r * w) for (p, r), w in zip(parts, back, strict=True)
-    ),
-    made=None if gaussian else made,
+    edges=tuple(Edge(p, r * r * w) for (p, r), w in backwards),
+    made=made,
     common=average_profile([(p.common, p.shared * r * r) for p, r in parts]),
     stretch=weighted("stretch"),
     upstream=weighted("upstream"),

@@ -199,6 +199,8 @@ class Walk:
       return Signal(size, shared=size, near=near)
     if term.kind == "constant":
       return Signal(mean=1.0, shared=1.0, near=1.0)
+    if term.kind == "ones":
+      return Signal(mean=1.0, gaussian=False)
     if term.kind == "input":
       return Signal(self.input_size, gaussian=False, made=lambda random: None)
     if term.kind == "normalized":
