@@ -171,8 +171,9 @@ def _signal(
   off = found.bits[: len(rows)] - wanted.bits[: len(rows)]
   low, high = np.array([_chance_of_units(row.op) for row in rows] or [(0, 0)]).T
   low, high = low[: len(rows)] - _FORWARD, high[: len(rows)] + _FORWARD
-  strayed = np.flatnonzero(np.isfinite(off) & ((off < low) | (off > high)))
-  if not strayed.size:
+  far = np.isfinite(off) & ((off < low) | (off > high))
+  strayed: list[int] = np.flatnonzero(far).tolist()
+  if not strayed:
     return
   first, worst = strayed[0], max(strayed, key=lambda row: abs(off[row]))
   others = ""
