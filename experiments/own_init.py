@@ -16,6 +16,7 @@ Dosovitskiy et al. 2021 (ViT).
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -78,20 +79,20 @@ def run(config: Config, job: Job) -> Result:
   compared = job.map(compare, list(rates.items()))
   return {
     "config": dataclasses.asdict(config),
-    "rates": {
-      name: dict(zip(WAYS, best, strict=True)) for name, best in rates.items()
-    },
-    "choosing": {name: _by_way(each) for name, each in chosen.items()},
-    "compared": {
-      name: _by_way(each) for name, each in zip(rates, compared, strict=True)
-    },
+    "rates": {n: dict(zip(WAYS, r, strict=True)) for n, r in rates.items()},
+    "choosing": _by_way(tried, chosen.values()),
+    "compared": _by_way(config.tasks, compared),
   }
 
 
-def _by_way(found: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def _by_way(names: Iterable[str], found: Iterable[Any]) -> dict[str, Any]:
+  """By task, then by way."""
   return {
-    way: {name: values[row] for name, values in found.items()}
-    for row, way in enumerate(WAYS)
+    name: {
+      way: {key: values[row] for key, values in each.items()}
+      for row, way in enumerate(WAYS)
+    }
+    for name, each in zip(names, found, strict=True)
   }
 
 
