@@ -151,7 +151,9 @@ def _in_words(
   grave = abs(growth.total) > _GRAVE and not growth.in_time
   noun = NOUNS[growth.direction]
   measured = "second moment" if noun == "signal" else "sum of squares"
-  word = "exploding" if growth.total > 0 else "vanishing"
+  word, verb = "vanishing", "shrinks"
+  if growth.total > 0:
+    word, verb = "exploding", "grows"
   margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
   factor = 2**growth.per_row
   low, high = factor * 2**-margin, factor * 2**margin
@@ -165,10 +167,11 @@ def _in_words(
     f"{word} {noun}",
     "error" if grave else "warning",
     own[0].path,
-    f"The {measured} changes {factor:.3g} times per operation ({low:.3g} to "
-    f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
-    f"where chance allows 2^{growth.drift:.1f} ± "
-    f"{_SIGMAS * growth.spread + growth.unsure:.1f}. {cause}",
+    f"The {noun} {verb} from operation to operation, beyond what chance "
+    f"explains. Its {measured} changes by a factor of {factor:.3g} per "
+    f"operation ({low:.3g} to {high:.3g}), 2^{growth.total:.0f} over "
+    f"{len(growth.rows)} operations, where chance allows 2^{growth.drift:.1f} "
+    f"± {_SIGMAS * growth.spread + growth.unsure:.1f}. {cause}",
     mended,
     tuple(sorted(np.array(growth.rows)[strayed].tolist())),
   )

@@ -6,11 +6,19 @@ scalar, and can be called.
 """
 
 import heapq
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from initjax._activations import identity
 from initjax.graph._graph import Feed
-from initjax.graph._primitives import AFFINE, ELEMENTWISE, LAYOUT, MOVES
+from initjax.graph._primitives import (
+  AFFINE,
+  CHOICES,
+  ELEMENTWISE,
+  LAYOUT,
+  MOVES,
+)
 from initjax.graph._recovered import dropout, recovered
 from initjax.graph._values import Node, Value
 
@@ -33,7 +41,24 @@ def feed_of(operand: Value) -> Feed:
   activation: Any = identity if reason == "linear" else None
   if any(node.label not in LAYOUT for node in between):
     activation = recovered(source, between)
-  return Feed(activation, reason, operation, source.place, source.output)
+  place, share = source.place, share_of(between)
+  return Feed(activation, reason, operation, place, source.output, share=share)
+
+
+def share_of(between: Iterable[Node]) -> float:
+  """How many entries leave these nodes for each that enters."""
+  share = 1.0
+  for node in between:
+    if chooses(node) or (node.label == "broadcast_in_dim" and node.equation):
+      before = node.equation.invars[0].aval.shape
+      after = node.equation.outvars[node.output].aval.shape
+      share *= math.prod(after) / max(1, math.prod(before))
+  return share
+
+
+def chooses(node: Node) -> bool:
+  """Whether it takes some entries, by its parameters alone."""
+  return node.label in CHOICES and node.equation is not None
 
 
 def source_of(operand: Node) -> tuple[Node, list[Node]]:
@@ -133,3 +158,10 @@ def _is_softmax(node: Node) -> bool:
     return False
   first, second = (each.unmoved for each in node.below)
   return (first.label, second.label) == ("exp", "reduce_sum")
+
+
+def is_score(node: Node) -> bool:
+  """Whether it is a product of two signals, perhaps scaled."""
+  while (below := node.only_below(AFFINE | LAYOUT)) is not None:
+    node = below
+  return node.label == "data product"

@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from initjax.graph import _geometry
+from initjax.graph._activations import is_score
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
 from initjax.graph._graph import Place
 from initjax.graph._linear import look_up
 from initjax.graph._moves import Held, axes_after
+from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
-  AFFINE,
   ELEMENTWISE,
   INDEXED,
   JOINS,
-  LAYOUT,
   REDUCTIONS,
   SCALES,
   STEPS,
   SUMS,
 )
 from initjax.graph._reader import Reader
-from initjax.graph._values import Choice, Node, Value, roots_of, touched_by
+from initjax.graph._values import Choice, Value, roots_of, touched_by
 from initjax.graph._view import View, chosen, computed, follow, indexed
 
 _FOLLOWED = STEPS | JOINS | ELEMENTWISE | REDUCTIONS
@@ -83,7 +83,13 @@ def _follow_both(
   views = _views_after(equation, operands)
   choice = _merged([v.choice for v in operands if v.choice is not None])
   given: dict[str, Any] = {"equation": equation, "place": place, "kept": True}
-  given["operands"] = tuple(value.as_data for value in operands)
+  plain = [value.as_data for value in operands]
+  found, tables = read_tables(reader, equation, plain, place)
+  given["operands"] = tuple(found)
+  if tables:  # as data: a kernel that is a sum has a say in all of it
+    reader.look_ups.update(tables)
+    own = touched_by(value for value in plain if value.kind == "parameter")
+    choice = _merged([choice, Choice(own, frozenset(tables))])
   by_data = any(value.kind == "data" for value in operands)
   touched, values = touched_by(operands), []
   for output, view in enumerate(views):
@@ -223,7 +229,7 @@ def read_terms(reader: Reader, name: str, operands: list[Value]) -> list[Value]:
   for value in operands:
     choice, others = value.choice, [n for n in nodes if n is not value.node]
     if choice is not None and value.kind == "parameter":
-      if choice.data is not None and not any(map(_is_score, others)):
+      if choice.data is not None and not any(map(is_score, others)):
         reader.use_as_data(dataclasses.replace(value, kind="data"))
         value = choice.data
     elif choice is not None and name in SUMS:
@@ -237,10 +243,3 @@ def read_terms(reader: Reader, name: str, operands: list[Value]) -> list[Value]:
         value = Value("parameter", value.view, touched=touched)
     found.append(value)
   return found
-
-
-def _is_score(node: Node) -> bool:
-  """Whether it is a product of two signals, perhaps scaled."""
-  while (below := node.only_below(AFFINE | LAYOUT)) is not None:
-    node = below
-  return node.label == "data product"

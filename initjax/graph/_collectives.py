@@ -120,7 +120,12 @@ def read_collective(
     if value.kind != "data":
       found.append(_not_data(value, name, axes, variable, after))
       continue
-    moved = not grouped and _as_move(reader, name, value, axes)
+    rows = None if grouped else _rows_apart(reader, name, value, devices)
+    if rows is not None:
+      value = rows
+    moved = not grouped and (
+      rows is not None or _as_move(reader, name, value, axes)
+    )
     node: Any = {"noise": value.node and value.node.noise, "touched": after}
     if isinstance(moved, Value):
       node |= {"label": "mul", "operands": (value, moved)}
@@ -156,6 +161,7 @@ def _as_move(
   if not value.touched & devices:
     size = math.prod(reader.mesh[axis] for axis in axes)
     return Value("constant", scalar=float(size))
+  reader.use_as_data(value)
   terms = _summands(value, devices)
   known = terms and all(
     node.place.site in reader.summable
@@ -165,6 +171,36 @@ def _as_move(
   for node in terms if known else ():
     _sum_longer(reader, node, axes)
   return bool(known)
+
+
+def _rows_apart(
+  reader: Reader, name: str, value: Value, devices: int
+) -> Value | None:
+  """Rows of a table that is split, where each device masks what others have."""
+  masked, node = False, value.node
+  while name in _SUMS and node is not None and node.operation is None:
+    places = [i for i, one in enumerate(node.operands) if not _masks(one)]
+    zero = node.label == "select_n" and node.operands[places[0]].scalar == 0
+    if zero or (node.label == "mul" and len(places) == 1):
+      masked = True
+    elif node.label not in LAYOUT:
+      return None
+    value = node.operands[places[-1]]
+    node = value.node
+  if not masked or node is None or node.place is None:
+    return None
+  site = node.place.site
+  op = reader.look_ups.get(site)
+  apart = devices and reader.summable.get(site, 0) & devices == devices
+  return value if op is not None and apart else None
+
+
+def _masks(value: Value) -> bool:
+  """Whether it is a comparison, perhaps as numbers."""
+  node = value.node and value.node.unmoved
+  if not node or node.equation is None:
+    return False
+  return node.equation.outvars[node.output].aval.dtype == bool
 
 
 def _summands(value: Value, devices: int) -> list[Any]:
@@ -196,8 +232,12 @@ def _sum_longer(reader: Reader, node: Any, axes: Sequence[str]) -> None:
   op = reader.sites[node.place.site]
   known = dict(op.summed_over)
   new = {axis: reader.mesh[axis] for axis in axes if axis not in known}
-  reader.sites[node.place.site] = dataclasses.replace(
+  alone = op.kind == "embedding"  # a row is looked up on one device
+  longer = dataclasses.replace(
     op,
-    fan_in=op.fan_in * math.prod(new.values()),
+    fan_in=op.fan_in * (1 if alone else math.prod(new.values())),
     summed_over=tuple((known | new).items()),
   )
+  reader.sites[node.place.site] = longer
+  if alone:
+    reader.look_ups[node.place.site] = longer

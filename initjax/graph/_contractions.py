@@ -17,6 +17,7 @@ from initjax.graph._activations import without_layout
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
 from initjax.graph._moves import Shape
+from initjax.graph._nonzeros import NonZeros, nonzeros
 from initjax.graph._primitives import (
   ELEMENTWISE,
   JOINS,
@@ -53,7 +54,7 @@ class Contraction(NamedTuple):
   signal: Value
   axes: Axes
   """of the kernel, and of the products, which stand for the signal"""
-  fan_in: float
+  terms: NonZeros
   fan_out: float
 
 
@@ -244,7 +245,7 @@ class Met:
     first = len(shape) - len(equation.params["fft_lengths"])
     terms = math.prod(shape[first:])
     axes = Axes(1, tuple(range(first, len(shape))), (), (), ())
-    return Contraction(kernel, shape, signal, axes, terms, terms)
+    return Contraction(kernel, shape, signal, axes, NonZeros(terms), terms)
 
   def _inherited(
     self, equation: Equation, operands: Sequence[Value]
@@ -326,8 +327,9 @@ def _contraction(
   """A product summed over axes along which both sides vary."""
   (kernel, aval), (signal, signal_aval) = found.sides
   view, shape, places = unrepeated(kernel, aval)
+  terms = nonzeros(signal, tuple(signal_aval.shape), axes)
   if view is not None and view.multiplier is not None:
-    factor = view.multiplier * found.factor
+    factor = view.multiplier * found.factor * (terms.value or 1.0)
     view = dataclasses.replace(view, multiplier=factor)
   own, signals = varying_axes(kernel, aval), varying_axes(signal, signal_aval)
   sizes = found.node.equation.outvars[0].aval.shape
@@ -346,7 +348,7 @@ def _contraction(
         place for place, axis in enumerate(kept) if axis in signals - own
       ),
     ),
-    math.prod(sizes[axis] for axis in axes),
+    terms,
     math.prod(sizes[axis] for axis in free),
   )
 

@@ -3,7 +3,7 @@
 import math
 
 from initjax.graph._moves import places_after
-from initjax.graph._primitives import MOVES
+from initjax.graph._primitives import ELEMENTWISE, JOINS, MOVES
 from initjax.graph._values import Node
 
 
@@ -13,6 +13,22 @@ def features(node: Node, rank: int) -> frozenset[int]:
   Where an operation is below, those that its kernel makes; of an input, all
   but the first.
   """
+  found, moved, rank = _found(node, rank)
+  if found is None:
+    found = frozenset(range(min(1, rank - 1), rank))
+  return _after(moved, found)
+
+
+def made_features(node: Node, rank: int) -> frozenset[int] | None:
+  """The same; None where no operation is known to be below."""
+  found, moved, _ = _found(node, rank)
+  return None if found is None else _after(moved, found)
+
+
+def _found(
+  node: Node, rank: int
+) -> tuple[frozenset[int] | None, list[Node], int]:
+  """Axes of features below, the moves from there on, and how many axes."""
   moved: list[Node] = []
   while node.features is None:
     below = _whole_below(node)
@@ -20,9 +36,10 @@ def features(node: Node, rank: int) -> frozenset[int]:
       break
     moved += [node] * (node.label in MOVES)
     node, rank = below
-  found = node.features
-  if found is None:
-    found = frozenset(range(min(1, rank - 1), rank))
+  return node.features, moved, rank
+
+
+def _after(moved: list[Node], found: frozenset[int]) -> frozenset[int]:
   for move in reversed(moved):
     found = places_after(move.equation, found, move.output)
   return found
@@ -30,18 +47,29 @@ def features(node: Node, rank: int) -> frozenset[int]:
 
 def _whole_below(node: Node) -> tuple[Node, int] | None:
   """The latest operand that is not spread out, as a mean is, and its rank."""
-  if node.equation is None or len(node.operands) > len(node.equation.invars):
+  if node.equation is None or node.label == "data product":
+    return None
+  if len(node.operands) > len(node.equation.invars):
     return None
   size = math.prod(node.equation.outvars[node.output].aval.shape)
   found = None
   for value, atom in zip(node.operands, node.equation.invars, strict=False):
     below, shape = value.node, atom.aval.shape
-    if below is None or (node.label != "slice" and math.prod(shape) < size):
+    is_part = node.label in JOINS | {"slice", "pad"}
+    if below is None or (not is_part and math.prod(shape) < size):
       continue
-    spread = below.label == "broadcast_in_dim" and below.equation is not None
-    if spread:
-      before = below.equation.invars[0].aval.shape
-      spread = math.prod(before) < math.prod(shape)
+    spread = _is_spread(below, math.prod(shape))
     if not spread and (found is None or found[0].index < below.index):
       found = below, len(shape)
   return found
+
+
+def _is_spread(node: Node, size: int) -> bool:
+  """Whether it is made of fewer entries: broadcast, or with parameters."""
+  if node.equation is None or node.features is not None or not node.below:
+    return False
+  if node.label != "broadcast_in_dim" and node.label not in ELEMENTWISE:
+    return False
+  pairs = zip(node.operands, node.equation.invars, strict=True)
+  sizes = [math.prod(atom.aval.shape) for v, atom in pairs if v.node]
+  return max(sizes) < size

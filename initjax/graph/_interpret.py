@@ -54,7 +54,7 @@ Result = tuple[list[Any], dict[Site, Any], dict[Hashable, State]]
 
 WITH_RULES = CALLS | REMAT | {"scan", "cond", "shard_map"}
 """What is entered so that every derivative rule is kept."""
-FORWARD = CALLS | REMAT | RULES | {"scan", "cond"}
+FORWARD = WITH_RULES | RULES
 """What is entered where no derivative is taken, and states are kept."""
 
 
@@ -182,9 +182,32 @@ class _Call(NamedTuple):
 
 def _run_equation(call: _Call, operands: list[Any], inside: _Inside) -> Result:
   name = call.equation.primitive.name
+  own = [s for s in inside.slots if s[:-1] == call.site and s[-1] < 0]
+  if own:
+    return _run_operands(call, operands, inside, own)
   if call.site in inside.slots or name not in call.enter:
     return _run_whole(call, operands, inside)
   return _REBUILD.get(name, _run_call)(call, operands, inside)
+
+
+def _run_operands(
+  call: _Call, operands: list[Any], inside: _Inside, own: Sequence[Site]
+) -> Result:
+  """Operands that are sites themselves, and then the equation."""
+  slots, states, handed = dict(inside.slots), dict(inside.states), {}
+  operands = list(operands)
+  for site in own:
+    at, name = -1 - site[-1], call.visitor.state_of.get(site)
+    visited = Visited(site, call.equation, [], operands[at : at + 1])
+    found, handed[site], state = call.visitor.visit(
+      visited, slots.pop(site), states.get(name)
+    )
+    operands[at] = found[0]
+    states.update({} if name is None else {name: state})
+  if not slots:
+    return bind(call.equation, operands), handed, states
+  outputs, more, after = _run_equation(call, operands, _Inside(slots, states))
+  return outputs, {**handed, **more}, after
 
 
 def _run_whole(call: _Call, operands: list[Any], inside: _Inside) -> Result:
@@ -269,16 +292,13 @@ def _run_cond(call: _Call, operands: list[Any], inside: _Inside) -> Result:
 
 
 def _run_shard_map(call: _Call, operands: list[Any], inside: _Inside) -> Result:
-  """States stay outside: what each device would make of them differs."""
+  """States are to be the same on every device."""
   params = call.equation.params
 
-  def run(operands: list[Any], slots: Slots) -> tuple[list[Any], Any]:
-    given = _Inside(slots, {})
-    outputs, found, _ = call.run(params["jaxpr"], operands, given)
-    return outputs, found
+  def run(operands: list[Any], slots: Slots, states: States) -> Result:
+    return call.run(params["jaxpr"], operands, _Inside(slots, states))
 
-  outputs, found = in_shards(run, params, operands, inside.slots)
-  return outputs, found, dict(inside.states)
+  return in_shards(run, params, operands, *inside)
 
 
 _REBUILD: dict[str, Callable[[_Call, list[Any], _Inside], Result]] = {

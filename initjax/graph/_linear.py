@@ -5,11 +5,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from initjax.graph._compat import Equation
+from initjax.graph._compat import Aval, Equation
 from initjax.graph._contractions import Contraction
 from initjax.graph._geometry import Axes, Fans
-from initjax.graph._graph import Feed, LinearOp, Place, Site
-from initjax.graph._padding import patch_overlap, valid_fans
+from initjax.graph._graph import Feed, LinearOp, Place, Site, Term
+from initjax.graph._moves import Shape
+from initjax.graph._nonzeros import NonZeros
+from initjax.graph._padding import patch_overlap, taps_of, valid_fans
 from initjax.graph._reader import Reader
 from initjax.graph._roles import (
   chosen_kernels,
@@ -17,7 +19,8 @@ from initjax.graph._roles import (
   indices_apart,
   kernel_apart,
   kind_axes_fans,
-  scale_of_rows,
+  terms_of,
+  without_zeros,
 )
 from initjax.graph._splits import gathered
 from initjax.graph._values import (
@@ -50,18 +53,18 @@ def read_linear(
     return _read_product(reader, equation, (weight, signal), place)
   kind, axes, fans = kind_axes_fans(equation, kernel)
   axes = indices_apart(equation, axes, weight.view)
-  scale = scale_of_rows(equation, axes, weight, signal)
-  if scale is not None:
+  terms = terms_of(equation, 1 - axes.kernel, signal)
+  if terms.value is not None and kind == "dot" and weight.view is not None:
     sides = (weight, signal)
-    return _read_one_hot(reader, equation, sides, place, axes, scale)
+    return _read_one_hot(reader, equation, sides, place, axes, terms)
   role = kind, axes, fans
-  op = _operation(reader, equation, (weight, signal), place, role)
+  op = _operation(reader, equation, (weight, signal), place, role, terms)
   reader.sites[place.site] = op
   if weight.choice is not None:
     reader.roots[place.site] = weight.choice.roots
   others = [value for place, value in enumerate(operands) if place != kernel]
   made = _features(equation, axes)
-  return _output(reader, op, signal, weight, others, made)
+  return output_of(reader, op, signal, weight, others, made)
 
 
 def _read_product(
@@ -71,10 +74,22 @@ def _read_product(
   second, first = sides
   weight = second.as_data
   role = kind_axes_fans(equation, 1)
-  op = _operation(reader, equation, (weight, first), place, role)
+  every = [
+    terms_of(equation, side, each) for side, each in enumerate(sides[::-1])
+  ]
+  terms = NonZeros(min(each.number for each in every))
+  op = _operation(
+    reader, equation, (weight, first), place, role, terms, is_row=False
+  )
   op = dataclasses.replace(op, kind="data")
   both = chosen_kernels(equation, [first, second], strict=True)
-  made: dict[str, Any] = {"operands": (second, first), "place": place}
+  rank = len(equation.outvars[0].aval.shape)
+  made: dict[str, Any] = {
+    "operands": (second, first),
+    "place": place,
+    "equation": equation,
+    "features": frozenset(range(min(1, rank - 1), rank)),
+  }
   if not all(both) or first.choice is None or second.choice is None:
     reader.sites[place.site] = op
     return reader.data("data product", **made)
@@ -96,19 +111,35 @@ def _operation(
   sides: tuple[Value, Value],
   place: Place,
   role: tuple[Any, Axes, Fans],
+  terms: NonZeros,
+  *,
+  is_row: bool = True,
 ) -> LinearOp:
   """A product of the kernel and the signal, in this order."""
   (weight, signal), (kind, axes, (fan_in, fan_out)) = sides, role
-  feed = reader.streams.feeding(signal, place.site)
+  feed = reader.streams.feeding(signal, place.site if is_row else None)
+  if feed.stream is None and terms.value is not None:
+    ones = Term("ones", factor=terms.value)
+    feed = Feed(reason=feed.reason, stream=(ones,))
+  valid = valid_fans(equation, signal, (fan_in, fan_out))
+  fan_in = without_zeros(equation, terms, fan_in)
+  valid = valid and (without_zeros(equation, terms, valid[0]), valid[1])
   fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
     kind=kind,
     fan_in=fan_in,
     fan_out=fan_out * patch_overlap(signal),
-    valid_fans=valid_fans(equation, signal, (fan_in, fan_out)),
+    valid_fans=valid,
+    taps=taps_of(equation, signal),
     feed=feed,
     **_window(equation.params),
-    **_common(equation, weight, place, axes),
+    **common_fields(
+      equation.outvars[0].aval,
+      weight,
+      place,
+      axes,
+      equation.invars[axes.kernel].aval.shape,
+    ),
   )
 
 
@@ -133,21 +164,29 @@ def look_up(
   indices: Sequence[Value],
   place: Place,
   axes: Axes,
+  rows: float = 1,
 ) -> Value:
-  """Rows of a table: an operation, if they are used as data."""
+  """Rows of a table, perhaps summed: an operation, if they are used as data."""
   by_data = any(value.kind == "data" for value in indices)
   shape = equation.invars[axes.kernel].aval.shape
   sizes = equation.params.get("slice_sizes", shape)
   op = LinearOp(
     kind="embedding",
-    fan_in=1,  # a row feeds as many outputs as it has features
+    fan_in=rows,  # one feeds as many outputs as it has features
     fan_out=math.prod(sizes[axis] for axis in axes.free),
     feed=Feed(reason="indices" if by_data else "positions"),
-    **_common(equation, table, place, axes),
+    **common_fields(
+      equation.outvars[0].aval,
+      table,
+      place,
+      axes,
+      equation.invars[axes.kernel].aval.shape,
+    ),
   )
   reader.look_ups[place.site] = op
+  reader.summable[place.site] = _rows_on_devices(reader, table, axes)
   made = _features(equation, axes)
-  return _output(reader, op, indices[0], table, indices, made)
+  return output_of(reader, op, indices[0], table, indices, made)
 
 
 def _read_one_hot(
@@ -156,26 +195,30 @@ def _read_one_hot(
   sides: tuple[Value, Value],
   place: Place,
   axes: Axes,
-  scale: float,
+  terms: NonZeros,
 ) -> Value:
-  """A product with one-hot rows looks up rows, which may be a kernel as well.
+  """A product with one-hot rows looks up rows; one may be a kernel as well.
 
   Args:
     reader: notes it.
     equation: the product.
-    sides: the table and the one-hot rows.
+    sides: the table and the one-hot rows, or sums of such.
     place: of the equation.
     axes: of the product.
-    scale: what the rows are multiplied by.
+    terms: how many rows are summed, and by what they are multiplied.
   """
   weight, signal = sides
   view = weight.view
   assert view is not None
   if view.multiplier is not None:
-    view = dataclasses.replace(view, multiplier=view.multiplier * scale)
+    multiplier = view.multiplier * (terms.value or 0.0)
+    view = dataclasses.replace(view, multiplier=multiplier)
   table = dataclasses.replace(weight, view=view)
-  axes = axes._replace(units=())
-  data = look_up(reader, equation, table, [signal], place, axes)
+  axes, count = axes._replace(units=()), terms.number
+  data = look_up(reader, equation, table, [signal], place, axes, count)
+  if count > 1:
+    reader.sites[place.site] = reader.look_ups[place.site]
+    return data
   choice = weight.choice or Choice()
   choice = Choice(
     choice.touched | signal.touched,
@@ -194,19 +237,22 @@ def read_contraction(
 ) -> Value:
   """A sum of products that is written by hand."""
   feed, kernel = reader.streams.feeding(found.signal, place.site), found.kernel
+  looks_up = found.terms.value is not None
   op = LinearOp(
-    kind="dot",
-    fan_in=found.fan_in,
+    kind="embedding" if looks_up else "dot",
+    fan_in=found.terms.number,
     fan_out=found.fan_out,
-    feed=feed,
-    **_common(equation, kernel, place, found.axes, found.kernel_shape),
+    feed=Feed(reason="indices") if looks_up else feed,
+    **common_fields(
+      equation.outvars[0].aval, kernel, place, found.axes, found.kernel_shape
+    ),
   )
   reader.sites[place.site] = op
   made = _features(equation, found.axes)
-  return _output(reader, op, found.signal, kernel, [found.signal], made)
+  return output_of(reader, op, found.signal, kernel, [found.signal], made)
 
 
-def _output(
+def output_of(
   reader: Reader,
   op: LinearOp,
   signal: Value,
@@ -231,6 +277,17 @@ def _features(equation: Equation, axes: Axes) -> frozenset[int]:
     return frozenset((equation.params["dimension_numbers"].out_spec[1],))
   rank = len(equation.outvars[0].aval.shape)
   return frozenset(range(rank)) - {*axes.samples}
+
+
+def _rows_on_devices(reader: Reader, table: Value, axes: Axes) -> int:
+  """Bits of the axes of a mesh along which the rows of a table are split."""
+  view = table.view
+  if view is None or view.axes is None or not view.splits:
+    return 0
+  rows = {held for axis in axes.summed for held in view.axes[axis]}
+  return reader.devices(
+    split.axis for split in view.splits if rows.intersection(split.held)
+  )
 
 
 def _devices_fed(
@@ -266,22 +323,15 @@ def _window(params: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _common(
-  equation: Equation,
-  weight: Value,
-  place: Place,
-  axes: Axes,
-  kernel_shape: tuple[int, ...] | None = None,
+def common_fields(
+  output: Aval, weight: Value, place: Place, axes: Axes, shape: Shape
 ) -> dict[str, Any]:
-  """Fields of every LinearOp: its kernel and its output."""
-  output = equation.outvars[0].aval
+  """Fields of every LinearOp: its kernel, of this shape, and its output."""
   view = weight.view
-  if kernel_shape is None:
-    kernel_shape = tuple(equation.invars[axes.kernel].aval.shape)
   if view is not None and view.splits:
     whole = gathered(view)
     if whole is not None:
-      view, kernel_shape = whole, whole.shape
+      view, shape = whole, whole.shape
   return {
     "paths": weight.paths,
     "shape": tuple(output.shape),
@@ -290,5 +340,5 @@ def _common(
     "axes": axes,
     "place": place,
     "view": view,
-    "kernel_shape": kernel_shape,
+    "kernel_shape": tuple(shape),
   }

@@ -37,6 +37,14 @@ add add_any and atan2 clamp complex div eq ge gt le lt max min mul ne nextafter
 or pow rem select_n sub xor
 """)
 
+KEEPS_ZERO = _names("""
+abs and asin asinh atan cbrt div erf expm1 gt imag integer_pow log1p mul ne neg
+real sign sin sinh sqrt square tan tanh
+""")
+"""What is 0 where the first operand is, if numbers beside it are 0."""
+UNIONS = SUMS | _names("max min or xor")
+"""What is 0 where both operands are."""
+
 # Entries moved, and left as they are
 
 STAYS = _names("""
@@ -84,7 +92,7 @@ PURE_ARRAYS = (
 argmax argmin clz cumsum cumprod dot_general dynamic_update_slice iota pad
 random_clone random_fold_in random_gamma random_seed random_split random_unwrap
 random_wrap reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum
-scatter shift_left shift_right_arithmetic shift_right_logical stop_gradient
+scatter shift_left shift_right_arithmetic shift_right_logical stop_gradient tile
 """)
 )
 BLOCKWISE = (ELEMENTWISE - _names("complex conj imag real")) | _names("""

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from initjax.graph._activations import source_of
 from initjax.graph._chosen import choose, read_chosen, read_terms
 from initjax.graph._collectives import (
   into_shards,
@@ -28,8 +27,11 @@ from initjax.graph._compat import (
   scan_operands,
   sub_jaxprs,
 )
-from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
+from initjax.graph._geometry import product_by_entry
+from initjax.graph._graph import BY_DEVICE, Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import read_contraction, read_linear
+from initjax.graph._made_kernels import note_made_kernels
+from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
   INLINED,
   LAYOUT,
@@ -40,6 +42,7 @@ from initjax.graph._primitives import (
   SCALES,
 )
 from initjax.graph._reader import Reader
+from initjax.graph._recurrences import note_recurrences
 from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
   CONSTANT,
@@ -88,8 +91,11 @@ def _read_equation(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   name = equation.primitive.name
+  by_entry = product_by_entry(equation) if name == "dot_general" else None
+  if by_entry is not None:
+    return read(reader, by_entry, operands, place)
   if name in LINEAR:
-    _note_made_kernels(reader, operands, name)
+    note_made_kernels(reader, equation, operands)
     return [read_linear(reader, equation, operands, place)]
   by_hand = reader.met.contraction(equation, operands) if operands else None
   if by_hand is not None:
@@ -113,19 +119,6 @@ def _read_equation(
   return _read_other(reader, equation, operands, place)
 
 
-def _note_made_kernels(
-  reader: Reader, operands: list[Value], name: str
-) -> None:
-  """Parameters of which, with data, a kernel is made."""
-  reader.met.as_kernel(operands)
-  kernel = None if operands[1].choice else operands[1].node
-  if name == "conv_general_dilated" and kernel is not None:
-    source, _ = source_of(kernel)
-    if source.operation is not None and source.place is not None:
-      paths = reader.sites[source.place.site].paths
-      reader.met.not_followed |= dict.fromkeys(paths, name)
-
-
 def _holds_linear(jaxpr: Any) -> bool:
   equations = open_jaxpr(jaxpr).jaxpr.eqns
   return any(
@@ -143,12 +136,14 @@ def _read_other(
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
+  operands, tables = read_tables(reader, equation, operands, place)
   operands = read_terms(reader, name, operands)
+  reader.sites.update(tables)
   parameters = [value for value in operands if value.kind == "parameter"]
   nodes = [value.node for value in operands if value.node is not None]
   noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
   if parameters and (noise or all(v.kind != "data" for v in operands)):
-    views = _read_view(equation, operands, noise)
+    views = _read_view(equation, operands, place, noise)
     if views:
       reader.met.spectra.note(equation, operands[0], views[0])
     return views
@@ -167,7 +162,7 @@ def _read_other(
 
 
 def _read_view(
-  equation: Equation, operands: list[Value], noise: bool
+  equation: Equation, operands: list[Value], place: Place, noise: bool
 ) -> list[Value]:
   """A parameter after one more step; noise may multiply it, as DropConnect."""
   name, views = equation.primitive.name, [value.view for value in operands]
@@ -176,7 +171,8 @@ def _read_view(
   if not noise or name in SCALES:
     found = follow(equation, views, numbers)
   if found is None:
-    mixture = joined(operands, "noise" if noise else name, equation=equation)
+    step = "noise" if noise else name
+    mixture = joined(operands, step, equation=equation, place=place)
     return [mixture] * len(equation.outvars)
   scaled = any(view.leaf_shape is None for view in found)
   made = Node(0, name, equation, tuple(operands)) if scaled else None
@@ -221,7 +217,7 @@ def _read_scan(
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["jaxpr"], [*consts, *carried, *slices], inner)
 
-  outputs = _fixpoint(reader, body, carry, place)
+  outputs = _fixpoint(reader, body, carry, place, "scan")
   stacked = [_stacked(reader, value) for value in outputs[num_carry:]]
   return [*outputs[:num_carry], *stacked]
 
@@ -238,7 +234,7 @@ def _read_while(
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["body_jaxpr"], [*consts, *carried], place)
 
-  outputs = _fixpoint(reader, body, carry, place)
+  outputs = _fixpoint(reader, body, carry, place, "while")
   for site, op in _sites_under(reader, place).items():
     feed, later = op.feed._replace(stream=None), op.later_feed
     later = later and later._replace(stream=None)
@@ -265,6 +261,9 @@ def _read_linear_solve(
   given = operands[start:][: lengths.solve] + operands[sum(lengths) :]
   place = place.run_whole("custom_linear_solve")
   outputs = read(reader, solve, given, place)
+  for op in _sites_under(reader, place).values():
+    for path in op.paths:
+      reader.met.not_followed.setdefault(path, equation.primitive.name)
   return [
     reader.data("solution", operands=(value,)) if value.node else value
     for value in outputs
@@ -287,6 +286,7 @@ def _fixpoint(
   body: Callable[[list[Value]], list[Value]],
   carry: list[Value],
   place: Place,
+  name: str,
 ) -> list[Value]:
   """Reads a body until its carry is stable; keeps its first and last feeds."""
   # Each pass reads one more repeat, until the carry is of the kind it was: the
@@ -307,6 +307,7 @@ def _fixpoint(
     settled = turn and all(same_kind(*pair) for pair in pairs)
     if closed and (settled or turn >= _PASSES - 2):
       break
+  note_recurrences(reader, fed, outputs, place, name)
   for site, op in _sites_under(reader, place).items():
     began = first[site].feed if site in first else Feed(reason="constant")
     later = op.feed
@@ -353,6 +354,8 @@ def _read_cond(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   index, *others = operands
+  if index.touched & reader.devices(reader.mesh):
+    place = place.run_whole(BY_DEVICE)
   branches = [
     read(reader, branch, others, place.inside(number))
     for number, branch in enumerate(equation.params["branches"])

@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from initjax.graph._contractions import Met
 from initjax.graph._graph import LinearOp, Site
+from initjax.graph._nonzeros import has_zeros
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   Node,
@@ -21,6 +22,8 @@ from initjax.graph._view import leaf
 class Reader:
   """What has been noted so far."""
 
+  is_zero: Callable[[str], bool] = lambda path: False
+  """whether all entries of a parameter are known to be 0"""
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
@@ -61,7 +64,8 @@ class Reader:
 
     These are used as data, unless the choice is `kept` what else they are.
     """
-    node = Node(next(self.nodes), label, **fields)
+    zeros = has_zeros(label, fields.get("operands", ()))
+    node = Node(next(self.nodes), label, has_zeros=zeros, **fields)
     for value in () if kept else node.operands:
       self.use_as_data(value)
     touched = touched_by(node.operands) if touched is None else touched

@@ -8,7 +8,7 @@ from initjax.graph import _geometry
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes, Fans
 from initjax.graph._moves import Held
-from initjax.graph._one_hot import one_hot_scale
+from initjax.graph._nonzeros import NonZeros, nonzeros
 from initjax.graph._values import Value
 from initjax.graph._view import View
 
@@ -75,17 +75,28 @@ def kind_axes_fans(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
   return name.removesuffix("_general"), axes, fans
 
 
-def scale_of_rows(
-  equation: Equation, axes: Axes, weight: Value, signal: Value
-) -> float | None:
-  """What rows of a table are multiplied by; None if none are looked up."""
-  if equation.primitive.name != "dot_general" or weight.view is None:
-    return None
-  contract, _ = equation.params["dimension_numbers"]
-  places = contract[1 - axes.kernel]
-  if signal.node is None or len(places) != 1:
-    return None
-  return one_hot_scale(signal.node, places[0])
+def terms_of(equation: Equation, side: int, signal: Value) -> NonZeros:
+  """How many terms of a sum over a signal, operand `side`, are not 0."""
+  params, shape = equation.params, tuple(equation.invars[side].aval.shape)
+  if "window_strides" in params:
+    return nonzeros(signal, shape, params["dimension_numbers"].lhs_spec[1:2])
+  numbers = params.get("dimension_numbers")
+  if numbers is None:
+    numbers = params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+  return nonzeros(signal, shape, numbers[0][side])
+
+
+def without_zeros(equation: Equation, terms: NonZeros, fan_in: float) -> float:
+  """What `fan_in` counts of terms of which only so many are not 0."""
+  params, kernel = equation.params, equation.invars[1].aval.shape
+  if "window_strides" in params:
+    every = kernel[params["dimension_numbers"].rhs_spec[1]]
+  else:
+    _, _, (every, _) = kind_axes_fans(equation, 1)
+  if terms.number >= every:
+    return fan_in
+  found = fan_in * terms.number / every
+  return int(found) if found == int(found) else found
 
 
 def held_by_rows(equation: Equation, axes: Axes, view: View) -> Held | None:

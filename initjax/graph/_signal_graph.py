@@ -1,14 +1,17 @@
 """`signal_graph`: from a model to its linear operations."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from initjax._executables import fresh_jaxpr
-from initjax._paths import paths_of
+from initjax._paths import leaves_by_path, paths_of
+from initjax._sharding import fetched
 from initjax.graph._activations import source_of
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import (
@@ -21,6 +24,7 @@ from initjax.graph._graph import (
 )
 from initjax.graph._read import read
 from initjax.graph._reader import Reader
+from initjax.graph._slips import with_advice
 from initjax.graph._statistics import (
   IsDataError,
   check_contracted,
@@ -33,6 +37,7 @@ _TURNS = 3
 """Then inputs of the shape of data are data, too: there are too many."""
 
 
+@with_advice
 def signal_graph(
   fn: Callable[..., Any], params: Any, *inputs: Any
 ) -> SignalGraph:
@@ -92,19 +97,33 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
-  reader, statistics, outputs = _read(jaxpr, paths)
+  reader, statistics, outputs = _read(jaxpr, paths, _is_zero(params))
   graph = _graph(reader, paths, outputs)
   graph = dataclasses.replace(graph, statistics=tuple(sorted(statistics)))
   return Trace(jaxpr, graph, out_shape, reader.entangled)
 
 
-def _read(jaxpr: Any, paths: list[str]) -> tuple[Reader, set[int], list[Value]]:
+def _is_zero(params: Any) -> Callable[[str], bool]:
+  """Tells parameters whose values are known, and all 0."""
+  leaves = leaves_by_path(params)
+
+  @functools.cache
+  def is_zero(path: str) -> bool:
+    leaf, abstract = leaves[path], (jax.ShapeDtypeStruct, jax.core.Tracer)
+    return not isinstance(leaf, abstract) and not fetched(leaf).any()
+
+  return is_zero
+
+
+def _read(
+  jaxpr: Any, paths: list[str], is_zero: Callable[[str], bool]
+) -> tuple[Reader, set[int], list[Value]]:
   """Reads until it is known which inputs are statistics: mostly at once."""
   avals = jaxpr.in_avals[len(paths) :]
   several = avals if len(avals) > 1 else ()
   statistics = {at for at, aval in enumerate(several) if may_be_statistic(aval)}
   for turn in itertools.count():
-    reader = Reader()
+    reader = Reader(is_zero)
     values = [
       reader.parameter(path, tuple(aval.shape))
       for path, aval in zip(paths, jaxpr.in_avals, strict=False)

@@ -47,6 +47,8 @@ class Node:
   """path of the LinearOp whose output this is"""
   noise: bool = False
   """whether it depends on nothing but random bits and constants"""
+  has_zeros: bool = False
+  """whether many of its entries may be 0, as of one-hot rows"""
   features: frozenset[int] | None = None
   """axes that the kernel makes, of the output of an operation"""
 
@@ -185,12 +187,15 @@ def joined(
   step: str,
   touched: int | None = None,
   equation: Any = None,
+  place: Place | None = None,
 ) -> Value:
   """A parameter, or a constant, computed of several values that are no data."""
   values = tuple(values)
   touched = touched_by(values) if touched is None else touched
   views = [value.view for value in values if value.view is not None]
-  made = Node(0, step, equation, values) if equation is not None else None
+  made = None
+  if equation is not None:
+    made = Node(0, step, equation, values, place=place)
   if views:
     view = computed(views, step)
     return Value("parameter", view, made=made, touched=touched)

@@ -4,11 +4,9 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from initjax._paths import is_float, leaves_by_path
-from initjax._sharding import fetched
-from initjax.measurement import find_duplicates
+from initjax.measurement import arrays_of, find_duplicates, mean_and_std
 from initjax.reports import Note, TextTable, leaf_table, number_column
 
 
@@ -67,8 +65,8 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
     for (path, leaf), std in zip(found.items(), stds, strict=True)
     if is_float(leaf)
   )
-  floats = {row.path: fetched(found[row.path]) for row in rows}
-  return Audit(rows, tuple(each.paths for each in find_duplicates(floats)))
+  repeated = find_duplicates(arrays_of(params))
+  return Audit(rows, tuple(each.paths for each in repeated))
 
 
 def _expected(expected: Any, params: Any) -> list[float | None]:
@@ -89,12 +87,11 @@ def _expected(expected: Any, params: Any) -> list[float | None]:
 
 
 def _audit_row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
-  x = fetched(leaf).astype(np.float64)
   mean, spread, deviation = math.nan, math.nan, None
-  if x.size:
-    mean, spread = float(x.mean()), float(x.std())
-  if std and x.size:
-    deviation = (spread - std) / (std / math.sqrt(2 * x.size))
+  if leaf.size:
+    mean, spread = mean_and_std(leaf)
+  if std and leaf.size:
+    deviation = (spread - std) / (std / math.sqrt(2 * leaf.size))
   shape, dtype = tuple(leaf.shape), str(leaf.dtype)
   return AuditRow(path, shape, dtype, mean, spread, std, deviation)
 

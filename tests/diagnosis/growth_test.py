@@ -74,9 +74,9 @@ def test_a_factor_of_2_shows_in_nets_deeper_than_wide(sigma_w2, found):
 @pytest.mark.parametrize(
   ("activation", "depth", "name", "kind"),
   [
-    (jnp.tanh, 120, "tanh explodes, χ₁ = σ_w²E[φ'²] = 1.1",
+    (jnp.tanh, 120, "tanh explodes, by a factor of 1.1",
      "exploding gradient"),
-    (jax.nn.sigmoid, 40, "sigmoid vanishes, χ₁ = σ_w²E[φ'²] = 0.15",
+    (jax.nn.sigmoid, 40, "sigmoid vanishes, by a factor of 0.15",
      "vanishing gradient"),
   ],
 )  # fmt: skip

@@ -225,7 +225,6 @@ def test_a_product_with_one_hot_rows_is_a_look_up(name):
 
 
 OTHERS = {
-  "bag": lambda p, i: jax.nn.one_hot(i, 9).sum(0) @ p["E"],
   "ordinal": lambda p, i: (i[:, None] >= jnp.arange(9)).astype("f") @ p["E"],
   "zeros": lambda p, i: (
     (jnp.zeros((9, 9), int) + i[0] == 0).astype("f") @ p["E"]

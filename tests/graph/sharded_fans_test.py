@@ -255,3 +255,48 @@ def test_splits_that_a_reshape_hides_are_still_counted():
   kernel = normal(0, 16, 8, 4)
   sharded = on_eight(model, (P(None, "m"), P()), P(None, "m"))
   assert fans(sharded, kernel, X) == fans(flat, kernel, X)
+
+
+VOCABULARY, IDS = 16, np.arange(0, 16, 2, dtype=np.int32)
+
+
+def local_ids(table, ids):
+  """Ids of the rows that a device has, and which of them it has at all."""
+  mine = ids - jax.lax.axis_index("m") * len(table)
+  here = (mine >= 0) & (mine < len(table))
+  return jnp.where(here, mine, 0), here[:, None], mine
+
+
+def selected(table, ids):
+  mine, here, _ = local_ids(table, ids)
+  return jnp.where(here, table[mine], 0)
+
+
+def multiplied(table, ids):
+  mine, here, _ = local_ids(table, ids)
+  return table[mine] * here
+
+
+def by_one_hot(table, ids):
+  _, _, mine = local_ids(table, ids)
+  return jax.nn.one_hot(mine, len(table)) @ table
+
+
+@pytest.mark.parametrize("rows", [selected, multiplied, by_one_hot])
+def test_a_table_whose_rows_are_split_is_looked_up_as_one(rows):
+  mesh = jax.make_mesh((8,), ("m",), axis_types=(AUTO,))
+
+  def parallel(params, ids):
+    look_up = lambda table, ids: jax.lax.psum(rows(table, ids), "m")
+    look_up = jax.shard_map(
+      look_up, mesh=mesh, in_specs=(P("m"), P()), out_specs=P()
+    )
+    return jnp.tanh(look_up(params["table"], ids)) @ params["w"]
+
+  flat = lambda params, ids: jnp.tanh(params["table"][ids]) @ params["w"]
+  params = {"table": normal(0, VOCABULARY, 4), "w": normal(1, 4, 4)}
+  np.testing.assert_allclose(
+    jax.jit(parallel)(params, IDS), flat(params, IDS), rtol=1e-5, atol=1e-6
+  )
+  both = [plan_init(fn, params, IDS).rows for fn in (parallel, flat)]
+  assert both[0] == both[1]
