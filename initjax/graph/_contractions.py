@@ -115,9 +115,10 @@ class Met:
   ) -> None:
     """Notes what an equation does where parameters meet data, or did before."""
     name = equation.primitive.name
-    if not any(
-      value.kind == "parameter" or self._has(value) for value in operands
-    ):
+    for value in operands:
+      if value.kind == "parameter" or self._has(value):
+        break
+    else:
       return
     paths = {
       path: name
@@ -157,8 +158,8 @@ class Met:
 
   def _has(self, value: Value) -> bool:
     """Whether something is known of a value."""
-    known = (self.outer, self.spread, self.taps)
-    return value.node is not None and any(value.node in each for each in known)
+    node = value.node
+    return node in self.outer or node in self.spread or node in self.taps
 
   def as_kernel(self, values: Iterable[Value]) -> None:
     """An outer product that is used as a signal, or as a kernel of one."""

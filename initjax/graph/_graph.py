@@ -55,7 +55,7 @@ class Place(NamedTuple):
 
   def inside(self, index: int) -> "Place":
     """One equation deeper."""
-    return self._replace(site=(*self.site, index))
+    return Place((*self.site, index), self.scans, self.whole)
 
   def run_whole(self, name: str) -> "Place":
     """Inside a call of this name that is run as a whole."""

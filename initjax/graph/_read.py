@@ -32,13 +32,16 @@ from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
+  ADDING,
   INLINED,
+  JOINS,
   LAYOUT,
   LINEAR,
   PURE,
   RANDOM,
   RULES,
   SCALES,
+  SUMS,
 )
 from initjax.graph._reader import Reader
 from initjax.graph._recurrences import note_recurrences
@@ -90,22 +93,26 @@ def _read_equation(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   name = equation.primitive.name
+  if name == "optimization_barrier":
+    return operands
   if name in LINEAR:
     note_made_kernels(reader, equation, operands)
     return [read_linear(reader, equation, operands, place)]
-  by_hand = reader.met.contraction(equation, operands) if operands else None
+  by_hand = None
+  if name in ADDING and operands:
+    by_hand = reader.met.contraction(equation, operands)
   if by_hand is not None:
     reader.use_as_data(operands[-1])
     return [read_contraction(reader, equation, by_hand, place)]
   found = read_chosen(reader, equation, operands, place)
   if found is not None:
     return found
+  if name in PURE:
+    return _read_other(reader, equation, operands, place)
   if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
     place = place.run_whole(name) if name in RULES else place
     return read(reader, inner, operands, place)
-  if name == "optimization_barrier":
-    return operands
   if is_collective(equation):
     return read_collective(reader, equation, operands, place)
   if name in _LOOPS:
@@ -132,9 +139,10 @@ def _read_other(
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
-  operands, tables = read_tables(reader, equation, operands, place)
-  operands = read_terms(reader, name, operands)
-  reader.sites.update(tables)
+  if name in SUMS | JOINS:
+    operands, tables = read_tables(reader, equation, operands, place)
+    operands = read_terms(reader, name, operands)
+    reader.sites.update(tables)
   parameters = [value for value in operands if value.kind == "parameter"]
   nodes = [value.node for value in operands if value.node is not None]
   noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
@@ -144,7 +152,8 @@ def _read_other(
       reader.met.spectra.note(equation, operands[0], views[0])
     return views
   if noise or nodes:
-    reader.elementwise.update({p: None for v in parameters for p in v.paths})
+    for value in parameters:
+      reader.elementwise.update(dict.fromkeys(value.paths))
     given: Any = {"equation": equation, "place": place, "noise": noise}
     given["operands"] = tuple(operands)
     outputs = [

@@ -45,10 +45,9 @@ class Streams:
 
     Later the same node, and what it normalizes, go by the name of `site`.
     """
-    feed = feed_of(operand)
     if operand.node is None:
-      return feed
-    source, _ = source_of(operand.node)
+      return Feed()
+    feed, source = feed_of(operand.node)
     stream = self.of(source)
     self._name(source, Term("stream", site))
     inner = self._normalized(source)
