@@ -1,21 +1,92 @@
 """Arrays on several devices: placed like others, and read by every process."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def fetched(x: Any) -> np.ndarray:
-  """The whole array, in every process of which devices hold a part of it."""
-  if isinstance(x, jax.Array) and not (
-    x.is_fully_addressable or x.is_fully_replicated
-  ):
-    sharding: Any = x.sharding
-    whole = NamedSharding(sharding.mesh, PartitionSpec())
-    x = jax.jit(lambda x: x, out_shardings=whole)(x)
-  return np.asarray(x)
+def is_here(x: Any) -> bool:
+  """Whether it is of this process alone."""
+  return not isinstance(x, jax.Array) or x.is_fully_addressable
+
+
+def fetched(numbers: Any) -> Any:
+  """A tree of few numbers as arrays of NumPy, in every process.
+
+  What may be as large as a parameter is to be `reduced` first.
+  """
+  return jax.tree.map(np.asarray, _everywhere(numbers))
+
+
+def _everywhere(tree: Any) -> Any:
+  """The leaves that are split between processes, whole in all of them."""
+  leaves, structure = jax.tree.flatten(tree)
+  apart = [
+    at
+    for at, leaf in enumerate(leaves)
+    if not is_here(leaf) and not leaf.is_fully_replicated
+  ]
+  if apart:
+    given = [_of_auto_mesh(leaves[at]) for at in apart]
+    whole = _compiled(_same, _mesh_of(given))(*given)
+    for at, leaf in zip(apart, whole, strict=True):
+      leaves[at] = leaf
+  return jax.tree.unflatten(structure, leaves)
+
+
+def _same(*leaves: jax.Array) -> tuple[jax.Array, ...]:
+  return leaves
+
+
+def reduced(by: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+  """`by(*arrays)` as NumPy's numbers, from arrays wherever they are.
+
+  What is of this process alone is given as NumPy's. Other arrays stay on their
+  devices: `by` is compiled for these, in double precision, and what it returns,
+  which has to be small, goes to every process.
+
+  Args:
+    by: a function of a module, of arrays that have an `__array_namespace__`.
+    *arrays: of one mesh, or of this process.
+    **options: of `by`; hashable.
+  """
+  if all(map(is_here, arrays)):
+    with np.errstate(invalid="ignore", over="ignore"):
+      return by(*map(np.asarray, arrays), **options)
+  given = [np.asarray(x) if is_here(x) else _of_auto_mesh(x) for x in arrays]
+  mesh = _mesh_of([x for x in given if not is_here(x)])
+  with jax.enable_x64(True), jax.set_mesh(mesh):
+    found = _compiled(by, mesh, *sorted(options.items()))(*given)
+  return jax.tree.map(np.asarray, found)
+
+
+def _mesh_of(arrays: list[Any]) -> Mesh:
+  return arrays[0].sharding.mesh
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(by: Callable[..., Any], mesh: Mesh, *options: Any) -> Any:
+  """`by`, whose results are whole on each device of the mesh."""
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  run = functools.partial(by, **dict(options))
+  return jax.jit(run, out_shardings=everywhere)
+
+
+def _of_auto_mesh(x: jax.Array) -> jax.Array:
+  """The same array, of a type that does not tell how it is split."""
+  sharding: Any = x.sharding
+  if not _is_explicit(sharding):
+    return x
+  mesh = sharding.mesh
+  kinds = (AxisType.Auto,) * len(mesh.axis_names)
+  own = Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
+  parts = [shard.data for shard in x.addressable_shards]
+  where = NamedSharding(own, sharding.spec)
+  return jax.make_array_from_single_device_arrays(x.shape, where, parts)
 
 
 def _is_explicit(sharding: Any) -> bool:
@@ -34,9 +105,11 @@ def sharded_like(x: jax.Array, like: jax.Array) -> jax.Array:
 
 def unsplit(x: jax.Array) -> jax.Array:
   """`x`, whole on each device of an explicit mesh."""
-  if not _is_explicit(jax.typeof(x).sharding):
+  sharding: Any = jax.typeof(x).sharding
+  if not _is_explicit(sharding):
     return x
-  return jax.reshard(x, PartitionSpec(*(None for _ in x.shape)))
+  whole = PartitionSpec(*(None for _ in x.shape))
+  return jax.reshard(x, NamedSharding(sharding.mesh, whole))
 
 
 def in_this_mesh(tree: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -16,84 +17,7 @@ from initjax._cli import _inputs, main
 from initjax._cli._errors import CallError, on_one_line
 from initjax.typing import Verdict
 
-MODELS = """
-from typing import Callable, NamedTuple
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-from absl import flags
-from flax import nnx
-
-flags.DEFINE_integer("seeds", 3, "A flag of the user's own, of our name.")
-WIDTH = flags.DEFINE_integer("width", 16, "Of the hidden layer.")
-
-
-class Linen(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.BatchNorm(use_running_average=False)(nn.Dense(16)(x))
-    x = nn.Dropout(0.5, deterministic=False)(nn.relu(x))
-    return nn.Dense(4)(x)
-
-
-linen = Linen()
-plain = nn.Dense(4)
-
-
-class Plain(nn.Dense):
-  features: int = 4
-
-
-class Nnx(nnx.Module):
-  def __init__(self, rngs):
-    self.layer = nnx.Linear(8, 4, rngs=rngs)
-
-  def __call__(self, x):
-    return nnx.relu(self.layer(x))
-
-
-module = Nnx(nnx.Rngs(0))
-pair = (lambda params, x: x @ params["w"], {"w": jnp.ones((8, 4))})
-
-
-def from_key(key):
-  return pair[0], {"w": jax.random.normal(key, (8, WIDTH.value))}
-
-
-from_seed = lambda *, seed=0: from_key(jax.random.key(seed))
-from_rngs = lambda rngs: Nnx(rngs)
-without_arguments = lambda: plain
-wide = lambda width, depth=2: plain
-broken = lambda: {}["depth"]
-
-
-def wrong_shape(params, x):
-  return x @ jnp.ones((3, 3)) + params
-
-
-class Flagged(nn.Module):
-  @nn.compact
-  def __call__(self, x, train):
-    return nn.Dense(4)(x)
-
-
-flagged = Flagged()
-wrong_pair = (wrong_shape, jnp.ones(()))
-number = 3
-
-
-class holder:
-  model = plain
-
-
-class Transform(NamedTuple):  # as Haiku's
-  init: Callable
-  apply: Callable
-
-
-transform = Transform(pair[0], pair[0])
-"""
+MODELS = (pathlib.Path(__file__).parent / "cli_models.py").read_text()
 
 
 class Report:
@@ -110,6 +34,10 @@ class Report:
 
   def __str__(self):
     return "the report"
+
+  def with_about(self, about):
+    self.about = about
+    return self
 
   def to_json(self, path):
     initjax.reports.write_json(path, {"kind": "report"})
@@ -152,7 +80,7 @@ def leaves(report):
 INPUT = "--input=f32[2,8]"
 OBJECTS = [
   "plain", "Plain", "module", "Nnx", "pair", "from_key",
-  "from_seed", "from_rngs", "without_arguments", "holder.model",
+  "from_seed", "from_rngs", "without_arguments", "Holder.model",
 ]  # fmt: skip
 
 
@@ -196,6 +124,50 @@ def test_an_error_among_the_verdicts_is_exit_code_1(call, monkeypatch):
     assert call("diagnose", "models:pair", INPUT)[0] == wanted
 
 
+def test_what_fails_is_for_the_caller_to_say(call, monkeypatch):
+  for severity, failing in (("note", "note"), ("warning", "warning note")):
+    verdict = Verdict("dead units", severity, "", "", "")
+    monkeypatch.setattr(Report, "verdicts", (verdict,))
+    for flag in ("error", "warning", "note"):
+      words = ("diagnose", "models:pair", INPUT, f"--fail-on={flag}")
+      assert call(*words)[0] == (flag in failing.split())
+
+
+def test_keywords_reach_the_model(call):
+  code, _, err, report = call(
+    "diagnose", "models:flagged", INPUT, "--kwargs=train=False"
+  )
+  assert (code, err) == (0, "")
+  assert report.outputs.shape == (2, 4)
+  assert report.about["model"] == "models:flagged"
+
+
+def test_real_data_comes_from_files(call):
+  x = np.arange(16, dtype=np.float32).reshape(2, 8)
+  np.save("x.npy", x)
+  np.savez("xy.npz", x=x, y=x + 1)
+  *_, report = call("diagnose", "models:pair", "--input=x.npy")
+  np.testing.assert_array_equal(report.inputs[0], x)
+  code, _, err, _ = call("diagnose", "models:pair", "--input=xy.npz")
+  assert code == 2
+  assert "takes 2 positional arguments but 3 were given" in err
+
+
+def test_an_interrupt_is_one_line(call, monkeypatch):
+  def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(initjax, "diagnose", interrupted)
+  code, _, err, _ = call("diagnose", "models:pair", INPUT)
+  assert (code, err) == (130, "initjax: interrupted\n")
+
+
+def test_versions_are_told(call):
+  code, out, _, _ = call("--version")
+  start = f"initjax {initjax.__version__}, jax {jax.__version__}, "
+  assert (code, out.startswith(start)) == (0, True)
+
+
 def test_nothing_judged_is_exit_code_2(call, monkeypatch):
   monkeypatch.setattr(Report, "judged", False)
   code, out, err, _ = call("diagnose", "models:pair", INPUT)
@@ -222,9 +194,9 @@ def test_files_are_written_once(call, tmp_path):
     ("models", "names no object; wanted PACKAGE.MODULE:OBJECT"),
     ("./models.py:linen", "names a file; wanted a module: models:linen"),
     ("models:linnen", "models has no 'linnen'; it has linen"),
-    ("models:holder.absent", "has no 'absent'"),
-    ("models:number", "is an object of type int; wanted a linen or an NNX m"),
-    ("models:transform", "is a pair of init and apply; wanted a linen or"),
+    ("models:Holder.absent", "has no 'absent'"),
+    ("models:number", "is an object of type int; wanted a linen, NNX or "),
+    ("models:transform", "is a pair of init and apply; wanted a linen, NN"),
     ("models:wide", "needs arguments width; wanted a function or class that"),
     ("models:broken", "KeyError: 'depth' (models.py:"),
     ("models:wrong_pair", "TypeError: dot_general requires contracting"),
@@ -234,19 +206,25 @@ def test_files_are_written_once(call, tmp_path):
     ("models:pair --input=f32[2,,8]", "has an empty dimension"),
     ("models:pair --input=f32[0,8]", "dimensions are at least 1"),
     ("models:pair --input=f32[99999999999,8]", "is larger than 16 GiB"),
-    ("models:flagged", "functools.partial(model.apply, train=False)"),
+    ("models:flagged", "such as --kwargs train=False."),
     ("models:pair --input=f64[2,8]", "JAX_ENABLE_X64=1"),
     ("models:pair --input=f32[2,8]:7", "only integers have a bound"),
     ("models:pair --input=i8[2,8]:700", "bound of int8 is from 1 to 127"),
     ("models:pair --json=absent/a.json", "there is no directory absent"),
     ("models:pair --seeds=3", "--seeds=3 needs other parameters for each seed"),
     ("models:pair --seeds=3", "an argument named key, seed or rngs"),
+    ("models:pair --input=absent.npz", "there is no such file"),
+    ("models:pair --input=models.npy", "holds no plain arrays"),
+    ("models:pair --kwargs=train", "is not name=literal; wanted such as"),
+    ("models:pair --kwargs=x=f(1)", "is not name=literal; wanted such as"),
+    ("models:pair --kwargs=**{}", "is not name=literal; wanted such as"),
   ],
 )
 def test_a_mistake_is_named_on_one_line(call, words, error):
   words = words.split()
   if not any(word.startswith("--input") for word in words):
     words.append(INPUT)
+  pathlib.Path("models.npy").write_bytes(b"no array")
   code, out, err, _ = call("diagnose", *words)
   assert (code, out) == (2, "")
   assert err.startswith("initjax: ")

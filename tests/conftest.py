@@ -42,6 +42,15 @@ def pytest_unconfigure(config):
   shutil.rmtree(getattr(config, "cache_of_programs", ""), ignore_errors=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compile_for_one_run(request):
+  """Half the time of XLA, but for what computes more than it compiles."""
+  import jax  # once the environment says how
+
+  lasting = {*LAWS, "experiments"} & {*request.path.parts}
+  jax.config.update("jax_disable_most_optimizations", not lasting)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
   """Laws first: one that fails shows early. Doctests, short files, last."""

@@ -15,7 +15,7 @@ import initjax
 from initjax import testing
 
 P = jax.sharding.PartitionSpec
-DEPTH, WIDTH = 4, 16
+DEPTH, WIDTH = 4, 64  # the stack is larger than all that may be read of it
 RANDOM = np.random.default_rng(0)
 
 
@@ -57,8 +57,8 @@ def init(own):
   return {name: jax.random.normal(own, x.shape) for name, x in PARAMS.items()}
 
 
-def spectrum(params, x):
-  found = initjax.jacobian_spectrum(model, params, x)
+def spectrum(params, x, **options):
+  found = initjax.jacobian_spectrum(model, params, x, **options)
   return found.mean, found.relative_variance
 
 
@@ -102,17 +102,16 @@ VERBS = {
   "signal_graph": lambda p, x: [
     (op.fan_in, op.fan_out) for op in initjax.signal_graph(model, p, x)
   ],
-  "measure": lambda p, x: initjax.measure(
-    model, p, x, detail=True
-  ).to_records(),
+  "measure": lambda p, x: initjax.measure(model, p, x).to_records(),
   "measure, compiled": lambda p, x: jax.jit(
-    functools.partial(initjax.measure, model)
+    functools.partial(initjax.measure, model, detail=True)
   )(p, x).to_records(),
   "measure_and_grad": lambda p, x: initjax.measure_and_grad(model, p, x)[1:],
   "diagnose": diagnosed,
   "diagnose, draws": functools.partial(diagnosed, init=init, draws=2),
   "predict": lambda p, x: initjax.predict(model, p, x)[:2],
   "jacobian_spectrum": spectrum,
+  "jacobian_spectrum, applied": functools.partial(spectrum, method="lanczos"),
   "plan_init": lambda p, x: [
     (row.gain, row.std) for row in initjax.plan_init(model, p, x).rows
   ],
@@ -131,50 +130,79 @@ VERBS = {
 }
 
 
+CASES = [
+  (place, verb)
+  for place in PLACES
+  for verb in VERBS
+  if (place, verb) != ("data parallel", "jacobian_spectrum, applied")  # longest
+]
+
+
 def placed(x, mesh, spec):
   where = jax.NamedSharding(mesh, spec)
   return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
 
 
-def whole(leaf):
-  if isinstance(leaf, jax.Array):
-    everywhere = jax.NamedSharding(leaf.sharding.mesh, P())
-    leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
-    return np.asarray(leaf)
-  return leaf
+def watched():
+  """The sizes of arrays of JAX that are read, from now on."""
+  kind, sizes = type(jnp.zeros(())), [0]
+  value = kind._value
+
+  def read(array):
+    sizes.append(array.size)
+    return value.fget(array)
+
+  kind._value = property(read)
+  return sizes
 
 
-def every_verb(places):
+def whole(tree):
+  """Arrays of NumPy, by one program for all that other processes have."""
+  leaves, structure = jax.tree.flatten(tree)
+  split = {
+    at: leaf
+    for at, leaf in enumerate(leaves)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
+  }
+  (mesh,) = {leaf.sharding.mesh for leaf in split.values()}
+  everywhere = jax.NamedSharding(mesh, P())
+  split = jax.jit(lambda x: x, out_shardings=everywhere)(split)
+  leaves = [split.get(at, leaf) for at, leaf in enumerate(leaves)]
+  return jax.device_get(jax.tree.unflatten(structure, leaves))
+
+
+def every_verb(places, cases):
   """By place and verb what it gives, or the exception."""
   found = {}
-  for place, arguments in places.items():
-    for verb, run in VERBS.items():
-      print(place, verb, flush=True)
-      try:
-        found[place, verb] = run(*arguments)
-      except Exception as error:  # to be reported by the test
-        found[place, verb] = repr(error)
+  for place, verb in cases:
+    print(place, verb, flush=True)
+    try:
+      found[place, verb] = VERBS[verb](*places[place])
+    except Exception as error:  # to be reported by the test
+      found[place, verb] = repr(error)
   return found
 
 
 def main(path, port="", process=""):
   if not port:
     arguments = jax.tree.map(jnp.asarray, (PARAMS, X))
-    found = jax.device_get(every_verb(dict.fromkeys(PLACES, arguments)))
+    cases = [("alone", verb) for verb in VERBS]
+    found = jax.device_get(every_verb({"alone": arguments}, cases))
   else:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
     mesh = jax.make_mesh((4,), ("d",), (jax.sharding.AxisType.Auto,))
-    found = every_verb(
-      {
-        place: (
-          {name: placed(x, mesh, specs[name]) for name, x in PARAMS.items()},
-          placed(X, mesh, P("d")),
-        )
-        for place, specs in PLACES.items()
-      }
-    )
-    found = jax.tree.map(whole, found)
+    arguments = {
+      place: (
+        {name: placed(x, mesh, specs[name]) for name, x in PARAMS.items()},
+        placed(X, mesh, P("d")),
+      )
+      for place, specs in PLACES.items()
+    }
+    sizes = watched()
+    found = every_verb(arguments, CASES)
+    largest = max(sizes)
+    found = {**whole(found), "largest": largest}
   with open(path, "wb") as file:
     pickle.dump(found, file)
 

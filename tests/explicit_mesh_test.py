@@ -86,12 +86,14 @@ def moments(report):
 
 
 def measured(fn, params, x):
+  """Step by step, and compiled with a cotangent that is given."""
   run = functools.partial(initjax.measure, fn)
   shape = jax.eval_shape(fn, params, x).shape
   given = {"cotangent": np.ones(shape, np.float32)} if shape else {}
-  reports = run(params, x), run(params, x, detail=True)
-  more = jax.jit(functools.partial(run, **given))(params, x)
-  return [moments(report) for report in (*reports, more)]
+  compiled = jax.jit(functools.partial(run, **given))
+  return [
+    moments(r) for r in (run(params, x, detail=True), compiled(params, x))
+  ]
 
 
 def spectrum(fn, params, x):

@@ -38,7 +38,7 @@ TESTS = {  # of those that have no folder of their own, or more than one
   "_cli": ("cli_test.py",),
   "_executables": ("model_init/programs_test.py", "model_init", "diagnosis"),
   "_paths": ("paths_test.py", "graph"),
-  "_sharding": ("explicit_mesh_test.py", "two_processes_test.py"),
+  "_sharding": ("explicit_mesh_test.py", "measurement/reductions_test.py"),
   "graph": ("graph", "measurement"),
 }
 SYMMETRIC = {  # or not worth a mutant

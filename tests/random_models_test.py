@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_laws import check
+from random_laws import check, quick_jit
 from random_models import build, models, program, random_model, wide_model
 from random_steps import BATCH, SINGLE, Extra, Shape, Step
 
@@ -29,7 +29,7 @@ def test_laws_hold_of_any_model(model):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_laws_hold_of_random_models(seed):
-  check(random_model(seed), values=seed % 5 == 0)
+  check(random_model(seed), values=seed % 10 == 0)
 
 
 # Fans by counting: what a step sums is where its Jacobian is not zero
@@ -54,9 +54,17 @@ def test_fans_by_hand_are_non_zeros_of_the_jacobian(kind, numbers, shape):
   if kind == "complex_dense":
     params["w"] = params["w"] * (1 + 2j)
   extra = Extra(jnp.array([0, 1]), jax.random.key(0))
-  run = jax.jit(jax.jacobian(lambda x: made.run(params, x, extra)))
+  fn = lambda x: made.run(params, x, extra)
+
+  @quick_jit
+  def jacobian(x):  # row by row, which compiles faster than all at once
+    y, pull_back = jax.vjp(fn, x)
+    units = jnp.eye(y.size, dtype=y.dtype).reshape(-1, *y.shape)
+    rows = jax.lax.map(lambda unit: pull_back(unit)[0], units)
+    return rows.reshape(*y.shape, *x.shape)
+
   x = np.float32(draw(size=(BATCH, *shape)))
-  fed = np.asarray(run(x)) != 0
+  fed = np.asarray(jacobian(x)) != 0
   assert fed.shape[:3] == (BATCH, *made.shape)
   assert fed.sum() / fed[..., 0, 0, 0].size == use.fan_in
   assert fed.sum() / x.size == use.fan_out

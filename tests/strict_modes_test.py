@@ -79,13 +79,17 @@ def verbs(model, key, params, x):
     fans = [(op.fan_in, op.fan_out, op.repeats, op.path) for op in graph]
     return fans, list(map(str, (graph.elementwise, graph.unused)))
 
+  @jax.jit  # one program; step by step where jit is disabled
+  def measured(params, x):
+    return initjax.measure(fn, params, x, key=key)
+
   def diagnosed():
     report = initjax.diagnose(fn, params, x)
     return report.judged, [v.kind for v in report.verdicts], sizes(report)
 
   return {
     "signal_graph": read,
-    "measure": lambda: sizes(initjax.measure(fn, params, x, key=key)),
+    "measure": lambda: sizes(measured(params, x)),
     "diagnose": diagnosed,
     "auto_init": lambda: initjax.auto_init(key, fn, params, x),
     "calibrate": lambda: initjax.calibrate(fn, params, x)[0],

@@ -8,15 +8,30 @@ commands:
              the question could not be put or there was nothing to judge.
 
 OBJECT is a linen module, an NNX or Equinox module, a pair (fn, params), or a
-function or class that gives one of these; it may have arguments key, seed or
+function or class that returns one of these; it may take arguments key, seed or
 rngs. Modules are looked for in the current directory too.
 
 flags:
   --input 'f32[8,28,28,1]'      one for each input of the model: N(0, 1) numbers
-  --input 'i32[8,128]:50257'    integers below 50257 (below 2 if not said)
-  --seeds 8                     as many draws of the parameters (default 1)
+  --input 'i32[8,128]:50257'    integers below 50257 (below 2 by default)
+  --input batch.npy             real data; of an .npz file every array, in order
+  --kwargs 'train=False'        keyword arguments of the model, Python literals
+  --seeds 8                     number of draws of the parameters (default 1)
+  --fail-on warning             exit code 1 from this severity on: error (the
+                                default), warning or note
   --json report.json            writes the records and the verdicts
   --html report.html            writes a page to look at
+  --version                     prints the versions of initjax and JAX
+
+words:
+  fan_in, fan_out  terms summed into one output of an operation; outputs that
+                   one of its inputs feeds
+  fed by           the activation, or else what the operation is applied to
+  second moment    the mean square E[x²] of a signal, or of a gradient
+  chance           what random weights of this width and depth do to the size
+                   of a signal in a healthy network
+  edge of chaos    weights for which gradients neither grow nor shrink with
+                   depth: between samples that become alike and noise
 
 dtypes: f16 bf16 f32 f64, i8 i16 i32 i64, u8 u16 u32 u64, bool.
 """
@@ -33,13 +48,13 @@ from absl import flags
 from initjax._cli import _inputs, _models
 from initjax._cli._errors import CallError, on_one_line
 from initjax.measurement import SignalReport
-from initjax.reports import check_directory, check_free
+from initjax.reports import SEVERITIES, check_directory, check_free, versions
 
 __all__ = ["main"]
 
 _USAGE = """usage: initjax diagnose PACKAGE.MODULE:OBJECT --input SHAPE ...
 commands: diagnose (does signal flow through a model?)
-initjax --help tells all, with examples
+initjax --help explains all of it
 """
 
 
@@ -51,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if values.help:
       print(__doc__.partition("\n\n")[2].rstrip())
       return 0
+    if values.version:
+      print(", ".join(" ".join(pair) for pair in versions().items()))
+      return 0
     _check_call(words, values)
   except flags.Error as error:
     print(f"initjax: {error}\n{_USAGE}", end="", file=sys.stderr)
@@ -60,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except CallError as error:
     print(f"initjax: {error}", file=sys.stderr)
     return 2
+  except KeyboardInterrupt:
+    print("initjax: interrupted", file=sys.stderr)
+    return 130  # as shells say of SIGINT
   except Exception:  # a bug of ours, which must not look like a verdict
     traceback.print_exc()
     return 2
@@ -73,11 +94,16 @@ def _flags() -> flags.FlagValues:
   flags.DEFINE_integer(
     "seeds", 1, "Draws of the parameters.", lower_bound=1, flag_values=values
   )
+  flags.DEFINE_multi_string("kwargs", [], "Of the model.", values)
+  flags.DEFINE_enum(
+    "fail-on", "error", SEVERITIES, "Of exit code 1.", flag_values=values
+  )
   flags.DEFINE_string("json", None, "Where to write records.", values)
   flags.DEFINE_string("html", None, "Where to write a page.", values)
   flags.DEFINE_boolean(
     "help", False, "What there is.", flag_values=values, short_name="h"
   )
+  flags.DEFINE_boolean("version", False, "Of what.", flag_values=values)
   return values
 
 
@@ -110,8 +136,8 @@ def _diagnose(path: str, values: flags.FlagValues) -> int:
       report.to_json(values.json)
     if values.html:
       report.to_html(values.html)
-  severities = {verdict.severity for verdict in report.verdicts}
-  if "error" in severities:
+  failing = SEVERITIES[: SEVERITIES.index(values["fail-on"].value) + 1]
+  if any(verdict.severity in failing for verdict in report.verdicts):
     return 1
   if not report.judged:
     print("initjax: nothing was judged; the report says why", file=sys.stderr)
@@ -132,14 +158,17 @@ def _report(path: str, values: flags.FlagValues) -> SignalReport:
   """What `initjax.diagnose` says of the model at `path`."""
   import initjax
 
-  shapes = [_inputs.parse(text) for text in values.input]
-  keys = jax.random.split(jax.random.key(0), len(shapes))
-  inputs = [*map(_inputs.draw, keys, shapes)]
-  model = _models.build(path, inputs, values.seeds)
-  return initjax.diagnose(
+  inputs = _inputs.arrays_of(values.input)
+  keywords = _inputs.keywords(values.kwargs)
+  seeds = values.seeds
+  model = _models.build(path, inputs, seeds, keywords)
+  report = initjax.diagnose(
     model.fn,
     model.params,
     *inputs,
     has_aux=model.has_aux,
-    draws=values.seeds if values.seeds > 1 else None,
+    draws=seeds if seeds > 1 else None,
   )
+  drawn = {"seeds": "0" if seeds == 1 else f"0 to {seeds - 1}"}
+  about = {"model": path, "command line inputs": " ".join(values.input)}
+  return report.with_about(about | (drawn if model.seeded else {}))

@@ -10,8 +10,8 @@ _LIBRARIES = {"equinox", "etils", "flax", "haiku", "initjax", "jax", "jaxlib"}
 
 
 _FLAGS_OF_THE_MODEL = (
-  " For flags of the model, name a function that returns "
-  "(functools.partial(model.apply, train=False), variables)."
+  " Keyword arguments of the model go in --kwargs, such as "
+  "--kwargs train=False."
 )
 
 

@@ -1,11 +1,18 @@
-"""Inputs from the command line: f32[8,28,28,1] or i32[8,128]:50257."""
+"""What the command line gives a model: shapes to draw, files, keywords.
 
+Such as f32[8,28,28,1], i32[8,128]:50257, batch.npz, train=False.
+"""
+
+import ast
 import math
+import os
 import re
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initjax._cli._errors import CallError
 
@@ -29,6 +36,61 @@ class Input(NamedTuple):
   """integers are drawn from 0 ... high - 1"""
 
 
+def arrays_of(texts: Sequence[str]) -> list[jax.Array]:
+  """What all --input flags give, in order.
+
+  Raises:
+    CallError: with what is wrong and what was wanted.
+  """
+  keys = jax.random.split(jax.random.key(0), max(len(texts), 1))
+  given: list[jax.Array] = []
+  for key, text in zip(keys, texts, strict=False):
+    if text.endswith((".npy", ".npz")):
+      given += _loaded(text)
+    else:
+      given.append(draw(key, parse(text)))
+  return given
+
+
+def _loaded(file: str) -> Iterator[jax.Array]:
+  """The array of an .npy file, or all those of an .npz file."""
+  if not os.path.exists(file):
+    raise CallError(f"--input {file!r}: there is no such file.")
+  try:
+    found = np.load(file, allow_pickle=False)
+    arrays = found.values() if file.endswith(".npz") else [found]
+    yield from map(jnp.asarray, arrays)
+  except (ValueError, OSError, TypeError) as error:
+    raise CallError(
+      f"--input {file!r} holds no plain arrays: {error}"
+    ) from None
+
+
+def keywords(texts: Sequence[str]) -> dict[str, Any]:
+  """What all --kwargs flags give.
+
+  Raises:
+    CallError: with what is wrong and what was wanted.
+
+  >>> keywords(["train=False, window=(3, 3)"])
+  {'train': False, 'window': (3, 3)}
+  """
+  found: dict[str, Any] = {}
+  for text in texts:
+    wrong = (
+      f"--kwargs {text!r} is not name=literal; wanted such as 'train=False'."
+    )
+    try:
+      call = ast.parse(f"f({text})", mode="eval").body
+      given = {each.arg: each.value for each in getattr(call, "keywords", [])}
+      found |= {str(name): ast.literal_eval(x) for name, x in given.items()}
+    except (SyntaxError, ValueError):
+      raise CallError(wrong) from None
+    if not given or None in given or getattr(call, "args", []):
+      raise CallError(wrong)
+  return found
+
+
 def parse(text: str) -> Input:
   """Reads one --input.
 
@@ -41,8 +103,8 @@ def parse(text: str) -> Input:
   match = _FORM.fullmatch(text.strip())
   if match is None:
     raise CallError(
-      f"--input {text!r} is no shape; wanted such as f32[8,28,28,1], or "
-      "i32[8,128]:50257 for integers below 50257."
+      f"--input {text!r} is no shape; wanted such as f32[8,28,28,1], "
+      "i32[8,128]:50257 for integers below 50257, or a file, batch.npy."
     )
   name, dims, high = match.groups()
   if name not in _DTYPES:

@@ -1,10 +1,11 @@
 """From package.module:object to a function, and parameters from each seed."""
 
 import difflib
+import functools
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,8 @@ from initjax._cli._errors import CallError
 from initjax.graph import functional, is_model, is_unbound
 
 _WANTED = (
-  "wanted a linen or an NNX module, a pair (fn, params), or a function or "
-  "class that gives one of these"
+  "wanted a linen, NNX or Equinox module, a pair (fn, params), or a function "
+  "or class that returns one of these"
 )
 
 
@@ -79,7 +80,12 @@ def _near(module: Any, name: str) -> str:
   return f"; it has {', '.join(close)}" if close else ""
 
 
-def build(path: str, inputs: Sequence[jax.Array], seeds: int) -> Model:
+def build(
+  path: str,
+  inputs: Sequence[jax.Array],
+  seeds: int,
+  keywords: Mapping[str, Any],
+) -> Model:
   """The model at `path`, with parameters from seeds 0 ... seeds - 1.
 
   If there are several, they are stacked along a new first axis.
@@ -87,7 +93,7 @@ def build(path: str, inputs: Sequence[jax.Array], seeds: int) -> Model:
   Raises:
     CallError: if the object is none of those wanted, or has no seed.
   """
-  draw = _drawing(path, load(path), inputs)
+  draw = _drawing(path, load(path), inputs, keywords)
   first = draw(0)
   if seeds == 1:
     return first
@@ -111,9 +117,14 @@ def _stack(models: Sequence[Model]) -> Any:
   return jax.tree.unflatten(jax.tree.structure(models[0].params), stacked)
 
 
-def _drawing(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
+def _drawing(
+  path: str,
+  found: Any,
+  inputs: Sequence[jax.Array],
+  keywords: Mapping[str, Any],
+) -> _Draw:
   """Draws the model that `found` is, or that it returns."""
-  draw = _draws(found, inputs)
+  draw = _draws(found, inputs, keywords)
   if draw is not None:
     return draw
   if not callable(found):
@@ -122,7 +133,7 @@ def _drawing(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
 
   def call(seed: int) -> Model:
     given = found(**{name: make(seed) for name, make in makers.items()})
-    draw = _draws(given, inputs)
+    draw = _draws(given, inputs, keywords)
     if draw is None:
       raise CallError(f"{path!r} gives {_kind(given)}; {_WANTED}.")
     model = draw(seed)
@@ -131,30 +142,39 @@ def _drawing(path: str, found: Any, inputs: Sequence[jax.Array]) -> _Draw:
   return call
 
 
-def _draws(found: Any, inputs: Sequence[jax.Array]) -> _Draw | None:
+def _draws(
+  found: Any, inputs: Sequence[jax.Array], keywords: Mapping[str, Any]
+) -> _Draw | None:
   """Draws `found` as a model; None if it is none."""
   if is_unbound(found):
-    return _from_linen(found, inputs)
+    return _from_linen(found, inputs, keywords)
   if isinstance(found, tuple):
     is_pair = len(found) == 2 and callable(found[0])
-    is_transform = hasattr(found, "init")  # Haiku's (init, apply)
-    return (lambda _: Model(*found)) if is_pair and not is_transform else None
+    if not is_pair or hasattr(found, "init"):  # Haiku's (init, apply)
+      return None
+    fn, params = found
+    fn = functools.partial(fn, **keywords) if keywords else fn
+    return lambda _: Model(fn, params)
   if not is_model(found):
     return None
-  model = Model(*functional(found))
+  model = Model(*functional(found, **keywords))
   return lambda _: model
 
 
-def _from_linen(module: Any, inputs: Sequence[jax.Array]) -> _Draw:
+def _from_linen(
+  module: Any, inputs: Sequence[jax.Array], keywords: Mapping[str, Any]
+) -> _Draw:
   """Collections beside the parameters, as batch statistics, may change."""
-  init = jax.jit(module.init)  # compiled once for all seeds
+  # Compiled once for all seeds.
+  init = jax.jit(functools.partial(module.init, **keywords))
 
   def draw(seed: int) -> Model:
     key = jax.random.key(seed)
     variables = init(key, *inputs)
     others = [name for name in variables if name != "params"]
     options: dict[str, Any] = {"mutable": others} if others else {}
-    model = functional(module, variables, rngs=key, **options)  # for dropout
+    options |= {"rngs": key, **keywords}  # a key for dropout
+    model = functional(module, variables, **options)
     return Model(*model, has_aux=bool(others), seeded=True)
 
   return draw

@@ -109,8 +109,8 @@ _REMEDIES = (
   "branches, or relu with he_normal()"
 )
 _UNEXPLAINED = (
-  "Theory does not expect it of these activations and variances: look for "
-  "kernels or biases of nonzero mean, and for scales between the layers."
+  "Theory does not predict this for these activations and variances: look for "
+  "kernels or biases with nonzero mean, and for scale factors between layers."
 )
 _CRITICAL_AT_ONE = ("tanh", "soft_sign", "erf", "hard_tanh", "sin")
 
@@ -120,7 +120,9 @@ def explain(
 ) -> tuple[str, str]:
   """The cause of a growth, in log₂ per operation, and its fix."""
   if layer is None:
-    silent = "No known activation feeds these operations: theory is silent."
+    silent = (
+      "No known activation feeds these operations, so theory cannot explain it."
+    )
     shows = "initjax.signal_graph(fn, params, *inputs) shows what feeds each"
     return silent, fix("", shows)
   off = math.log2(layer.sigma_w2 / layer.needed)
@@ -128,21 +130,21 @@ def explain(
   is_cause = abs(off) > 0.25 or abs(off - growth) < abs(growth) / 3
   if is_cause and off * growth > 0:
     cause = (
-      f"Kernels have σ_w² = {layer.sigma_w2:.3g} (variance × fan_in), where "
-      f"{layer.name} needs {layer.needed:.3g} to keep its signal: "
-      f"{2**off:.3g} times that."
+      f"The kernels are too {'large' if off > 0 else 'small'} for "
+      f"{layer.name}: their variance × fan_in is {layer.sigma_w2:.3g}, "
+      f"{2**off:.3g} times the {layer.needed:.3g} that keeps its signal."
     )
   elif direction == "forward" and layer.length_slope > 1:
     cause = (
-      f"{layer.name} keeps unit variance at these weights, but this fixed "
-      f"point is unstable (its length map has slope {layer.length_slope:.3f}): "
-      "whatever strays, strays further."
+      f"{layer.name} keeps unit variance at these weights, but any deviation "
+      f"grows, by a factor of {layer.length_slope:.3f} per layer."
     )
   elif direction == "backward" and abs(expected - growth) < abs(growth) / 2:
     verb = "explodes" if expected > 0 else "vanishes"
     cause = (
-      f"Theory says so: at these weights the gradient of {layer.name} {verb}, "
-      f"χ₁ = σ_w²E[φ'²] = {layer.chi_1:.3f} per layer. No seed helps."
+      f"Theory predicts this: with these weights the gradient of {layer.name} "
+      f"{verb}, by a factor of {layer.chi_1:.3f} per layer. Another seed will "
+      "not help."
     )
   else:
     return _UNEXPLAINED, fix("", _REMEDIES)
@@ -159,10 +161,12 @@ def _mended(layer: TypicalLayer, depth: int) -> str:
   if drift < _SHORT and layer.length_slope <= 1:
     return initializer("activation_scaling", _written(layer.name), layer.op)
   if layer.name in _CRITICAL_AT_ONE:
-    chaos = f"σ_w² = 1 is the edge of chaos of {layer.name}; or"
+    chaos = f"variance 1/fan_in is the edge of chaos of {layer.name}; or"
     return initializer("lecun_normal", "", layer.op, f"{chaos} {_REMEDIES}")
   return fix(
-    "", f"no variance keeps {layer.name} this deep; instead {_REMEDIES}"
+    "",
+    f"no kernel variance keeps {layer.name} stable at this depth; use "
+    f"{_REMEDIES}",
   )
 
 

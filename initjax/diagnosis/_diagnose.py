@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._growth import check_growth
 from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
-from initjax.graph import Row, as_function
+from initjax.graph import Row, as_function, with_advice
 from initjax.measurement import SignalReport, arrays_of, mean_square
 from initjax.propagation import predict_rows
 from initjax.reports import nothing_judged, ordered
@@ -21,6 +22,7 @@ from initjax.typing import Verdict
 _SIGMAS = 3.0  # of the band of what a healthy network may show
 
 
+@with_advice
 @nan_is_unknown()
 def diagnose(
   fn: Callable[..., Any],
@@ -86,6 +88,23 @@ def diagnose(
     bands=_bands(observed),
     predicted=_predicted(observed, inputs),
     judged=not nothing_judged(observed.found.forward.size.tolist()),
+    about=_about(fn, observed, inputs),
+  )
+
+
+def _about(
+  fn: Any, observed: Observed, inputs: Any
+) -> tuple[tuple[str, str], ...]:
+  """The function's name, the inputs' shapes, how many parameters and draws."""
+  leaves = jax.tree.leaves(inputs)
+  shapes = (f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in leaves)
+  count = sum(leaf.size for leaf in observed.leaves.values())
+  draws = len(observed.found.log2_moments["forward"])
+  return (
+    ("model", getattr(fn, "__qualname__", type(fn).__name__)),
+    ("inputs", ", ".join(shapes)),
+    ("parameters", f"{count:,}"),
+    *([("draws", str(draws))] if draws > 1 else []),
   )
 
 

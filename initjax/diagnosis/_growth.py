@@ -51,6 +51,8 @@ class Growth(NamedTuple):
   """standard deviation of the total, of the mean over draws"""
   drift: float
   """what a healthy network loses"""
+  unsure: float
+  """by how much that may be off, either way"""
   in_time: bool
   """whether it is over time steps, which share their weights"""
 
@@ -67,7 +69,7 @@ def check_growth(observed: Observed) -> Iterator[Verdict]:
     drift = observed.drift(direction, None)
     if growth is not None:
       growth = growth if drift is None else _by_law(growth, drift)
-      allowed = _SIGMAS * growth.spread + _NOTABLE
+      allowed = _SIGMAS * growth.spread + growth.unsure + _NOTABLE
       low, high = min(growth.drift, 0.0), max(growth.drift, 0.0)
       if not low - allowed <= growth.total <= high + allowed:
         yield _in_words(growth, ops, observed.leaves)
@@ -114,6 +116,7 @@ def _growth_of(
     float(slopes.mean()) * steps,
     spread / math.sqrt(len(slopes)),
     -added / (2 * math.log(2)),
+    0.0,
     in_time=sum(op.is_shared for op in ops) > len(ops) / 2,
   )
 
@@ -124,6 +127,7 @@ def _by_law(growth: Growth, drift: Drift) -> Growth:
   change = float(drift.expected[-1] - drift.expected[0])
   return growth._replace(
     drift=change if growth.direction == "forward" else -change,
+    unsure=float(max(drift.unsure[0], drift.unsure[-1])),
     spread=drift.error * steps,
   )
 
@@ -147,7 +151,9 @@ def _in_words(
   grave = abs(growth.total) > _GRAVE and not growth.in_time
   noun = NOUNS[growth.direction]
   measured = "second moment" if noun == "signal" else "sum of squares"
-  word = "exploding" if growth.total > 0 else "vanishing"
+  word, verb = "vanishing", "shrinks"
+  if growth.total > 0:
+    word, verb = "exploding", "grows"
   margin = _SIGMAS * growth.spread / (growth.bits.shape[1] - 1)
   factor = 2**growth.per_row
   low, high = factor * 2**-margin, factor * 2**margin
@@ -161,10 +167,11 @@ def _in_words(
     f"{word} {noun}",
     "error" if grave else "warning",
     own[0].path,
-    f"The {measured} changes {factor:.3g} times per operation ({low:.3g} to "
-    f"{high:.3g}), 2^{growth.total:.0f} over {len(growth.rows)} operations, "
-    f"where chance allows 2^{growth.drift:.1f} ± "
-    f"{_SIGMAS * growth.spread:.1f}. {cause}",
+    f"The {noun} {verb} from operation to operation, beyond what chance "
+    f"explains. Its {measured} changes by a factor of {factor:.3g} per "
+    f"operation ({low:.3g} to {high:.3g}), 2^{growth.total:.0f} over "
+    f"{len(growth.rows)} operations, where chance allows 2^{growth.drift:.1f} "
+    f"± {_SIGMAS * growth.spread + growth.unsure:.1f}. {cause}",
     mended,
     tuple(sorted(np.array(growth.rows)[strayed].tolist())),
   )

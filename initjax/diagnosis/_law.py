@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
-from initjax.diagnosis._null import null_of, passed_on
+from initjax.diagnosis._null import Null, null_of, passed_on
 from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import RowStatistics
 
@@ -79,48 +79,64 @@ def drift_of(
 
 def _forward(chain: Chain, found: RowStatistics, target: float | None) -> Drift:
   measured = _signal(chain, found)
-  correlation = float(found.detail.correlation[0])
-  known = math.isfinite(correlation)
-  null = null_of(
-    chain,
-    measured,
-    target,
-    correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
-    batch=int(found.detail.samples[0]) if known else 1,
-  )
+  null = _null(chain, found, measured, target)
   kept, accumulated = passed_on(chain, null.forward)
   steps = np.arange(chain.length, dtype=float)
+  alone, drift = null.forward_drift, null.forward_drift
+  if null.averaged is not None:
+    drift = np.where(np.isnan(null.averaged[0]), alone, null.averaged[0])
   return _least_squares(
     measured,
     null.forward,
-    null.forward_drift,
+    (drift, 0 * drift if chain.has_positions else drift),
     null.forward_covariance / len(found.log2_moments["forward"]),
     start=kept,
     growth=steps if target is None else accumulated,
-    averaged=chain.has_positions,
   )
 
 
 def _backward(chain: Chain, found: RowStatistics) -> Drift:
   """How the gradients of different samples correlate is not known.
 
-  Their average is taken to scatter like one of them, which is an upper bound.
+  Their average drifts less than one of them, down to what it does where they
+  are drawn at random at the end, and is taken to scatter like one: an upper
+  bound.
   """
   rows = chain.length
   gradient = found.log2_moments["backward"][:, :rows]
   sizes = np.log2(np.maximum(found.backward.size[:rows], 1))
-  null = null_of(chain, _signal(chain, found))
+  null = _null(chain, found, _signal(chain, found), None)
+  alone = least = null.backward_drift
+  if null.averaged is not None:
+    least = np.where(np.isnan(null.averaged[1]), 0.0, null.averaged[1])
   drift = _least_squares(
     (gradient.mean(axis=0) + sizes)[::-1],
     null.backward[::-1],
-    null.backward_drift[::-1],
+    (alone[::-1], (0 * alone if chain.has_positions else least)[::-1]),
     null.backward_covariance[::-1, ::-1] / len(gradient),
     start=np.ones(rows),
     growth=np.arange(rows, dtype=float),
-    averaged=True,
   )
   names = ("measured", "expected", "std", "unsure")
   return drift._replace(**{name: getattr(drift, name)[::-1] for name in names})
+
+
+def _null(
+  chain: Chain,
+  found: RowStatistics,
+  measured: np.ndarray,
+  target: float | None,
+) -> Null:
+  """The null of as many samples, as alike as those that were measured."""
+  correlation = float(found.detail.correlation[0])
+  known = math.isfinite(correlation)
+  return null_of(
+    chain,
+    measured,
+    target,
+    correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
+    batch=int(found.detail.samples[0]) if known else 1,
+  )
 
 
 def _signal(chain: Chain, found: RowStatistics) -> np.ndarray:
@@ -132,18 +148,16 @@ def _signal(chain: Chain, found: RowStatistics) -> np.ndarray:
 def _least_squares(
   measured: np.ndarray,
   expected: np.ndarray,
-  drift: np.ndarray,
+  drifts: tuple[np.ndarray, np.ndarray],
   covariance: np.ndarray,
   *,
   start: np.ndarray,
   growth: np.ndarray,
-  averaged: bool,
 ) -> Drift:
   """Fits measured - expected = drift + a·start + b·growth + chance.
 
-  Rows stand in the order that the signal takes. `drift` is that of the mean of
-  logarithms; the logarithm of an average over more than the law knows of
-  (`averaged`) drifts less, down to not at all.
+  Rows stand in the order that the signal takes. The drift of a healthy chain
+  lies between both `drifts`.
   """
   # Generalized least squares, since deviations are passed on from row to row:
   # for ReLU, whose logarithm walks at random, it compares the ends alone, where
@@ -154,9 +168,9 @@ def _least_squares(
   precision = np.linalg.inv(design.T @ weighted)
   since = np.eye(len(start))
   since[:, 0] -= start  # what is left of the first row's deviation is known
-  variances = np.einsum("ij,jk,ik->i", since, covariance, since)
-  unsure = drift / 2 if averaged else 0 * drift
-  middle = expected + drift - unsure
+  variances = ((since @ covariance) * since).sum(axis=1)
+  unsure = (drifts[0] - drifts[1]) / 2
+  middle = expected + (drifts[0] + drifts[1]) / 2
   ends = (
     float((precision @ weighted.T @ (measured - middle + sign * unsure))[1])
     for sign in (-1, 1)

@@ -24,7 +24,9 @@ _FLAT = 1e-3
 _SETTLING = 400  # layers; on the edge q falls to 1/800 by then
 _SMALL = -60.0  # log₂ of a variance at which φ is linear
 _DRAWS = 1000  # where the law of first order does not hold
-_CHEAP = 30_000  # units of a chain that is drawn so often
+_FEWEST = 100
+_MOST = 30_000_000  # units of all that is drawn
+_INPUTS = 4  # of a batch that is drawn; larger averages are nearly the same
 
 
 class Null(NamedTuple):
@@ -39,6 +41,8 @@ class Null(NamedTuple):
   backward_drift: np.ndarray
   forward_covariance: np.ndarray
   backward_covariance: np.ndarray
+  averaged: tuple[np.ndarray, np.ndarray] | None = None
+  """both drifts of averages over a batch; NaN where they are not known"""
 
 
 def null_of(
@@ -59,11 +63,8 @@ def null_of(
   start = 2 ** float(measured[0])
   null = _law(layers, start)
   if batch > 1:  # averages of few large samples scatter like one of them
-    mean = trajectory(
-      layers, second_moment=start, correlation=correlation, batch=batch
-    ).forward_drift
-    drift = np.where(np.isnan(mean), null.forward_drift, mean)
-    null = null._replace(forward_drift=drift)
+    averaged = _of_averages(layers, start, correlation, batch)
+    null = null._replace(averaged=averaged)
   if math.isnan(level):
     level = _settled(chain, log2_sigma_w2, float(null.forward[-1]))
   slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
@@ -75,21 +76,63 @@ def null_of(
 
 @functools.lru_cache(maxsize=16)
 def _law(layers: tuple[Layer, ...], start: float) -> Null:
-  """Of these layers; where the first order does not hold, of draws if cheap."""
+  """Of one input; where the first order does not hold, of draws if cheap."""
   t = trajectory(layers, second_moment=start)
   drifts = t.forward_drift, t.backward_drift
-  widest = max(layer.width or 1 for layer in layers)
-  few = len(layers) <= _DRAWS / 5 and len(layers) * widest <= _CHEAP
-  if few and not np.isfinite(drifts).all():
-    found = simulate(jax.random.key(0), layers, _DRAWS, second_moment=start)
-    alive = np.isfinite(found.forward + found.backward).all(axis=1)
-    if alive.sum() > _DRAWS / 2:
-      drawn = found.forward[alive], found.backward[alive]
+  covariances = t.forward_covariance, t.backward_covariance
+  if not np.isfinite(drifts).all():
+    draws = max(_DRAWS, 5 * len(layers))  # for a covariance of all rows
+    drawn = _drawn(layers, start, draws, fewest=draws)
+    if drawn is not None:
       drifts = drawn[0].mean(0) - t.forward, drawn[1].mean(0) - t.backward
       covariances = np.cov(drawn[0].T), np.cov(drawn[1].T)
-      return Null(t.forward, t.backward, *drifts, *covariances)
-  covariances = t.forward_covariance, t.backward_covariance
   return Null(t.forward, t.backward, *drifts, *covariances)
+
+
+@functools.lru_cache(maxsize=16)
+def _of_averages(
+  layers: tuple[Layer, ...], start: float, correlation: float, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Drifts over a batch, of gradients that are drawn at random at the end.
+
+  Deep for their width, samples collapse sooner than the first order says; then
+  of draws, if cheap.
+  """
+  given = {"second_moment": start, "correlation": correlation}
+  t = trajectory(layers, **given, batch=batch)
+  forward, backward = t.forward_drift, t.backward_drift
+  if not np.isfinite([forward, backward]).all():
+    few = min(batch, _INPUTS)
+    drawn = _drawn(layers, start, _FEWEST, correlation, few)
+    if drawn is not None:
+      if not np.isfinite(forward).all():
+        forward = drawn[0].mean(axis=0) - t.forward
+      if not np.isfinite(backward).all():
+        backward = drawn[1].mean(axis=0) - t.backward
+  return forward, backward
+
+
+def _drawn(
+  layers: tuple[Layer, ...],
+  start: float,
+  draws: int,
+  correlation: float = 0.0,
+  batch: int = 1,
+  fewest: int = _FEWEST,
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Both directions of draws that live; None if too few are cheap, or live."""
+  units = len(layers) * batch * max(layer.width or 1 for layer in layers)
+  draws = min(draws, _MOST // units)
+  if draws < fewest:
+    return None
+  forward, backward = simulate(
+    jax.random.key(0), layers, draws, second_moment=start, batch=batch,
+    correlation=max(correlation, -1 / max(batch - 1, 1)),
+  )  # fmt: skip
+  alive = np.isfinite(forward + backward).all(axis=1)
+  if alive.sum() <= draws / 2:
+    return None
+  return forward[alive], backward[alive]
 
 
 def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:

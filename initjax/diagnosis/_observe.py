@@ -16,6 +16,7 @@ from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._chain import Chain, chain_of
 from initjax.diagnosis._law import Drift, drift_of
 from initjax.measurement import (
+  Leaves,
   RowStatistics,
   SignalReport,
   arrays_of,
@@ -31,7 +32,7 @@ class Observed(NamedTuple):
   report: SignalReport
   found: RowStatistics
   """the report as arrays"""
-  leaves: dict[str, np.ndarray]
+  leaves: Leaves
   """parameters that have a gradient, by path, of the first draw"""
   chain: Chain | None
   """the model, if it is one whose signal and gradient arrive"""

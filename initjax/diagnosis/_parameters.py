@@ -1,6 +1,6 @@
 """Verdicts that the values of the parameters give, without running the model.
 
-Each check takes the graph and the leaves by path, as NumPy arrays, and yields
+Each check takes the graph and the leaves by path, wherever they are, and yields
 verdicts. A leaf of one value throughout (zeros, ones) is nobody's mistake and
 is passed over, except where equal columns are the point.
 """
@@ -10,8 +10,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from initjax.diagnosis._fixes import fix, named_axes
 from initjax.gains import gain
 from initjax.graph import LinearOp, SignalGraph
@@ -20,6 +18,8 @@ from initjax.measurement import (
   KernelLeaf,
   Leaves,
   find_duplicates,
+  has_equal_rows,
+  is_finite,
   is_random,
   kernel_leaves,
   mean_square,
@@ -27,18 +27,20 @@ from initjax.measurement import (
 from initjax.reports import not_followed
 from initjax.typing import Activation, Verdict
 
+_FEW = 8  # along each axis: columns that differ there need no closer look
+
 
 def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
   """Infinities and NaN in what is given, before anything is computed."""
-  bad = [path for path, x in leaves.items() if not np.isfinite(x).all()]
+  bad = [path for path, x in leaves.items() if not is_finite(x)]
   if bad:
     yield Verdict(
       f"non-finite {noun}",
       "error",
       bad[0] if noun == "parameter" else "",
-      f"Among the {noun}s, {_named(bad)}: infinite numbers or NaN. Whatever "
-      "follows has them too.",
-      fix("", f"look at where this {noun} comes from"),
+      f"The {noun}s hold infinities or NaN, which spread to everything that is "
+      f"computed from them: {_named(bad)}.",
+      fix("", f"find out where this {noun} comes from"),
     )
 
 
@@ -75,9 +77,9 @@ def duplicates(leaves: Leaves) -> Iterator[Verdict]:
     said = ", and ".join(words)
     letters = {"".join(re.findall(r"\w+", path)) for path in group.paths}
     by_flax = len(letters) == 1  # cut otherwise
-    cause = _FLAX_2157 if by_flax else "drawn with one key, or copied."
+    cause = _FLAX_2157 if by_flax else "drawn with the same key, or copied."
     own_keys = fix(
-      "", "a key of its own for each; nothing if the copy is meant"
+      "", "use a separate key for each; ignore this if the copy is intended"
     )
     yield Verdict(
       "duplicate parameters",
@@ -99,18 +101,21 @@ _FLAX_FIX = fix(
 
 def identical_layers(kernel: KernelLeaf) -> Iterator[Verdict]:
   """Layers stacked on one axis that were drawn with the same key."""
-  matrices = kernel.matrices()
-  distinct = len({layer.tobytes() for layer in matrices})
-  if distinct < len(matrices) and is_random(matrices[0]):
+  layers = [layer.tobytes() for layer in kernel.columns(_FEW)[0]]
+  if len(set(layers)) == len(layers):
+    return
+  distinct = len({layer.tobytes() for layer in kernel.columns()[0]})
+  first = (*kernel.ins, *kernel.outs)  # of the first layer
+  if distinct < len(layers) and is_random(kernel.leaf, first):
     yield Verdict(
       "identical layers",
       "error",
       kernel.op.path,
-      f"Of its {len(matrices)} stacked layers only {distinct} differ, entry by "
-      "entry: some were drawn with one key.",
+      "Some of its stacked layers were drawn with the same key: of "
+      f"{len(layers)}, only {distinct} are distinct.",
       fix(
         'nn.scan(..., split_rngs={"params": True})',
-        "nn.vmap likewise; in NNX nnx.split_rngs(splits=...)",
+        "the same for nn.vmap; in NNX, nnx.split_rngs(splits=...)",
       ),
     )
 
@@ -123,32 +128,42 @@ def symmetric_units(
   after += [k for k in [kernel] if k.op.place.scans]  # the layer above
   if not after:
     return  # outputs: what tells them apart is the target
-  twins, units = max(map(_twins, kernel.matrices()), default=(0, 0))
-  if not twins or not np.isfinite(kernel.leaf).all():
+  twins, units = _twins(kernel)
+  if not twins or not is_finite(kernel.leaf):
     return
-  alike = all((m == m[:1]).all() for k in after for m in k.matrices())
-  future = "until the different weights that read them tell them apart."
+  alike = all(has_equal_rows(k.leaf, k.ins) for k in after)
+  future = "differ only once the weights that read them set them apart."
   if alike:
-    future = "get the same gradient and stay equal for ever."
+    future = "get the same gradient and stay equal forever."
   yield Verdict(
     "symmetric units",
     "error" if alike else "warning",
     kernel.op.path,
-    f"{twins} of its {units} columns repeat another: such units compute the "
-    f"same, {future} A constant initializer does this.",
-    fix("kernel_init=initjax.initializers.he_normal()", "or any random one"),
+    f"{twins} of its {units} columns repeat another: these units compute the "
+    f"same and {future} A constant initializer causes this.",
+    fix(
+      "kernel_init=initjax.initializers.he_normal()",
+      "or any other random initializer",
+    ),
   )
 
 
-def _twins(matrix: np.ndarray) -> tuple[int, int]:
+def _twins(kernel: KernelLeaf) -> tuple[int, int]:
   """How many columns repeat another, more than chance does, and of how many.
 
-  Few entries may agree by chance; then half of all columns must.
+  In the layer that has most. Few entries may agree by chance; then half of all
+  columns must.
   """
-  fan_in, units = matrix.shape
-  columns = matrix[:, matrix.any(axis=0)]  # zeros start a residual branch
-  twins = columns.shape[1] - len({column.tobytes() for column in columns.T})
-  return (twins, units) if fan_in >= 8 or 2 * twins > units else (0, units)
+  sizes = (kernel.leaf.shape[axis] for axis in kernel.ins)
+  fan_in, most = math.prod(sizes), (0, 0)
+  if all(len(set(layer)) == len(layer) for layer in kernel.columns(_FEW)[0]):
+    return most
+  for layer, alive in zip(*kernel.columns(), strict=True):
+    units = len(layer)
+    twins = int(alive.sum()) - len(set(layer[alive]))
+    if fan_in >= 8 or 2 * twins > units:
+      most = max(most, (twins, units))
+  return most
 
 
 def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
@@ -170,10 +185,10 @@ def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
         "wrong fan",
         "error" if abs(math.log2(off)) > 2 else "warning",
         op.path,
-        f"Its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
-        f"were summed, which is what the shape {shape} looks like; the "
-        f"operation sums {op.fan_in:g}. Its output comes out {off:.3g} times "
-        "as large, in variance, as is meant.",
+        f"Its fan was read off its shape, {shape}, and is not the true one: "
+        f"its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
+        f"were summed, where the operation sums {op.fan_in:g}. The variance of "
+        f"its output is {off:.3g} times what was intended.",
         _fan_fix(kernel, rule, scales[rule], assumed),
       )
       return
@@ -234,7 +249,7 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       "unused parameters",
       "warning",
       idle[0],
-      f"{_named(idle)} meet no data: their gradient is zero.",
+      f"They never meet the data, so their gradient is zero: {_named(idle)}.",
       fix("", "remove them, or use them in the forward pass"),
     )
   closed = [op for op in graph.ops if op.origin == "constant"]
@@ -244,9 +259,9 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       "constant kernel",
       "warning",
       "",
-      f"{len(closed)} kernel{'s' * (len(closed) > 1)} (fan_in "
-      f"{op.fan_in:g}, output {list(op.shape)}): constants the function "
-      "closes over, which will not be trained.",
+      f"{len(closed)} kernel{'s' * (len(closed) > 1)} will not be trained, "
+      "being constants that the function closes over (fan_in "
+      f"{op.fan_in:g}, output {list(op.shape)}).",
       fix(
         "fn, params = initjax.functional(module)",
         "for NNX and Equinox; else make them an argument: fn(params, *inputs)",
@@ -261,25 +276,44 @@ def missed(graph: SignalGraph) -> Iterator[Verdict]:
       "not followed",
       "note",
       next(iter(graph.not_followed)),
-      f"{not_followed(graph.not_followed)}. Nothing is said of that.",
+      f"{not_followed(graph.not_followed)}. It is not judged.",
       fix(
         "",
-        "a matrix product, a convolution or a look-up in its place is followed",
+        "written as a matrix product, a convolution or a look-up, it would be",
       ),
     )
 
 
 def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
-  """Calls whose linear operations have no row."""
+  """Calls whose linear operations have no row, or one without detail."""
+  if without_detail(graph):
+    yield Verdict(
+      "not looked at",
+      "note",
+      "",
+      without_detail(graph),
+      fix("", "the same model on one device shows them"),
+    )
   if graph.opaque:
     yield Verdict(
       "not looked at",
       "note",
       "",
-      f"{_named(graph.opaque)}: linear operations inside could not be read, so "
-      "nothing is said of them.",
-      fix("", "a plain JAX function in its place shows what it does"),
+      "The linear operations inside could not be read, and are not judged: "
+      f"{_named(graph.opaque)}.",
+      fix("", "a plain JAX function in its place can be read"),
     )
+
+
+def without_detail(graph: SignalGraph) -> str:
+  """What is not measured where devices hold parts of a signal; "" if all is."""
+  shards = sum("shard_map" in op.place.whole for op in graph.ops)
+  if not shards:
+    return ""
+  return (
+    f"Inside a shard_map sizes alone are measured, of {shards} operations: "
+    "nothing is said of dead units, saturation and samples that look alike."
+  )
 
 
 def _named(paths: Sequence[str]) -> str:

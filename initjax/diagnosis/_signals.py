@@ -59,10 +59,9 @@ def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
       f"non-finite {noun}",
       "error",
       first.op.path,
-      f"{of.nonfinite[rows[0]]:.0f} of {of.size[rows[0]]:.0f} "
-      "entries are infinite or NaN, for the first time, at "
-      f"{_row_name(first)}; {seen}{dtype} holds up to "
-      f"{float(jnp.finfo(dtype).max):.3g}.",
+      f"First infinite or NaN values at {_row_name(first)}: "
+      f"{of.nonfinite[rows[0]]:.0f} of {of.size[rows[0]]:.0f} entries; "
+      f"{seen}{dtype} holds up to {float(jnp.finfo(dtype).max):.3g}.",
       _range_fix(dtype, overflow=True),
       tuple(rows),
     )
@@ -72,15 +71,15 @@ def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
 
 def _range_fix(dtype: np.dtype, *, overflow: bool) -> str:
   if dtype == jnp.float16:
-    return fix("dtype=jnp.bfloat16", "the exponents of float32, in 16 bits")
+    return fix("dtype=jnp.bfloat16", "16 bits with the range of float32")
   if overflow:
     return fix(
       "kernel_init=initjax.initializers.activation_scaling(φ)",
-      "or normalization; no narrower range is to blame",
+      "or normalization; the dtype's range is not the cause",
     )
   return fix(
     "",
-    "weights that keep the gradient's size (see the other verdicts); only "
+    "use weights that keep the gradient's size (see the other verdicts); only "
     "float64 reaches further down than this dtype",
   )
 
@@ -132,12 +131,13 @@ def _cut_off(
     f"{NOUNS[direction]} is cut off",
     "note" if meant else "warning",
     first.op.path,
-    f"Exactly 0 in {_count(lost)}, from {_row_name(first)} on, and "
-    "not by rounding: a kernel of zeros (as residual branches start with), "
-    "units that are all dead, a stop_gradient, or a function of slope 0.",
+    f"Exactly 0 in {_count(lost)}, from {_row_name(first)} on, and not by "
+    "rounding. Possible causes: a kernel of zeros (residual branches often "
+    "start with one), units that are all dead, a stop_gradient, or a function "
+    "with zero slope.",
     fix(
       "kernel_init=initjax.initializers.he_normal()",
-      "nothing is to be done if it is a branch that shall start at zero",
+      "ignore this for a residual branch initialized to zero on purpose",
     ),
     tuple(lost),
   )
@@ -161,10 +161,10 @@ def dead_units(found: RowStatistics) -> Iterator[Verdict]:
       "dead units",
       "error" if worst > 0.9 else "warning",
       found.rows[rows[0]].op.path,
-      f"Up to {worst:.0%} of the units that feed it, in {_count(rows)}, are "
-      f"exactly 0 on every sample ({chance:.0%} would be by chance): they pass "
-      "no gradient, and do not learn. Biases far below zero, or a step with "
-      "too large a learning rate, do this.",
+      "Many of the units that feed it are 0 on every sample, so they pass no "
+      f"gradient and cannot learn: up to {worst:.0%} in {_count(rows)}, where "
+      f"chance explains {chance:.0%}. Biases far below zero, or a step with "
+      "too large a learning rate, cause this.",
       fix(
         "bias_init=initjax.initializers.zeros",
         "or a smaller learning rate, or jax.nn.leaky_relu or jax.nn.elu",
@@ -210,9 +210,9 @@ def saturated(found: RowStatistics) -> Iterator[Verdict]:
       "saturation",
       "warning",
       found.rows[rows[0]].op.path,
-      f"E|φ'| of the {name} that feeds it is {slopes[rows[0]]:.2g}, of at most "
-      f"{_STEEPEST[name]:.2g}, in {_count(rows)}: the gradient stops there. "
-      "Its inputs are too large.",
+      f"The {name} that feeds it is saturated in {_count(rows)}, because its "
+      "inputs are too large: almost no gradient passes. Its mean slope is "
+      f"{slopes[rows[0]]:.2g}, of at most {_STEEPEST[name]:.2g}.",
       fix(
         "kernel_init=initjax.initializers.xavier_normal()",
         "or inputs of unit variance, or normalization before it",
@@ -251,11 +251,10 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
       "rank collapse",
       "warning",
       first.op.path,
-      f"The mean cosine between two samples is {cosine[rows[0]]:.6f} at "
-      f"{_row_name(first)} and was {cosine[known[0]]:.2f} at first: "
-      "what tells samples apart is less than "
-      "bfloat16 resolves. Deep networks without normalization or residual "
-      "branches do this.",
+      f"From {_row_name(first)} on, all samples look alike: their mean cosine "
+      f"is {cosine[rows[0]]:.6f} and was {cosine[known[0]]:.2f} at first, so "
+      "they differ by less than bfloat16 resolves. Deep networks without "
+      "normalization or residual branches do this.",
       fix(
         "",
         "residual branches, normalization, or fewer layers; for tanh-like "

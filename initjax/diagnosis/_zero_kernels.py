@@ -5,7 +5,7 @@ what it feeds, and the gradient of what feeds it; nothing beside its path.
 """
 
 from initjax.graph import SignalGraph, Site, Stream, terms_within
-from initjax.measurement import Leaves, RowStatistics
+from initjax.measurement import Leaves, RowStatistics, is_zero
 
 Sources = list[set[int] | None]
 """The rows that feed each row, and last the output; None if it is not known."""
@@ -19,7 +19,7 @@ def meant_zeros(
   """Rows that are 0 because of kernels of zeros that learn, and of no other."""
   sources = _feeding_rows(found.graph)
   zeros = {
-    path for path, leaf in leaves.items() if leaf.ndim > 1 and not leaf.any()
+    path for path, leaf in leaves.items() if leaf.ndim > 1 and is_zero(leaf)
   }
   causes = {
     at

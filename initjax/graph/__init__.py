@@ -13,7 +13,7 @@ from initjax.graph._compat import (
   open_jaxpr,
   scan_operands,
 )
-from initjax.graph._factors import entries_of
+from initjax.graph._factors import entries_of, named_in
 from initjax.graph._formula import fed_by
 from initjax.graph._frameworks import (
   as_function,
@@ -22,6 +22,7 @@ from initjax.graph._frameworks import (
   is_unbound,
 )
 from initjax.graph._graph import (
+  BY_DEVICE,
   Feed,
   Image,
   LinearOp,
@@ -35,6 +36,8 @@ from initjax.graph._graph import (
   terms_within,
 )
 from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
+from initjax.graph._mixing import window_matrix
+from initjax.graph._mixture import Mixing
 from initjax.graph._primitives import (
   BLOCKWISE,
   INLINED,
@@ -44,6 +47,7 @@ from initjax.graph._primitives import (
   RESHAPES,
 )
 from initjax.graph._signal_graph import Trace, signal_graph, trace
+from initjax.graph._slips import with_advice
 from initjax.graph._view import View, memory_of, overlap
 
 __all__ = [

@@ -6,11 +6,19 @@ scalar, and can be called.
 """
 
 import heapq
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from initjax._activations import identity
 from initjax.graph._graph import Feed
-from initjax.graph._primitives import AFFINE, ELEMENTWISE, LAYOUT, MOVES
+from initjax.graph._primitives import (
+  AFFINE,
+  CHOICES,
+  ELEMENTWISE,
+  LAYOUT,
+  MOVES,
+)
 from initjax.graph._recovered import dropout, recovered
 from initjax.graph._values import Node, Value
 
@@ -31,8 +39,25 @@ def feed_of(operand: Node) -> tuple[Feed, Node]:
   activation: Any = identity if reason == "linear" else None
   if any(node.label not in LAYOUT for node in between):
     activation = recovered(source, between)
-  feed = Feed(activation, reason, operation, source.place, source.output)
+  place, share = source.place, share_of(between)
+  feed = Feed(activation, reason, operation, place, source.output, share=share)
   return feed, source
+
+
+def share_of(between: Iterable[Node]) -> float:
+  """How many entries leave these nodes for each that enters."""
+  share = 1.0
+  for node in between:
+    if chooses(node) or (node.label == "broadcast_in_dim" and node.equation):
+      before = node.equation.invars[0].aval.shape
+      after = node.equation.outvars[node.output].aval.shape
+      share *= math.prod(after) / max(1, math.prod(before))
+  return share
+
+
+def chooses(node: Node) -> bool:
+  """Whether it takes some entries, by its parameters alone."""
+  return node.label in CHOICES and node.equation is not None
 
 
 def source_of(operand: Node) -> tuple[Node, list[Node]]:

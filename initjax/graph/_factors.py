@@ -4,12 +4,14 @@ A constant counts with its root mean square. So does a parameter, whose values
 are known later: what is computed of it is kept as an expression.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from initjax.graph._constants import FUNCTIONS, entries_in_place
 from initjax.graph._graph import UNKNOWN, Computed, Scale, Stream, Term
 from initjax.graph._primitives import LAYOUT
 from initjax.graph._values import Node, Value
@@ -17,31 +19,6 @@ from initjax.graph._view import size_of
 
 _LARGEST = 1 << 20
 """A constant of more entries is not looked at."""
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-  "abs": np.abs,
-  "add": np.add,
-  "cos": np.cos,
-  "div": np.divide,
-  "eq": np.equal,
-  "exp": np.exp,
-  "expm1": np.expm1,
-  "integer_pow": np.power,
-  "log": np.log,
-  "log1p": np.log1p,
-  "logistic": lambda x: 1 / (1 + np.exp(-x)),
-  "max": np.maximum,
-  "min": np.minimum,
-  "mul": np.multiply,
-  "neg": np.negative,
-  "pow": np.power,
-  "select_n": lambda where, off, on: np.where(where, on, off),
-  "rsqrt": lambda x: 1 / np.sqrt(x),
-  "sin": np.sin,
-  "sqrt": np.sqrt,
-  "square": np.square,
-  "sub": np.subtract,
-  "tanh": np.tanh,
-}
 
 
 class Factor(NamedTuple):
@@ -132,8 +109,9 @@ def _entries(value: Value) -> np.ndarray | None:
   if made.label in LAYOUT:
     return _entries(made.operands[0])
   given = [_entries(each) for each in made.operands]
-  if made.label not in _FUNCTIONS or any(each is None for each in given):
-    return None
+  if made.label not in FUNCTIONS or any(each is None for each in given):
+    computed = entries_in_place(value)
+    return None if computed is None else _wide(computed)
   return _applied(made.label, [*given, *_exponent(made)])
 
 
@@ -148,8 +126,9 @@ def values_of(array: Any) -> np.ndarray | None:
   return _wide(array)
 
 
-def _wide(array: Any) -> np.ndarray:
-  found = np.asarray(array)
+def _wide(array: Any) -> Any:
+  traced = isinstance(array, jax.core.Tracer)
+  found = array if traced else np.asarray(array)
   return found.astype(complex if np.iscomplexobj(found) else float)
 
 
@@ -158,12 +137,21 @@ def _exponent(made: Any) -> tuple[float, ...]:
   return (float(made.equation.params["y"]),) if integer else ()
 
 
-def _applied(label: str, given: list[Any]) -> np.ndarray | None:
+def _applied(label: str, given: list[Any]) -> Any:
   try:
+    if any(isinstance(each, jax.core.Tracer) for each in given):
+      return _on_devices(label, given)
     with np.errstate(all="ignore"):
-      return np.asarray(_FUNCTIONS[label](*given))
+      return np.asarray(FUNCTIONS[label](*given))
   except ValueError:  # shapes that do not go together once they were moved
     return None
+
+
+def _on_devices(label: str, given: list[Any]) -> jax.Array:
+  """Of entries that no process has all of: the primitive of that name."""
+  if label == "integer_pow":
+    return given[0] ** int(given[1])
+  return getattr(jax.lax, label)(*jnp.broadcast_arrays(*given))
 
 
 def _expression(value: Value) -> Computed | str | float | None:
@@ -183,27 +171,36 @@ def _expression(value: Value) -> Computed | str | float | None:
   if made.label in LAYOUT:
     return _expression(made.operands[0])
   given: list[Any] = [_expression(each) for each in made.operands]
-  if made.label not in _FUNCTIONS or None in given:
+  if made.label not in FUNCTIONS or None in given:
     return None
   return Computed(made.label, (*given, *_exponent(made)))
 
 
-def entries_of(
-  scale: Scale | float, leaf_at: Callable[[str | int], Any]
-) -> np.ndarray:
+def named_in(scale: Scale | float) -> set[str | int]:
+  """The parameters, by path, and the inputs, by number, that it is made of."""
+  if isinstance(scale, str):
+    return {scale}
+  if not isinstance(scale, Computed):
+    return set()
+  if scale.label == "input":
+    return {int(scale.operands[0])}  # type: ignore[arg-type]
+  return set().union(*map(named_in, scale.operands))
+
+
+def entries_of(scale: Scale | float, known: Mapping[str | int, Any]) -> Any:
   """The entries of a scale; NaN if not known.
 
   Args:
     scale: of a term.
-    leaf_at: gives a parameter by its path, an input by its number.
+    known: arrays, traced or not, for all that is `named_in` it.
   """
   if isinstance(scale, str):
-    return _wide(leaf_at(scale))
+    return _wide(known[scale])
   if not isinstance(scale, Computed):
     return _wide(scale)
   if scale.label == "input":
-    (number,) = scale.operands
-    return _wide(leaf_at(int(number)))  # type: ignore[arg-type]
-  given = [entries_of(each, leaf_at) for each in scale.operands]
+    (number,) = named_in(scale)
+    return _wide(known[number])
+  given = [entries_of(each, known) for each in scale.operands]
   found = _applied(scale.label, given) if scale.operands else None
   return np.asarray(np.nan) if found is None else found

@@ -3,7 +3,7 @@
 import math
 
 from initjax.graph._moves import places_after
-from initjax.graph._primitives import JOINS, MOVES
+from initjax.graph._primitives import ELEMENTWISE, JOINS, MOVES
 from initjax.graph._values import Node
 
 
@@ -13,22 +13,23 @@ def features(node: Node, rank: int) -> frozenset[int]:
   Where an operation is below, those that its kernel makes; of an input, all
   but the first.
   """
-  found, moved, rank = _found(node, rank)
+  source, moved, rank = _source(node, rank)
+  found = source.features
   if found is None:
     found = frozenset(range(min(1, rank - 1), rank))
   return _after(moved, found)
 
 
 def made_features(node: Node, rank: int) -> frozenset[int] | None:
-  """The same; None where no operation is known to be below."""
-  found, moved, _ = _found(node, rank)
-  return None if found is None else _after(moved, found)
+  """The same; None where no kernel is known to have made them."""
+  source, moved, _ = _source(node, rank)
+  if source.features is None or source.operation is None:
+    return None
+  return _after(moved, source.features)
 
 
-def _found(
-  node: Node, rank: int
-) -> tuple[frozenset[int] | None, list[Node], int]:
-  """Axes of features below, the moves from there on, and how many axes."""
+def _source(node: Node, rank: int) -> tuple[Node, list[Node], int]:
+  """What knows its features, the moves from there on, and how many axes."""
   moved: list[Node] = []
   while node.features is None:
     below = _whole_below(node)
@@ -36,7 +37,7 @@ def _found(
       break
     moved += [node] * (node.label in MOVES)
     node, rank = below
-  return node.features, moved, rank
+  return node, moved, rank
 
 
 def _after(moved: list[Node], found: frozenset[int]) -> frozenset[int]:
@@ -58,10 +59,18 @@ def _whole_below(node: Node) -> tuple[Node, int] | None:
     is_part = node.label in JOINS | {"slice", "pad"}
     if below is None or (not is_part and math.prod(shape) < size):
       continue
-    spread = below.label == "broadcast_in_dim" and below.equation is not None
-    if spread:
-      before = below.equation.invars[0].aval.shape
-      spread = math.prod(before) < math.prod(shape)
+    spread = _is_spread(below, math.prod(shape))
     if not spread and (found is None or found[0].index < below.index):
       found = below, len(shape)
   return found
+
+
+def _is_spread(node: Node, size: int) -> bool:
+  """Whether it is made of fewer entries: broadcast, or with parameters."""
+  if node.equation is None or node.features is not None or not node.below:
+    return False
+  if node.label != "broadcast_in_dim" and node.label not in ELEMENTWISE:
+    return False
+  pairs = zip(node.operands, node.equation.invars, strict=True)
+  sizes = [math.prod(atom.aval.shape) for v, atom in pairs if v.node]
+  return max(sizes) < size

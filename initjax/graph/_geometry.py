@@ -10,7 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+
+from initjax.graph._compat import Equation
 
 
 class Axes(NamedTuple):
@@ -143,33 +146,64 @@ def valid_fans(
     pads: zeros at both ends of each of the signal's axes.
     own: shape of the signal without what was put around it.
   """
-  signal, kernel, output = shapes
+  _, kernel, output = shapes
   numbers = params["dimension_numbers"]
   fan_in = float(kernel[numbers.rhs_spec[1]])
   groups = params["feature_group_count"] * params["batch_group_count"]
   fan_out = kernel[numbers.rhs_spec[0]] / groups
   specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
   places = zip(*(spec[2:] for spec in specs), strict=True)
-  for i, (lhs, rhs, out) in enumerate(places):
-    inside = range(pads[lhs][0], signal[lhs] - pads[lhs][1])
-    taps = _taps(params, i, kernel[rhs], output[out], inside)
+  for (lhs, _, out), entries in zip(
+    places, tap_entries(params, shapes, pads), strict=True
+  ):
+    taps = int((entries >= 0).sum())
     fan_in *= taps / max(output[out], 1)
     fan_out *= taps / max(own[lhs], 1)
   return _integer(fan_in), _integer(fan_out)
 
 
-def _taps(
-  params: dict[str, Any], axis: int, window: int, outputs: int, inside: range
-) -> int:
-  """How often an entry of the signal meets one of the kernel, along an axis."""
-  start = np.arange(outputs)[:, None] * params["window_strides"][axis]
-  step = np.arange(window) * params["rhs_dilation"][axis]
-  spread = params["lhs_dilation"][axis]
-  place, between = np.divmod(start + step - params["padding"][axis][0], spread)
-  met = (between == 0) & (place >= inside.start) & (place < inside.stop)
-  return int(met.sum())
+def tap_entries(
+  params: dict[str, Any], shapes: Shapes, pads: Pads
+) -> tuple[np.ndarray, ...]:
+  """For each axis of the window [outputs, taps]: the entry that a tap meets.
+
+  It is -1 where that is a zero around the signal, or one put between entries.
+  """
+  signal, kernel, output = shapes
+  numbers = params["dimension_numbers"]
+  specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
+  found = []
+  for axis, (lhs, rhs, out) in enumerate(
+    zip(*(spec[2:] for spec in specs), strict=True)
+  ):
+    start = np.arange(output[out])[:, None] * params["window_strides"][axis]
+    step = np.arange(kernel[rhs]) * params["rhs_dilation"][axis]
+    spread, low = params["lhs_dilation"][axis], params["padding"][axis][0]
+    place, between = np.divmod(start + step - low, spread)
+    entry, size = place - pads[lhs][0], signal[lhs] - sum(pads[lhs])
+    inside = (between == 0) & (entry >= 0) & (entry < size)
+    found.append(np.where(inside, entry, -1))
+  return tuple(found)
 
 
 def _integer(number: float) -> float:
   """An integer where it is one: fans may be fractional, but rarely are."""
   return int(number) if number == int(number) else number
+
+
+def product_by_entry(equation: Equation) -> Any | None:
+  """As a jaxpr of `mul`, a product without a sum that only scales one side."""
+  (summed, _), batches = equation.params["dimension_numbers"]
+  avals, output = [a.aval for a in equation.invars], equation.outvars[0].aval
+  if summed or all(len(a.shape) > len(batches[0]) for a in avals):
+    return None
+
+  def spread(side: jax.Array, batch: Sequence[int]) -> jax.Array:
+    free = (axis for axis in range(side.ndim) if axis not in batch)
+    side = jax.lax.transpose(side, (*batch, *free)).astype(output.dtype)
+    return jax.lax.broadcast_in_dim(side, output.shape, range(side.ndim))
+
+  shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+  return jax.make_jaxpr(
+    lambda *sides: jax.lax.mul(*map(spread, sides, batches))
+  )(*shapes)

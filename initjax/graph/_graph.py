@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+from initjax._activations import known_name
 from initjax._paths import short_path
 from initjax.graph._geometry import Axes
+from initjax.graph._mixture import Mixing
 from initjax.graph._view import View
 from initjax.typing import Activation
 
@@ -16,6 +18,10 @@ Site = tuple[int, ...]
 
 Of an operand alone, another one after that, -1 for the first and so on down.
 """
+
+
+BY_DEVICE = "cond of each device"
+"""Branches of which each device of a shard_map takes its own."""
 
 
 class Scan(NamedTuple):
@@ -34,7 +40,7 @@ class Place(NamedTuple):
   """outermost first"""
   whole: frozenset[str] = frozenset()
   """names of calls around it that are run as a whole: a custom derivative rule,
-  a while loop, a shard_map"""
+  a while loop, a shard_map; or `BY_DEVICE`"""
 
   @property
   def repeats(self) -> tuple[int, ...]:
@@ -87,6 +93,9 @@ class Term(NamedTuple):
     "normalized",
     "product",
     "parts",
+    "average",
+    "maximum",
+    "attention",
     "bias",
     "constant",
     "ones",
@@ -95,9 +104,10 @@ class Term(NamedTuple):
   ]
   """the output of an operation; the stream that feeds one, or what that stream
   normalizes; a normalized stream; a product of images, or one alone;
-  images side by side; a parameter that is added, or a constant array of unit
-  size; the number 1; the entries of one-hot rows that are not 0; an input; what
-  is normalized, where it cannot be said"""
+  images side by side; the mean or the maximum of an image over positions;
+  values, queries and keys; a parameter that is added, or a constant array of
+  unit size; the number 1; the entries of one-hot rows that are not 0; an input;
+  what cannot be said, with all that has a say in it as `inner`"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""
@@ -108,10 +118,17 @@ class Term(NamedTuple):
   """normalized over the "units" of each sample, or over "samples" """
   centred: bool = False
   """whether its mean is subtracted before it is normalized"""
+  channels: int = 0
+  """of those units, where positions are normalized with them"""
   images: "tuple[Image, ...]" = ()
   """of a product: independent, given what feeds their streams"""
   factor: float = 1.0
   scales: tuple[Scale, ...] = ()
+  share: float = 1.0
+  """of the entries that it names, how many it takes: more than all of them,
+  where they are repeated"""
+  mixing: Mixing | None = None
+  """of positions"""
 
 
 Stream = tuple[Term, ...]
@@ -124,7 +141,8 @@ class Image(NamedTuple):
   activation: Activation
   stream: Stream
   share: float = 1.0
-  """of the stream's entries that it takes: ½ for the halves of a gated unit"""
+  """of the stream's entries that it takes, likewise: ½ for the halves of a
+  gated unit"""
   weight: float = 1.0
   """where images are side by side, its part of all entries"""
 
@@ -154,6 +172,10 @@ class Feed(NamedTuple):
   """which of that equation's outputs"""
   stream: Stream | None = None
   """what that source is a sum of; None where it cannot be said"""
+  reached: Stream | None = None
+  """then, all that has a say in it; None where that cannot be said either"""
+  share: float = 1.0
+  """of the source's entries that it takes; > 1 where they are repeated"""
 
   @property
   def from_outside(self) -> bool:
@@ -161,7 +183,7 @@ class Feed(NamedTuple):
     return self.reason in ("input", "indices", "positions", "constant")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LinearOp:
   """One use of a parameter in a linear operation."""
 
@@ -198,9 +220,20 @@ class LinearOp:
   """of the operand that is the kernel, in one repeat"""
   valid_fans: tuple[float, float] | None = None
   """fan_in and fan_out without terms that are padding, if these are there"""
+  taps: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+  """of a convolution, for each axis [outputs, taps]: the entry met, or -1"""
   summed_over: tuple[tuple[str, int], ...] = ()
   """axes of a shard_map's mesh, and their sizes, over whose devices the output
   is summed: `fan_in` counts the terms of all"""
+
+  def __repr__(self) -> str:
+    """Short: path, kind, fans, repeats, and what feeds it."""
+    name = f"{self.path or '(constant)'}: {self.kind}"
+    times = "".join(f" × {length}" for length in self.repeats)
+    fans = f"{self.fan_in:g}→{self.fan_out:g}"
+    feed = self.usual_feed
+    source = (feed.activation and known_name(feed.activation)) or feed.reason
+    return f"LinearOp({name} {fans}{times}, fed by {source})"
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
     """What feeds one repeat."""
@@ -308,7 +341,7 @@ def _turn(row: Row) -> tuple[Any, ...]:
   return (*itertools.chain(*turns), row.op.place.site)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SignalGraph:
   """How a model uses its parameters, read from its jaxpr."""
 
@@ -344,6 +377,26 @@ class SignalGraph:
       for repeat in itertools.product(*map(range, op.repeats))
     )
     return tuple(sorted(rows, key=_turn))
+
+  def __repr__(self) -> str:
+    """Short: how much was found; `print` lists the operations."""
+    counts = {
+      "data products": self.products,
+      "used elementwise": self.elementwise,
+      "unused": self.unused,
+      "not followed": self.not_followed,
+    }
+    rest = (f", {len(found)} {name}" for name, found in counts.items() if found)
+    ops = f"{len(self.ops)} operation{'s' * (len(self.ops) != 1)}"
+    return f"SignalGraph({ops}{''.join(rest)})"
+
+  def __str__(self) -> str:
+    """The operations in order, one a line, and what was not followed."""
+    missed = (
+      f"  not followed: {path} ({primitive})"
+      for path, primitive in self.not_followed.items()
+    )
+    return "\n".join((repr(self), *(f"  {op!r}" for op in self.ops), *missed))
 
   def __iter__(self) -> Iterator[LinearOp]:
     return iter(self.ops)

@@ -54,7 +54,7 @@ Result = tuple[list[Any], dict[Site, Any], dict[Hashable, State]]
 
 WITH_RULES = CALLS | REMAT | {"scan", "cond", "shard_map"}
 """What is entered so that every derivative rule is kept."""
-FORWARD = CALLS | REMAT | RULES | {"scan", "cond"}
+FORWARD = WITH_RULES | RULES
 """What is entered where no derivative is taken, and states are kept."""
 
 
@@ -292,16 +292,13 @@ def _run_cond(call: _Call, operands: list[Any], inside: _Inside) -> Result:
 
 
 def _run_shard_map(call: _Call, operands: list[Any], inside: _Inside) -> Result:
-  """States stay outside: what each device would make of them differs."""
+  """States are to be the same on every device."""
   params = call.equation.params
 
-  def run(operands: list[Any], slots: Slots) -> tuple[list[Any], Any]:
-    given = _Inside(slots, {})
-    outputs, found, _ = call.run(params["jaxpr"], operands, given)
-    return outputs, found
+  def run(operands: list[Any], slots: Slots, states: States) -> Result:
+    return call.run(params["jaxpr"], operands, _Inside(slots, states))
 
-  outputs, found = in_shards(run, params, operands, inside.slots)
-  return outputs, found, dict(inside.states)
+  return in_shards(run, params, operands, *inside)
 
 
 _REBUILD: dict[str, Callable[[_Call, list[Any], _Inside], Result]] = {

@@ -11,7 +11,7 @@ from initjax.graph._geometry import Axes, Fans
 from initjax.graph._graph import Feed, LinearOp, Place, Site, Term
 from initjax.graph._moves import Shape
 from initjax.graph._nonzeros import NonZeros
-from initjax.graph._padding import patch_overlap, valid_fans
+from initjax.graph._padding import patch_overlap, taps_of, valid_fans
 from initjax.graph._reader import Reader
 from initjax.graph._roles import (
   chosen_kernels,
@@ -82,11 +82,18 @@ def _read_product(
   every = [terms_of(equation, 0, first), terms_of(equation, 1, second)]
   known = [terms.number for terms in every if terms is not None]
   terms = NonZeros(min(known)) if known else None
-  op = _operation(reader, equation, (weight, first), place, role, terms)
+  op = _operation(
+    reader, equation, (weight, first), place, role, terms, is_row=False
+  )
   op = dataclasses.replace(op, kind="data")
   both = chosen_kernels(equation, [first, second], strict=True)
-  made: dict[str, Any] = {"operands": (second, first), "place": place}
-  made["equation"] = equation
+  rank = len(equation.outvars[0].aval.shape)
+  made: dict[str, Any] = {
+    "operands": (second, first),
+    "place": place,
+    "equation": equation,
+    "features": frozenset(range(min(1, rank - 1), rank)),
+  }
   if not all(both) or first.choice is None or second.choice is None:
     reader.sites[place.site] = op
     return reader.data("data product", **made)
@@ -109,10 +116,12 @@ def _operation(
   place: Place,
   role: tuple[Any, Axes, Fans],
   terms: NonZeros | None,
+  *,
+  is_row: bool = True,
 ) -> LinearOp:
   """A product of the kernel and the signal, in this order."""
   (weight, signal), (kind, axes, (fan_in, fan_out)) = sides, role
-  feed = reader.streams.feeding(signal, place.site)
+  feed = reader.streams.feeding(signal, place.site if is_row else None)
   valid = valid_fans(equation, signal, (fan_in, fan_out))
   if terms is not None:
     fan_in = without_zeros(equation, terms, fan_in)
@@ -126,6 +135,7 @@ def _operation(
     fan_in=fan_in,
     fan_out=fan_out * patch_overlap(signal),
     valid_fans=valid,
+    taps=taps_of(equation, signal),
     feed=feed,
     **_window(equation.params),
     **common_fields(

@@ -24,6 +24,8 @@ class Normalization(NamedTuple):
   """root mean square of the quotient"""
   scales: tuple[Value, ...]
   """what else multiplies it"""
+  channels: int
+  """of the units, where positions are normalized with them; else 0"""
 
 
 class _Size(NamedTuple):
@@ -67,11 +69,17 @@ def _of(numerator: Node, size: Node, power: float) -> Normalization | None:
     return None
   numerator, scales = _unscaled(numerator)
   inner, centred = _without_mean(numerator)
-  reduction, units, number = found.node, False, 1.0
+  reduction, units, number, channels, others = found.node, False, 1.0, 1, 1
   while _is_reduction(reduction):  # one after another, as of a pmean
     axes = reduction.equation.params["axes"]
     shape = reduction.equation.invars[0].aval.shape
-    units |= not features(reduction.below[0], len(shape)).isdisjoint(axes)
+    held = features(reduction.below[0], len(shape))
+    units |= not held.isdisjoint(axes)
+    for axis in axes:
+      if axis in held:
+        channels *= shape[axis]
+      elif not isinstance(axis, str):
+        others *= shape[axis]
     sizes = [math.nan if isinstance(i, str) else shape[i] for i in axes]
     number *= math.prod(sizes)  # how many devices there are is not known
     last, found = reduction, _number_below(found.at(reduction.below[0]))
@@ -81,7 +89,9 @@ def _of(numerator: Node, size: Node, power: float) -> Normalization | None:
   factor = found.factor / math.sqrt(number) if number else 1.0
   factor = factor if abs(factor - 1) >= _NEARLY else 1.0
   over = "units" if units else "samples"
-  return Normalization(inner, over, centred, factor, (*scales, *found.scales))
+  channels = channels if units and others > 1 else 0
+  scales = (*scales, *found.scales)
+  return Normalization(inner, over, centred, factor, scales, channels)
 
 
 def _is_reduction(node: Node) -> bool:

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from initjax.graph import _geometry
 from initjax.graph._activations import unpadded
 from initjax.graph._compat import Equation
@@ -28,6 +30,21 @@ def valid_fans(equation: Equation, signal: Value, fans: Fans) -> Fans | None:
   window = math.prod(shapes[1][axis] for axis in spec[1:])
   features = shapes[1][spec[0]] / node.equation.params["feature_group_count"]
   return fans[0] * taps / window, fans[1] * feeds / features
+
+
+def taps_of(equation: Equation, signal: Value) -> tuple[np.ndarray, ...]:
+  """Along each axis of a convolution's window, which entry each tap meets.
+
+  None are told where the border is more of the signal's own entries.
+  """
+  if "window_strides" not in equation.params:
+    return ()
+  shapes = _shapes(equation)
+  zeros, own = _around(signal, shapes[0])
+  pairs = zip(shapes[0], zeros, strict=True)
+  if list(own) != [n - sum(around) for n, around in pairs]:
+    return ()
+  return _geometry.tap_entries(equation.params, shapes, zeros)
 
 
 def _shapes(equation: Equation) -> list[tuple[int, ...]]:

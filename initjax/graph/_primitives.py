@@ -94,7 +94,7 @@ PURE_ARRAYS = (
 argmax argmin clz cumsum cumprod dot_general dynamic_update_slice iota pad
 random_clone random_fold_in random_gamma random_seed random_split random_unwrap
 random_wrap reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum
-scatter shift_left shift_right_arithmetic shift_right_logical stop_gradient
+scatter shift_left shift_right_arithmetic shift_right_logical stop_gradient tile
 """)
 )
 BLOCKWISE = (ELEMENTWISE - _names("complex conj imag real")) | _names("""

@@ -27,7 +27,8 @@ from initjax.graph._compat import (
   scan_operands,
   sub_jaxprs,
 )
-from initjax.graph._graph import Feed, LinearOp, Place, Scan, Site
+from initjax.graph._geometry import product_by_entry
+from initjax.graph._graph import BY_DEVICE, Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
 from initjax.graph._positions import read_tables
@@ -95,6 +96,9 @@ def _read_equation(
   name = equation.primitive.name
   if name == "optimization_barrier":
     return operands
+  by_entry = product_by_entry(equation) if name == "dot_general" else None
+  if by_entry is not None:
+    return read(reader, by_entry, operands, place)
   if name in LINEAR:
     note_made_kernels(reader, equation, operands)
     return [read_linear(reader, equation, operands, place)]
@@ -359,6 +363,8 @@ def _read_cond(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   index, *others = operands
+  if index.touched & reader.devices(reader.mesh):
+    place = place.run_whole(BY_DEVICE)
   branches = [
     read(reader, branch, others, place.inside(number))
     for number, branch in enumerate(equation.params["branches"])

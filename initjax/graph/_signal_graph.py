@@ -24,6 +24,7 @@ from initjax.graph._graph import (
 )
 from initjax.graph._read import read
 from initjax.graph._reader import Reader
+from initjax.graph._slips import with_advice
 from initjax.graph._statistics import (
   IsDataError,
   check_contracted,
@@ -36,6 +37,7 @@ _TURNS = 3
 """Then inputs of the shape of data are data, too: there are too many."""
 
 
+@with_advice
 def signal_graph(
   fn: Callable[..., Any], params: Any, *inputs: Any
 ) -> SignalGraph:

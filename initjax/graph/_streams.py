@@ -9,22 +9,25 @@ itself.
 """
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from initjax._activations import identity
 from initjax.graph._activations import (
+  chooses,
   dropout,
   feed_of,
   has_complex,
+  share_of,
   source_of,
 )
 from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
 from initjax.graph._graph import Feed, Image, Site, Stream, Term, terms_within
+from initjax.graph._mixing import attention, pooled
 from initjax.graph._nonzeros import nonzeros
 from initjax.graph._normalizations import Normalization, normalization
-from initjax.graph._primitives import CHOICES, JOINS, LAYOUT, SUMS
+from initjax.graph._primitives import JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
 
@@ -40,22 +43,25 @@ class Streams:
     default_factory=dict
   )
 
-  def feeding(self, operand: Value, site: Site) -> Feed:
+  def feeding(self, operand: Value, site: Site | None) -> Feed:
     """What feeds the operation at `site`, its stream None if unknown.
 
-    Later the same node, and what it normalizes, go by the name of `site`.
+    Later the same node, and what it normalizes, go by the name of `site`, if
+    there is one.
     """
     if operand.node is None:
       return Feed()
     feed, source = feed_of(operand.node)
     stream = self.of(source)
-    self._name(source, Term("stream", site))
+    if site is not None:
+      self._name(source, Term("stream", site))
     inner = self._normalized(source)
-    if inner is not None and stream is not None:
+    if inner is not None and stream is not None and site is not None:
       self._name(inner, Term("inner", site))
     linear = feed.reason == "linear" or inner is None
     reason = feed.reason if linear else "normalization"
-    return feed._replace(reason=reason, stream=stream)
+    reached = self.reached(source) if stream is None else None
+    return feed._replace(reason=reason, stream=stream, reached=reached)
 
   def normalization(self, node: Node) -> Normalization | None:
     """Each node is read once."""
@@ -80,6 +86,34 @@ class Streams:
     """The terms of a node; names of earlier streams end the descent."""
     return _Descent(self).of(node)
 
+  def reached(self, node: Node) -> Stream | None:
+    """All known signals that have a say in a node; None if some are not."""
+    open_nodes, seen = [node], {node}
+    found: dict[Term, None] = {}
+    while open_nodes:
+      here = open_nodes.pop()
+      term = self.named(here)
+      if here.label == "loop" or (term is None and not here.operands):
+        if not here.noise:
+          return None
+      elif term is not None:
+        found[term] = None
+      else:
+        below = set(here.below) - seen
+        seen |= below
+        open_nodes += below
+    return tuple(found)
+
+  def named(self, node: Node) -> Term | None:
+    """The signal that a node is, by the name of what makes or reads it."""
+    if node.operation is not None and node.place is not None:
+      return Term("output", node.place.site)
+    if node in self.names:
+      return self.names[node]
+    if node.label in ("input", "loop"):
+      return Term("input", (node.index,))
+    return None
+
 
 @dataclasses.dataclass
 class _Descent:
@@ -95,15 +129,15 @@ class _Descent:
     return self.seen[node]
 
   def _read(self, node: Node) -> Stream | None:
-    if node.operation is not None and node.place is not None:
-      return (Term("output", node.place.site),)
-    if node in self.known.names:
-      return (self.known.names[node],)
-    if node.label in ("input", "loop"):
-      return (Term("input", (node.index,)),)
+    term = self.known.named(node)
+    if term is not None:
+      return (term,)
     found = self.known.normalization(node)
     if found is not None:
       return self._normalized(found)
+    mixed = self._mixed(node)
+    if mixed is not None:
+      return (mixed,)
     if node.label in SUMS:
       return self._sum(node)
     if node.label in JOINS:
@@ -112,12 +146,16 @@ class _Descent:
     if below is None:
       return self._product(node)
     stream, factor = self.of(below[0]), below[1]
-    return None if stream is None else factor.on(stream)
+    return None if stream is None else _taken(factor.on(stream), node)
+
+  def _unknown(self, node: Node) -> Term:
+    return Term("unknown", inner=self.known.reached(node) or ())
 
   def _normalized(self, found: Normalization) -> Stream | None:
-    inner = self.of(found.inner) or (Term("unknown"),)
+    inner = self.of(found.inner) or (self._unknown(found.inner),)
     fields: Any = {"inner": inner, "over": found.over, "centred": found.centred}
-    stream: Stream = (Term("normalized", factor=found.factor, **fields),)
+    fields |= {"factor": found.factor, "channels": found.channels}
+    stream: Stream = (Term("normalized", **fields),)
     for value in found.scales:
       factor = factor_of(value)
       if factor is None:
@@ -136,7 +174,35 @@ class _Descent:
       found += Factor(sign).on(terms)
     if has_complex(node) and any(term.kind not in _CENTRED for term in found):
       return None  # the phases of their means are not known
-    return found if _are_distinct(found) else None
+    return found if _are_distinct(found) or _are_apart(node) else None
+
+  def _mixed(self, node: Node) -> Term | None:
+    """Positions of signals, pooled or attended to."""
+    pool = pooled(node)
+    if pool is not None:
+      kind, below, mixing = pool
+      image = self._image(*source_of(below))
+      factor = mixing.counts[0] if kind == "average" else 1.0
+      given: Any = {"factor": factor, "mixing": mixing}
+      return None if image is None else Term(kind, images=(image,), **given)
+    found = attention(node)
+    if found is None:
+      return None
+    sides = (found.values, found.queries, found.keys)
+    images = [self._operand(side) for side in sides]
+    product, between = source_of(found.scores)
+    known = tuple(image for image in images if image is not None)
+    if len(known) < len(images) or product.label != "data product":
+      return None
+    mixing = found.mixing._replace(scores=recovered(product, between))
+    return Term("attention", images=known, mixing=mixing)
+
+  def _operand(self, node: Node) -> Image | None:
+    """Of an attention: a stream, or an image of one."""
+    stream = self.of(node)
+    if stream is not None:
+      return Image(identity, stream)
+    return self._image(*source_of(node))
 
   def _parts(self, node: Node) -> Stream | None:
     """Streams side by side, and what else is joined to them."""
@@ -146,7 +212,11 @@ class _Descent:
     every = list(map(nonzeros, node.operands, shapes, [along] * len(shapes)))
     total, images = max(1, sum(terms.number for terms in every)), []
     for value, terms in zip(node.operands, every, strict=True):
-      image = self._part(value) or Image(identity, (Term("unknown"),))
+      image = self._part(value)
+      if image is None:
+        below = value.node
+        unknown = Term("unknown") if below is None else self._unknown(below)
+        image = Image(identity, (unknown,))
       if terms.value is not None:
         image = Image(identity, (Term("ones", factor=terms.value),))
       images.append(image._replace(weight=terms.number / total))
@@ -162,7 +232,7 @@ class _Descent:
       stream = shift_of(value)
     else:
       source, between = source_of(value.node)
-      if any(map(_chooses, between)):
+      if any(map(chooses, between)):
         return self._image(source, between)
       stream = self.of(value.node)
     return None if stream is None else Image(identity, stream)
@@ -191,7 +261,7 @@ class _Descent:
       return None
     moved = all(each.label in LAYOUT for each in between)
     activation = identity if moved else recovered(source, between)
-    return Image(activation, stream, _share(between))
+    return Image(activation, stream, share_of(between))
 
 
 def _are_distinct(stream: Stream) -> bool:
@@ -224,22 +294,47 @@ def _choose_apart(
 
 def _choices(between: Sequence[Node]) -> list[str]:
   nodes = sorted(between, key=lambda node: node.index)
-  return [node.text for node in nodes if _chooses(node)]
+  return [node.text for node in nodes if chooses(node)]
 
 
-def _chooses(node: Node) -> bool:
-  return node.label in CHOICES and node.equation is not None
+def _taken(stream: Stream, node: Node) -> Stream:
+  """What a node leaves of entries, where it moves them."""
+  share = share_of([node])
+  if share == 1:
+    return stream
+  return tuple(term._replace(share=term.share * share) for term in stream)
 
 
-def _share(between: Sequence[Node]) -> float:
-  """Of the entries of a source, how many are left."""
-  share = 1.0
-  for node in between:
-    if _chooses(node):
-      before = node.equation.invars[0].aval.shape
-      after = node.equation.outvars[node.output].aval.shape
-      share *= math.prod(after) / max(1, math.prod(before))
-  return share
+def _are_apart(node: Node) -> bool:
+  """Whether all operands are entries of one signal, each at other places.
+
+  A rotation of pairs of features adds such: x·cos + (-x₂, x₁)·sin.
+  """
+  routes = [_route(below) for below in node.below]
+  if len(routes) < len(node.operands) or None in routes:
+    return False
+  sources = {source for source, _ in filter(None, routes)}
+  moves = {moved for _, moved in filter(None, routes)}
+  return len(sources) == 1 and len(moves) == len(routes)
+
+
+def _route(node: Node) -> tuple[Node, tuple[str, ...]] | None:
+  """The one signal that is moved and scaled, and how it is moved."""
+  moved: tuple[str, ...] = ()
+  while node.operation is None:
+    if node.label in JOINS:
+      below = [_route(each) for each in node.below]
+      found = [each for each in below if each is not None]
+      one = len({source for source, _ in found}) == 1
+      if not one or len(found) < len(node.operands):
+        return None
+      return found[0][0], (*itertools.chain(*(m for _, m in found)), *moved)
+    below_node = node.only_below({"mul", "neg"} | LAYOUT)
+    if below_node is None:
+      break
+    moved = (node.text, *moved) if chooses(node) else moved
+    node = below_node
+  return node, moved
 
 
 def _factor_below(node: Node) -> tuple[Node, Factor] | None:

@@ -66,6 +66,8 @@ class View:
   """whether it is known which entries it holds"""
   computed: bool = False
   """whether it is more than entries moved and scaled"""
+  mixed: tuple[str, ...] = ()
+  """those of `paths` that come in through products with other leaves alone"""
   splits: "tuple[Split, ...]" = ()
   """between devices, in the order in which they were done"""
 
@@ -222,16 +224,22 @@ def chosen(views: Sequence[View], name: str) -> View:
 
 def computed(views: Sequence[View], name: str) -> View:
   """What is more than entries of parameters, moved and scaled."""
-  first = views[0]
+  first, paths = views[0], _paths(views)
+  if name == "product" and len({view.paths for view in views}) > 1:
+    mixed = paths
+  else:
+    direct = {p for view in views for p in view.paths if p not in view.mixed}
+    mixed = tuple(path for path in paths if path not in direct)
   return View(
     (),
-    _paths(views),
+    paths,
     name,
     first.below if first.computed else (first,),
     scans=first.scans,
     multiplier=None,
     exact=False,
     computed=True,
+    mixed=mixed,
   )
 
 

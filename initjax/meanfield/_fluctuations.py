@@ -25,11 +25,13 @@ from initjax.meanfield._mean_shift import (
   Deviations,
   backward_means,
   forward_means,
+  mean_orders,
 )
 from initjax.meanfield._moment_tables import mehler, powers
+from initjax.meanfield._return import Return, returned
 from initjax.meanfield._spread import Maps, Spread, Sum, spread
 from initjax.meanfield._steps import Layer, Steps
-from initjax.meanfield._validity import holds
+from initjax.meanfield._validity import holds, holds_for_batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,20 +78,24 @@ def chance_of(
 ) -> Chance:
   """Mean and covariance of the log of an average over a batch of inputs."""
   inverse_widths = np.array([0.0, *(1 / (at.width or np.inf) for at in layers)])
-  normalized = any(layer.normalization == "batch" for layer in layers)
-  if normalized or not inverse_widths.any():
+  unknown = any(
+    at.normalization == "batch" or at.normalize_after or at.gated
+    for at in layers
+  )
+  if unknown or not inverse_widths.any():
     known = np.nan if inverse_widths.any() else 0.0
     nothing = np.full((2, len(layers)), known)
     return Chance(nothing, nothing, nothing)
   spectra = _unit_spectra(layers, steps)
   units = spectra * np.sqrt(inverse_widths)[:, None]
   maps = _maps(layers, steps, units)
-  persistence = _persistence(steps, spectra[2], maps.remembered)
+  persistence = _persistence(steps, maps.remembered)
   fresh = _fresh_noise(steps, inverse_widths, persistence, cotangent)
   alike = powers(np.append(steps.correlation_in, steps.correlation_out[-1]))
   own = spread(maps, np.ones_like(alike), fresh[0])
   shared = spread(maps, alike, fresh[1])
-  means = _means(layers, steps, own, units, inverse_widths)
+  back = returned(layers, steps, maps)
+  means = _means(layers, steps, own, units, inverse_widths, persistence, back)
   variances = (own.forward, shared.forward), (own.backward, shared.backward)
   mean, variance, scale = np.stack(
     [
@@ -98,7 +104,9 @@ def chance_of(
     ],
     axis=1,
   )
-  valid = holds(layers, steps, own, inverse_widths)
+  valid = holds(layers, steps, own, back, inverse_widths)
+  if batch > 1:
+    valid &= holds_for_batch(steps, own, shared, inverse_widths, variance)
   mean, variance = (np.where(valid, x, np.nan) for x in (mean, variance))
   return Chance(mean, variance, scale, own, shared)
 
@@ -131,25 +139,25 @@ def _unit_spectra(layers: Sequence[Layer], steps: Steps) -> np.ndarray:
   depth, orders = spectrum.square.shape
   spectra = np.zeros((3, depth + 1, orders))
   spectra[0, :-1], spectra[2, :-1] = spectrum.square, spectrum.slope_square
-  normalized = [layer.normalization == "layer" for layer in layers]
-  for i in (0, 2):
-    spectra[i, :-1, :3] *= ~np.array(normalized)[:, None]
+  for i, layer in enumerate(layers):
+    fixed = {"layer": [1, 2], "rms": [2]}.get(layer.normalization, [])
+    spectra[0, i, fixed] = spectra[2, i, fixed] = 0
   spectra[:, :, 0] = 0
   spectra[1, :, 2] = math.sqrt(2)
   return spectra
 
 
-def _persistence(
-  steps: Steps, slope_square: np.ndarray, remembered: np.ndarray
-) -> np.ndarray:
+def _persistence(steps: Steps, remembered: np.ndarray) -> np.ndarray:
   """[depth]: E[g²φ'²]/(E[g²]·E[φ'²]) of a unit, for g that skips the layer.
 
   Along a residual stream units keep their state, so that g comes from later
   layers in which the same units were active.
   """
-  depth = steps.skip_share.size
+  slope_square = np.array(steps.spectrum.slope_square)
+  slope_square[:, 0] = 0
+  depth, orders = slope_square.shape
   found = np.ones(depth)
-  later = np.zeros(slope_square.shape[1])  # of g², by orders of this stream
+  later = np.zeros(orders)  # of g², by orders of this stream
   for i in reversed(range(1, depth)):
     found[i] += slope_square[i] @ later
     share = steps.gradient_share[i]
@@ -216,6 +224,8 @@ def _means(
   own: Spread,
   units: np.ndarray,
   inverse_widths: np.ndarray,
+  persistence: np.ndarray,
+  back: Return,
 ) -> tuple[np.ndarray, np.ndarray]:
   """[depth] each, of one input: the means of log second moments, order 1/n."""
   off = Deviations(
@@ -223,7 +233,9 @@ def _means(
     own.of(own.maps.derivative),
     (units**2).sum(axis=-1),
     (units * own.orders).sum(axis=-1),
+    (units * mean_orders(own)).sum(axis=-1),
+    persistence,
     inverse_widths,
   )
   forward = forward_means(layers, steps, off)
-  return forward[1][1:], backward_means(layers, steps, forward, off)[1:]
+  return forward[1][1:], backward_means(layers, steps, forward, off, back)[1:]

@@ -30,6 +30,7 @@ _EDGE = float(_WINDOW * _LAST_WINDOW)  # of log₂ q; power laws beyond
 _ORDERS = 128  # Hermite orders that are computed
 _TAIL_STEP = 0.25  # octaves of what is only estimated
 _TAIL = (_ORDERS - 1) * 2 ** (_TAIL_STEP * (np.arange(36) + 0.5))
+ORDERS = np.concatenate([np.arange(_ORDERS), _TAIL])
 _TINY = 1e-300
 _INFINITE = 900.0  # log₂ in a table, where a moment is infinite
 
@@ -158,6 +159,8 @@ class Spectrum(NamedTuple):
   """of φ²/E[φ²]"""
   slope_square: np.ndarray
   """of φ'²/E[φ'²]"""
+  thirds: np.ndarray
+  """[layers, 2]: E[(φ²/E[φ²])³], and of φ'²"""
 
 
 def spectrum_of(activation: Activation, log2_q: np.ndarray) -> Spectrum:
@@ -171,12 +174,15 @@ def spectrum_of(activation: Activation, log2_q: np.ndarray) -> Spectrum:
     return evaluator(trace(activation))(points)
 
   value, slope = in_float64(evaluate)
-  rows = []
+  rows, thirds = [], []
   for f, decay in ((value, 2.5), (slope, 1.5)):  # a kink is a jump in φ'
     f = f / np.maximum(np.sqrt((f**2) @ weights), _TINY)[:, None]
     rows += [_project(f, decay, weights, polynomials)[position]]
     rows += [_project(f**2, decay, weights, polynomials)[position]]
-  return Spectrum(rows[0], rows[2], rows[1], rows[3])
+    with np.errstate(over="ignore"):
+      thirds += [(f**6 @ weights)[position]]
+  columns = np.stack(thirds, axis=1)
+  return Spectrum(rows[0], rows[2], rows[1], rows[3], columns)
 
 
 def _project(

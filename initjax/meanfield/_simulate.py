@@ -66,8 +66,8 @@ def simulate(
 
   Args:
     key: a PRNG key.
-    layers: first to last, each with its width. The normalization "layer" is
-      over the units of an input, "batch" over the inputs, both less the mean.
+    layers: first to last, each with its width. Normalization "layer" and "rms"
+      are over the units of an input, "batch" is over the inputs.
     draws: number of stacks, >= 1.
     second_moment: of the data, > 0. These are Gaussian but for their size and
       correlation, which are exact; as many features as the first layer has
@@ -105,7 +105,7 @@ def simulate(
     functions = [layer.activation or identity for layer in layers]
     traced = {phi: trace(phi) for phi in dict.fromkeys(functions)}
     before = [
-      (traced[phi], layer.normalization)
+      _Before(traced[phi], *_read_of(layer))
       for phi, layer in zip(functions, layers, strict=True)
     ]
     kinds = tuple(dict.fromkeys(before))
@@ -129,7 +129,8 @@ def _units(layers: Sequence[Layer], batch: int) -> list[int]:
       f"layers[0] keeps data of {widths[0]} features, too few for the exact "
       f"correlations of {batch} inputs; give it no skip, or more width."
     )
-  return [max(widths[0], batch), *widths]
+  features = max(widths[0], batch)
+  return [features + features % 2 if layers[0].gated else features, *widths]
 
 
 def _root_of(name: str, correlation: float, batch: int) -> np.ndarray:
@@ -148,9 +149,11 @@ class _Stack(NamedTuple):
   """The layers as arrays [depth]."""
 
   before: np.ndarray
-  """which function comes before the weights"""
+  """what comes before the weights"""
+  units: np.ndarray
+  """of the stream"""
   inputs: np.ndarray
-  """units"""
+  """of the weights: half as many where there is a gate"""
   outputs: np.ndarray
   sigma_w2: np.ndarray
   sigma_b: np.ndarray
@@ -166,9 +169,35 @@ def _stack(
     for layer in layers
   ]
   numbers = np.array(rows, float).T
-  return _Stack(
-    np.array(before), np.array(units[:-1]), np.array(units[1:]), *numbers
-  )
+  before_it, after_it = np.array(units[:-1]), np.array(units[1:])
+  inputs = before_it // np.array([1 + layer.gated for layer in layers])
+  return _Stack(np.array(before), before_it, inputs, after_it, *numbers)
+
+
+class _Before(NamedTuple):
+  """What a layer does before its weights."""
+
+  phi: TracedActivation
+  first: str
+  """normalization before φ"""
+  then: str
+  """and after it"""
+  gated: bool
+
+  def read(self, h: jax.Array, units: jax.Array) -> jax.Array:
+    """What the weights are applied to, of a stream of so many units."""
+    here = jnp.arange(h.shape[-1])
+    h = _normalized(self.first, h, here < units)
+    inside = here < (units // 2 if self.gated else units)
+    x = self.phi.function(jnp.where(inside, h, 0.0))
+    if self.gated:
+      x = x * jnp.roll(h, -(units // 2), axis=-1)
+    return _normalized(self.then, jnp.where(inside, x, 0.0), inside)
+
+
+def _read_of(layer: Layer) -> tuple[str, str, bool]:
+  names = (layer.normalization, "none")
+  return *(names[::-1] if layer.normalize_after else names), layer.gated
 
 
 class _Noise(NamedTuple):
@@ -209,7 +238,7 @@ class _Kind(NamedTuple):
   """What a program is compiled for."""
 
   fed: Callable[[_Stack, jax.Array], jax.Array]
-  """(layer, h) -> φ(norm(h))"""
+  """(layer, h) -> x, what its weights are applied to"""
   forth: Callable[..., jax.Array]
   """the law of what weights make of it"""
   back: Callable[..., jax.Array]
@@ -220,17 +249,14 @@ class _Kind(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def _program(
-  kinds: tuple[tuple[TracedActivation, str], ...], weights: Weights, units: int
+  kinds: tuple[_Before, ...], weights: Weights, units: int
 ) -> Callable[..., Any]:
   """(stack, start, end, noise) -> log₂ sizes [draws, depth], both ways."""
   here = jnp.arange(units)
-  before = [
-    functools.partial(_before, traced.function, normalization)
-    for traced, normalization in kinds
-  ]
+  reads = [kind.read for kind in kinds]
 
   def fed(at: _Stack, h: jax.Array) -> jax.Array:
-    return jax.lax.switch(at.before, before, h, here < at.inputs)
+    return jax.lax.switch(at.before, reads, h, at.units)
 
   return jax.jit(functools.partial(_run, _Kind(fed, *_LAWS[weights], here)))
 
@@ -239,7 +265,7 @@ def _run(
   kind: _Kind, stack: _Stack, start: jax.Array, end: jax.Array, noise: _Noise
 ) -> tuple[jax.Array, jax.Array]:
   """One pass up and one down, layer by layer."""
-  data = start @ _frame(noise.ends[0] * (kind.here < stack.inputs[0]))
+  data = start @ _frame(noise.ends[0] * (kind.here < stack.units[0]))
   _, (h, y, sizes) = jax.lax.scan(
     functools.partial(_up, kind), data, (stack, noise.forward, noise.bias)
   )
@@ -277,22 +303,16 @@ def _down(kind: _Kind, state: Any, layer: Any) -> tuple[Any, jax.Array]:
   return (at.skip * delta + through, log2_scale), size
 
 
-def _before(
-  phi: Callable[[jax.Array], jax.Array],
-  normalization: str,
-  h: jax.Array,
-  inside: jax.Array,
-) -> jax.Array:
-  """φ(norm(h)) of the units inside."""
-  if normalization != "none":
-    axis = 1 if normalization == "batch" else 2
-    units = inside if axis == 2 else jnp.ones_like(h)
-    count = units.sum(axis=axis, keepdims=True) if axis == 1 else inside.sum()
-    mean = (h * units).sum(axis, keepdims=True) / count
-    off = (h - mean) * units
-    square = (off**2).sum(axis, keepdims=True) / count
-    h = off * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
-  return jnp.where(inside, phi(jnp.where(inside, h, 0.0)), 0.0)
+def _normalized(name: str, h: jax.Array, inside: jax.Array) -> jax.Array:
+  """Of the units inside; the others are 0."""
+  if name == "none":
+    return h
+  over_inputs = name == "batch"
+  axis, count = (1, h.shape[1]) if over_inputs else (2, inside.sum())
+  if name != "rms":
+    h = (h - h.sum(axis, keepdims=True) / count) * inside
+  square = (h**2).sum(axis, keepdims=True) / count
+  return h * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
 
 
 def _by_largest(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,8 @@
 """Infinite width: what each layer of a stack does to the stream it is given.
 
 A stream h has the second moment q and, between two inputs, the correlation c;
-a layer makes of it skip·h + branch·(W·φ(norm(h)) + b).
+a layer makes of it skip·h + branch·(W·x + b), where x is φ(norm(h)) or
+norm(φ(h)), or of a gate the product of two halves.
 """
 
 import math
@@ -36,8 +37,17 @@ class Layer(NamedTuple):
   """what is kept of the stream; 0 in a plain layer"""
   branch: float = 1.0
   """scales what the layer adds"""
-  normalization: Literal["none", "layer", "batch"] = "none"
-  """of the stream before φ: over units, or over an infinite batch"""
+  normalization: Literal["none", "layer", "rms", "batch"] = "none"
+  """over units, less their mean or not; or over an infinite batch, less it"""
+  normalize_after: bool = False
+  """whether it is φ(h) that is normalized, and not h before φ"""
+  gated: bool = False
+  """whether φ(h)·h' is fed on of the halves h and h' of all units, in place of
+  φ(h); a layer before it that makes both is two matrices"""
+
+  @property
+  def normalizes_stream(self) -> bool:
+    return self.normalization != "none" and not self.normalize_after
 
 
 class Steps(NamedTuple):
@@ -74,11 +84,13 @@ def steps_of(
   lengths, table = _lengths(layers, respond, log2_second_moment)
   log2_in, log2_out, w, skip_share = lengths.T
   responses = Response(*table.T)
-  normalized = np.array([layer.normalization != "none" for layer in layers])
+  normalized = np.array([layer.normalizes_stream for layer in layers])
   spectrum = _spectra(layers, np.where(normalized, 0.0, log2_in))
-  correlations = _correlations(layers, spectrum, w, skip_share, correlation)
+  correlations, removed = _correlations(
+    layers, spectrum, w, skip_share, correlation
+  )
   log2_gradient, gradient_share = _gradients(
-    layers, log2_in, correlations[:-1], responses.log2_derivative
+    layers, log2_in, responses, removed
   )
   return Steps(
     log2_in,
@@ -103,9 +115,10 @@ def _lengths(
   """[depth, 4]: log₂ q before and after, w, λ; and [depth, 6] `Response`."""
   lengths, responses = [], []
   for layer, table in zip(layers, respond, strict=True):
-    seen = log2_q if layer.normalization == "none" else 0.0
-    found = table(seen)
-    log2_signal = math.log2(layer.sigma_w2) + found.log2_second_moment
+    seen = 0.0 if layer.normalizes_stream else log2_q
+    found = _gated(table(seen), seen) if layer.gated else table(seen)
+    log2_x = 0.0 if layer.normalize_after else found.log2_second_moment
+    log2_signal = math.log2(layer.sigma_w2) + log2_x
     log2_branch = np.logaddexp2(log2_signal, _log2(layer.sigma_b2))
     log2_kept = _log2(layer.skip**2) + log2_q
     log2_out = np.logaddexp2(log2_kept, _log2(layer.branch**2) + log2_branch)
@@ -116,27 +129,36 @@ def _lengths(
   return np.array(lengths), np.array(responses)
 
 
+def _gated(r: Response[float], log2_q: float) -> Response[float]:
+  """Sizes of φ(h)·h'; the slopes, which chance alone asks for, as of φ(h)."""
+  through_gate = r.log2_derivative + log2_q
+  return r._replace(
+    log2_second_moment=r.log2_second_moment + log2_q,
+    log2_derivative=float(np.logaddexp2(through_gate, r.log2_second_moment)),
+  )
+
+
 def _gradients(
   layers: Sequence[Layer],
   log2_q: np.ndarray,
-  correlation: np.ndarray,
-  log2_derivative: np.ndarray,
+  responses: Response[np.ndarray],
+  removed: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
   """log₂(skip² + branch²·χ/s) and the branch's part of it [depth].
 
-  s is what a normalization divides by; both are those of "in".
+  s is what a normalization divides by: a second moment, but for the part that
+  it removes.
   """
   branch = [layer.branch**2 * layer.sigma_w2 for layer in layers]
   skip = [layer.skip**2 for layer in layers]
+  after = [layer.normalize_after for layer in layers]
+  divides = [layer.normalization != "none" for layer in layers]
   with np.errstate(divide="ignore"):
-    log2_kept, log2_added = np.log2(skip), np.log2(branch) + log2_derivative
-    log2_spread = log2_q + np.log2(np.maximum(1 - correlation, 0.0))
-  names = [layer.normalization for layer in layers]
-  log2_added = log2_added - np.select(
-    [[name == "layer" for name in names], [name == "batch" for name in names]],
-    [log2_q, log2_spread],
-    0.0,
-  )
+    log2_kept = np.log2(skip)
+    log2_added = np.log2(branch) + responses.log2_derivative
+    log2_spread = np.where(after, responses.log2_second_moment, log2_q)
+    log2_spread = log2_spread + np.log2(np.maximum(1 - removed, 0.0))
+  log2_added = log2_added - np.where(divides, log2_spread, 0.0)
   total = np.logaddexp2(log2_kept, log2_added)
   finite = np.isfinite(total)
   share = np.exp2(np.where(finite, log2_added, 0) - np.where(finite, total, 0))
@@ -166,13 +188,31 @@ def _correlations(
   w: np.ndarray,
   skip_share: np.ndarray,
   correlation: float,
-) -> np.ndarray:
-  """[depth + 1]: of the data, and after each layer."""
-  found = [correlation]
+) -> tuple[np.ndarray, np.ndarray]:
+  """[depth + 1]: of the data, and after each layer.
+
+  [depth]: the part of a second moment that a normalization removes.
+  """
+  found, removed = [correlation], []
   for i, layer in enumerate(layers):
-    seen = 0.0 if layer.normalization == "batch" else found[-1]
-    value = spectrum.value[i]
-    shared = float(mehler(value, value, np.array(seen)))
-    branch = w[i] * shared + 1 - w[i]
+    fed, lost = _fed(layer, spectrum.value[i], found[-1])
+    branch = w[i] * fed + 1 - w[i]
     found.append(skip_share[i] * found[-1] + (1 - skip_share[i]) * branch)
-  return np.clip(found, -1.0, 1.0)
+    removed.append(lost)
+  return np.clip(found, -1.0, 1.0), np.array(removed)
+
+
+def _fed(layer: Layer, value: np.ndarray, c: float) -> tuple[float, float]:
+  """The correlation of x, and what a normalization removed on the way."""
+  removed = 0.0
+  if layer.normalizes_stream and layer.normalization == "batch":
+    removed, c = c, 0.0
+  shared = float(mehler(value, value, np.array(c)))
+  alone = value[0] ** 2
+  if layer.gated:
+    shared, alone = shared * c, 0.0
+  if layer.normalize_after:
+    parts = {"layer": alone, "batch": shared}
+    removed = parts.get(layer.normalization, 0.0)
+    shared = (shared - removed) / max(1 - removed, 1e-300)
+  return shared, removed

@@ -63,13 +63,15 @@ def trajectory(
       q_{l+1} = skip²·q_l + branch²·K
       g_l     = (skip² + branch²·χ/s·n_{l+1}/n_l)·g_{l+1}
 
-  s is 1, or what a normalization divides by: q_l ("layer"), q_l·(1 - c_l)
-  ("batch"). At width n, log₂ q_l and log₂ g_l deviate from it by chance, with
+  s is 1, or what a normalization divides by: q_l ("layer", "rms"),
+  q_l·(1 - c_l) ("batch"). After φ it is Var φ, E[φ²], E[φ²] - E[φ_a·φ_b], and
+  K is σ_w² + σ_b². Of a gate, E[φ²]·q_l and E[φ'²]·q_l + E[φ²] stand for E[φ²]
+  and E[φ'²]. At width n, log₂ q_l and log₂ g_l deviate from it by chance, with
   the mean and the covariance given here to first order in depth/n: each layer
   adds what `fluctuation` says, the next ones pass deviations on with their
   slopes d log K/d log q and d log χ/d log q. What that leaves out, of a std:
-  2/n (ReLU) and up to depth/(2n); about a quarter at most where it is not NaN
-  (softplus at width 32, backward: a half).
+  2/n (ReLU) and up to depth/(2n); about a quarter at most where it is not NaN,
+  and of a mean a fifth of a std.
   Over a batch it leaves out that correlations wander: inputs that stay nearly
   uncorrelated in theory scatter together up to three times as much.
 
@@ -84,9 +86,12 @@ def trajectory(
       [-1, 1]; 0 if these are drawn at random.
 
   Drift, deviation and covariance are 0 without widths, and NaN, unknown, where
-  that order does not tell: after a batch normalization, and where slopes change
-  much within what chance does to q, as those of GELU at its gain do from the
-  tenth layer on. `simulate` draws there.
+  that order does not tell: after a batch normalization, a gate or a
+  normalization after φ; where slopes change much within what chance does to q,
+  as those of GELU at its gain do from the tenth layer on; where gradients know
+  their weights too well (softplus at width 32) or layers are too narrow for
+  their number (ReLU from depth 50 on at width 16); and over a batch where its
+  inputs collapse sooner than in theory. `simulate` draws there.
 
   Raises:
     ValueError: for an empty stack, numbers out of range, residual layers whose
@@ -147,6 +152,11 @@ def check_layers(
       f"widths must be given for all layers or for none; got {widths}."
     )
   for index in range(1, len(layers)):
+    if layers[index].gated and (widths[index - 1] or 0) % 2:
+      raise ValueError(
+        f"layers[{index}] multiplies the halves of {widths[index - 1]} units; "
+        "give the layer before it an even width."
+      )
     if layers[index].skip != 0 and widths[index] != widths[index - 1]:
       raise ValueError(
         f"layers[{index}] adds to a stream of width {widths[index - 1]}, so "
@@ -164,7 +174,7 @@ def _check_layer(index: int, layer: Layer) -> None:
   check_number(f"{name}.sigma_b2", layer.sigma_b2, low=0)
   check_number(f"{name}.skip", layer.skip)
   check_number(f"{name}.branch", layer.branch)
-  choices = ("none", "layer", "batch")
+  choices = ("none", "layer", "rms", "batch")
   check_choice(f"{name}.normalization", layer.normalization, choices)
   if layer.width is not None:
     check_integer(f"{name}.width", layer.width, low=1)

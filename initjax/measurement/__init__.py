@@ -18,10 +18,26 @@ from initjax.measurement._leaves import (
   kernel_leaves,
   kernel_variance,
   known_of,
-  mean_square,
+  leaves_of,
+  matrices,
   mean_square_at,
+  shared_by_positions,
 )
-from initjax.measurement._measure import Measured, measure, measure_and_grad
+from initjax.measurement._measure import (
+  Measured,
+  measure,
+  measure_and_grad,
+  measure_traced,
+)
+from initjax.measurement._reductions import (
+  Array,
+  has_equal_rows,
+  in_double,
+  is_finite,
+  is_zero,
+  mean_and_std,
+  mean_square,
+)
 from initjax.measurement._report import SignalReport
 from initjax.measurement._row_statistics import RowStatistics, row_statistics
 

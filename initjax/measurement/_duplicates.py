@@ -5,7 +5,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from initjax.measurement._leaves import Leaves, in_double, is_random
+from initjax.measurement._leaves import Leaves, is_random
+from initjax.measurement._reductions import (
+  Array,
+  are_equal,
+  beside,
+  direction,
+)
 
 _SAMPLE = 256  # entries that tell most leaves apart
 _NEAR = 0.99  # |cosine| of samples of leaves that are worth a closer look
@@ -46,7 +52,7 @@ def find_duplicates(leaves: Leaves) -> list[Duplicates]:
 def _groups(leaves: Leaves) -> list[Duplicates]:
   """Of leaves of one shape: only those with like samples are compared whole."""
   paths = list(leaves)
-  samples = np.stack([_sample(leaf) for leaf in leaves.values()])
+  samples = np.stack([direction(leaf, _SAMPLE) for leaf in leaves.values()])
   near = abs(samples @ samples.conj().T) > _NEAR
   found: list[Duplicates] = []
   taken: set[str] = set()
@@ -65,23 +71,7 @@ def _groups(leaves: Leaves) -> list[Duplicates]:
   return found
 
 
-def _sample(leaf: np.ndarray) -> np.ndarray:
-  """Some entries without their mean, of length 1, or 0 where there is none."""
-  places = np.linspace(0, leaf.size - 1, min(leaf.size, _SAMPLE)).astype(int)
-  x = _of_unit_size(leaf.ravel()[places])
-  x = x - x.mean()
-  length = np.linalg.norm(x)
-  return x / length if np.isfinite(length) and length > 0 else np.zeros_like(x)
-
-
-def _of_unit_size(leaf: np.ndarray) -> np.ndarray:
-  """In double precision, so scaled that no square under- or overflows."""
-  x = in_double(leaf)
-  with np.errstate(invalid="ignore"):
-    return x / (abs(x).max() or 1.0)
-
-
-def _likeness(one: np.ndarray, other: np.ndarray) -> str:
+def _likeness(one: Array, other: Array) -> str:
   """Whether they are "equal", "scaled" (equal up to a factor) or neither, "".
 
   They are scaled if what is left of one, the other's part taken out, is
@@ -89,16 +79,12 @@ def _likeness(one: np.ndarray, other: np.ndarray) -> str:
   ones and a little noise point the same way, too. Of n numbers a part t is left
   by chance with a probability of about t^(n-1).
   """
-  if one.dtype == other.dtype and np.array_equal(one, other):
+  if are_equal(one, other):
     return "equal"
   rounding = 2 * float(max(jnp.finfo(x.dtype).eps for x in (one, other)))
   few = one.size < 8
   part = rounding if few else max(rounding, _ROUNDED)
   if one.size < 4 or part ** (one.size - 1) > _BY_CHANCE:
     return ""
-  a, b = (_of_unit_size(leaf).ravel() for leaf in (one, other))
-  if not np.isfinite(a).all() or not np.isfinite(b).all():
-    return ""
-  left = a - b * (np.vdot(b, a) / np.vdot(b, b))
-  spread = np.linalg.norm(a - a.mean())
-  return "scaled" if np.linalg.norm(left) <= part * spread else ""
+  left, spread = beside(one, other)  # NaN where an entry is
+  return "scaled" if left <= part * spread else ""

@@ -12,7 +12,7 @@ from initjax._checks import check_choice, check_integer, check_key
 from initjax._executables import execute
 from initjax._sharding import fetched
 from initjax._statistics import nan_is_unknown
-from initjax.graph import as_function
+from initjax.graph import as_function, with_advice
 from initjax.measurement._lanczos import quadrature
 from initjax.measurement._linearized import Linearized, checked_input, linearize
 
@@ -84,6 +84,7 @@ class JacobianSpectrum(NamedTuple):
     return (self.weights * (self.nodes - 1) ** 2).sum(-1)
 
 
+@with_advice
 @nan_is_unknown()
 def jacobian_spectrum(
   fn: Callable[..., Any],
@@ -172,8 +173,7 @@ def _lanczos(
   starts = jax.random.normal(key, (probes, jacobian.size), jacobian.dtype)
   steps = min(steps, jacobian.size)
   square = lambda vector: jacobian.to_small(jacobian.from_small(vector))
-  seen_by = jax.vmap(lambda start: quadrature(square, start, steps))
-  nodes, weights = seen_by(starts)
+  nodes, weights = quadrature(square, starts, steps)
   return _relative_to_mean(nodes, weights, jacobian.log2_scale)
 
 

@@ -16,22 +16,33 @@ import jax.numpy as jnp
 
 
 def quadrature(
-  apply: Callable[[jax.Array], jax.Array], start: jax.Array, steps: int
+  apply: Callable[[jax.Array], jax.Array], starts: jax.Array, steps: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Nodes and weights [steps] of a symmetric A >= 0 as seen by `start`.
+  """Nodes and weights [starts, steps] of a symmetric A >= 0 as seen by each.
 
-  Once `start` has reached all it can (as many directions as A has different
+  Once a vector has reached all it can (as many directions as A has different
   eigenvalues), the steps go on from rounding errors, or from 0. Nodes of weight
   0 come of it; they repeat the smallest of the others.
 
   Args:
     apply: v -> A·v.
-    start: [size], of any length but 0.
+    starts: [starts, size], of any length but 0.
     steps: at most `size`.
 
   Reference: Golub and Welsch 1969; Ubaru, Chen and Saad 2017, §3.
   """
-  diagonal, beside = _tridiagonal(apply, start / jnp.linalg.norm(start), steps)
+  units = starts / jnp.linalg.norm(starts, axis=-1, keepdims=True)
+  entries = jax.vmap(lambda start: _tridiagonal(apply, start, steps))(units)
+  # One by one: XLA:CPU solves a batch on the very threads that wait for it, and
+  # hangs where an array is on as many devices as there are threads.
+  return jax.lax.map(_nodes_and_weights, entries)
+
+
+def _nodes_and_weights(
+  entries: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """Of a tridiagonal matrix."""
+  diagonal, beside = entries
   matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
   nodes, vectors = jnp.linalg.eigh(matrix)
   nodes, weights = nodes[::-1], vectors[0, ::-1] ** 2

@@ -1,8 +1,8 @@
-"""Parameters as NumPy arrays: the kernels among them, as matrices."""
+"""Parameters by path, where they are: the kernels among them, as matrices."""
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,20 +10,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import leaves_by_path
-from initjax._sharding import fetched
-from initjax.graph import LinearOp, Scale, SignalGraph, entries_of
+from initjax._sharding import is_here, reduced
+from initjax.graph import LinearOp, Scale, SignalGraph, entries_of, named_in
+from initjax.measurement._reductions import (
+  Array,
+  fingerprints,
+  in_double,
+  row_moments,
+  sample,
+)
 
-Leaves = Mapping[str, np.ndarray]
-"""Parameters that have a gradient, by path."""
+Leaves = Mapping[str, Array]
+"""Parameters that have a gradient, by path: NumPy's, or what other processes
+have too, on its devices. Both are asked by `_reductions` alone."""
 Known = Mapping[Any, Any]
 """These, and the inputs that are read as constants, by number."""
 
 
-def arrays_of(tree: Any) -> dict[str, np.ndarray]:
+def arrays_of(tree: Any) -> dict[str, Array]:
   """The leaves that have a gradient, by path."""
   check_arrays(tree)
+  return leaves_of(tree)
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+  """The same; what has a shape alone stays as it is."""
   return {
-    path: fetched(leaf)
+    path: np.asarray(leaf) if _has_values(leaf) and is_here(leaf) else leaf
     for path, leaf in leaves_by_path(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }
@@ -52,12 +65,21 @@ class KernelLeaf(NamedTuple):
   batch: tuple[int, ...]
   """all others: stacked layers, heads, experts"""
 
-  def matrices(self) -> np.ndarray:
-    """Its values as [batch, in, out]."""
-    leaf = self.leaf.transpose(*self.batch, *self.ins, *self.outs)
-    groups = (self.batch, self.ins, self.outs)
+  def columns(self, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Fingerprints [batch, out], and whether a column is not all 0."""
+    found = fingerprints(self.leaf, self.ins, most)
+    rest = [axis for axis in range(self.leaf.ndim) if axis not in self.ins]
+    order = [rest.index(axis) for axis in (*self.batch, *self.outs)]
+    groups = (self.batch, self.outs)
     sizes = [math.prod(self.leaf.shape[i] for i in axes) for axes in groups]
-    return in_double(leaf).reshape(sizes)
+    prints, alive = (x.transpose(order).reshape(sizes) for x in found)
+    return prints, alive
+
+
+def matrices(x: Array, *groups: tuple[int, ...]) -> Array:
+  """An array as [batch, in, out], by the axes of each."""
+  sizes = [math.prod(x.shape[axis] for axis in axes) for axes in groups]
+  return x.transpose([axis for axes in groups for axis in axes]).reshape(sizes)
 
 
 def kernel_leaves(graph: SignalGraph, leaves: Leaves) -> Iterator[KernelLeaf]:
@@ -74,17 +96,6 @@ def kernel_leaves(graph: SignalGraph, leaves: Leaves) -> Iterator[KernelLeaf]:
       yield KernelLeaf(op, leaf, op.in_axes, op.out_axes, batch)
 
 
-def in_double(leaf: np.ndarray) -> np.ndarray:
-  """The leaf in float64 or complex128."""
-  complex_or_real = np.complex128 if np.iscomplexobj(leaf) else np.float64
-  return leaf.astype(complex_or_real)
-
-
-def mean_square(leaf: np.ndarray) -> float:
-  """E|w|²."""
-  return float(np.mean(abs(in_double(leaf)) ** 2)) if leaf.size else 0.0
-
-
 def known_of(
   graph: SignalGraph, leaves: Mapping[str, Any], inputs: Any
 ) -> Known:
@@ -92,7 +103,7 @@ def known_of(
   given = jax.tree.leaves(inputs)
   abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
   concrete = {
-    at: fetched(given[at])
+    at: given[at]
     for at in graph.statistics
     if not isinstance(given[at], abstract)
   }
@@ -101,20 +112,54 @@ def known_of(
 
 def mean_square_at(known: Known, scale: Scale) -> float:
   """E|w|² of a parameter, or what is computed of it; NaN if not known."""
-  try:
-    return mean_square(entries_of(scale, known.__getitem__))
-  except KeyError:  # it has no gradient, as integers
-    return math.nan
+  return _asked(_square_of, known, scale)
 
 
-def is_random(leaf: np.ndarray) -> bool:
+def shared_by_positions(known: Known, scale: Scale) -> float:
+  """Of a bias E|w|², what all positions share: all, if it is a vector."""
+  return _asked(_shared_of, known, scale)
+
+
+def _asked(by: Callable[..., Array], known: Known, scale: Scale) -> float:
+  names = tuple(sorted(named_in(scale), key=str))
+  arrays = [known.get(name) for name in names]
+  if not all(map(_has_values, arrays)):
+    return math.nan  # abstract; or it has no gradient, as integers
+  return float(reduced(by, *arrays, scale=scale, names=names))
+
+
+def _has_values(leaf: Any) -> bool:
+  return leaf is not None and not isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _square_of(
+  *arrays: Array, scale: Scale, names: tuple[str | int, ...]
+) -> Array:
+  entries = entries_of(scale, dict(zip(names, arrays, strict=True)))
+  return (abs(entries) ** 2).mean() if entries.size else np.zeros(())
+
+
+def _shared_of(
+  *arrays: Array, scale: Scale, names: tuple[str | int, ...]
+) -> Array:
+  entries = entries_of(scale, dict(zip(names, arrays, strict=True)))
+  units = entries.shape[-1] if entries.ndim else 1
+  rows = in_double(entries).reshape(-1, units)
+  number, own = rows.shape[0], (abs(rows) ** 2).mean()
+  if number < 2:
+    return own
+  return (number * (abs(rows.mean(axis=0)) ** 2).mean() - own) / (number - 1)
+
+
+def is_random(leaf: Array, axes: tuple[int, ...] | None = None) -> bool:
   """Whether its entries look drawn: zeros and identities repeat theirs.
 
-  16 bits hold few numbers, so many that are drawn agree; a sample tells.
+  16 bits hold few numbers, so many that are drawn agree; a sample tells, of
+  what lies along these axes, or all.
   """
-  sample = leaf.ravel()[:: max(1, leaf.size // 4096)]
-  distinct = len({entry.tobytes() for entry in sample})
-  return distinct > max(1, min(32, sample.size // 2))
+  seen = sample(leaf, 4096, axes)
+  distinct = len({entry.tobytes() for entry in seen})
+  return distinct > max(1, min(32, seen.size // 2))
 
 
 _SHIFT = 0.1  # of E[z²], by the mean of a kernel: not neglected if 4σ from 0
@@ -130,11 +175,27 @@ def kernel_variance(
   leaf = leaves.get(op.path)
   if op.origin != "parameter" or op.view is None or leaf is None:
     return math.nan
-  if op.view.stacked and not op.is_shared:
-    leaf = leaf[repeat]
-  if not np.isfinite(leaf).all() or not leaf.size:
+  own = repeat if op.view.stacked and not op.is_shared else ()
+  size, shift, count = _moments_at(leaf, own)
+  if not math.isfinite(size) or not count:
     return math.nan
-  size, shift = mean_square(leaf), abs(in_double(leaf).mean()) ** 2
-  if shift * op.fan_in > _SHIFT * size and shift * leaf.size > 16 * size:
+  if shift * op.fan_in > _SHIFT * size and shift * count > 16 * size:
     return math.nan
   return size * op.multiplier**2
+
+
+def _moments_at(
+  leaf: Array, repeat: tuple[int, ...]
+) -> tuple[float, float, int]:
+  """E|w|², |E w|² and the number of entries of one repeat.
+
+  What other processes hold is not sliced: all its repeats are summed.
+  """
+  count = math.prod(leaf.shape[len(repeat) :])
+  if not count:
+    return 0.0, 0.0, 0
+  if is_here(leaf):
+    size, shift = row_moments(leaf[repeat], 0)
+  else:
+    size, shift = (x[repeat] for x in row_moments(leaf, len(repeat)))
+  return float(size), float(shift), count

@@ -32,6 +32,7 @@ from initjax.graph import (
   as_function,
   run,
   trace,
+  with_advice,
 )
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
@@ -49,6 +50,7 @@ class Measured(NamedTuple):
   """of the loss with respect to `params`"""
 
 
+@with_advice
 @nan_is_unknown()
 def measure(
   fn: Callable[..., Any],
@@ -102,6 +104,7 @@ def measure(
   return _measured(fn, params, inputs, **options, detail=detail).report
 
 
+@with_advice
 @nan_is_unknown()
 def measure_and_grad(
   fn: Callable[..., Any],
@@ -167,6 +170,34 @@ def _measured(
   gradients = own[0] if own else None
   report = _report_of(traced, found, backward, gradients if detail else None)
   return Measured(report, outputs, gradients)
+
+
+@nan_is_unknown()
+def measure_traced(
+  traced: Trace, params: Any, inputs: Any, *, backward: bool = True
+) -> SignalReport:
+  """`measure` of what has been traced and read already.
+
+  Args:
+    traced: the model.
+    params: its parameters.
+    inputs: all other arguments.
+    backward: whether to measure gradients; else their tallies are empty.
+
+  Raises:
+    ValueError: if no output can be differentiated.
+  """
+  if not backward:
+    visitor, slots, blanks = _visitor_and_slots(traced, detail=False)
+    given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
+    arguments = jax.tree.leaves((params, inputs))
+    _, found, _ = run(traced.jaxpr, arguments, visitor, given)
+    return _report_of(traced, found, slots, None)
+  watched, slots = _instrumented(traced, inputs, has_aux=False, detail=False)
+  by_slots = lambda slots: watched(slots, params)
+  main, pull_back, (_, found) = jax.vjp(by_slots, slots, has_aux=True)
+  (gradients,) = pull_back(_cotangent(main, None, None))
+  return _report_of(traced, found, gradients, None)
 
 
 def _instrumented(

@@ -1,6 +1,7 @@
 """What `measure` returns, and how it becomes plain rows."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ _STATIC = {"static": True}  # no leaf, but known when a program is traced
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SignalReport:
   """Statistics of every linear operation: a pytree, so it passes through jit.
 
@@ -49,6 +50,9 @@ class SignalReport:
   """whether there was an operation to judge, and `diagnose` did: without it no
   verdicts mean nothing"""
 
+  about: tuple[tuple[str, str], ...] = field(default=(), metadata=_STATIC)
+  """what was measured, in words, for the head of a page: name and value"""
+
   @property
   def forward(self) -> tuple[Statistics, ...]:
     """Statistics of each operation's output, before its bias."""
@@ -78,9 +82,22 @@ class SignalReport:
   def _missed(self) -> dict[str, str]:
     return self.graph.not_followed
 
+  def __repr__(self) -> str:
+    """Short: how many operations, and what was found; `print` shows all."""
+    ops = len(self.graph)
+    said = f"{ops} operation{'s' * (ops != 1)}"
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
+      return f"SignalReport({said}, being traced)"
+    if self._missed:
+      said += f", {len(self._missed)} parameters not followed"
+    if self._found is None:
+      return f"SignalReport({said}, not judged)"
+    kinds = (f"{each.kind} ({each.severity})" for each in self._found)
+    return f"SignalReport({said}: {', '.join(kinds) or 'no problems found'})"
+
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
-      return f"SignalReport of {len(self.graph)} operations, being traced"
+      return repr(self)
     return str(
       reports.table(self.to_records(), self._found, missed=self._missed)
     )
@@ -89,6 +106,14 @@ class SignalReport:
     return reports.html_fragment(
       self.to_records(), self._found, missed=self._missed
     )
+
+  def with_about(self, about: Mapping[str, str]) -> "SignalReport":
+    """The same report, with more said of what was measured.
+
+    Args:
+      about: such as {"model": "mlp", "seed": "0"}; stands in JSON and pages.
+    """
+    return replace(self, about=tuple({**dict(self.about), **about}.items()))
 
   def to_json(self, path: epath.PathLike) -> None:
     """Writes records, verdicts and gradient norms as standard JSON.
@@ -102,11 +127,12 @@ class SignalReport:
     """
     norms = self.gradient_norms or {}
     content = {
+      "about": reports.about(self.about),
       "records": self.to_records(),
       "judged": self.judged,
       "not_followed": self._missed,
       "verdicts": [verdict._asdict() for verdict in self.verdicts],
-      "gradient_norms": {path: fetched(n) for path, n in norms.items()},
+      "gradient_norms": fetched(norms),
     }
     reports.write_json(path, content)
 
@@ -117,7 +143,11 @@ class SignalReport:
       FileExistsError: if there is a file already; nothing is overwritten.
     """
     page = reports.html(
-      self.to_records(), self._found, title, missed=self._missed
+      self.to_records(),
+      self._found,
+      title,
+      missed=self._missed,
+      about=reports.about(self.about),
     )
     reports.write_text(path, page)
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from initjax._sharding import fetched
@@ -50,8 +49,8 @@ class RowStatistics(NamedTuple):
 def row_statistics(report: "SignalReport") -> RowStatistics:
   """The arrays of a report."""
   graph = report.graph
-  forward, backward, details, slopes = jax.tree.map(
-    fetched, (report.forward, report.backward, report.details, report.slopes)
+  forward, backward, details, slopes = fetched(
+    (report.forward, report.backward, report.details, report.slopes)
   )
   if details:
     ops = zip(graph.ops, details, slopes, strict=True)

@@ -3,24 +3,28 @@
 A kernel is a leaf, or a part of one that is sliced before it is used. Every use
 asks for a variance; where several uses share entries (tied weights, a kernel
 that is applied at every time step) one of them decides: the first or the last
-that carries a signal.
+that carries a signal, or the first that is no look-up.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
-from initjax.graph import LinearOp, Row, SignalGraph, View
+from initjax.graph import LinearOp, Row, SignalGraph, Site, View
+from initjax.model_init._tables import Beside, positions_of, read_out
 from initjax.propagation import Fed, Signal, Walk
-from initjax.typing import Direction
 
 Key = tuple[str, str]
 """The path of a leaf and the part of it that is seen: "" is the whole."""
 Repeat = tuple[int, ...]
-Tied = Literal["first", "last"]
+Kept = Literal["forward", "backward", "balanced"]
+Tied = Literal["first", "last", "readout"]
 
 _ROUNDS, _UNDAMPED = 50, 3
+_GROWN = 10.0
+"""times that the gradient's second moment may grow along a chain of layers"""
 
 
 class Kernel(NamedTuple):
@@ -50,11 +54,13 @@ def kernels_of(
       used.setdefault(path, set()).add(part)
   found = []
   for op, view, part in zip(graph.ops, views, parts, strict=True):
-    size = math.prod(op.kernel_shape)
+    # What is a product of larger leaves, as a learned query, is a signal.
+    others = () if op.view is None else op.view.mixed
+    least = max([math.prod(op.kernel_shape), *(sizes[p] + 1 for p in others)])
     keys = [
       (path, "" if "" in used[path] else part)
       for path in op.paths
-      if view is not None or sizes[path] >= size
+      if view is not None or sizes[path] >= least
     ]
     found.append(Kernel(view, tuple(keys)))
   return tuple(found)
@@ -109,6 +115,12 @@ class Assigned(NamedTuple):
   shares: list[Share]
   """of the rows"""
   table: Table
+  positions: Mapping[Site, Beside]
+  """look-ups that are given the size of the tokens they are added to"""
+  direction: Kept
+  """what came out of the wish: "balanced" only where it is another rule"""
+  growth: float = 1.0
+  """of the gradient where signals would keep their size, if "balanced" """
 
   def given(self, row: Row) -> float | None:
     """In the end: a row may be run before it is decided."""
@@ -126,13 +138,35 @@ def assign(
   kernels: tuple[Kernel, ...],
   sizes: Walk,
   *,
-  direction: Direction,
+  direction: Kept,
   tied: Tied,
+) -> Assigned:
+  """What the rows get; "balanced" is "forward" where gradients stand it."""
+  if tied == "readout" and not read_out(graph.ops):
+    tied = "first"
+  settle = functools.partial(_settled, graph, kernels, sizes, tied)
+  if direction != "balanced":
+    return settle(direction)
+  forward = settle("forward")
+  growth = max((share.output.chi for share in forward.shares), default=1.0)
+  if growth <= _GROWN:
+    return forward
+  return settle("balanced")._replace(growth=growth)
+
+
+def _settled(
+  graph: SignalGraph,
+  kernels: tuple[Kernel, ...],
+  sizes: Walk,
+  tied: Tied,
+  direction: Kept,
 ) -> Assigned:
   """Runs all rows; again where a later use decides what an earlier one gets."""
   table: Table = {}
+  positions = positions_of(graph) if tied == "readout" else {}
+  rules = direction, tied, positions
   for count in range(_ROUNDS):
-    turn = _Turn(graph, kernels, sizes, direction, tied, before=table)
+    turn = _Turn(graph, kernels, sizes, *rules, before=table)
     shares = [turn.run(row) for row in graph.rows]
     turn.fill()
     before, table = table, turn.table
@@ -140,7 +174,7 @@ def assign(
       break
     if count >= _UNDAMPED:  # a kernel that halves its own wish would alternate
       table = _between(before, table)
-  return Assigned(graph, kernels, shares, table)
+  return Assigned(graph, kernels, shares, table, positions, direction)
 
 
 def _between(first: Table, second: Table) -> Table:
@@ -174,8 +208,9 @@ class _Turn:
   graph: SignalGraph
   kernels: tuple[Kernel, ...]
   sizes: Walk
-  direction: Direction
+  direction: Kept
   tied: Tied
+  positions: Mapping[Site, Beside]
   before: Table
   """what an earlier turn ended with"""
   table: Table = dataclasses.field(default_factory=dict)
@@ -185,6 +220,8 @@ class _Turn:
     fed, own = self.sizes.fed(op, row.repeat), kernel.repeat(row)
     factor = op.multiplier**2
     wanted = _entry_variance(op, fed, self.direction)
+    if op.place.site in self.positions:
+      wanted = self._beside(self.positions[op.place.site]) / op.fan_in
     wanted = wanted / factor if wanted is not None and factor else None
     for key in kernel.keys:
       self._claim(key, row.number, own, wanted)
@@ -194,12 +231,31 @@ class _Turn:
     variance = given * factor if given is not None and followed else None
     return Share(row, fed, self.sizes.put(op, fed, variance), wanted)
 
+  def _beside(self, beside: Beside) -> float:
+    """The second moment of the tokens that rows of positions are added to."""
+    ops = self.graph.ops
+    (number,) = (i for i, o in enumerate(ops) if o.place.site == beside.tokens)
+    keys = [key for key in self.kernels[number].keys if key in self.before]
+    given = _mean([self.before[key].at(()) for key in keys])
+    if given is None:
+      return 1.0
+    token = ops[number]
+    return given * token.fan_in * (token.multiplier * beside.ratio) ** 2
+
+  def _yields(self, index: int) -> bool:
+    """Whether a use asks for nothing where the kernel is multiplied as well."""
+    return self.tied == "readout" and self.graph.ops[index].kind == "embedding"
+
   def _claim(
     self, key: Key, index: int, own: Repeat, wanted: float | None
   ) -> None:
     if wanted is None:
       return
     given = self.table.setdefault(key, Given(index))
+    if self._yields(given.index) and not self._yields(index):
+      given = self.table[key] = Given(index)
+    elif self._yields(index) and not self._yields(given.index):
+      return
     ours, others = self.kernels[index].view, self.kernels[given.index].view
     alike = (ours and ours.scans) == (others and others.scans)
     if self.tied == "last":
@@ -214,7 +270,7 @@ class _Turn:
     """Kernels that no live row uses: as if fed by unit second moment."""
     for row in self.graph.rows:
       index, op, kernel = row.number, row.op, self.kernels[row.number]
-      unit = 1 / (op.fan_in if self.direction == "forward" else op.fan_out)
+      unit = 1 / (op.fan_out if self.direction == "backward" else op.fan_in)
       for key in kernel.keys:
         given = self.table.setdefault(key, Given(index))
         if given.index == index:
@@ -222,14 +278,14 @@ class _Turn:
           given.variances.setdefault(own, unit / op.multiplier**2)
 
 
-def _entry_variance(
-  op: LinearOp, fed: Fed, direction: Direction
-) -> float | None:
+def _entry_variance(op: LinearOp, fed: Fed, direction: Kept) -> float | None:
   """The variance of the operand's entries by the law of one layer."""
   if op.kind == "embedding":
     return 1 / op.fan_in
-  if direction == "forward":
+  if direction != "backward":
     kept, fan = fed.second_moment, op.fan_in
+    if direction == "balanced" and math.isfinite(fed.derivative):
+      kept = max(kept, fed.derivative)  # neither signal nor gradient grows
   else:
     kept, fan = fed.derivative, op.fan_out
     if math.isnan(kept):

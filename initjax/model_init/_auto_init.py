@@ -12,17 +12,19 @@ from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice, check_key, check_number
 from initjax._paths import leaves_by_path, paths_of
-from initjax._sharding import fetched
 from initjax.graph import (
   Scale,
   SignalGraph,
+  Trace,
   as_function,
-  entries_of,
-  signal_graph,
+  named_in,
+  trace,
+  with_advice,
 )
-from initjax.measurement import Known, known_of, mean_square
+from initjax.measurement import Known, known_of, mean_square_at
 from initjax.model_init._assign import (
   Assigned,
+  Kept,
   Tied,
   assign,
   kernels_of,
@@ -33,28 +35,30 @@ from initjax.model_init._draw import (
   Draw,
   drawn_leaf,
 )
+from initjax.model_init._measured import as_warning, can_be_measured, strays
 from initjax.model_init._plan import VariancePlan
-from initjax.model_init._reasons import plan_of, warning_of
+from initjax.model_init._reasons import plan_of, wanted_of, warnings_of
 from initjax.propagation import Walk
 from initjax.reports import not_followed, short_paths
-from initjax.typing import Direction
 
 _CHOICES = {
-  "direction": ("forward", "backward"),
+  "direction": ("forward", "backward", "balanced"),
   "distribution": DISTRIBUTIONS,
-  "tied": ("first", "last"),
+  "tied": ("first", "last", "readout"),
 }
 
 
+@with_advice
 def auto_init(
   key: jax.Array,
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
-  direction: Direction = "forward",
+  direction: Kept = "balanced",
   distribution: Distribution = "truncated_normal",
-  tied: Tied = "first",
+  tied: Tied = "readout",
   second_moment: float = 1.0,
+  check: bool = True,
 ) -> Any:
   """Draws every kernel of a model with the variance that its place asks for.
 
@@ -70,14 +74,29 @@ def auto_init(
   factors between parameter and operation are taken out. What the graph does not
   tell (softmax, pooling) is taken to have unit second moment, as is an
   activation without finite moments (1/x, log x), and the plan says so. There is
-  no compromise of both directions: along a stack, the ratios fan_in/fan_out
-  cancel.
+  no compromise of fans: along a stack, the ratios fan_in/fan_out cancel. But
+  where the gradient would grow more than tenfold along a chain of layers, as in
+  15 of tanh, "balanced" lets neither it nor the signal grow,
+
+      balanced  Var W = 1/(fan_in·max(E[φ(√q ζ)²], E[φ'(√q ζ)²])),
+
+  since such models learn worse from unit signals: after 40 layers of tanh these
+  are chaotic. Elsewhere it is the rule "forward".
+
+  Where parameters and inputs are arrays, and more than placeholders (one number
+  throughout), the result is measured on them: one pass forward and backward. A
+  signal that is eight times larger or smaller than it should be, a gradient
+  that explodes or vanishes, and what theory knows to be unstable are warned of
+  together; what is not finite is an error.
 
   Kernels that are sliced before use are drawn part by part, stacked ones layer
   by layer, rows of an embedding with unit variance. Where a kernel is used more
-  than once, `tied` says which use that carries a signal decides. A kernel
-  computed from parameters (weight standardization) is drawn as if it were used
-  directly. Keys go by path: no other parameter has a say in the values.
+  than once, `tied` says which use that carries a signal decides. By "readout" a
+  look-up has no say where its table is multiplied as well: logits start with
+  unit second moment, tokens with 1/fan_in after a norm, and positions that are
+  added to them with as much. A kernel computed from parameters (weight
+  standardization) is drawn as if it were used directly. Keys go by path: no
+  other parameter has a say in the values.
 
   Args:
     key: a PRNG key.
@@ -86,11 +105,14 @@ def auto_init(
       concrete and is returned as it is. A module that holds its parameters is
       followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
-    direction: "forward" or "backward".
+    direction: "forward", "backward" or "balanced".
     distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
       (embeddings and computed kernels are then normal).
-    tied: "first" or "last" use decides.
+    tied: "first" or "last" use decides; "readout" is the first that is no
+      look-up.
     second_moment: of the inputs, > 0.
+    check: whether to measure the result, which costs about one gradient and its
+      compilation; nothing is measured while it is being traced.
 
   Returns:
     The parameters, or a new module with them where one was given.
@@ -99,10 +121,13 @@ def auto_init(
     ValueError: for an unknown option, or where nothing can be initialized.
     TypeError: for a parameter that is no kernel and has no value, or for what
       is no key.
+    FloatingPointError: where signal or gradient are not finite.
 
   Warns:
     UserWarning: where theory says that the forward map is unstable, so that
-      chance is amplified tenfold or more over the depth of the model.
+      chance is amplified tenfold or more over the depth of the model, that a
+      guess is raised to a power, or that the gradient changes 2^±10 times; and
+      where signal or gradient, as measured, stray.
 
   >>> def mlp(params, x):
   ...   return jax.nn.relu(x @ params["first"]) @ params["second"]
@@ -119,28 +144,36 @@ def auto_init(
   check_key(key)
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, as_given = as_function(fn, params, inputs)
-  assigned = _assigned(fn, params, inputs, second_moment, rules)
-  message = warning_of(assigned.shares)
-  if message:
-    warnings.warn(message, stacklevel=2)
-  return as_given(_drawn(key, params, assigned, distribution))
+  traced, assigned = _assigned(fn, params, inputs, second_moment, rules)
+  _check_values(leaves_by_path(params), assigned)
+  drawn = _drawn(key, params, assigned, distribution)
+  said = warnings_of(assigned)
+  if check and can_be_measured(traced, drawn, inputs):
+    rules.pop("direction")
+    wanted = wanted_of(assigned, inputs, second_moment, **rules)
+    said += strays(traced, drawn, inputs, wanted)
+  if said:
+    warnings.warn(as_warning("auto_init", said), stacklevel=3)
+  return as_given(drawn)
 
 
+@with_advice
 def plan_init(
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
-  direction: Direction = "forward",
+  direction: Kept = "balanced",
   distribution: Distribution = "truncated_normal",
-  tied: Tied = "first",
+  tied: Tied = "readout",
   second_moment: float = 1.0,
 ) -> VariancePlan:
   """What `auto_init` would set, and why; draws nothing.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree; kernels may be `jax.ShapeDtypeStruct`s. A module that
-      holds its parameters is followed by its inputs.
+    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s: of what is no
+      kernel, scales are then taken as 1 and biases as 0, and the plan says so.
+      A module that holds its parameters is followed by its inputs.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: as in `auto_init`, like all other options.
     distribution: of the entries.
@@ -152,7 +185,6 @@ def plan_init(
 
   Raises:
     ValueError: for an unknown option, or where nothing can be initialized.
-    TypeError: for a parameter that is no kernel and has no value.
 
   >>> mlp = lambda p, x: jnp.tanh(x @ p["first"]) @ p["second"]
   >>> kernel = jax.ShapeDtypeStruct((64, 64), jnp.float32)
@@ -164,7 +196,7 @@ def plan_init(
   """
   rules = {"direction": direction, "distribution": distribution, "tied": tied}
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  assigned = _assigned(fn, params, inputs, second_moment, rules)
+  _, assigned = _assigned(fn, params, inputs, second_moment, rules)
   drawn = {path for path, _ in assigned.table}
   kept = tuple(path for path in paths_of(params) if path not in drawn)
   return plan_of(assigned, kept, **rules)
@@ -176,13 +208,14 @@ def _assigned(
   inputs: tuple[Any, ...],
   second_moment: float,
   rules: dict[str, Any],
-) -> Assigned:
-  """The variance of each kernel of a model, and why."""
+) -> tuple[Trace, Assigned]:
+  """A model as it was read; the variance of each kernel, and why."""
   for name, value in rules.items():
     check_choice(name, value, _CHOICES[name])
   check_number("second_moment", second_moment, low=0, open_low=True)
   leaves = leaves_by_path(params)
-  graph = signal_graph(fn, params, *inputs)
+  traced = trace(fn, params, *inputs)
+  graph = traced.graph
   known = known_of(graph, leaves, inputs)
   sizes = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
   assigned = assign(
@@ -192,28 +225,29 @@ def _assigned(
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check_assigned(leaves, assigned)
-  return assigned
+  _check_assigned(assigned)
+  return traced, assigned
 
 
 def _mean_square(known: Known, scale: Scale) -> float:
   """Of a bias or a scale; NaN for a constant without values."""
-
-  def leaf_at(path: str | int) -> Any:
-    leaf = known.get(path, math.nan)
-    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+  for path in named_in(scale):
+    leaf = known.get(path)
+    if isinstance(leaf, jax.core.Tracer):
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))
-    return fetched(leaf)
-
-  return mean_square(entries_of(scale, leaf_at))
+  return mean_square_at(known, scale)
 
 
-def _check_assigned(leaves: Mapping[str, Any], assigned: Assigned) -> None:
-  """Raises if there is no kernel, or no value of what is none."""
+def _check_assigned(assigned: Assigned) -> None:
+  """Raises if there is no kernel."""
   table = assigned.table
   if not table:
     raise ValueError(_nothing_to_draw(assigned.graph))
-  drawn = {path for path, _ in table}
+
+
+def _check_values(leaves: Mapping[str, Any], assigned: Assigned) -> None:
+  """Raises if what is no kernel has no value."""
+  drawn = {path for path, _ in assigned.table}
   for path, leaf in leaves.items():
     if isinstance(leaf, jax.ShapeDtypeStruct) and path not in drawn:
       raise TypeError(_ABSTRACT.format(path=path, leaf=leaf))

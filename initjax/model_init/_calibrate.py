@@ -1,6 +1,8 @@
 """`calibrate`: unit second moment at every operation, in one forward pass."""
 
 import functools
+import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,21 +13,33 @@ import numpy as np
 from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
-from initjax.graph import Trace, as_function, trace
-from initjax.model_init._calibration import Calibration
+from initjax._statistics import nan_is_unknown
+from initjax.graph import Trace, as_function, trace, with_advice
+from initjax.model_init._calibration import READ_OUT, Calibration
+from initjax.model_init._factors import CALIBRATED, REASONS
 from initjax.model_init._groups import calibrated_views, groups_of
 from initjax.model_init._leaves import rescaled
-from initjax.model_init._pass import Plan, beginning, one_pass, pooled
+from initjax.model_init._measured import (
+  Wanted,
+  as_warning,
+  can_be_measured,
+  findings,
+  passes_of,
+)
+from initjax.model_init._pass import Plan, beginning, found, one_pass, pooled
+from initjax.model_init._tables import decided_by_readout, positions_of
 from initjax.reports import not_followed
 
 
+@with_advice
 def calibrate(
   fn: Callable[..., Any],
   params: Any,
   *inputs: Any,
   target: float | jax.Array = 1.0,
   statistic: str = "second_moment",
-  tied: str = "first",
+  tied: str = "readout",
+  check: bool = True,
 ) -> tuple[Any, Calibration]:
   """Rescales every kernel so that its output has the wanted second moment.
 
@@ -52,15 +66,25 @@ def calibrate(
   - a kernel used several times (tied, overlapping slices, or the same at every
     repeat of a scan) has one factor, which its later uses have to take as well:
     that of its first use whose output is not zero, or with "pooled" the one
-    that gives all live uses taken together the target. Pooling takes a second
-    pass, and is exact as far as signals do not change by it;
+    that gives all live uses taken together the target. With "readout" the first
+    use is one that is no look-up, where there is one: logits have the target,
+    and positions become as large as the tokens that they are added to. Where
+    tables are read out, and in pooling, there is a second pass; either is exact
+    as far as signals do not change by it, as behind a norm;
   - factor 1 where there is nothing to divide by: an output that is zero, not
     finite or, for the variance, constant; and in a branch not taken;
   - factor 1 where a kernel is not a view of parameters, as under weight
     standardisation; where a parameter reaches an operation in another way too;
-    and inside while loops, `shard_map` and kernels written by hand.
+    and inside while loops and kernels written by hand.
+
+  The result is measured in the same program, forward and backward: what strays
+  from the target, and a gradient that explodes or vanishes, is warned of. So it
+  is not inside `jit`, nor on placeholders (inputs of one number throughout).
 
   Works inside `jit` and `vmap`, and on sharded parameters, which stay so.
+  Inside a `shard_map` all devices act as one: a kernel that is split between
+  them has one factor. Of branches that each device chooses for itself, kernels
+  keep factor 1.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
@@ -70,7 +94,10 @@ def calibrate(
     target: the statistic that is wanted, in squared units of the signal.
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
       entries of the output.
-    tied: "first" or "pooled", for kernels that are used several times.
+    tied: "first", "pooled" or "readout", for kernels that are used several
+      times; of an LSTM, whose state is small at first, "pooled": a factor from
+      there is too large later.
+    check: whether to measure the result, for the price of a gradient.
 
   Returns:
     The parameters, or a new module with them where one was given, and a
@@ -81,6 +108,10 @@ def calibrate(
     TypeError: if `fn` is neither a function nor a module.
     ValueError: if the target is not positive, an array is abstract, or no
       parameter is used in a linear operation.
+    FloatingPointError: where signal or gradient are not finite.
+
+  Warns:
+    UserWarning: where signal or gradient, as measured, stray.
 
   Reference: the goal is that of LSUV, Mishkin & Matas (2016), "All you need is
   a good init", algorithm 1, which takes at least one forward pass per layer.
@@ -97,30 +128,55 @@ def calibrate(
   """
   check_number("target", target, low=0.0, open_low=True)
   check_choice("statistic", statistic, ("second_moment", "variance"))
-  check_choice("tied", tied, ("first", "pooled"))
+  check_choice("tied", tied, ("first", "pooled", "readout"))
   fn, params, inputs, as_given = as_function(fn, params, inputs)
   _check_concrete(params, inputs)
   given = leaves_by_path(params)
   params = jax.tree.map(_in_jax, params)
+  structure = jax.tree.structure(params)
   traced = trace(fn, params, *inputs)
-  plan = _plan(traced, params, statistic)
+  plan = _plan(traced, params, statistic, tied)
+
+  check = check and can_be_measured(traced, params, (inputs, target))
 
   def program(params: Any, inputs: Any, target: float | jax.Array) -> Any:
     leaves = leaves_by_path(params)
     flat = [*leaves.values(), *jax.tree.leaves(inputs)]
     forward = functools.partial(one_pass, plan, traced.jaxpr, flat, target)
     states, rows = forward(beginning(plan))
+    if plan.waiting:
+      again = plan._replace(waiting=frozenset())
+      states, rows = one_pass(
+        again, traced.jaxpr, flat, target, found(plan, states, rows)
+      )
     if tied == "pooled" and any(group.shared for group in plan.groups):
       states, rows = forward(pooled(plan, states))
     ordered = tuple(rows[site] for site in traced.ops)
-    return rescaled(plan, states, leaves), ordered
+    changed = rescaled(plan, states, leaves)
+    after = jax.tree.unflatten(structure, [*{**leaves, **changed}.values()])
+    passes = passes_of(traced, after, inputs) if check else None
+    return changed, ordered, passes
 
-  changed, rows = execute(program, params, inputs, target)
-  after = jax.tree.unflatten(
-    jax.tree.structure(params), [*{**given, **changed}.values()]
-  )
+  with nan_is_unknown():
+    changed, rows, passes = execute(program, params, inputs, target)
+  after = jax.tree.unflatten(structure, [*{**given, **changed}.values()])
   info = Calibration(rows, traced.graph, statistic, tied)
+  said = findings(traced.graph, passes, _wanted(info, target)) if check else []
+  if said:
+    warnings.warn(as_warning("calibrate", said), stacklevel=3)
   return as_given(after), info
+
+
+def _wanted(info: Calibration, target: float | jax.Array) -> Wanted:
+  """The target, where that is a second moment of what is not zero."""
+  operations = info.operations
+  known = info.statistic == "second_moment"
+  bits = math.log2(float(target)) if known else math.nan
+  reasons = [
+    "" if op.reason == REASONS[CALIBRATED] else op.reason for op in operations
+  ]
+  wanted = [math.nan if why == READ_OUT else bits for why in reasons]
+  return Wanted("calibrate", np.array(wanted), reasons.__getitem__)
 
 
 _NO_KERNEL = (
@@ -135,7 +191,7 @@ _NO_INPUT = (
 )
 
 
-def _plan(traced: Trace, params: Any, statistic: str) -> Plan:
+def _plan(traced: Trace, params: Any, statistic: str, tied: str) -> Plan:
   paths = paths_of(params)
   if not traced.ops:
     alone = len(traced.jaxpr.in_avals) == len(paths)
@@ -145,7 +201,18 @@ def _plan(traced: Trace, params: Any, statistic: str) -> Plan:
   ops = traced.ops
   views = calibrated_views(traced, paths)
   groups = groups_of(ops, views, traced.entangled)
-  return Plan(ops, views, groups, statistic)
+  plan = Plan(ops, views, groups, statistic)
+  if tied != "readout":
+    return plan
+  lookups = frozenset(s for s, op in ops.items() if op.kind == "embedding")
+  waiting = lookups & decided_by_readout(traced.graph)
+  outside = {site for site in waiting if not ops[site].repeats}
+  positions = {
+    site: beside
+    for site, beside in positions_of(traced.graph).items()
+    if {site, beside.tokens} <= outside
+  }
+  return plan._replace(waiting=waiting, positions=positions)
 
 
 def _in_jax(leaf: object) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from initjax._sharding import fetched
 from initjax.graph import SignalGraph
 from initjax.model_init._factors import CALIBRATED, REASONS, SHARED, Row
+from initjax.model_init._tables import decided_by_readout
 from initjax.reports import (
   Column,
   Note,
@@ -22,6 +23,10 @@ from initjax.reports import (
 )
 
 _POOLED = "kernel used several times: one factor, pooled over live uses"
+READ_OUT = (
+  "table that is read out: one factor, from its readout, also for positions "
+  "that are added to its rows"
+)
 
 
 class Operation(NamedTuple):
@@ -61,7 +66,8 @@ class Calibration:
     Raises:
       ValueError: if several calibrations are stacked, as under vmap.
     """
-    rows = jax.tree.map(fetched, self.rows)
+    rows = fetched(self.rows)
+    read_out = decided_by_readout(self.graph) if self.tied == "readout" else ()
     found = []
     for index, op, repeat in self.graph.rows:
       row = rows[index]
@@ -77,6 +83,8 @@ class Calibration:
       reason = REASONS[code]
       if code == SHARED and self.tied == "pooled":
         reason = _POOLED
+      elif code == SHARED and op.place.site in read_out:
+        reason = READ_OUT
       found.append(Operation(op.path, repeat, factor, before, reason))
     return tuple(found)
 
@@ -92,9 +100,20 @@ class Calibration:
       if op.reason != REASONS[CALIBRATED]
     )
 
+  def __repr__(self) -> str:
+    """Short: the range of the factors; `print` shows all."""
+    ops = len(self.graph)
+    said = f"{ops} operation{'s' * (ops != 1)}"
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
+      return f"Calibration({said}, being traced)"
+    factors = sorted(op.factor for op in self.operations)
+    if factors:
+      said += f", factors {factors[0]:.3g} to {factors[-1]:.3g}"
+    return f"Calibration({said})"
+
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
-      return f"Calibration of {len(self.graph)} operations, being traced"
+      return repr(self)
     missed = not_followed(self.graph.not_followed)
     return str(_factors_table(self.operations, self.statistic, missed))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from initjax._statistics import wide
 
 NOT_RUN, CALIBRATED, SHARED, DEAD, NONFINITE, CONSTANT = range(6)
-DERIVED, ENTANGLED, CLOSED, EMPTY = range(6, 10)
+DERIVED, ENTANGLED, CLOSED, EMPTY, APART = range(6, 11)
 REASONS = {
   NOT_RUN: "not run: a branch that was not taken",
   CALIBRATED: "calibrated",
@@ -20,6 +20,7 @@ REASONS = {
   DERIVED: "kernel is computed, not a view of floating-point parameters",
   ENTANGLED: "parameter is also used in another way than as a kernel",
   CLOSED: "inside a call that is run as a whole, such as a while loop",
+  APART: "inside a branch that each device of a shard_map chooses",
   EMPTY: "output is empty: no sample was given",
 }
 
@@ -37,32 +38,46 @@ class Row(NamedTuple):
 
 
 def _moments(
-  x: jax.Array, statistic: str
+  x: jax.Array, statistic: str, axes: tuple[str, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """A unit near max |x|; in that, the mean taken off, and the statistic.
 
   So squares neither under- nor overflow.
   """
   bound = 2.0 ** int(0.8 * jnp.finfo(x.dtype).maxexp)
-  unit = jnp.clip(jnp.max(jnp.abs(x), initial=0), 1 / bound, bound)
+  everywhere = lambda by, x: by(x, axes) if axes else x
+  largest = everywhere(jax.lax.pmax, jnp.max(jnp.abs(x), initial=0))
+  unit = jnp.clip(largest, 1 / bound, bound)
+  mean_of = lambda x: everywhere(jax.lax.pmean, jnp.mean(x))
   scaled = x / unit
   centered = statistic == "variance"
-  mean = jnp.mean(scaled) if centered else jnp.zeros((), x.dtype)
-  return unit, jnp.abs(mean), jnp.mean(jnp.abs(scaled - mean) ** 2)
+  mean = mean_of(scaled) if centered else jnp.zeros((), x.dtype)
+  return unit, jnp.abs(mean), mean_of(jnp.abs(scaled - mean) ** 2)
 
 
-@functools.partial(jax.jit, static_argnames="statistic")
-def propose(x: jax.Array, statistic: str, target: float | jax.Array) -> Row:
+@functools.partial(jax.jit, static_argnames=("statistic", "axes"))
+def propose(
+  x: jax.Array,
+  statistic: str,
+  target: float | jax.Array,
+  axes: tuple[str, ...] = (),
+) -> Row:
   """The factor for an output `x`, and why there is none where it is 0.
 
   A variance below (8ε)² times the second moment is what rounding leaves of a
   constant: each entry is known to half an ε, their mean to a few.
+
+  Args:
+    x: the output, or one device's part of it.
+    statistic: of all entries.
+    target: what it is to be.
+    axes: of a mesh, along which devices have the other parts.
   """
   x = x if jnp.iscomplexobj(x) else wide(x)
   if x.size == 0:
     zero = jnp.zeros((), jnp.finfo(x.dtype).dtype)
     return Row(zero, zero + jnp.nan, jnp.int32(EMPTY))
-  unit, mean, moment = _moments(x, statistic)
+  unit, mean, moment = _moments(x, statistic, axes)
   noise = (8 * jnp.finfo(x.dtype).eps) ** 2
   is_zero = (moment == 0) & (mean == 0)
   is_constant = moment <= noise * (moment + mean**2)

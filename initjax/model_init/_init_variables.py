@@ -1,6 +1,7 @@
 """A model's own initialization, each distinct part of it compiled once."""
 
 import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from initjax._checks import check_choice
-from initjax.graph import open_jaxpr
+from initjax.graph import Trace, open_jaxpr, trace
 from initjax.model_init._compiled import compiled
 from initjax.model_init._expressions import (
   Constant,
@@ -19,7 +20,13 @@ from initjax.model_init._expressions import (
   inputs_of,
   read,
 )
-from initjax.model_init._models import Making, making
+from initjax.model_init._measured import (
+  Wanted,
+  as_warning,
+  can_be_measured,
+  strays,
+)
+from initjax.model_init._models import Making, applying, making
 from initjax.model_init._path_keys import by_path, derived, key_test
 from initjax.model_init._placement import placements
 from initjax.model_init._programs import program_of
@@ -35,6 +42,7 @@ def init_variables(
   shardings: Any = None,
   keys: str = "model",
   progress: bool | None = None,
+  check: bool = False,
 ) -> Any:
   """A model's variables by its own initializers, fast and in little memory.
 
@@ -70,6 +78,9 @@ def init_variables(
       the leaf's path are folded. Then equal keys (flax#2157) cannot be, and a
       layer added elsewhere changes nothing.
     progress: whether to show a bar; None: after 3 seconds, on a terminal.
+    check: of a linen module, whether to measure what its initializers gave, as
+      `auto_init` does: a gradient that explodes or vanishes is warned of, what
+      is not finite is a FloatingPointError.
 
   Returns:
     What `model.init(key_or_rngs, *inputs)`, or the function, would return.
@@ -99,7 +110,22 @@ def init_variables(
     if keys == "path":
       known = given | by_path(part.keys, made.paths[part.place], made.keys)
     drawn += part.draw(*(_argument(x, known, made) for x in part.arguments))
-  return made.finish([drawn[i] for i in places])
+  variables = made.finish([drawn[i] for i in places])
+  if check:
+    fn = applying(key_or_rngs, model, method, kwargs or {})
+    said = _strays(trace(fn, variables, *inputs), variables, inputs)
+    if said:
+      warnings.warn(as_warning("init_variables", said), stacklevel=2)
+  return variables
+
+
+def _strays(traced: Trace, variables: Any, inputs: Any) -> list[str]:
+  """Sizes are the model's own matter, but for what makes gradients stray."""
+  if not can_be_measured(traced, variables, inputs):
+    return []
+  nothing = np.full(len(traced.graph.rows), np.nan)
+  wanted = Wanted("init_variables", nothing, lambda row: "")
+  return strays(traced, variables, inputs, wanted)
 
 
 class _Part(NamedTuple):

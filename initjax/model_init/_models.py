@@ -50,6 +50,30 @@ def making(
   return _traced(init, keys, arrays)
 
 
+def applying(
+  key_or_rngs: Any,
+  model: Any,
+  method: str | Callable[..., Any] | None,
+  kwargs: dict[str, Any],
+) -> Callable[..., Any]:
+  """A linen module as a function of its variables and inputs."""
+  linen = sys.modules.get("flax.linen")
+  if linen is None or not isinstance(model, linen.Module):
+    raise ValueError(
+      "check=True is for linen modules, whose variables and inputs are known; "
+      f"got {type(model).__name__}: pass fn, parameters and inputs to diagnose."
+    )
+  rngs = (
+    key_or_rngs if isinstance(key_or_rngs, dict) else {"params": key_or_rngs}
+  )
+
+  def fn(variables: Any, *inputs: Any) -> Any:
+    options = {"rngs": rngs, "mutable": linen.DenyList("params"), **kwargs}
+    return model.apply(variables, *inputs, method=method, **options)[0]
+
+  return fn
+
+
 class _Apart(NamedTuple):
   """Some leaves of a tree, and the way back."""
 

@@ -8,14 +8,16 @@ determined stays unknown.
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._statistics import wide_dtype
+from initjax._statistics import varying_like, wide_dtype
 from initjax.graph import (
+  BY_DEVICE,
   FORWARD,
   LinearOp,
   Site,
@@ -26,6 +28,7 @@ from initjax.graph import (
   run,
 )
 from initjax.model_init._factors import (
+  APART,
   CLOSED,
   DERIVED,
   ENTANGLED,
@@ -37,6 +40,7 @@ from initjax.model_init._factors import (
   scaled,
 )
 from initjax.model_init._groups import Group
+from initjax.model_init._tables import Beside
 from initjax.typing import DType
 
 
@@ -63,6 +67,10 @@ class Plan(NamedTuple):
   """of kernels that may be rescaled"""
   groups: tuple[Group, ...]
   statistic: str
+  waiting: frozenset[Site] = frozenset()
+  """look-ups of tables whose factor is found where they are read out"""
+  positions: Mapping[Site, Beside] = MappingProxyType({})
+  """look-ups that get the size of the tokens they are added to"""
 
 
 def beginning(plan: Plan) -> States:
@@ -87,8 +95,9 @@ def one_pass(
   states: States,
 ) -> tuple[States, Rows]:
   """What is known of the groups afterwards, and a row for every site."""
+  own = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
   visitor = Visitor(
-    functools.partial(_visit, plan, target),
+    functools.partial(_visit, plan, target, own),
     {site: n for n, group in enumerate(plan.groups) for site in group.sites},
     {number: group.slicers for number, group in enumerate(plan.groups)},
   )
@@ -100,19 +109,29 @@ def one_pass(
 def _visit(
   plan: Plan,
   target: float | jax.Array,
+  outside: frozenset[str],
   visited: Visited,
   slot: Slot,
   state: State | None,
 ) -> tuple[list[jax.Array], Row, State | None]:
-  output, *others = visited.outputs
-  if visited.operands is None:  # one of several, in a call run as a whole
-    return visited.outputs, slot.forward, state
-  proposal = propose(output, plan.statistic, target)
+  """Devices along mesh axes that are not `outside` the pass act as one."""
+  outputs, op = visited.outputs, plan.ops[visited.site]
+  if visited.operands is None or not op.place.whole <= FORWARD:
+    return outputs, slot.forward, state
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(name for name in mesh.manual_axes if name not in outside)
+  summed = tuple(axis for axis, _ in op.summed_over)
+  whole = jax.lax.psum(outputs[0], summed) if summed else outputs[0]
+  proposal = propose(whole, plan.statistic, target, axes)
+  if visited.site in plan.waiting:
+    proposal = proposal._replace(factor=jnp.zeros_like(proposal.factor))
   if state is None:
     code = ENTANGLED if visited.site in plan.views else DERIVED
-    return visited.outputs, left_alone(proposal, code), None
-  output, row, state = _rescaled(output, proposal, state)
-  return [output, *others], row, state
+    row = left_alone(proposal, code)
+  else:
+    outputs = list(outputs)
+    outputs[0], row, state = _rescaled(outputs[0], proposal, state)
+  return outputs, jax.tree.map(varying_like, row, slot.forward), state
 
 
 @jax.jit  # so that a model of many sites is traced once for each shape
@@ -134,10 +153,33 @@ def _rescaled(
 def _not_run(plan: Plan, site: Site) -> Row:
   """The row of an operation in a branch not taken, or that is not entered."""
   op = plan.ops[site]
-  code = NOT_RUN if op.place.whole <= FORWARD else CLOSED
+  whole = op.place.whole - FORWARD
+  code = (APART if whole == {BY_DEVICE} else CLOSED) if whole else NOT_RUN
   full = functools.partial(_full, op.repeats)
   dtype = wide_dtype(op.dtype)
   return Row(full(1, dtype), full(np.nan, dtype), full(code, np.int32))
+
+
+def found(plan: Plan, states: States, rows: Rows) -> States:
+  """The factors of tables that are read out, before they are looked up.
+
+  Positions get what makes them as large as the tokens they are added to.
+  """
+  start = beginning(plan)
+  number = {s: n for n, group in enumerate(plan.groups) for s in group.sites}
+  for site in plan.waiting & number.keys():
+    tokens, ratio = plan.positions.get(site, Beside(site, 1.0))
+    if tokens not in number:
+      continue
+    own, factor = start[number[site]], states[number[tokens]].factor
+    if tokens != site:
+      bits = rows[tokens].log2_before - rows[site].log2_before
+      factor = factor * ratio * jnp.exp2(bits / 2)
+      factor = jnp.where(jnp.isfinite(factor), factor, 0)
+    if np.shape(own.factor) == np.shape(factor):
+      factor = factor.astype(own.factor.dtype)
+      start[number[site]] = own._replace(factor=factor)
+  return start
 
 
 def pooled(plan: Plan, states: States) -> States:

@@ -54,6 +54,11 @@ class VariancePlan(NamedTuple):
   notes: tuple[str, ...]
   """what theory says of the whole"""
 
+  def __repr__(self) -> str:
+    """Short: how much it sets, keeps and notes; `print` shows all."""
+    said = f"{len(self.rows)} rows, {len(self.kept)} kept"
+    return f"VariancePlan({said}, {len(self.notes)} notes)"
+
   def __str__(self) -> str:
     return str(_variances_table(self))
 

@@ -1,6 +1,8 @@
 """Theory of a whole model: how large its signals and gradients should be."""
 
+from initjax.propagation._images import response
 from initjax.propagation._predict import Prediction, predict, predict_rows
-from initjax.propagation._walk import Fed, Signal, Walk, response
+from initjax.propagation._signals import Fed, Signal
+from initjax.propagation._walk import Walk
 
 __all__ = ["Fed", "Prediction", "Signal", "Walk", "predict", "response"]

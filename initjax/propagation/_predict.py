@@ -6,27 +6,35 @@ walking back along the same edges gives the gradient's.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from initjax._checks import check_number
 from initjax.graph import (
+  LinearOp,
+  Scale,
   SignalGraph,
   Term,
   as_function,
   signal_graph,
   terms_within,
+  with_advice,
 )
 from initjax.measurement import (
+  Known,
   Leaves,
-  arrays_of,
   kernel_variance,
   known_of,
+  leaves_of,
   mean_square_at,
+  shared_by_positions,
 )
-from initjax.propagation._walk import Signal, Walk
+from initjax.propagation._gradients import gradients_of, mean_of
+from initjax.propagation._signals import Fed, Signal
+from initjax.propagation._walk import Walk
 
 
 class Prediction(NamedTuple):
@@ -41,10 +49,21 @@ class Prediction(NamedTuple):
   """[rows]: log₂ second moment of an element of the gradient with respect to
   it, against that of the last row"""
   silent: tuple[str, ...] = ()
-  """[rows]: why theory stops there, at a function without the moments that it
-  needs; "" elsewhere"""
+  """[rows]: why `forward` is unknown; "" where it is not"""
+  forward_error: np.ndarray = np.zeros(0)
+  """[rows]: bits by which what theory neglects may change `forward`"""
+  backward_error: np.ndarray = np.zeros(0)
+  """[rows]: likewise"""
+  cosine: np.ndarray = np.zeros(0)
+  """[rows]: of the outputs at two positions (tokens, pixels) of a sample; NaN
+  where nothing asks for it"""
+  entropy: np.ndarray = np.zeros(0)
+  """[rows]: of the attention that feeds it, in nats; NaN elsewhere"""
+  notes: tuple[str, ...] = ()
+  """what was taken of parameters without values"""
 
 
+@with_advice
 def predict(
   fn: Callable[..., object],
   params: object,
@@ -95,7 +114,7 @@ def predict(
   """
   check_number("second_moment", second_moment, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  leaves, graph = arrays_of(params), signal_graph(fn, params, *inputs)
+  leaves, graph = leaves_of(params), signal_graph(fn, params, *inputs)
   return predict_rows(graph, leaves, inputs, second_moment)
 
 
@@ -108,59 +127,95 @@ def predict_rows(
     functools.partial(mean_square_at, known),
     second_moment,
     assumes=False,
-    over_samples=any(term.over == "samples" for term in _terms(graph)),
+    pairs=any(map(_mixes, _terms(graph))),
+    near_of=functools.partial(shared_by_positions, known),
+    lacks=functools.partial(_lacks, known),
     tape=[],
   )
-  rows, silent = [], []
+  rows, feeds = [], []
   for _, op, repeat in graph.rows:
-    walk.failure = ""
-    variance = kernel_variance(op, repeat, leaves)
-    rows.append(walk.put(op, walk.fed(op, repeat), variance))
-    silent.append(walk.failure)
-  forward, backward = [row.size for row in rows], _gradients(walk, rows, graph)
+    variance = _variance(op, repeat, leaves)
+    feeds.append(walk.fed(op, repeat))
+    rows.append(walk.put(op, feeds[-1], variance))
   with np.errstate(divide="ignore", invalid="ignore"):
-    return Prediction(np.log2(forward), np.log2(backward), tuple(silent))
+    backward, backward_error = _gradients(walk, rows, graph)
+    sizes = np.array([row.size for row in rows])
+    return Prediction(
+      np.log2(sizes),
+      np.log2(backward),
+      tuple(map(_silent, rows, feeds)),
+      np.array([row.error if row.size >= 0 else math.nan for row in rows]),
+      backward_error,
+      np.array([row.near for row in rows]) / sizes,
+      np.array([fed.source.entropy for fed in feeds]),
+      (_TAKEN,) if any(map(_is_abstract, leaves.values())) else (),
+    )
 
 
-def _terms(graph: SignalGraph) -> list[Term]:
-  """All that operations are fed; what cannot be said is one unknown term."""
-  feeds = (f for op in graph.ops for f in (op.feed, op.later_feed) if f)
-  streams = [feed.stream for feed in feeds if not feed.from_outside]
-  unknown = (Term("unknown"),)
-  return [
-    term
-    for stream in streams
-    for term in terms_within(unknown if stream is None else stream)
-  ]
+_TAKEN = (
+  "parameters without values: kernels are taken to have the variance 1/fan_in, "
+  "rows that are looked up 1, scales are taken as 1 and biases as 0"
+)
+
+
+def _is_abstract(leaf: Any) -> bool:
+  return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _lacks(known: Known, scale: Scale) -> bool:
+  """Whether a parameter has no values, or one that it is computed of."""
+  if isinstance(scale, str):
+    return _is_abstract(known.get(scale))
+  parts = [each for each in scale.operands if not isinstance(each, float)]
+  return any(_lacks(known, each) for each in parts if scale.label != "input")
+
+
+def _variance(op: LinearOp, repeat: tuple[int, ...], leaves: Leaves) -> float:
+  """Of a kernel's entries, as they are or as they are taken to be."""
+  if op.paths and all(_is_abstract(leaves.get(path)) for path in op.paths):
+    return 1 / op.fan_in if op.origin == "parameter" else math.nan
+  return kernel_variance(op, repeat, leaves)
+
+
+def _silent(row: Signal, fed: Fed) -> str:
+  """Why theory stops at a row."""
+  if not math.isnan(row.size):
+    return ""
+  return fed.doubt or "the variance of its kernel is not known"
+
+
+def _mixes(term: Term) -> bool:
+  """Whether it matters what samples or positions share."""
+  return term.mixing is not None or term.over == "samples"
+
+
+def _terms(graph: SignalGraph) -> Iterator[Term]:
+  """All that operations are fed, as far as it can be said."""
+  for op in graph.ops:
+    for feed in filter(None, (op.feed, op.later_feed)):
+      yield from terms_within(feed.stream)
+  yield from terms_within(graph.output)
 
 
 def _gradients(
   walk: Walk, rows: Sequence[Signal], graph: SignalGraph
-) -> list[float]:
-  """E[δ²] of each row, 1 at the last; only that one if a part is unknown."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """E[δ²] of each row, 1 at the last, and its error in bits."""
   if not rows:
-    return []
-  if graph.output is None:
-    rows[-1].gradient = 1.0
-  else:  # streams that reach the output beside the last row
-    site = graph.ops[-1].place.site
-    walk.total(graph.output, site).gradient = 1.0
-  # Backwards, all that a signal feeds has handed on its gradient before it.
-  for signal in reversed(walk.tape or ()):
-    if signal.parts and math.isnan(signal.gradient):
-      continue  # its parts are fed to others, and not the whole
-    for below, factor in signal.edges:
-      given = signal.gradient * factor
-      first = math.isnan(below.gradient)
-      below.gradient = given if first else below.gradient + given
-  known = all(term.kind != "unknown" for term in _terms(graph))
-  complete = known and not graph.opaque and not graph.not_followed
-  complete &= not any(np.dtype(op.dtype).kind == "c" for op in graph.ops)
-  if complete and rows[-1].gradient:
-    return [
-      math.nan  # of a table of positions it adds up over samples, as they are
-      if op.feed.reason == "positions"
-      else row.gradient / rows[-1].gradient
-      for row, (_, op, _) in zip(rows, graph.rows, strict=True)
-    ]
-  return [*(math.nan for _ in rows[:-1]), 1.0]
+    return np.zeros(0), np.zeros(0)
+  last = rows[-1]
+  if graph.output is not None:  # streams reach the output beside the last row
+    last = walk.total(graph.output, graph.ops[-1].place.site)
+  followed = not graph.opaque and not graph.not_followed
+  followed &= not any(np.dtype(op.dtype).kind == "c" for op in graph.ops)
+  found = gradients_of(walk.tape or (), last) if followed else {}
+  pairs = [mean_of(found, row) for row in rows]
+  own, errors = np.array(pairs).T
+  for at, (_, op, _) in enumerate(graph.rows):
+    if op.feed.reason == "positions":
+      # of a table of positions it adds up over samples, as they are
+      own[at] = math.nan
+  relative = own / pairs[-1][0]
+  relative[-1] = 1.0
+  errors[-1] = 0.0
+  return relative, np.where(np.isnan(relative), math.nan, errors)

@@ -2,8 +2,38 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
+
+from initjax.propagation._borders import Profile, average_profile
+
+DRAWN = 1 << 14
+"""Units that are drawn, where a law is no Gaussian."""
+DRAWN_ERROR = 0.02
+"""Of a mean over them, in bits"""
+
+
+class Edge(NamedTuple):
+  """What a signal is made of, and how the gradient goes back there.
+
+  Of the gradient δ, G = E[δ²] and N = E[δ·δ'] of two positions are followed.
+  """
+
+  below: "Signal"
+  own: float
+  """G below is own·G + cross·N"""
+  near: float = math.nan
+  """N below is near·N + lift·G; NaN: as `own`"""
+  cross: float = 0.0
+  lift: float = 0.0
+  error: float = 0.0
+  """of all of them, in bits"""
+  taps: Sequence[np.ndarray] = ()
+  """of a convolution with borders: which outputs meet which entries"""
+  slopes: Callable[[], np.ndarray | None] | None = None
+  """gives [2, units]: `own` and `near` for each unit that was drawn"""
 
 
 @dataclasses.dataclass(eq=False)
@@ -15,12 +45,22 @@ class Signal:
   mean: float = 0.0
   """E[h]"""
   shared: float = 0.0
-  """E[h_a·h_b] of two samples"""
+  """E[h·h'] of two samples"""
+  near: float = 0.0
+  """E[h·h'] of two positions of a sample: tokens, pixels"""
   gaussian: bool = True
-  edges: tuple[tuple["Signal", float], ...] = ()
-  """what it is made of, and the gradient's factor going back"""
-  gradient: float = math.nan
-  """E[δ²], summed over what it feeds; NaN if it feeds nothing"""
+  error: float = 0.0
+  """of log₂ E[h²]: what theory neglects"""
+  profile: Profile = ()
+  """of E[h²] over the positions of a map"""
+  common: Profile = ()
+  """likewise, of what it shares with the mean over samples and positions"""
+  edges: tuple[Edge, ...] = ()
+  """what it is made of, and the gradient's factors going back"""
+  made: Callable[[np.random.Generator], np.ndarray | None] | None = None
+  """draws its units by those that it is made of, where that can be done"""
+  drawn: np.ndarray | None = None
+  """[3, units]: two positions of a sample, and another sample's"""
   # An operation passes a relative change of size on times d log E[φ²]/d log q,
   # and has chance of its own, a change of 1. Where images of one stream are
   # multiplied, a change that they share acts through all of them, one that the
@@ -36,10 +76,19 @@ class Signal:
   layers: int = 0
   """of that chain"""
   doubt: str = ""
-  """what was assumed"""
+  """what was assumed, or why it is not known"""
+  entropy: float = math.nan
+  """of the attention that it comes from, in nats"""
   parts: tuple[tuple["Signal", float], ...] = ()
   """of different sizes that it has side by side, each with its part of all
   entries"""
+  is_output: bool = False
+  """whether it is an operation's, so that its units have fresh kernels"""
+
+  @property
+  def variance(self) -> float:
+    """Of h: E[h²] - E[h]²."""
+    return self.size - self.mean * self.mean
 
 
 class Fed(NamedTuple):
@@ -55,10 +104,16 @@ class Fed(NamedTuple):
   """E[φ'(h)²]; NaN if theory does not know it"""
   shared: float = 0.0
   """E[φ(h_a)·φ(h_b)] of two samples"""
-  variance: float = math.nan
-  """E[h²] at which theory looked"""
+  near: float = 0.0
+  """the same of two positions"""
+  derivative_near: float = 1.0
+  """E[φ'·φ'] of two positions"""
+  mean: float = 0.0
+  """E[φ(h)]; as 0 where nobody asks"""
   doubt: str = ""
-  """what was assumed of any of these"""
+  """what was assumed of any of these, or why they are not known"""
+  error: float = 0.0
+  """of log₂ E[φ²]"""
 
   @property
   def steepness(self) -> float:
@@ -66,35 +121,92 @@ class Fed(NamedTuple):
     return self.slope * self.source.slope
 
 
+def draw(signal: Signal, random: np.random.Generator) -> np.ndarray | None:
+  """Entries [3, units] of a signal, the same whenever it is asked for."""
+  if signal.drawn is None:
+    if signal.made is not None:
+      signal.drawn = signal.made(random)
+    known = signal.gaussian and math.isfinite(signal.size)
+    if signal.drawn is None and known:
+      signal.drawn = _gaussians(signal, random)
+  return signal.drawn
+
+
+def _gaussians(signal: Signal, random: np.random.Generator) -> np.ndarray:
+  """Of the three entries' covariances."""
+  from scipy import special
+
+  v, square = max(signal.variance, 0.0), signal.mean * signal.mean
+  ranks = (np.arange(DRAWN) + 0.5) / DRAWN  # evenly spread, in any order
+  z = special.ndtri(np.stack([random.permutation(ranks) for _ in range(3)]))
+  near, shared = (
+    float(np.clip((each - square) / v, -1, 1)) if v > 0 else 0.0
+    for each in (signal.near, signal.shared)
+  )
+  near, shared = np.nan_to_num([near, shared])
+  second = near * z[0] + math.sqrt(1 - near * near) * z[1]
+  along = shared / (1 + near) if near > -1 else 0.0
+  rest = math.sqrt(max(0.0, 1 - 2 * along * along * (1 + near)))
+  third = along * (z[0] + second) + rest * z[2]
+  return signal.mean + math.sqrt(v) * np.stack([z[0], second, third])
+
+
 def sum_of(
   terms: Sequence[tuple[Signal, float]],
   others: Sequence[tuple[Signal, float]] = (),
   weight: float = 1.0,
-  doubt: str = "",
+  shares: Sequence[float] = (),
 ) -> Signal:
   """Of terms times factors, independent but for their means.
 
   A deviation of one term counts by that term's part of the sum. Only a part of
   the entries of `others`, by its weight, is in the sum.
+
+  Args:
+    terms: signals, and what multiplies them.
+    others: likewise.
+    weight: of the others.
+    shares: of the terms' entries that are taken; 1 if not given.
   """
   parts = [*terms, *others]
   mean = sum(part.mean * root for part, root in parts)
-  apart = sum((p.size - p.mean * p.mean) * r * r for p, r in parts)
-  shared = sum((p.shared - p.mean * p.mean) * r * r for p, r in parts)
+  apart, shared, near = (
+    sum((getattr(p, name) - p.mean * p.mean) * r * r for p, r in parts)
+    for name in ("size", "shared", "near")
+  )
   weighted = lambda name: average(
     [(getattr(p, name), p.size * r * r) for p, r in parts]
   )
-  back = [1.0] * len(terms) + [weight] * len(others)
+  back = [*(shares or [1.0] * len(terms)), *[weight] * len(others)]
+  backwards = zip(parts, back, strict=True)
+  square = mean * mean
+
+  def made(random: np.random.Generator) -> np.ndarray | None:
+    found = np.zeros((3, DRAWN))
+    for part, root in parts:
+      entries = draw(part, random)
+      if entries is None:
+        return None
+      found += root * entries
+    return found
+
+  gaussian = all(part.gaussian for part, _ in parts)
   return Signal(
-    apart + mean * mean,
+    apart + square,
     mean,
-    shared + mean * mean,
-    all(part.gaussian for part, _ in parts),
-    tuple((p, r * r * w) for (p, r), w in zip(parts, back, strict=True)),
+    shared + square,
+    near + square,
+    gaussian,
+    weighted("error"),
+    average_profile([(p.profile, p.size * r * r) for p, r in parts]),
+    edges=tuple(Edge(p, r * r * w) for (p, r), w in backwards),
+    made=made,
+    common=average_profile([(p.common, p.shared * r * r) for p, r in parts]),
     stretch=weighted("stretch"),
     upstream=weighted("upstream"),
     slope=weighted("slope"),
-    doubt=joined([*(part.doubt for part, _ in parts), doubt]),
+    doubt=joined(part.doubt for part, _ in parts),
+    entropy=parts[0][0].entropy if len(parts) == 1 else math.nan,
   )
 
 
@@ -105,9 +217,9 @@ def side_by_side(pieces: Sequence[tuple[Signal, float]]) -> Signal:
     for piece, weight in pieces
     for inner, own in (piece.parts or ((piece, 1.0),))
   ]
-  size, mean, shared = (
+  size, mean, shared, near = (
     sum(getattr(piece, name) * weight for piece, weight in flat)
-    for name in ("size", "mean", "shared")
+    for name in ("size", "mean", "shared", "near")
   )
   weighted = lambda name: average(
     [(getattr(p, name), p.size * w) for p, w in flat]
@@ -117,8 +229,12 @@ def side_by_side(pieces: Sequence[tuple[Signal, float]]) -> Signal:
     size,
     mean,
     shared,
-    alike,
-    tuple((piece, 1.0) for piece, _ in flat),
+    near,
+    alike and all(abs(p.mean - mean) <= 1e-9 * size**0.5 for p, _ in flat),
+    weighted("error"),
+    average_profile([(p.profile, p.size * w) for p, w in flat]),
+    edges=tuple(Edge(piece, 1.0) for piece, _ in flat),
+    made=None if alike else lambda random: None,
     stretch=weighted("stretch"),
     upstream=weighted("upstream"),
     slope=weighted("slope"),

@@ -1,40 +1,45 @@
 """One walk over the rows of a graph: the second moment of every signal.
 
 The graph says of each operation which stream feeds it: a sum of outputs, biases
-and earlier streams, perhaps normalized, or products of their images. In the
-order of execution each row is fed φ(h) (`Walk.fed`) and, given the variance of
-its kernel, puts out a signal (`Walk.put`). Two readings stand on it: `predict`
-knows the weights and leaves unknown what the graph does not say; `auto_init`
-lets each row ask for a variance and takes the unknown to be 1, with a doubt.
+and earlier streams, perhaps normalized, products of their images, or mixtures
+of their positions. In the order of execution each row is fed φ(h) (`Walk.fed`)
+and, given the variance of its kernel, puts out a signal (`Walk.put`). Two
+readings stand on it: `predict` knows the weights and leaves unknown what the
+graph does not say; `auto_init` lets each row ask for a variance and takes the
+unknown to be 1, with a doubt.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from initjax import meanfield
 from initjax._activations import identity
-from initjax.gains import joint_moments, moments
 from initjax.graph import Feed, Image, LinearOp, Scale, Site, Stream, Term
-from initjax.meanfield import THEORY_FAILS, Response
+from initjax.meanfield import THEORY_FAILS
+from initjax.propagation._borders import (
+  in_common,
+  matrices_of,
+  mixed,
+  neglected,
+  raised,
+)
+from initjax.propagation._entrywise import ASSUMED, Images, divided
+from initjax.propagation._images import is_plain, line_of
+from initjax.propagation._positions import attended, averaged, largest
 from initjax.propagation._signals import (
+  Edge,
   Fed,
   Signal,
-  average,
   joined,
   side_by_side,
   sum_of,
 )
 from initjax.typing import Activation
 
-
-@functools.lru_cache(maxsize=256)
-def response(activation: Activation) -> Callable[[float], Response[float]]:
-  """`meanfield.response`, its table kept: a recovered φ never changes."""
-  return meanfield.response(activation)
+_MIXED = ("average", "maximum", "attention")
 
 
 @dataclasses.dataclass
@@ -46,30 +51,41 @@ class Walk:
   input_size: float
   assumes: bool
   """whether the unknown counts as 1, with a doubt, and not as NaN"""
-  over_samples: bool = False
-  """whether something is normalized over samples, so that it matters what
-  these share"""
+  pairs: bool = False
+  """whether something is normalized over samples, or positions are mixed, so
+  that it matters what samples and positions share"""
+  near_of: Callable[[Scale], float] | None = None
+  """of a bias, what positions share of its mean square"""
+  lacks: Callable[[Scale], bool] = lambda scale: False
+  """whether it has no values: then it scales by 1, and shifts by 0"""
   tape: list[Signal] | None = None
   """where signals are noted as they are made, for the gradient: read backwards,
   all that a signal feeds comes before it"""
-  failure: str = ""
-  """what the latest function without moments lacks"""
   outputs: dict[Site, Signal] = dataclasses.field(default_factory=dict)
   streams: dict[Site, Signal] = dataclasses.field(default_factory=dict)
   inners: dict[Site, Signal] = dataclasses.field(default_factory=dict)
+  images: Images = dataclasses.field(init=False)
+
+  def __post_init__(self) -> None:
+    self.images = Images(self.assumes, self.pairs, self.tape is not None)
 
   def fed(self, op: LinearOp, repeat: tuple[int, ...]) -> Fed:
     """What feeds a row."""
     feed, site = op.feed_at(repeat), op.place.site
     if op.kind == "embedding":
       return Fed(Signal(), 1.0, slope=0.0)
-    if feed.stream is not None:
+    if feed.stream is not None and not self._assumed(feed.stream):
       source = self.streams[site] = self.total(feed.stream, site)
     elif feed.reason == "constant" and self.assumes:
       source = Signal(0.0)
     else:
-      source = self._unknown(_words(feed))
+      source = self._unknown(_words(feed), feed.reached, site)
+      if self.assumes and _is_multiple(feed.activation):
+        return Fed(source, 1.0, doubt=source.doubt)  # a mean, not its sum
     return self._through(feed.activation, source)
+
+  def _assumed(self, stream: Stream) -> bool:
+    return self.assumes and any(term.kind in _MIXED for term in stream)
 
   def put(self, op: LinearOp, fed: Fed, variance: float | None) -> Signal:
     """Notes what a row puts out, for the variance of its operand's entries.
@@ -77,23 +93,60 @@ class Walk:
     None is that of a kernel which keeps the size of whatever it is fed.
     """
     source, upstream = fed.source, fed.slope * fed.source.stretch
-    output = Signal(stretch=max(1.0, upstream), upstream=upstream)
+    output = Signal(
+      stretch=max(1.0, upstream), upstream=upstream, is_output=True
+    )
     if variance is None:
       output.size = 1.0 if fed.second_moment else 0.0
     else:
+      taps: tuple[np.ndarray, ...] = ()
       fan_in, fan_out = op.fan_in, op.fan_out
+      profile = raised(source.profile, fed.slope)
       if not self.assumes:  # what is measured has borders
         fan_in, fan_out = op.valid_fan_in, op.valid_fan_out
-      sigma_w2 = variance * fan_in
+        taps = matrices_of(op.taps)
+      uneven, mixed_profile = mixed(taps, profile)
+      sigma_w2 = variance * fan_in * uneven
+      output.profile = mixed_profile if taps else profile
       output.size = sigma_w2 * fed.second_moment
-      output.shared = sigma_w2 * fed.shared
-      output.edges = ((source, variance * fan_out * fed.derivative),)
-      if op.kind != "embedding" and math.isfinite(fed.derivative):
+      near, shared, output.common = in_common(op.taps)
+      output.near = sigma_w2 * fed.near * near
+      output.shared = sigma_w2 * fed.shared * shared
+      output.error = fed.error + neglected(taps) + _width_error(op)
+      output.doubt = fed.doubt if math.isnan(output.size) else ""
+      output.edges = (self._back(op, fed, variance * fan_out, taps),)
+      if op.kind == "embedding":
+        output.near, output.shared = self._looked_up(op, output.size)
+      elif math.isfinite(fed.derivative):
         chi = sigma_w2 * fed.derivative
         output.chi = chi * source.chi if source.layers else 1.0
         output.layers = source.layers + 1
     self.outputs[op.place.site] = self._note(output)
     return output
+
+  def _back(
+    self, op: LinearOp, fed: Fed, factor: float, taps: Sequence[np.ndarray]
+  ) -> Edge:
+    share = op.usual_feed.share
+    return Edge(
+      fed.source,
+      factor * fed.derivative * share,
+      factor * fed.derivative_near * share,
+      error=neglected(taps) + _width_error(op),
+      taps=taps,
+      slopes=self.images.slopes(
+        op.usual_feed.activation, fed.source, factor * share
+      ),
+    )
+
+  @staticmethod
+  def _looked_up(op: LinearOp, size: float) -> tuple[float, float]:
+    """What positions and samples share of rows that are looked up."""
+    if op.feed.reason == "positions":
+      return 0.0, size
+    shape = op.kernel_shape
+    rows = math.prod(shape[axis] for axis in op.axes.summed) if shape else 0
+    return (size / rows, size / rows) if rows else (0.0, 0.0)
 
   def total(self, stream: Stream, site: Site) -> Signal:
     """The sum of a stream's terms, which are independent but for their means.
@@ -101,20 +154,23 @@ class Walk:
     Where one of them has parts, so has the sum.
     """
     terms = [(self._signal(term, site), self._root(term)) for term in stream]
-    doubt = self._doubt(stream)
+    shares = [term.share for term in stream]
     several = next((i for i, (p, _) in enumerate(terms) if p.parts), None)
     if several is not None:
       whole, root = terms.pop(several)
       pieces = [
-        (self._note(sum_of([(piece, root)], terms, weight, doubt)), weight)
+        (self._note(sum_of([(piece, root)], terms, weight)), weight)
         for piece, weight in whole.parts
       ]
-      return self._note(side_by_side(pieces))
-    signal = sum_of(terms, doubt=doubt)
-    chain = [i for i, term in enumerate(stream) if term.kind != "bias"]
-    if len(chain) == 1 and stream[chain[0]].kind == "output":
-      before, root = terms[chain[0]]
-      signal.chi, signal.layers = before.chi * root * root, before.layers
+      signal = side_by_side(pieces)
+    else:
+      signal = sum_of(terms, shares=shares)
+      chain = [i for i, term in enumerate(stream) if term.kind != "bias"]
+      if len(chain) == 1 and stream[chain[0]].kind == "output":
+        before, root = terms[chain[0]]
+        signal.chi, signal.layers = before.chi * root * root, before.layers
+    if any(map(self._lacks, stream)):
+      signal.doubt = joined([signal.doubt, _CONSTANTS])
     return self._note(signal)
 
   def _root(self, term: Term) -> float:
@@ -123,184 +179,120 @@ class Walk:
     return term.factor * math.sqrt(squares)
 
   def _square(self, scale: Scale) -> float:
-    square = self.mean_square(scale)
-    return 1.0 if self.assumes and math.isnan(square) else square
+    return 1.0 if self._without_values(scale) else self.mean_square(scale)
+
+  def _without_values(self, scale: Scale) -> bool:
+    if self.lacks(scale):
+      return True
+    return self.assumes and math.isnan(self.mean_square(scale))
 
   def _lacks(self, term: Term) -> bool:
     """Whether its size is assumed, since a constant has no values."""
-    squares = map(self.mean_square, term.scales)
-    return self.assumes and any(map(math.isnan, squares))
+    return any(map(self._without_values, (*term.scales, *_paths(term))))
 
   def _signal(self, term: Term, site: Site) -> Signal:
     if term.kind == "bias":
+      if self._lacks(term):
+        return Signal(0.0)
       size = self.mean_square(term.path) if term.path else 1.0
-      size = 0.0 if self._lacks(term) else size
-      return Signal(size, shared=size)
+      near = self.near_of(term.path) if self.near_of and term.path else size
+      return Signal(size, shared=size, near=near)
     if term.kind == "constant":
-      return Signal(mean=1.0, shared=1.0, gaussian=False)
+      return Signal(mean=1.0, shared=1.0, near=1.0)
     if term.kind == "ones":
       return Signal(mean=1.0, gaussian=False)
     if term.kind == "input":
-      return Signal(self.input_size, gaussian=False)
+      return Signal(self.input_size, gaussian=False, made=lambda random: None)
     if term.kind == "normalized":
       return self._normalized(term, site)
     if term.kind == "product":
-      return self._product(term.images, site)
+      fed = [self._image(image, site) for image in term.images]
+      return self._note(self.images.product(term.images, fed))
     if term.kind == "parts":
       pieces = [
         (self._piece(image, site), image.weight) for image in term.images
       ]
       return self._note(side_by_side(pieces))
+    if term.kind in _MIXED:
+      return self._mixed(term, site)
     known = {
       "output": self.outputs, "stream": self.streams, "inner": self.inners
     }.get(term.kind, {})  # fmt: skip
-    return known.get(term.site) or self._unknown("its source is not known")
+    why = "its source is not known"
+    return known.get(term.site) or self._unknown(why, term.inner or None, site)
 
   def _normalized(self, term: Term, site: Site) -> Signal:
     """Of unit second moment, without the mean of samples or of units."""
     inner = self.inners[site] = self.total(term.inner, site)
     over_samples = term.over == "samples"
     if not inner.parts or (math.isnan(inner.size) and not over_samples):
-      return self._note(self._divided(inner, inner, term))
+      return self._note(divided(inner, inner, term, self.assumes))
     pieces = [
       (
-        self._note(self._divided(part, part if over_samples else inner, term)),
+        self._note(
+          divided(part, part if over_samples else inner, term, self.assumes)
+        ),
         weight,
       )
       for part, weight in inner.parts
     ]
     return self._note(side_by_side(pieces))
 
-  def _divided(self, inner: Signal, whole: Signal, term: Term) -> Signal:
-    """A signal, or a part of one, by the size of the whole."""
-    own = 0.0  # what all units of a sample, or one unit of all samples, share
-    if term.centred:
-      over_samples = term.over == "samples"
-      own = whole.shared if over_samples else whole.mean * whole.mean
-    variance = whole.size - own
-    if variance <= 0:
-      size = 1.0 if self.assumes else math.nan
-      return Signal(size, edges=((inner, math.nan),))
-    mean = 0.0 if term.centred else inner.mean / math.sqrt(variance)
-    return Signal(
-      1.0 if inner is whole else (inner.size - own) / variance,
-      mean,
-      (inner.shared - own) / variance,
-      not mean or math.isnan(mean),  # of the unknown, the size is known
-      ((inner, 1 / variance),),
-    )
-
   def _piece(self, image: Image, site: Site) -> Signal:
     """What is joined to others: an image of a stream."""
-    fed = self._through(image.activation, self.total(image.stream, site))
+    fed = self._image(image, site)
     linear = image.activation in (None, identity)
     if linear and image.share == 1:
       return fed.source
-    signal = Signal(
-      fed.second_moment,
-      self._mean(image.activation, fed),
-      fed.shared,
-      linear and fed.source.gaussian,
-      ((fed.source, image.share * fed.derivative),),
-      stretch=fed.slope * fed.source.stretch,
-      upstream=fed.slope * fed.source.upstream,
-      slope=fed.steepness,
-      doubt=fed.doubt,
-    )
-    return self._note(signal)
+    return self._note(self.images.signal(image, fed))
 
-  def _product(self, images: Sequence[Image], site: Site) -> Signal:
-    """Of images that are independent, given what feeds them all.
+  def _image(self, image: Image, site: Site) -> Fed:
+    source = self.total(image.stream, site)
+    return self._through(image.activation, source, needs_mean=True)
 
-    Their moments multiply; of a change of size that they share, slopes add.
-    """
-    fed = [
-      self._through(image.activation, self.total(image.stream, site))
-      for image in images
-    ]
-    sizes = [each.second_moment for each in fed]
-    edges = []
-    for i, (each, image) in enumerate(zip(fed, images, strict=True)):
-      others = math.prod(sizes[:i] + sizes[i + 1 :])
-      edges.append((each.source, image.share * each.derivative * others))
-    upstream = sum(each.slope * each.source.upstream for each in fed)
-    own = max(each.slope * each.source.stretch for each in fed)
-    signal = Signal(
-      math.prod(sizes),
-      math.prod(map(self._mean, (image.activation for image in images), fed)),
-      math.prod(each.shared for each in fed),
-      gaussian=False,
-      edges=tuple(edges),
-      stretch=max(own, upstream),
-      upstream=upstream,
-      slope=sum(each.steepness for each in fed),
-      doubt=joined(each.doubt for each in fed),
-    )
-    return self._note(signal)
+  def _through(
+    self, phi: Activation | None, source: Signal, needs_mean: bool = False
+  ) -> Fed:
+    fed = self.images.of(phi, source, needs_mean)
+    if fed.source is not source:  # parts by parts
+      self._note(fed.source)
+    return fed
 
-  def _through(self, phi: Activation | None, source: Signal) -> Fed:
-    """Of φ(h), for the activation φ of a source h."""
-    q, doubt = source.size, source.doubt
-    in_range = 1e-300 < q < 1e300
-    unknown = Fed(source, math.nan, math.nan, math.nan, math.nan)
-    if self.assumes and not (in_range or q == 0):
-      q, doubt = 1.0, f"{_ASSUMED}: theory leaves float64"
-    if phi is None or phi is identity:
-      return Fed(source, q, 1.0, 1.0, source.shared, q, doubt)
-    if source.parts:
-      return self._through_parts(phi, source)
-    if self.assumes and not source.gaussian:
-      doubt = doubt or "an activation of inputs or products, taken as Gaussian"
-    elif not self.assumes and not (source.gaussian and in_range):
-      return unknown
-    try:
-      found = _moments(phi, q)
-      shared = _shared(phi, source) if self.over_samples else 0.0
-      return Fed(source, *found, shared, q, doubt)
-    except THEORY_FAILS as error:
-      self.failure = str(error)
-    if not self.assumes:
-      return unknown
-    reason = self.failure.split("; ")[0].split(". ")[0].rstrip(".")
-    assumed = f"{_ASSUMED}: {reason}"
-    doubt = f"{doubt}; {assumed}" if doubt else assumed
-    return Fed(source, 1.0, derivative=math.nan, doubt=doubt)
+  def _mixed(self, term: Term, site: Site) -> Signal:
+    """Positions of signals, pooled or attended to."""
+    mixing = term.mixing
+    assert mixing is not None
+    fed = [self._image(image, site) for image in term.images]
+    found: Any = None
+    if term.kind == "attention":
+      values, queries, keys = (
+        self._note(self.images.signal(*pair))
+        for pair in zip(term.images, fed, strict=True)
+      )
+      found = attended(values, queries, keys, mixing)
+    elif math.isnan(fed[0].second_moment):
+      found = fed[0].doubt
+    elif term.kind == "average":
+      found = averaged(fed[0], mixing, term.images[0].share)
+    else:
+      phi = term.images[0].activation
+      found = largest(phi, fed[0].source, mixing, self.images.random)
+    if isinstance(found, Signal):
+      return self._note(found)
+    reached = [each.source for each in fed]
+    why = found or "a maximum of what is not Gaussian"
+    return self._note(_not_known_of(why, reached))
 
-  def _through_parts(self, phi: Activation, source: Signal) -> Fed:
-    """Of φ(h) where parts of h differ in size: each by itself."""
-    every = [
-      (self._through(phi, part), weight) for part, weight in source.parts
-    ]
-    size, derivative, shared = (
-      sum(getattr(fed, name) * weight for fed, weight in every)
-      for name in ("second_moment", "derivative", "shared")
-    )
-    slope = average([(fed.slope, w * fed.second_moment) for fed, w in every])
-    edges = tuple(
-      (fed.source, fed.derivative / derivative if derivative else 0.0)
-      for fed, _ in every
-    )
-    image = dataclasses.replace(source, edges=edges, gradient=math.nan)
-    doubt = joined(fed.doubt for fed, _ in every)
-    seen = source.size
-    return Fed(self._note(image), size, slope, derivative, shared, seen, doubt)
-
-  def _mean(self, phi: Activation | None, fed: Fed) -> float:
-    """E[φ(h)]; of few signals, since no table holds it."""
-    if phi is None or phi is identity:
-      return fed.source.mean
-    try:
-      return float(moments(phi, fed.variance).mean)
-    except THEORY_FAILS:  # `_through` says why
-      return 0.0 if self.assumes else math.nan
-
-  def _doubt(self, stream: Stream) -> str:
-    return _CONSTANTS if any(map(self._lacks, stream)) else ""
-
-  def _unknown(self, why: str) -> Signal:
+  def _unknown(
+    self, why: str, reached: Stream | None = None, site: Site = ()
+  ) -> Signal:
+    """What the graph does not say; of all before, where not even of what."""
     if self.assumes:
-      return Signal(doubt=f"{_ASSUMED}: {why}")
-    return Signal(math.nan)
+      return Signal(doubt=f"{ASSUMED}: {why}")
+    if reached is None:
+      return self._note(_not_known_of(why, tuple(self.tape or ())))
+    known = [self._signal(term, site) for term in reached]
+    return self._note(_not_known_of(why, known))
 
   def _note(self, signal: Signal) -> Signal:
     if self.tape is not None:
@@ -308,34 +300,34 @@ class Walk:
     return signal
 
 
-_ASSUMED = "assumed unit second moment"
 _CONSTANTS = "constants without values, taken to scale by 1 and shift by 0"
 
 
-def _moments(phi: Activation, q: float) -> tuple[float, float, float]:
-  """E[φ²], d log E[φ²]/d log q and E[φ'²] at the variance q."""
-  if q == 0:
-    at_zero = moments(phi, 0.0)
-    slope = float(at_zero.derivative_second_moment)
-    return float(at_zero.second_moment), 1.0, slope
-  here = response(phi)(math.log2(q))
-  size, derivative = here.log2_second_moment, here.log2_derivative
-  if size >= 1024:
-    raise OverflowError("theory leaves float64")
-  return (
-    2.0**size, here.slope, math.inf if derivative >= 1024 else 2.0**derivative
-  )  # fmt: skip
+def _paths(term: Term) -> tuple[str, ...]:
+  return (term.path,) if term.kind == "bias" and term.path else ()
 
 
-def _shared(phi: Activation, source: Signal) -> float:
-  """E[φ(h_a)·φ(h_b)] of two samples."""
-  correlation = float(np.clip(source.shared / source.size, -1.0, 1.0))
-  if math.isnan(correlation):
-    return math.nan
-  if correlation == 0:
-    mean = float(moments(phi, source.size).mean)
-    return mean * mean
-  return float(joint_moments(phi, correlation, source.size).product)
+def _not_known_of(why: str, reached: Sequence[Signal]) -> Signal:
+  edges = tuple(Edge(each, math.nan) for each in reached)
+  made = lambda random: None
+  return Signal(math.nan, gaussian=False, made=made, edges=edges, doubt=why)
+
+
+def _is_multiple(phi: Activation | None) -> bool:
+  """Whether φ multiplies by a number, as the last step of a mean does."""
+  if is_plain(phi):
+    return False
+  try:
+    line = line_of(phi)
+  except THEORY_FAILS:
+    return False
+  return line is not None and line[1] == 0
+
+
+def _width_error(op: LinearOp) -> float:
+  """Of first order in 1/width, in bits."""
+  is_kernel = op.kind != "embedding" and op.fan_in > 0
+  return 1 / (2 * op.fan_in * math.log(2)) if is_kernel else 0.0
 
 
 def _words(feed: Feed) -> str:

@@ -3,12 +3,13 @@
 >>> print(to_text([], [], width=60))
 no linear operation was found
 nothing to judge: no linear operation of a parameter was
-seen. Wanted are (fn, params, *inputs): a function of
-parameters and inputs, such as model.apply, and the
-parameters themselves, not closed over. For an NNX or
-Equinox module: fn, params = initjax.functional(module).
+found. Pass (fn, params, *inputs): a function of parameters
+and inputs, such as model.apply, and the parameters
+themselves, not closed over. For an NNX or Equinox module:
+fn, params = initjax.functional(module).
 """
 
+from initjax.reports._about import about, versions
 from initjax.reports._figure import figure
 from initjax.reports._files import (
   check_directory,
@@ -29,6 +30,7 @@ from initjax.reports._text_table import (
 )
 from initjax.reports._words import (
   NOUNS,
+  SEVERITIES,
   fans,
   not_followed,
   nothing_judged,

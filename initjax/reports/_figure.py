@@ -74,7 +74,7 @@ def draw(
   for axes, direction in zip(panels, _words.NOUNS, strict=True):
     _draw_panel(axes, records, direction, severities)
     axes.set_ylabel(f"{_words.NOUNS[direction]}, log₂ E[x²]")
-  _number_verdicts(panels, verdicts, int(5 * width) / len(records))
+  _number_verdicts(panels, records, verdicts, int(5 * width))
   _name_operations(panels[1], records, int(1.6 * width))
   drawn.align_ylabels()
   _add_legend(drawn, panels, int(width / 1.6))
@@ -163,18 +163,21 @@ def _widen(axes: "Axes") -> None:
 
 
 def _number_verdicts(
-  panels: Sequence["Axes"], verdicts: Sequence[Verdict], labels_per_row: float
+  panels: Sequence["Axes"],
+  records: Sequence[Record],
+  verdicts: Sequence[Verdict],
+  labels: int,
 ) -> None:
-  """Above the row where each begins; numbers that would collide share one."""
+  """Above the row that each names; numbers that would collide share one."""
   ordered = _words.ordered(verdicts)
   groups: dict[int, list[int]] = {}
   for number, verdict in enumerate(ordered, 1):
     if verdict.rows:
-      place = int(verdict.rows[0] * labels_per_row)
-      groups.setdefault(place, []).append(number)
+      row = _words.row_of(verdict, records)
+      groups.setdefault(row * labels // len(records), []).append(number)
   for numbers in groups.values():
     first = ordered[numbers[0] - 1]
-    row = first.rows[0] + 1
+    row = _words.row_of(first, records) + 1
     panels[0].text(
       row,
       1.05,
@@ -192,8 +195,8 @@ def _name_operations(
   axes: "Axes", records: Sequence[Record], most: int
 ) -> None:
   """Short paths below the axis, as many as have room."""
-  count = min(len(records), most)
-  rows = np.linspace(0, len(records) - 1, count).round().astype(int)
+  step = -(-len(records) // most)
+  rows = np.arange(0, len(records), step)
   short = short_paths(record["path"] for record in records)
   cropped = crops((short[records[row]["path"]] for row in rows.tolist()), 24)
   names = []
@@ -202,7 +205,7 @@ def _name_operations(
     name = cropped[short[records[row]["path"]]]
     names.append(f"{name} [{repeat}]" if repeat else name)
   axes.set_xticks(rows + 1, names)
-  if count > 1:
+  if len(rows) > 1:
     axes.tick_params("x", rotation=40)
     for label in axes.get_xticklabels():
       label.set(ha="right", rotation_mode="anchor")

@@ -1,6 +1,7 @@
 """The report as a page: verdicts, figure, table; no script, no other file."""
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -23,6 +24,7 @@ def html(
   title: str = "initjax report",
   *,
   missed: Mapping[str, str] = MappingProxyType({}),
+  about: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
   """One standalone page: the verdicts, the figure, the table.
 
@@ -35,6 +37,7 @@ def html(
       nobody judged, which the page then says.
     title: of the page.
     missed: parameters that were not followed, as in `graph.not_followed`.
+    about: what else stands below the title, such as the model and the date.
 
   Raises:
     ValueError: if a verdict names a row that does not exist.
@@ -52,10 +55,16 @@ def html(
 <style>body {{ margin: 0 }}</style>
 </head>
 <body>
-{_body(records, verdicts, missed, f"<h1>{escape(title)}</h1>")}
+{_body(records, verdicts, missed, _heading(title, about))}
 </body>
 </html>
 """
+
+
+def _heading(title: str, about: Mapping[str, str]) -> str:
+  said = (f"{name}: {value}" for name, value in about.items())
+  below = f'<p class="hint">{escape("; ".join(said))}</p>' if about else ""
+  return f"<h1>{escape(title)}</h1>{below}"
 
 
 def html_fragment(
@@ -88,9 +97,10 @@ def _body(
   heading: str,
 ) -> str:
   verdicts = _words.ordered(found or ())
-  cards = [_card(number, verdict) for number, verdict in enumerate(verdicts, 1)]
+  cards = map(_card, itertools.count(1), _words.each_fix_once(verdicts))
   said = _words.conclusion(records, found, missed)
-  kind = "healthy" if said == _words.HEALTHY else "unjudged"
+  healthy = _words.is_healthy(records, found, missed)
+  kind = "healthy" if healthy else "unjudged"
   parts = (
     heading,
     f'<p class="{kind}">{escape(said)}</p>' if said else "",

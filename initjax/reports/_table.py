@@ -33,7 +33,7 @@ def table(
   >>> import rich
   >>> rich.print(table([]))
   no linear operation was found
-  nothing to judge: no linear operation of a parameter was seen...
+  nothing to judge: no linear operation of a parameter was found...
   """
   return TextTable(
     records,
@@ -75,7 +75,7 @@ def to_text(
   >>> verdict = Verdict("unused", "note", "b", "Nothing reads it.", "")
   >>> print(to_text([], [verdict], encoding="ascii"))
   no linear operation was found
-  nothing to judge: no linear operation of a parameter was seen...
+  nothing to judge: no linear operation of a parameter was found...
   <BLANKLINE>
   . 1. unused (note), b
     Nothing reads it.
@@ -96,9 +96,10 @@ def _notes(
   if records:
     yield Note("")
   words = _words.conclusion(records, verdicts, missed)
+  healthy = _words.is_healthy(records, verdicts, missed)
   if words:
-    yield Note(words, "green" if words == _words.HEALTHY else "yellow")
-  for number, verdict in enumerate(_words.ordered(verdicts or ()), 1):
+    yield Note(words, "green" if healthy else "yellow")
+  for number, verdict in enumerate(_words.each_fix_once(verdicts or ()), 1):
     if number > 1 or words:
       yield Note("")
     where = f", {verdict.path}" if verdict.path else ""

@@ -1,7 +1,7 @@
 """The words of a report: names of operations, sizes, marks of verdicts."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from initjax.reports._names import short_paths
 from initjax.typing import Record, Verdict
@@ -15,19 +15,15 @@ SEVERITIES = ("error", "warning", "note")
 MARKS = {"error": "✗", "warning": "!", "note": "·", "": ""}
 """What stands before a row, by the worst severity of its verdicts."""
 
-HEALTHY = "healthy: nothing to report"
-FOLLOWED = "nothing to report of what was followed"
-NOT_JUDGED = (
-  "not judged: these are measurements; initjax.diagnose says what is wrong"
-)
+NOT_JUDGED = "not judged: initjax.diagnose says what is wrong, if anything is"
 NOTHING_SEEN = (
-  "nothing to judge: no linear operation of a parameter was seen. Wanted are "
+  "nothing to judge: no linear operation of a parameter was found. Pass "
   "(fn, params, *inputs): a function of parameters and inputs, such as "
   "model.apply, and the parameters themselves, not closed over. For an NNX or "
   "Equinox module: fn, params = initjax.functional(module)."
 )
 _MOST = 4  # parameters that are listed
-NOTHING_RAN = "nothing to judge: no sample was given, or no operation was run"
+NOTHING_RAN = "nothing to judge: no sample was given, or no operation ran"
 
 
 def not_followed(missed: Mapping[str, str]) -> str:
@@ -37,7 +33,7 @@ def not_followed(missed: Mapping[str, str]) -> str:
     missed: for each path the primitive, as in `graph.not_followed`.
 
   >>> not_followed({"params/mix": "triangular_solve"})
-  '1 parameter meets data in a way that is not followed: mix (triangular_solve)'
+  '1 parameter is used in a way that is not followed: mix (triangular_solve)'
   """
   if not missed:
     return ""
@@ -45,10 +41,10 @@ def not_followed(missed: Mapping[str, str]) -> str:
   listed = [f"{names[path]} ({name})" for path, name in missed.items()]
   rest = len(listed) - _MOST
   more = f" and {rest} more" if rest > 0 else ""
-  count = f"{len(missed)} parameters meet"
-  count = "1 parameter meets" if len(missed) == 1 else count
+  count = f"{len(missed)} parameters are"
+  count = "1 parameter is" if len(missed) == 1 else count
   where = ", ".join(listed[:_MOST])
-  return f"{count} data in a way that is not followed: {where}{more}"
+  return f"{count} used in a way that is not followed: {where}{more}"
 
 
 def repeat_of(record: Record) -> str:
@@ -157,6 +153,20 @@ def ordered(verdicts: Iterable[Verdict]) -> list[Verdict]:
   return sorted(verdicts, key=lambda each: SEVERITIES.index(each.severity))
 
 
+def each_fix_once(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
+  """Worst first; a fix that was given before becomes a word of where.
+
+  >>> [v.fix for v in each_fix_once([Verdict("", "note", "", "", "x = 2")] * 2)]
+  ['x = 2', '# the same as for 1']
+  """
+  first: dict[str, int] = {}
+  for number, verdict in enumerate(ordered(verdicts), 1):
+    given = first.setdefault(verdict.fix, number)
+    if verdict.fix and given < number:
+      verdict = verdict._replace(fix=f"# the same as for {given}")
+    yield verdict
+
+
 def severities(
   records: Sequence[Record], verdicts: Sequence[Verdict]
 ) -> list[str]:
@@ -177,6 +187,15 @@ def severities(
   return worst
 
 
+def row_of(verdict: Verdict, records: Sequence[Record]) -> int:
+  """Where its number stands: at the path that it names, if that has a row."""
+  named = [
+    row for row, record in enumerate(records) if record["path"] == verdict.path
+  ]
+  shown = [row for row in named if row in verdict.rows]
+  return (shown or named or verdict.rows)[0]
+
+
 def nothing_judged(forward_sizes: Sequence[float]) -> str:
   """Why there was nothing to judge; "" if there was.
 
@@ -195,26 +214,34 @@ def conclusion(
 ) -> str:
   """What stands where verdicts would; "" if they say it all.
 
-  What was not looked at, or is `missed`, is not called healthy.
+  What was not looked at, or is `missed`, is said beside what is healthy.
   """
-  said = _judgement(records, verdicts)
+  said = nothing_judged([record["forward_size"] for record in records])
+  if verdicts is None:
+    said = said or NOT_JUDGED
+  elif not verdicts:
+    said = said or _no_problems(records)
   if not missed or verdicts:  # one of them tells of it
     return said
-  said = FOLLOWED if said == HEALTHY else said
   return f"{said.removesuffix('.')}; {not_followed(missed)}"
 
 
-def _judgement(
-  records: Sequence[Record], verdicts: Sequence[Verdict] | None
-) -> str:
-  nothing = nothing_judged([record["forward_size"] for record in records])
-  if nothing or verdicts:
-    return nothing
-  if verdicts is None:
-    return NOT_JUDGED
+def _no_problems(records: Sequence[Record]) -> str:
   idle = sum(not record["forward_size"] for record in records)
-  rows = f"{idle} of {len(records)} rows did not run"
-  return f"healthy as far as it ran: {rows}" if idle else HEALTHY
+  judged = len(records) - idle
+  said = f"no problems found in {judged} operation{'s' * (judged != 1)}"
+  return f"{said}; {idle} did not run" if idle else said
+
+
+def is_healthy(
+  records: Sequence[Record],
+  verdicts: Sequence[Verdict] | None,
+  missed: Mapping[str, str],
+) -> bool:
+  """Whether everything was judged, and nothing found."""
+  ran = all(record["forward_size"] for record in records)
+  judged = verdicts is not None and not verdicts and not missed
+  return bool(records) and ran and judged
 
 
 def remarks(records: Sequence[Record]) -> list[str]:

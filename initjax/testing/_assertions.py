@@ -1,6 +1,7 @@
 """The assertions: one look at a model each, all violations raised at once."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypedDict, Unpack
 
@@ -8,8 +9,8 @@ import jax
 
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
-from initjax.diagnosis import Observed, observe, verdicts_on
-from initjax.graph import as_function
+from initjax.diagnosis import Observed, observe, verdicts_on, without_detail
+from initjax.graph import as_function, with_advice
 from initjax.reports import NOUNS, not_followed, nothing_judged
 from initjax.testing._findings import Finding, of_drift, of_verdict, raise_all
 from initjax.typing import Verdict
@@ -25,7 +26,7 @@ _KINDS = {
     *(f"{noun} {lost}" for noun in NOUNS.values() for lost in _LOST),
   ),
 }
-_CALLER = 5  # who called the assertion, counted from where it warns
+_CALLER = 6  # who called the assertion, counted from where it warns
 _DIRECTION = {"variance": "forward", "gradients": "backward"}
 
 
@@ -39,6 +40,7 @@ class Options(TypedDict, total=False):
   draws: int | None
 
 
+@with_advice
 def assert_variance_stable(
   fn: Callable[..., Any],
   params: Any,
@@ -86,6 +88,7 @@ def assert_variance_stable(
   )
 
 
+@with_advice
 def assert_gradients_flow(
   fn: Callable[..., Any],
   params: Any,
@@ -128,6 +131,7 @@ def assert_gradients_flow(
   _raise_findings(("gradients",), fn, params, inputs, options, false_alarm)
 
 
+@with_advice
 def assert_no_dead_units(
   fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
 ) -> None:
@@ -155,20 +159,21 @@ def assert_no_dead_units(
   >>> assert_no_dead_units(model, params, jax.numpy.ones((4, 8)))
   Traceback (most recent call last):
     ...
-  AssertionError: Dead units at out: Up to 100%...
+  AssertionError: Dead units at out: Many of the units that feed it are 0 on...
 
   Reference: Lu et al. 2020.
   """
   _raise_findings(("dead",), fn, params, inputs, options)
 
 
+@with_advice
 def assert_symmetry_broken(
   fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
 ) -> None:
   """Asserts that no units, layers or kernels are copies that stay copies.
 
   Fails on equal columns of a kernel whose units are read alike, on layers of a
-  scan drawn with one key, and on Flax's equal kernels of different modules.
+  scan drawn with the same key, and on Flax's equal kernels of other modules.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
@@ -194,6 +199,7 @@ def assert_symmetry_broken(
   _raise_findings(("symmetry",), fn, params, inputs, options)
 
 
+@with_advice
 def assert_finite_signal(
   fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
 ) -> None:
@@ -227,6 +233,7 @@ def assert_finite_signal(
   _raise_findings(("finite",), fn, params, inputs, options)
 
 
+@with_advice
 def assert_healthy(
   fn: Callable[..., Any],
   params: Any,
@@ -297,6 +304,9 @@ def _raise_findings(
     for finding in _findings(subject, observed, verdicts, each, target)
   ]
   raise_all(list(dict.fromkeys(found)), missed, stacklevel=_CALLER)
+  uncounted = without_detail(observed.found.graph)
+  if "dead" in subjects and uncounted:
+    warnings.warn(uncounted, stacklevel=_CALLER - 1)
 
 
 def _findings(

@@ -33,13 +33,13 @@ def raise_all(
   texts = []
   unseen = not_followed(missed)
   for message, table, fix in findings:
-    mended = "To mend it:\n" + _indented(fix) if fix else ""
+    mended = "Suggested fix:\n" + _indented(fix) if fix else ""
     parts = (message, _indented(table), mended)
     texts.append("\n".join(filter(None, parts)))
   if texts:
     raise AssertionError("\n\n".join(filter(None, (*texts, unseen))))
   if unseen:
-    said = f"nothing was found in what was followed, but {unseen}"
+    said = f"no problems found in what was followed, but {unseen}"
     warnings.warn(said, stacklevel=stacklevel)
 
 
@@ -103,9 +103,9 @@ def of_drift(
   yield Finding(
     f"The {noun} is not stable: over {len(ops)} operations its "
     f"{_UNITS[direction]} drifts by {drift.per_layer:+.3g} ± {drift.error:.2g} "
-    f"per layer against a healthy {noun}, which is {abs(drift.sigmas):.1f} "
-    f"standard deviations of what chance does at these widths; "
-    f"{allowed:.2f} are allowed.\n{cause}",
+    f"per layer compared with a healthy {noun}. That is "
+    f"{abs(drift.sigmas):.1f} standard deviations of what chance does at these "
+    f"widths; {allowed:.2f} are allowed.\n{cause}",
     table_of(("operation", "measured", "healthy"), lines),
     fix,
   )

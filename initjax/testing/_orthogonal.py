@@ -1,5 +1,6 @@
 """Whether kernels are orthogonal, to rounding."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,12 +9,21 @@ import numpy as np
 
 from initjax._checks import check_number
 from initjax._paths import Where, check_where, matches
-from initjax.graph import as_function, signal_graph
-from initjax.measurement import KernelLeaf, arrays_of, kernel_leaves
+from initjax._sharding import reduced
+from initjax.graph import as_function, signal_graph, with_advice
+from initjax.measurement import (
+  Array,
+  KernelLeaf,
+  arrays_of,
+  in_double,
+  kernel_leaves,
+  matrices,
+)
 from initjax.reports import not_followed
 from initjax.testing._findings import Finding, raise_all, table_of
 
 
+@with_advice
 def assert_orthogonal(
   fn: Callable[..., Any],
   params: Any,
@@ -93,20 +103,32 @@ def assert_orthogonal(
     for path, name in graph.not_followed.items()
     if matches(where, path, leaves.get(path))
   }
-  raise_all(found, unseen, stacklevel=3)
+  raise_all(found, unseen, stacklevel=4)
 
 
 def _largest_error(
   kernel: KernelLeaf, scale: float | None
 ) -> tuple[float, float]:
   """Largest entry of WᵀW/s² - 1, and what rounding may do."""
-  largest, longer = 0.0, 1
-  for matrix in kernel.matrices():
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    gram = tall.conj().T @ tall
-    square = np.trace(gram).real / len(gram) if scale is None else scale**2
-    identity = np.eye(len(gram))
-    off = abs(gram / square - identity).max() if square > 0 else np.inf
-    largest, longer = max(largest, float(off)), max(longer, len(tall))
+  groups = (kernel.batch, kernel.ins, kernel.outs)
+  found = reduced(_gram_error, kernel.leaf, groups=groups, scale=scale)
+  sizes = (
+    math.prod(kernel.leaf.shape[axis] for axis in axes) for axes in groups[1:]
+  )
   rounding = float(jnp.finfo(kernel.leaf.dtype).eps)
-  return largest, 4 * longer * rounding
+  return float(found), 4 * max(sizes) * rounding
+
+
+def _gram_error(
+  x: Array, groups: tuple[tuple[int, ...], ...], scale: float | None
+) -> Array:
+  """The largest entry of |WᵀW/s² - 1| over all matrices; inf where s is 0."""
+  xp, tall = x.__array_namespace__(), matrices(in_double(x), *groups)
+  if tall.shape[1] < tall.shape[2]:
+    tall = tall.swapaxes(1, 2)
+  gram = tall.conj().swapaxes(1, 2) @ tall
+  trace = xp.trace(gram, axis1=1, axis2=2).real / gram.shape[1]
+  square = trace if scale is None else xp.full(trace.shape, scale**2)
+  ratio = gram / xp.where(square > 0, square, 1)[:, None, None]
+  off = abs(ratio - np.eye(gram.shape[1])).max((1, 2), initial=0)
+  return xp.where(square > 0, off, np.inf).max(initial=0)

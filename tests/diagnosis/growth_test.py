@@ -63,9 +63,9 @@ def test_a_healthy_deep_net_is_not_called_sick(depth, width):
 @pytest.mark.parametrize(
   ("activation", "depth", "name", "kind"),
   [
-    (jnp.tanh, 120, "tanh explodes, χ₁ = σ_w²E[φ'²] = 1.1",
+    (jnp.tanh, 120, "tanh explodes, by a factor of 1.1",
      "exploding gradient"),
-    (jax.nn.sigmoid, 40, "sigmoid vanishes, χ₁ = σ_w²E[φ'²] = 0.15",
+    (jax.nn.sigmoid, 40, "sigmoid vanishes, by a factor of 0.15",
      "vanishing gradient"),
   ],
 )  # fmt: skip

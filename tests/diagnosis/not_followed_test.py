@@ -19,8 +19,7 @@ PARAMS = {
   "out": normal(64, 64, variance=2 / 64, seed=2),
 }
 WORDS = (
-  "1 parameter meets data in a way that is not followed: "
-  "solved (triangular_solve)"
+  "1 parameter is used in a way that is not followed: solved (triangular_solve)"
 )
 ASSERTIONS = (
   testing.assert_healthy,
@@ -78,7 +77,7 @@ def test_records_alone_are_told_of_it(encoding):
   report = initjax.measure(model, PARAMS, X)
   options = {"missed": report.graph.not_followed, "encoding": encoding}
   text = initjax.reports.to_text(report.to_records(), [], width=60, **options)
-  assert "nothing to report of what was followed; 1 parameter" in said(text)
+  assert "no problems found in 2 operations; 1 parameter" in said(text)
 
 
 def test_plan_and_calibration_say_so():
@@ -97,7 +96,7 @@ def test_a_refusal_says_so(verb):
 
 @pytest.mark.parametrize("check", ASSERTIONS)
 def test_an_assertion_warns_fails_or_raises_with_it(check):
-  with pytest.warns(UserWarning, match="but 1 parameter meets data") as caught:
+  with pytest.warns(UserWarning, match="but 1 parameter is used") as caught:
     check(model, PARAMS, X)
   assert caught[0].filename == __file__
   with pytest.raises(AssertionError, match=r"(?s)^Nothing to judge.*solved"):
@@ -117,7 +116,7 @@ def test_orthogonal_kernels_are_those_that_were_seen():
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     testing.assert_orthogonal(model, params, X, where=["in", "out"])
-  with pytest.raises(AssertionError, match=r"\n\n1 parameter meets"):
+  with pytest.raises(AssertionError, match=r"\n\n1 parameter is used"):
     testing.assert_orthogonal(model, PARAMS, X)
 
 
@@ -138,5 +137,5 @@ def test_many_are_counted():
     return jnp.tanh(x)
 
   words = said(initjax.diagnose(model, many, X.T))
-  assert "6 parameters meet data in a way that is not followed: w0" in words
+  assert "6 parameters are used in a way that is not followed: w0" in words
   assert "w3 (triangular_solve) and 2 more" in words

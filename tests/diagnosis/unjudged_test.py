@@ -16,10 +16,12 @@ from small_models import KEY, X, kernels, normal, two_layer_params, two_layers
 
 from initjax import testing
 from initjax.diagnosis import diagnose
+from initjax.diagnosis._parameters import not_entered
+from initjax.graph import signal_graph
 from initjax.measurement import jacobian_spectrum, measure
 
 W = normal(64, 8, variance=1 / 64)
-NOT_SEEN = "nothing to judge: no linear operation of a parameter was seen"
+NOT_SEEN = "nothing to judge: no linear operation of a parameter was found"
 NO_SAMPLE = "nothing to judge: no sample was given"
 
 
@@ -47,11 +49,11 @@ def test_nothing_to_judge_is_not_healthy(fn, arguments, words):
 def test_what_was_measured_is_not_judged():
   dead = two_layer_params(-100.0)
   measured, judged = (verb(two_layers, dead, X) for verb in (measure, diagnose))
-  assert "not judged: these are measurements" in str(measured)
+  assert "not judged: initjax.diagnose says" in str(measured)
   assert "healthy" not in str(measured)
   assert (measured.judged, judged.judged) == (False, True)
   healthy = diagnose(two_layers, two_layer_params(), X)
-  assert str(healthy).endswith("healthy: nothing to report")
+  assert str(healthy).endswith("no problems found in 2 operations")
 
 
 def test_a_branch_that_did_not_run_is_not_called_healthy():
@@ -61,7 +63,7 @@ def test_a_branch_that_did_not_run_is_not_called_healthy():
 
   params = {"in": two_layer_params()["in"], "out": two_layer_params()["out"]}
   text = str(diagnose(model, params, X))
-  assert "healthy as far as it ran: 1 of 2 rows did not run" in text
+  assert "no problems found in 1 operation; 1 did not run" in text
 
 
 def test_a_loop_of_no_repeat_does_not_run():
@@ -71,7 +73,7 @@ def test_a_loop_of_no_repeat_does_not_run():
     return h @ params["out"]
 
   text = str(diagnose(model, {"none": kernels(1, 2)[:0], "out": W}, X))
-  assert text.endswith("healthy: nothing to report")
+  assert text.endswith("no problems found in 1 operation")
 
 
 def test_no_gradient_flows_through_nan():
@@ -145,7 +147,7 @@ def test_every_verb_runs_under_the_checks_of_jax():
     jax.numpy_rank_promotion("raise"),
   ):
     report = diagnose(embedded, params, ids)
-    assert str(report).endswith("healthy: nothing to report")
+    assert str(report).endswith("no problems found in 2 operations")
     testing.assert_healthy(embedded, params, ids)
     found = kinds(diagnose(embedded, zero, ids.astype(np.uint32)))
     assert "signal is cut off" in found
@@ -193,3 +195,20 @@ def test_a_key_is_a_key(verb):
   for wrong in (0, "k", jax.random.split(KEY), np.zeros(3, np.uint32)):
     with pytest.raises(TypeError, match="wanted one key, such as"):
       verb(two_layers, two_layer_params(), X, key=wrong)
+
+
+def test_what_is_not_measured_inside_a_shard_map_is_said():
+  """Their units are dead, but of samples each device has its own."""
+  mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+  spec = jax.sharding.PartitionSpec
+  specs = {"in_specs": (spec(), spec("data")), "out_specs": spec("data")}
+  shards = jax.shard_map(two_layers, mesh=mesh, **specs)
+  dead = two_layer_params(-100.0)
+  with pytest.warns(
+    UserWarning, match=r"shard_map .* of 2 operations: .* dead"
+  ):
+    testing.assert_no_dead_units(shards, dead, X)
+  graph = signal_graph(shards, dead, X)
+  (verdict,) = not_entered(graph)
+  assert (verdict.kind, verdict.severity) == ("not looked at", "note")
+  assert not list(not_entered(signal_graph(two_layers, dead, X)))

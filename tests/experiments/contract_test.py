@@ -65,9 +65,9 @@ SMALLEST = {
     "seeds": 2, "batch": 8,
   },
 }  # fmt: skip
-OTHERS = {  # whose own tests run them: they run others', or measure the library
+OTHERS = {  # whose own tests run them: others', of the library, or for long
   "reproduce", "tpu_compile", "measuring_cost", "init_cost", "one_pass",
-  "false_alarms",
+  "false_alarms", "own_init", "theory_rows",
 }  # fmt: skip
 SHOWN = {"kaiming": "2/n_in", "xavier": "fan_geo_avg", "rectifiers": "relu"}
 MODULES = [

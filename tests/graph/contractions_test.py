@@ -281,3 +281,40 @@ STAY = {
 def test_other_uses_stay_elementwise(model):
   graph = signal_graph(model, W[0], X)
   assert (graph.elementwise, graph.not_followed) == ((".",), {})
+
+
+_BY_ENTRY = {  # by `einsum`, by hand
+  "scale": (
+    lambda p, h: jnp.einsum("btd,d->btd", h, p["scale"]),
+    lambda p, h: h * p["scale"],
+  ),
+  "scale of heads": (
+    lambda p, h: jnp.einsum("h,bthe->bhte", p["heads"], h.reshape(2, 3, 4, 2)),
+    lambda p, h: (h.reshape(2, 3, 4, 2) * p["heads"][:, None]).swapaxes(1, 2),
+  ),
+  "gate": (
+    lambda p, h: jnp.einsum("btd,btd->tbd", h, jnp.tanh(h @ p["gate"])),
+    lambda p, h: (h * jnp.tanh(h @ p["gate"])).swapaxes(0, 1),
+  ),
+}
+
+
+@pytest.mark.parametrize("name", _BY_ENTRY)
+def test_a_product_without_a_sum_scales_entries(name):
+  """It is what `*` is: no kernel, and its signal is followed through it."""
+  params = {"first": normal(8, 8), "gate": normal(8, 8), "last": normal(2, 8)}
+  params |= {"scale": normal(8), "heads": normal(4)}
+  graphs = [
+    signal_graph(
+      lambda p, x, by=by: by(p, x @ p["first"]).reshape(-1, 2) @ p["last"],
+      params,
+      normal(2, 3, 8),
+    )
+    for by in _BY_ENTRY[name]
+  ]
+  einsum, star = (
+    [(op.path, op.fan_in, op.fan_out, op.reason, op.source) for op in graph]
+    for graph in graphs
+  )
+  assert einsum == star
+  assert graphs[0].elementwise == graphs[1].elementwise

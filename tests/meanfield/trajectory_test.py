@@ -150,6 +150,38 @@ def test_layer_norm_holds_the_signal_and_not_the_gradient():
     np.testing.assert_allclose(2 ** -np.diff(found.backward), factor, rtol=1e-8)
 
 
+def test_a_norm_after_the_activation_divides_by_its_variance():
+  """Gradients grow by E[φ'²]/Var φ, π/(π - 1) of ReLU; RMSNorm keeps them."""
+  for name, factor in (
+    ("layer", math.pi / (math.pi - 1)),
+    ("batch", math.pi / (math.pi - 1)),
+    ("rms", 1.0),
+  ):
+    layer = Layer(jax.nn.relu, 3.0, normalization=name, normalize_after=True)
+    found = trajectory([FIRST] + 8 * [layer])
+    np.testing.assert_allclose(2 ** found.forward[1:], 3.0, rtol=1e-8)
+    factors = 2 ** -np.diff(found.backward)
+    expected = factor * np.where(np.arange(8), 1.0, 3.0)  # the data is of 1
+    np.testing.assert_allclose(factors, expected, rtol=1e-8)
+
+
+def test_a_gate_multiplies_both_halves():
+  """Bilinear: q² and, of both halves, 2q; of ReLU half of each."""
+  for phi, part in ((None, 1.0), (jax.nn.relu, 0.5)):
+    gate = Layer(phi, 0.9, 0.2, gated=True)
+    found = trajectory([FIRST, gate, gate], second_moment=0.7, correlation=0.6)
+    q, c = [0.7], 0.6
+    for _ in range(2):
+      q.append(0.9 * part * q[-1] ** 2 + 0.2)
+    np.testing.assert_allclose(2**found.forward, q, rtol=1e-8)
+    growth = [0.9 * part * 2 * each for each in q[:2]]
+    np.testing.assert_allclose(2 ** -np.diff(found.backward), growth, rtol=1e-8)
+    if phi is None:
+      signal = 0.9 * q[0] ** 2
+      alike = (signal * c**2 + 0.2) / (signal + 0.2)
+      np.testing.assert_allclose(found.correlation[1], alike, rtol=1e-8)
+
+
 def test_batch_norm_explodes_by_its_growth():
   layer = Layer(jax.nn.relu, 3.0, 0.2, normalization="batch")
   found = trajectory([FIRST] + 20 * [layer])
@@ -225,6 +257,7 @@ def test_the_same_within_jit_and_at_any_precision(name):
     ([Layer(branch=0.0)], {}, "both its skip and its branch"),
     ([Layer(width=8), Layer(width=9, skip=1.0)], {}, "must have that width"),
     ([Layer(width=8), Layer()], {}, "for all layers or for none"),
+    ([Layer(width=9), Layer(width=8, gated=True)], {}, "an even width"),
     ([Layer()], {"correlation": 2.0}, r"correlation must be in \[-1, 1\]"),
     ([Layer()], {"second_moment": 0.0}, "second_moment must be"),
     ([Layer()], {"batch": 0}, "batch must be an integer >= 1"),

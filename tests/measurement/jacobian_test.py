@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captures import filled
+from captures import filled, quick_jit
 
 from initjax.measurement import JacobianSpectrum, jacobian_spectrum
 from initjax.measurement._lanczos import quadrature
@@ -44,7 +44,7 @@ def numbers(spectrum):
 
 
 def spectrum_of(fn, params, x, **options):
-  @jax.jit
+  @quick_jit
   def run(params, x):
     return numbers(jacobian_spectrum(fn, params, x, **options))
 
@@ -118,8 +118,8 @@ def test_one_gaussian_kernel_has_the_quarter_circle_law():
 
 def applied(eigenvalues, start, steps):
   """Nodes and weights of a diagonal matrix."""
-  run = jax.jit(lambda d, v: quadrature(lambda u: d * u, v, steps))
-  return jax.device_get(run(eigenvalues, start))
+  run = quick_jit(lambda d, v: quadrature(lambda u: d * u, v[None], steps))
+  return [rows[0] for rows in jax.device_get(run(eigenvalues, start))]
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6])
@@ -175,7 +175,7 @@ def test_the_standard_error_of_a_ratio_is_that_of_the_jackknife():
   without = lambda one: (one.sum() - one) / (rows - 1)
   left_out = without(second) / without(first) ** 2
   jackknife = math.sqrt((rows - 1) * left_out.var())
-  found = jax.jit(lambda *leaves: numbers(JacobianSpectrum(*leaves)))(
+  found = quick_jit(lambda *leaves: numbers(JacobianSpectrum(*leaves)))(
     np.float32(nodes), np.full(nodes.shape, 1 / 3, np.float32), np.float32(0)
   )
   np.testing.assert_allclose(
@@ -230,7 +230,7 @@ def test_a_hundred_orthogonal_layers_of_any_size(method):
   """
   kernels, _ = np.linalg.qr(RNG.standard_normal((100, 16, 16)))
 
-  @jax.jit
+  @quick_jit
   def run(kernels):
     x = jnp.ones(16)
     found = jacobian_spectrum(deep, kernels, x, method=method, probes=4)
@@ -248,7 +248,7 @@ def test_within_a_function_a_product_may_leave_the_range(method):
   """(size²)·σ² is 1e-60 or 1e+60 where σ is that of the kernel."""
   kernel = draw(12, 8)
   scaled = lambda size, x: (kernel @ (x * size)) * size
-  run = jax.jit(
+  run = quick_jit(
     lambda size: jacobian_spectrum(
       scaled, size, jnp.ones(8), method=method, steps=8
     )
@@ -270,7 +270,7 @@ def test_a_stack_that_is_measured_by_its_own_backward_rule():
   shapes = jax.eval_shape(lambda key: stack.init(key, (1, 5)), KEY)
   params, x = filled(shapes), draw(5)
   fn = lambda params, x: stack.apply(params, x[None])[0]
-  squares = squared_svd(jax.jit(jax.jacrev(fn, 1))(params, x))
+  squares = squared_svd(quick_jit(jax.jacrev(fn, 1))(params, x))
   found = spectrum_of(fn, params, x, method="lanczos", probes=4)
   # in as many steps as there are singular values, every probe finds them all
   np.testing.assert_allclose(
@@ -292,7 +292,7 @@ def test_a_convolutional_linen_model_with_several_outputs():
   model, x = Convolutions(), draw(6, 6, 3)
   variables = filled(jax.eval_shape(model.init, KEY, x[None]))
   fn = lambda variables, x: model.apply(variables, x[None])
-  dense = jax.jit(jax.jacrev(lambda x: fn(variables, x)["map"].ravel()))(x)
+  dense = quick_jit(jax.jacrev(lambda x: fn(variables, x)["map"].ravel()))(x)
   exact = squared_svd(np.reshape(dense, (18, 108)))
   assert_spectrum(spectrum_of(fn, variables, x), exact)
 
@@ -315,9 +315,9 @@ def test_inside_jit_and_vmap_as_outside(method):
   run = lambda kernel: jacobian_spectrum(
     tanh_layer, kernel, jnp.ones(4), method=method, probes=3
   )
-  together = jax.jit(lambda k: numbers(jax.vmap(run)(k)))(kernels)
+  together = quick_jit(lambda k: numbers(jax.vmap(run)(k)))(kernels)
   assert together["relative_variance"].shape == (3,)
-  alone = jax.jit(numbers)(run(kernels[1]))
+  alone = quick_jit(numbers)(run(kernels[1]))
   for name in ("mean", "relative_variance", "largest"):
     np.testing.assert_allclose(together[name][1], alone[name], rtol=1e-4)
 

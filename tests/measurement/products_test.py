@@ -68,6 +68,10 @@ def taken_away(p, x):
   return (first - second) @ p[2]
 
 
+def activated(p, x):
+  return jnp.tanh((x @ p[0]) * (x @ p[1])) @ p[2]
+
+
 MODELS = {
   swiglu: [(N, 2 * N), (N, 2 * N), (2 * N, N)],
   halves: [(N, 4 * N), (2 * N, N)],
@@ -77,6 +81,7 @@ MODELS = {
   behind_a_norm: [(N, N)] * 4,
   added: [(N, N)] * 3,
   taken_away: [(N, N)] * 3,
+  activated: [(N, N)] * 3,
 }
 
 
@@ -103,6 +108,8 @@ def test_mean_squares_of_signal_and_gradient_are_met(fn):
   theory = np.exp2(np.array(found[:2]))
   # a norm over N units keeps 1 + O(1/N) of what it is given
   slack = theory * (5 / N if fn is behind_a_norm else 1e-4)
+  if fn is activated:  # by units that are drawn
+    slack = theory * 0.02
   assert np.isfinite(theory).all()
   assert (abs(measured.mean(0) - theory) < 4.5 * errors + slack).all()
 
@@ -133,10 +140,6 @@ def itself(p, x):
   return (z * jax.nn.sigmoid(jnp.sort(z))) @ p[1]
 
 
-def activated(p, x):
-  return jnp.tanh((x @ p[0]) * (x @ p[1])) @ p[2]
-
-
 def highway(p, x):
   gate = jax.nn.sigmoid(x @ p[0])
   return (gate * (x @ p[1]) + (1 - gate) * x) @ p[2]
@@ -146,7 +149,7 @@ def quotient(p, x):
   return ((x @ p[0]) / (3 + jnp.cos(x @ p[1]))) @ p[2]
 
 
-@pytest.mark.parametrize("fn", [itself, activated, highway, quotient])
+@pytest.mark.parametrize("fn", [itself, highway, quotient])
 def test_what_is_not_independent_or_gaussian_is_unknown(fn):
   kernels = [signs(N, N, variance=N)] * 3
   assert np.isnan(predict(fn, kernels, X).forward[-1])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn_by_numpy import filled
+from drawn_by_numpy import filled, normal
 
 from initjax.gains import gain, moments
 from initjax.model_init import auto_init, calibrate, plan_init
@@ -50,10 +50,57 @@ def test_a_tied_embedding_has_unit_rows_or_a_unit_readout():
     return table[tokens] @ table.T
 
   tokens = np.arange(4)
-  assert plan_of(fn, shape(50, 16), tokens).rows[0].std == 1
+  first = plan_of(fn, shape(50, 16), tokens, tied="first")
+  assert first.rows[0].std == 1
   # V = 1/(16·V): V = 1/4
   last = plan_of(fn, shape(50, 16), tokens, tied="last")
   assert last.rows[1].std == pytest.approx(0.5)
+  readout = plan_of(fn, shape(50, 16), tokens)
+  assert readout.rows[0].std == pytest.approx(0.5)
+  assert "tied: its readout decides" in readout.rows[0].why
+  assert readout.rows[1].why == ""
+
+
+def _normed(x):
+  return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+  ("before", "after", "tokens", "positions"),
+  [
+    (1.0, 1.0, 1 / 8, 1 / 8),  # logits of unit second moment: 1/64 an entry
+    (1.0, 1 / 8, 1.0, 1.0),  # T5 divides by √d and so has unit tokens
+    (8.0, 1.0, 1 / 8, 1.0),  # Vaswani et al. multiply tokens by √d
+  ],
+)
+def test_a_readout_decides_and_positions_are_of_the_size_of_tokens(
+  before, after, tokens, positions
+):
+  def fn(p, ids):
+    x = before * p["wte"][ids] + p["wpe"][jnp.arange(6)]
+    return (after * _normed(x)) @ p["wte"].T
+
+  params = {"wte": shape(50, 64), "wpe": shape(6, 64)}
+  plan = plan_of(fn, params, np.zeros((2, 6), np.int32))
+  found = {row.path: row for row in plan.rows[:2]}
+  assert found["wte"].std == pytest.approx(tokens)
+  assert found["wpe"].std == pytest.approx(positions)
+  assert "of the size of the tokens" in found["wpe"].why
+
+
+def test_tables_that_are_not_read_out_keep_unit_rows_whatever_is_tied():
+  def fn(p, ids):
+    x = p["wte"][ids] + p["wpe"][jnp.arange(6)]
+    h = jax.nn.relu(_normed(x) @ p["up"])
+    return (h @ p["up"].T) @ p["out"]
+
+  params = {
+    "wte": shape(50, 64), "wpe": shape(6, 64), "up": shape(64, 32),
+    "out": shape(64, 50),
+  }  # fmt: skip
+  plan = plan_of(fn, params, np.zeros((2, 6), np.int32))
+  assert [row.std for row in plan.rows[:3]] == pytest.approx([1, 1, 1 / 8])
+  assert "tied: its first use decides" in plan.rows[3].why
 
 
 def test_recurrent_kernels_wait_for_a_signal():
@@ -107,6 +154,28 @@ def test_computed_kernels_are_drawn_as_if_used_directly():
   drawn = auto_init(KEY, fn, params, shape(1, 8))
   assert drawn["gain"] is params["gain"]
   assert np.std(drawn["w"]) > 0.2
+
+
+def test_products_of_parameters_are_signals_and_keep_their_values():
+  """A learned query, with its layer and bias, attends to data."""
+
+  def fn(p, x):
+    query = p["probe"] @ p["query"] + p["bias"]
+    scores = x @ p["key"] @ query
+    values = x @ (p["value"] + p["up"] @ p["down"])
+    return jax.nn.softmax(scores) @ values
+
+  names = ("query", "key", "value")
+  params = {name: normal(i, 32, 32) for i, name in enumerate(names)}
+  params |= {"up": normal(3, 32, 4), "down": normal(4, 4, 32)}
+  params |= {"probe": normal(5, 32), "bias": np.zeros(32, np.float32)}
+  plan = plan_of(fn, params, shape(9, 32))
+  assert plan.kept == ("bias", "down", "probe", "query", "up")
+  stds = {row.path.split(",")[0]: row.std for row in plan.rows}
+  assert stds == {"key": 32**-0.5, "value": 32**-0.5, "probe": None}
+  assert "keep their values" in next(r.why for r in plan.rows if r.std is None)
+  drawn = auto_init(KEY, fn, params, shape(9, 32))
+  assert all(drawn[path] is params[path] for path in plan.kept)
 
 
 def test_assumptions_are_stated():
@@ -186,8 +255,40 @@ def test_notes_on_gradients():
   fn = lambda p, x: jax.lax.scan(
     lambda h, w: (jnp.tanh(h) @ w, None), x @ p[0], p[1]
   )[0]
-  (note,) = plan_of(fn, params, shape(1, 16)).notes
+  (note,) = plan_of(fn, params, shape(1, 16), direction="forward").notes
   assert "1.178 times per layer fed by tanh" in note
+  (note,) = plan_of(fn, params, shape(1, 16)).notes
+  assert "would grow 1.3e+07 times" in note  # 1.178^100
+
+
+@pytest.mark.parametrize("phi", [jnp.tanh, jax.nn.gelu, jax.nn.relu])
+def test_balanced_lets_neither_signal_nor_gradient_grow(phi):
+  """χ₁ = σ_w²E[φ'²] and the signal by quadrature over a grid, not our own."""
+  z = np.linspace(-12, 12, 20001)
+  weight = np.exp(-z * z / 2) / np.sqrt(2 * np.pi) * (z[1] - z[0])
+  layer = lambda h, w: (phi(h) @ w, None)
+  fn = lambda p, x: jax.lax.scan(layer, x @ p[0], p[1])[0]
+  plan = plan_of(fn, (shape(16, 16), shape(60, 16, 16)), shape(1, 16))
+  size = 1.0
+  slope = jax.vmap(jax.grad(phi))
+  for row in plan.rows[1:]:
+    h = jnp.asarray(np.sqrt(size) * z, jnp.float32)
+    square = np.sum(weight * np.asarray(phi(h), float) ** 2)
+    steep = np.sum(weight * np.asarray(slope(h), float) ** 2)
+    assert row.gain**2 == pytest.approx(1 / max(square, steep), rel=1e-4)
+    size = row.gain**2 * square
+    assert size < 1 + 1e-4
+
+
+def test_balanced_is_forward_where_the_gradient_stands_it():
+  layer = lambda h, w: (jnp.tanh(h) @ w, None)
+  fn = lambda p, x: jax.lax.scan(layer, x @ p[0], p[1])[0]
+  params = (shape(16, 16), shape(14, 16, 16))
+  found = [  # 1.178^14 < 10
+    [row.std for row in plan_of(fn, params, shape(1, 16), **options).rows]
+    for options in ({}, {"direction": "forward"})
+  ]
+  assert found[0] == found[1]
 
 
 def test_the_table_fits():

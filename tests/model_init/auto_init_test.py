@@ -251,7 +251,8 @@ def test_backward_gains_keep_the_gradient():
 
 
 def test_unstable_maps_are_warned_of():
-  run = lambda phi: auto_init(KEY, deep(phi), stack(100, 16), shape(1, 16))
+  given = stack(100, 16), shape(1, 16)
+  run = lambda phi: auto_init(KEY, deep(phi), *given, direction="forward")
   with pytest.warns(UserWarning, match=r"unstable: fed by gelu.*1\.144.*half"):
     run(jax.nn.gelu)
   with warnings.catch_warnings():

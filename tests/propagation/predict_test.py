@@ -248,6 +248,7 @@ UNKNOWN = {
 def test_what_theory_does_not_follow_is_unknown(name):
   found = predicted(UNKNOWN[name], stack(2, 1.0))
   assert np.isnan(found.forward[-1])
+  assert found.silent[-1]
   assert np.isnan(found.backward[0])
   assert found.backward[-1] == 0
   assert np.isfinite(found.forward[0])
@@ -287,8 +288,8 @@ class Block(nn.Module):
     return x + nn.Dense(N, name="down")(h)
 
 
-def test_a_transformer_block_is_known_but_for_its_attention():
-  """What a norm over the unknown feeds is known: its input has size 1."""
+def test_a_transformer_block_is_known():
+  """Also its attention, whose scores are small."""
   model, x = Block(), np.ones((2, 5, N), np.float32)
   variables = drawn(jax.eval_shape(model.init, jax.random.key(0), x))
   graph = signal_graph(model.apply, variables, x)
@@ -297,14 +298,14 @@ def test_a_transformer_block_is_known_but_for_its_attention():
     op.path.split("/")[-2]: value
     for op, value in zip(graph.ops, found.forward, strict=True)
   }
-  names = ("embed", "query", "key", "value", "up", "down")
-  known = {name: bool(np.isfinite(rows[name])) for name in (*names, "out")}
-  assert known == dict.fromkeys(names, True) | {"out": False}
   up, down = (variables["params"][name]["kernel"] for name in ("up", "down"))
   squares = float(moments(nn.gelu, N * np.mean(up**2)).second_moment)
   second = 2 * N * np.mean(down**2) * squares
   np.testing.assert_allclose(rows["down"], math.log2(second), atol=1e-5)
-  assert np.isnan(found.backward[:-3]).all()  # all before the attention's sum
+  assert np.isfinite(found.forward).all()
+  assert np.isfinite(found.backward).all()
+  assert not any(found.silent)
+  assert np.isfinite(found.entropy).sum() == 1
 
 
 # Against what is measured
@@ -376,10 +377,22 @@ def test_a_second_moment_is_a_positive_number(size):
     predict(lambda p, x: x @ p, square(1.0), X, second_moment=size)
 
 
-def test_parameters_without_values_are_a_type_error():
-  params = {"w": jax.ShapeDtypeStruct((3, 2), jnp.float32)}
-  with pytest.raises(TypeError, match=r"wanted arrays, got .* at w; draw"):
-    predict(lambda p, x: x @ p["w"], params, np.ones((4, 3)))
+def test_parameters_without_values_scale_by_one_and_shift_by_nothing():
+  """Kernels get 1/fan_in; a scale counts as a whole, as in 1 + scale."""
+
+  def fn(p, x):
+    h = (1 + p["scale"]) * (x @ p["w"]) + p["bias"]
+    return relu(h) @ p["out"]
+
+  shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+  params = {
+    "w": shape(3, 8), "scale": shape(8), "bias": shape(8), "out": shape(8, 2)
+  }  # fmt: skip
+  found = predict(fn, params, shape(4, 3))
+  check(found, [0, -1], [math.log2(2 / 8 / 2), 0])
+  assert "scales are taken as 1 and biases as 0" in found.notes[0]
+  ones = {k: np.ones(v.shape, np.float32) for k, v in params.items()}
+  assert predict(fn, ones, shape(4, 3)).notes == ()
 
 
 def mean_square_normalized(h):

@@ -135,5 +135,5 @@ def test_without_matplotlib_the_page_says_so(monkeypatch):
 
 
 def test_a_healthy_model_is_told_so():
-  assert "healthy: nothing to report" in page_of("one_row")
+  assert "no problems found in 1 operation" in page_of("one_row")
   assert "no linear operation was found" in page_of("nothing")

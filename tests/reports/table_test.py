@@ -132,12 +132,12 @@ def test_verdicts_come_errors_first_with_their_cure():
 
 def test_a_healthy_model_is_told_so():
   text = reports.to_text([synthetic.record()], [])
-  assert text.endswith("\n\nhealthy: nothing to report")
+  assert text.endswith("\n\nno problems found in 1 operation")
 
 
 def test_a_model_that_nobody_judged_is_not_called_healthy():
   for rows, words in (
-    ([synthetic.record()], "not judged: these are measurements"),
+    ([synthetic.record()], "not judged: initjax.diagnose says"),
     ([], "nothing to judge: no linear operation"),
     ([synthetic.record(signal=None)], "nothing to judge: no sample"),
   ):

@@ -37,7 +37,7 @@ def test_a_scale_is_asked_for():
   assert_orthogonal(dense, kernel, X, scale=2.0)
   message = r"(?s)^1 of 1 kernels are not orthogonal: entries of WᵀW/1 - 1.*"
   message += r"kernel +largest +allowed\n  \. +3 +\S+\n"
-  message += r"To mend it:\n  kernel_init=initjax\.initializers\.orthogonal\(\)"
+  message += r"Suggested fix:\n  kernel_init=initjax\.initializers\.orthogonal"
   with pytest.raises(AssertionError, match=message):
     assert_orthogonal(dense, kernel, X, scale=1.0)
 

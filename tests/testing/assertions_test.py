@@ -44,7 +44,7 @@ def test_xavier_is_not_and_the_message_says_why():
     r"drifts by -\S+ ± \S+ per layer .* standard deviations .* 2\.97 are "
     r"allowed\..*Kernels have σ_w² = \S+ .*, where relu needs 2 .*"
     r"operation +measured +healthy\n +\. repeat \d+ .* ± .*"
-    r"To mend it:\n  kernel_init=initjax\.initializers\.he_normal\(\)"
+    r"Suggested fix:\n  kernel_init=initjax\.initializers\.he_normal\(\)"
   )
   fails(message, testing.assert_variance_stable, relu, kernels(1.0, DEPTH), X)
 

@@ -1,0 +1,168 @@
+"""Does a model learn as well from `auto_init` as from its own initialization?
+
+Question: where is what `auto_init` draws, and what `calibrate` makes of the
+model's own draw, worse or better after training than what the authors of the
+architecture chose?
+
+    python -m experiments.own_init
+
+trains ten small models by Adam, each from three initializations with three
+rates; the best rate of each is chosen on two seeds, and six others are compared
+in pairs: the same data, batches and keys. Half an hour on 2 CPU cores.
+
+Reference: Glorot and Bengio 2010; He et al. 2015; Radford et al. 2019 (GPT-2);
+Dosovitskiy et al. 2021 (ViT).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._experiment import (
+  Experiment,
+  Program,
+  Result,
+  abstract,
+  check,
+  option,
+)
+from experiments._job import Job
+from experiments._launch import launch
+from experiments._own_init_tasks import TASKS
+from experiments._own_init_training import WAYS, courses, draw
+from experiments._own_init_views import best_rates, claims, figure, tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to train, and how long."""
+
+  tasks: tuple[str, ...] = option(
+    tuple(TASKS), "What is learnt, and by what.", choices=TASKS
+  )
+  choosing: int = option(2, "Seeds on which the rate is chosen.", low=1)
+  seeds: int = option(6, "Others, that are compared.", low=2)
+  rates: int = option(3, "Rates of Adam that are tried.", low=1, high=3)
+  steps: int = option(120, "Updates, a multiple of 5.", low=5, multiple=5)
+  batch: int = option(16, "Samples of each update.", low=1)
+  samples: int = option(256, "That are learnt.", low=1)
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
+
+  def __post_init__(self) -> None:
+    check(self)
+
+
+def run(config: Config, job: Job) -> Result:
+  """Courses of every way of every task, at its best rate."""
+
+  def choose(name: str) -> Any:
+    seeds = range(config.choosing)
+    rates = [TASKS[name].rates[: config.rates]] * len(WAYS)
+    return _trained(config, job, name, seeds, rates)
+
+  def compare(item: tuple[str, tuple[float, ...]]) -> Any:
+    name, rates = item
+    seeds = range(config.choosing, config.choosing + config.seeds)
+    found = _trained(config, job, name, seeds, [(rate,) for rate in rates])
+    return jax.tree.map(lambda leaf: leaf[:, 0], found)
+
+  chosen = dict(zip(config.tasks, job.map(choose, config.tasks), strict=True))
+  rates = {
+    name: best_rates(TASKS[name].rates, found["loss"])
+    for name, found in chosen.items()
+  }
+  found = job.map(compare, list(rates.items()))
+  return {
+    "config": dataclasses.asdict(config),
+    "rates": {
+      name: dict(zip(WAYS, best, strict=True)) for name, best in rates.items()
+    },
+    "choosing": {name: _by_way(each) for name, each in chosen.items()},
+    "compared": {
+      name: _by_way(each) for name, each in zip(rates, found, strict=True)
+    },
+  }
+
+
+def _by_way(found: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+  return {
+    way: {name: values[row] for name, values in found.items()}
+    for row, way in enumerate(WAYS)
+  }
+
+
+def _trained(
+  config: Config, job: Job, name: str, seeds: range, rates: Any
+) -> dict[str, np.ndarray]:
+  """[ways, rates, seeds, points] of one task; `rates` are those of each way."""
+  task = TASKS[name]
+  data = task.data(config.samples, config.seed)
+  keys = {
+    seed: jax.random.split(
+      jax.random.fold_in(jax.random.key(config.seed), seed)
+    )
+    for seed in seeds
+  }
+  drawn = {
+    seed: draw(keys[seed][0], data.inputs[: config.batch], task)
+    for seed in seeds
+  }
+  runs = [
+    (drawn[seed][way], {"batches": keys[seed][1], "rate": jnp.float32(rate)})
+    for way, own_rates in zip(WAYS, rates, strict=True)
+    for rate in own_rates
+    for seed in seeds
+  ]
+  batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+  found = job.spread(_program(config, name), batch, data)
+  shape = (len(WAYS), -1, len(seeds), found.loss.shape[-1])
+  named = {"loss": found.loss, "test_accuracy": found.test_accuracy}
+  return {key: np.reshape(values, shape) for key, values in named.items()}
+
+
+def _program(config: Config, name: str) -> Any:
+  return functools.partial(courses, **_options(config, name))
+
+
+def _options(config: Config, name: str) -> dict[str, Any]:
+  return {
+    "task": name, "steps": config.steps, "batch": config.batch, "points": 5,
+  }  # fmt: skip
+
+
+def programs(config: Config) -> dict[str, Program]:
+  """Training of each task."""
+  found = {}
+  for name in config.tasks:
+    task = TASKS[name]
+    data = abstract(task.data(config.samples, config.seed))
+    one = jax.eval_shape(
+      task.model.init, jax.random.key(0), data.inputs[: config.batch]
+    )
+    count = len(WAYS) * config.seeds
+    stack = lambda leaf, count=count: jax.ShapeDtypeStruct(
+      (count, *leaf.shape), leaf.dtype
+    )
+    keys = abstract(jax.random.split(jax.random.key(0), count))
+    rates = jax.ShapeDtypeStruct((count,), jnp.float32)
+    runs = jax.tree.map(stack, one), {"batches": keys, "rate": rates}
+    found[name] = Program(courses, (runs, data), _options(config, name))
+  return found
+
+
+EXPERIMENT = Experiment(
+  "own_init",
+  Config,
+  {"smoke": {"tasks": ("MLP, 40 layers, tanh", "GPT, tied, sums"),
+             "choosing": 1, "seeds": 3, "rates": 1, "steps": 50,
+             "samples": 64},
+   "tpu": {"seeds": 16, "choosing": 8, "steps": 2000}},
+  run, tables, figure, claims, programs,
+)  # fmt: skip
+
+if __name__ == "__main__":
+  launch(EXPERIMENT)

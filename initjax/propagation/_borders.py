@@ -1,0 +1,123 @@
+"""Sizes by position, where convolutions meet zeros at borders.
+
+An output near a border sums fewer terms. From layer to layer the loss is less
+than the mean number of terms tells, since most of the signal is inside. A size
+is followed as a product of profiles along the axes of a map, of mean 1 each.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Profile = tuple[np.ndarray, ...]
+"""Along each axis; empty where all positions are alike"""
+
+_NEGLECTED = 0.15
+"""Of what a profile changes: it need not be a product, and pools forget it."""
+
+
+def mixed(
+  taps: Sequence[np.ndarray], profile: Profile
+) -> tuple[float, Profile]:
+  """What outputs get, against a flat profile, and theirs.
+
+  Args:
+    taps: for each axis [outputs, entries], which meet.
+    profile: of the entries; of another shape it counts as flat.
+  """
+  factor, found = 1.0, []
+  for axis, matrix in enumerate(taps):
+    given = np.ones(matrix.shape[1])
+    if len(profile) == len(taps) and len(profile[axis]) == len(given):
+      given = profile[axis]
+    sums, flat = matrix @ given, matrix.sum(axis=1)
+    if not sums.sum() > 0:
+      return 1.0, ()
+    factor *= sums.mean() / flat.mean()
+    found.append(sums / sums.mean())
+  return float(factor), tuple(found)
+
+
+def matrices_of(taps: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+  """For each axis [outputs, entries] of a convolution: which meet."""
+  found = []
+  for entries in taps:
+    matrix = np.zeros((len(entries), entries.max(initial=0) + 1))
+    outputs, _ = np.nonzero(entries >= 0)
+    np.add.at(matrix, (outputs, entries[entries >= 0]), 1.0)
+    found.append(matrix)
+  return tuple(found)
+
+
+def in_common(taps: Sequence[np.ndarray]) -> tuple[float, float, Profile]:
+  """Taps that two outputs both have, against those of one: the mean.
+
+  Of two positions of a map; of any two, the same included; and how the latter
+  varies. Only through one tap of the kernel do outputs have anything in common.
+  """
+  positions, own, both, rows = 1, 1.0, 1.0, []
+  for entries in taps:
+    inside = (entries >= 0).astype(float)
+    shared = inside @ inside.T  # [outputs, outputs]
+    positions *= len(inside)
+    own *= inside.sum() / max(1, len(inside))
+    both *= shared.mean() if len(inside) else 1.0
+    rows.append(shared.mean(axis=1))
+  if not own > 0 or not both > 0:
+    return 1.0, 1.0, ()
+  ratio = both / own
+  near = (ratio * positions - 1) / (positions - 1) if positions > 1 else 1.0
+  return near, ratio, tuple(row / row.mean() for row in rows)
+
+
+def centred(
+  size: float, shared: float, profile: Profile, common: Profile
+) -> Profile:
+  """Of E[(h - m)²] for the mean m over samples and positions.
+
+  It is E[h²] - 2·E[h·m] + E[m²], the second of which varies as `common`.
+  """
+  lengths = [len(along) for along in profile]
+  if not profile or [len(along) for along in common] != lengths:
+    return profile
+  found = []
+  for along, both in zip(profile, common, strict=True):
+    left = np.maximum(size * along - 2 * shared * both + shared, 0.0)
+    if not left.sum() > 0:
+      return profile
+    found.append(left / left.mean())
+  return tuple(found)
+
+
+def average_profile(parts: Sequence[tuple[Profile, float]]) -> Profile:
+  """Of signals that are added, by their sizes."""
+  shapes = {tuple(map(len, profile)) for profile, _ in parts if profile}
+  total = sum(weight for _, weight in parts)
+  if len(shapes) != 1 or not 0 < total < math.inf:
+    return ()
+  (lengths,) = shapes
+  flat = tuple(np.ones(length) for length in lengths)
+  sums = [
+    sum(weight * (profile or flat)[axis] for profile, weight in parts) / total
+    for axis in range(len(lengths))
+  ]
+  return tuple(np.asarray(each) for each in sums)
+
+
+def raised(profile: Profile, power: float) -> Profile:
+  """What an activation makes of it, E[φ²] going as this power of E[h²]."""
+  if power == 1 or not math.isfinite(power):
+    return profile
+  powers = [np.maximum(along, 1e-12) ** power for along in profile]
+  return tuple(along / along.mean() for along in powers)
+
+
+def neglected(taps: Sequence[np.ndarray]) -> float:
+  """What may be wrong with all this, in bits."""
+  uneven = 0.0
+  for matrix in taps:
+    counts = matrix.sum(axis=1)
+    if counts.mean() > 0:
+      uneven += math.log2((counts**2).mean() / counts.mean() ** 2)
+  return _NEGLECTED * uneven

@@ -1,0 +1,313 @@
+"""Signals that an activation makes of others, and how the gradient returns."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from initjax.graph import Image, Term
+from initjax.meanfield import THEORY_FAILS
+from initjax.propagation._borders import centred, raised
+from initjax.propagation._images import (
+  evaluate,
+  image_by_line,
+  image_of_drawn,
+  image_of_gaussian,
+  is_plain,
+  line_of,
+)
+from initjax.propagation._signals import (
+  DRAWN,
+  Edge,
+  Fed,
+  Signal,
+  average,
+  draw,
+  joined,
+)
+from initjax.typing import Activation
+
+ASSUMED = "assumed unit second moment"
+_TAKEN = "an activation of inputs or products, taken as Gaussian"
+
+_SAMPLES_ERROR = 0.02
+"""Of the gradient, in bits: a variance over samples is itself one of chance."""
+
+
+@dataclasses.dataclass
+class Images:
+  """What is made of signals entry by entry."""
+
+  assumes: bool
+  """whether the unknown counts as 1, with a doubt, and not as NaN"""
+  pairs: bool
+  """whether what samples and positions share is followed"""
+  gradients: bool
+  """whether the gradient will be asked for"""
+  random: np.random.Generator = dataclasses.field(
+    default_factory=lambda: np.random.default_rng(0)
+  )
+  failure: str = ""
+  """what the latest function without moments lacks"""
+
+  def of(
+    self, phi: Activation | None, source: Signal, needs_mean: bool = False
+  ) -> Fed:
+    """Of φ(h), for the activation φ of a source h."""
+    if phi is None or is_plain(phi):
+      return _unchanged(source)
+    if source.parts:
+      return self._of_parts(phi, source, needs_mean)
+    in_range = source.size == 0 or 1e-300 < source.size < 1e300
+    if self.assumes:
+      source, doubt = self._taken(phi, source, in_range)
+    elif in_range:
+      doubt = source.doubt
+    else:
+      return _not_known(source, source.doubt)
+    self.failure, found = "", None
+    try:
+      found = self._law(phi, source, needs_mean)
+    except THEORY_FAILS as error:
+      self.failure = str(error)
+    if found is not None:
+      return found._replace(doubt=doubt)
+    if not self.assumes:
+      return _not_known(source, self.failure or "an activation of inputs")
+    reason = self.failure.split("; ")[0].split(". ")[0].rstrip(".")
+    assumed = f"{ASSUMED}: {reason}"
+    doubt = f"{doubt}; {assumed}" if doubt else assumed
+    return Fed(source, 1.0, derivative=math.nan, doubt=doubt)
+
+  def _law(
+    self, phi: Activation, source: Signal, needs_mean: bool
+  ) -> Fed | None:
+    if source.gaussian:
+      return image_of_gaussian(
+        phi, source, pairs=self.pairs, needs_mean=needs_mean
+      )
+    found = image_of_drawn(phi, source, self.random)
+    if found is None and (line := line_of(phi)) is not None:
+      return image_by_line(line, source)
+    return found
+
+  def _taken(
+    self, phi: Activation, source: Signal, in_range: bool
+  ) -> tuple[Signal, str]:
+    """A signal as `auto_init` takes it: Gaussian, if it can be no other."""
+    doubt = source.doubt
+    if not in_range:
+      doubt = f"{ASSUMED}: theory leaves float64"
+      source = dataclasses.replace(source, size=1.0, mean=0.0, gaussian=True)
+    elif not source.gaussian and self._law(phi, source, False) is None:
+      doubt = doubt or _TAKEN
+      source = dataclasses.replace(source, mean=0.0, gaussian=True)
+    return source, doubt
+
+  def _of_parts(self, phi: Activation, source: Signal, needs_mean: bool) -> Fed:
+    """Of φ(h) where parts of h differ in size: each by itself."""
+    every = [
+      (self.of(phi, part, needs_mean), weight) for part, weight in source.parts
+    ]
+    mean = lambda name: sum(getattr(fed, name) * w for fed, w in every)
+    derivative, both = mean("derivative"), mean("derivative_near")
+    edges = tuple(
+      Edge(
+        fed.source,
+        fed.derivative / derivative if derivative else 0.0,
+        fed.derivative_near / both if both else 0.0,
+      )
+      for fed, _ in every
+    )
+    image = dataclasses.replace(source, edges=edges)
+    weighted = lambda name: average(
+      [(getattr(fed, name), w * fed.second_moment) for fed, w in every]
+    )
+    return Fed(
+      image,
+      mean("second_moment"),
+      weighted("slope"),
+      derivative,
+      mean("shared"),
+      mean("near"),
+      both,
+      mean("mean"),
+      joined(fed.doubt for fed, _ in every),
+      weighted("error"),
+    )
+
+  def slopes(
+    self, phi: Activation | None, source: Signal, factor: float
+  ) -> Callable[[], np.ndarray | None] | None:
+    """What comes back through φ, unit by unit."""
+    if not self.gradients or is_plain(phi):
+      return None
+
+    def slopes() -> np.ndarray | None:
+      entries = draw(source, self.random)
+      if entries is None:
+        return None
+      slope = evaluate(phi, entries)[1]  # type: ignore[arg-type]
+      return factor * np.stack([slope[0] ** 2, slope[0] * slope[1]])
+
+    return slopes
+
+  def signal(self, image: Image, fed: Fed) -> Signal:
+    """φ(h) as a signal."""
+    phi, source = image.activation, fed.source
+
+    def made(random: np.random.Generator) -> np.ndarray | None:
+      entries = draw(source, random)
+      if entries is None or is_plain(phi):
+        return entries
+      return evaluate(phi, entries)[0]
+
+    gaussian = is_plain(phi) and source.gaussian
+    return Signal(
+      fed.second_moment,
+      fed.mean,
+      fed.shared,
+      fed.near,
+      gaussian,
+      fed.error,
+      raised(source.profile, fed.slope),
+      edges=(
+        Edge(
+          source,
+          image.share * fed.derivative,
+          image.share * fed.derivative_near,
+          slopes=self.slopes(phi, source, image.share),
+        ),
+      ),
+      made=made,
+      stretch=fed.slope * source.stretch,
+      upstream=fed.slope * source.upstream,
+      slope=fed.steepness,
+      doubt=fed.doubt,
+    )
+
+  def product(self, images: Sequence[Image], fed: Sequence[Fed]) -> Signal:
+    """Of images that are independent, given what feeds them all.
+
+    Their moments multiply; of a change of size that they share, slopes add.
+    """
+    if len(fed) == 1:
+      return self.signal(images[0], fed[0])
+    sizes = [each.second_moment for each in fed]
+    pairs = [each.near for each in fed]
+    edges = []
+    for i, (each, image) in enumerate(zip(fed, images, strict=True)):
+      own = image.share * math.prod(sizes[:i] + sizes[i + 1 :])
+      near = image.share * math.prod(pairs[:i] + pairs[i + 1 :])
+      slope, both = each.derivative, each.derivative_near
+      units = self._slopes_in_product(images, fed, i)
+      edges.append(Edge(each.source, own * slope, near * both, slopes=units))
+    upstream = sum(each.slope * each.source.upstream for each in fed)
+    own = max(each.slope * each.source.stretch for each in fed)
+    signals = [
+      self.signal(image, each) for image, each in zip(images, fed, strict=True)
+    ]
+
+    def made(random: np.random.Generator) -> np.ndarray | None:
+      found = np.ones((3, DRAWN))
+      for each in signals:
+        entries = draw(each, random)
+        if entries is None:
+          return None
+        found *= entries
+      return found
+
+    return Signal(
+      math.prod(sizes),
+      math.prod(each.mean for each in fed),
+      math.prod(each.shared for each in fed),
+      math.prod(pairs),
+      gaussian=False,
+      error=sum(each.error for each in fed),
+      edges=tuple(edges),
+      made=made,
+      stretch=max(own, upstream),
+      upstream=upstream,
+      slope=sum(each.steepness for each in fed),
+      doubt=joined(each.doubt for each in fed),
+    )
+
+  def _slopes_in_product(
+    self, images: Sequence[Image], fed: Sequence[Fed], place: int
+  ) -> Callable[[], np.ndarray | None] | None:
+    """Of one factor, unit by unit, times all others."""
+    if not self.gradients:
+      return None
+
+    def slopes() -> np.ndarray | None:
+      found = np.ones((3, DRAWN))
+      for at, (image, each) in enumerate(zip(images, fed, strict=True)):
+        entries, phi = draw(each.source, self.random), image.activation
+        if entries is None:
+          return None
+        if not is_plain(phi):
+          found *= evaluate(phi, entries)[at == place]
+        elif at != place:
+          found *= entries
+      share = images[place].share
+      return share * np.stack([found[0] ** 2, found[0] * found[1]])
+
+    return slopes
+
+
+def _unchanged(source: Signal) -> Fed:
+  return Fed(
+    source,
+    source.size,
+    shared=source.shared,
+    near=source.near,
+    mean=source.mean,
+    doubt=source.doubt,
+    error=source.error,
+  )
+
+
+def _not_known(source: Signal, why: str) -> Fed:
+  nan = math.nan
+  return Fed(source, nan, nan, nan, nan, nan, nan, nan, doubt=why)
+
+
+def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
+  """A signal, or a part of one, by the size of the whole."""
+  own = 0.0  # what all units of a sample, or one unit of all samples, share
+  over_samples = term.over == "samples"
+  if term.centred:
+    own = whole.shared if over_samples else whole.mean * whole.mean
+    if term.channels:  # a mean over few of them keeps what positions share
+      own += max(0.0, np.nan_to_num(whole.near - own)) / term.channels
+  variance = whole.size - own
+  if variance <= 0:
+    size = 1.0 if assumes else math.nan
+    return Signal(size, edges=(Edge(inner, math.nan),))
+  profile = inner.profile
+  if over_samples and term.centred:
+    profile = centred(inner.size, own, inner.profile, inner.common)
+  mean = 0.0 if term.centred else inner.mean / math.sqrt(variance)
+  known = math.isfinite(variance)
+
+  def made(random: np.random.Generator) -> np.ndarray | None:
+    entries = draw(inner, random)
+    if entries is None or not known or over_samples:
+      return None
+    return (entries - inner.mean * term.centred) / math.sqrt(variance)
+
+  own_error = 1 / (4 * term.channels * math.log(2)) if term.channels else 0.0
+  chance = _SAMPLES_ERROR if over_samples else 0.0
+  gaussian = inner.gaussian or over_samples or not known
+  return Signal(
+    1.0 if inner is whole else (inner.size - own) / variance,
+    mean if known else 0.0,
+    (inner.shared - own) / variance,
+    (inner.near - own) / variance,
+    gaussian,
+    error=own_error + (0.0 if inner is whole else inner.error),
+    profile=profile,
+    made=made,
+    edges=(Edge(inner, 1 / variance, error=inner.error + own_error + chance),),
+  )

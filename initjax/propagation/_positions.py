@@ -1,0 +1,266 @@
+"""Signals whose positions are mixed: pooled, or attended to.
+
+All pairs of positions of a sample are taken to be alike: a signal's variance
+about what they share is size - near. Where they are not, as under a causal
+mask, means over positions are followed.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from initjax.gains import moments
+from initjax.graph import Mixing, window_matrix
+from initjax.propagation._borders import mixed
+from initjax.propagation._images import evaluate, is_plain
+from initjax.propagation._signals import DRAWN, Edge, Fed, Signal, draw
+from initjax.propagation._softmax import weights_of
+from initjax.typing import Activation
+
+_LARGEST_SCORES = 4.0
+"""Variance beyond which a softmax is not followed."""
+_POOL_ERROR = 0.05
+"""In bits, for windows whose entries are correlated by their place."""
+_SCORE_ERROR = 0.1
+"""In bits, of the gradient that comes back through scores."""
+_UNEVEN_ERROR = 0.2
+"""In bits, where positions see different numbers of others and so differ."""
+_POOLED_UNITS = 1 << 13
+
+
+def averaged(fed: Fed, mixing: Mixing, share: float) -> Signal:
+  """The mean of k positions: (E[φ²] + (k - 1)·E[φ·φ'])/k."""
+  (k,), together = mixing.counts, mixing.overlap
+  size = (fed.second_moment + (k - 1) * fed.near) / k
+  into = mixing.share * share
+  slope = fed.derivative
+  ratio = fed.derivative_near
+  return Signal(
+    size,
+    fed.mean,
+    fed.shared,
+    fed.near,
+    gaussian=False,
+    made=lambda random: None,
+    error=fed.error + (0.0 if together else _POOL_ERROR),
+    profile=mixed(_matrices(mixing), fed.source.profile)[1],
+    edges=(
+      Edge(
+        fed.source,
+        into * slope / k,
+        mixing.share**2 * ratio,
+        lift=ratio * together / k**2,
+        taps=_matrices(mixing),
+      ),
+    ),
+    stretch=fed.slope * fed.source.stretch,
+    upstream=fed.slope * fed.source.upstream,
+    slope=fed.steepness,
+    doubt=fed.doubt,
+  )
+
+
+def largest(
+  phi: Activation | None,
+  source: Signal,
+  mixing: Mixing,
+  random: np.random.Generator,
+) -> Signal | None:
+  """The maximum of φ over windows of k positions, equally correlated.
+
+  Given what they share they are independent, and of a Gaussian both parts are
+  drawn; of anything else it is not known.
+  """
+  if not source.gaussian or not source.variance > 0:
+    return None
+  drawn = _windows(source, mixing.counts[0], random)
+  value, slope = drawn, np.ones_like(drawn)
+  if not is_plain(phi):
+    value, slope = evaluate(phi, drawn)  # type: ignore[arg-type]
+  place = value.argmax(axis=1)[:, None]
+  best = np.take_along_axis(value, place, 1)[:, 0]
+  passed = np.take_along_axis(slope, place, 1)[:, 0]
+  own, near = float((passed**2).mean()), float((passed[0] * passed[1]).mean())
+  matrices = _matrices(mixing)
+  given: dict[str, Any] = {"stretch": source.stretch, "slope": source.slope}
+  return Signal(
+    float((best[:2] ** 2).mean()),
+    float(best.mean()),
+    float((best[0] * best[2]).mean()),
+    float((best[0] * best[1]).mean()),
+    gaussian=False,
+    error=source.error + _POOL_ERROR,
+    profile=mixed(matrices, source.profile)[1],
+    edges=(
+      Edge(source, mixing.share * own, mixing.share**2 * near, taps=matrices),
+    ),
+    drawn=best,
+    made=lambda random: best,
+    doubt=source.doubt,
+    upstream=source.upstream,
+    **given,
+  )
+
+
+def _windows(
+  source: Signal, terms: float, random: np.random.Generator
+) -> np.ndarray:
+  """Entries [3, k, units]; of a mean number of terms the next integer's."""
+  shared = draw(
+    Signal(
+      max(source.near, 0.0),
+      source.mean,
+      source.shared,
+      source.near,
+    ),
+    random,
+  )
+  assert shared is not None
+  k = max(1, round(terms))
+  own = math.sqrt(max(source.size - max(source.near, 0.0), 0.0))
+  apart = random.normal(size=(3, k, DRAWN))
+  return shared[:, None] + own * apart
+
+
+def _matrices(mixing: Mixing) -> tuple[np.ndarray, ...]:
+  """Along each axis the mean over a window's entries."""
+  found = [window_matrix(window) for window in mixing.windows]
+  return tuple(each / each.sum(axis=1, keepdims=True) for each in found)
+
+
+class Heard(NamedTuple):
+  """What an attention's weights do."""
+
+  alone: float
+  """E[Σ a²], the mean over queries"""
+  product: float
+  """E[Σ a²(1 - 2a + Σ a²)]: what comes back through the scores"""
+  overlap: float
+  """E[Σ a·a'] of two queries"""
+  entropy: float
+  tilt: float
+  """by what keys and queries whose scores are large are larger than others"""
+  uneven: float
+  """how much E[Σ a²] differs between queries, at most 1"""
+
+
+def attended(
+  values: Signal, queries: Signal, keys: Signal, mixing: Mixing
+) -> Signal | str:
+  """Σ_j a_j·v_j for a = softmax(scores), or why it is not known.
+
+  Scores are Gaussian given a query, with the variance d·E[q²]·Var k; what keys
+  share has no effect. Values have kernels of their own, so
+
+      E[o²] = E[v·v'] + E[Σ a²]·(E[v²] - E[v·v'])
+
+  and the gradient of a query is that of its scores, a_j·δ·(v_j - o).
+  """
+  apart = values.size - values.near
+  own_keys = keys.size - keys.near
+  product = mixing.features * queries.size * own_keys
+  if not math.isfinite(product) or not math.isfinite(apart):
+    return "queries, keys or values are not known"
+  found = moments(mixing.scores, max(product, 0.0))  # type: ignore[arg-type]
+  variance = float(found.second_moment) - float(found.mean) ** 2
+  if variance > _LARGEST_SCORES:
+    return (
+      f"a softmax of large scores: their variance is {variance:.3g}, theory "
+      f"follows up to {_LARGEST_SCORES:g}"
+    )
+  heard = _heard(variance, queries, mixing)
+  slope = float(found.derivative_second_moment) * mixing.values
+  size = values.near + heard.alone * apart
+  near = values.near + heard.overlap * apart
+  return Signal(
+    size,
+    0.0,
+    values.shared,
+    min(near, size),
+    gaussian=False,
+    made=lambda random: None,
+    error=_error(values, queries, keys, size, heard, variance),
+    edges=_back(values, queries, keys, mixing, heard, slope),
+    stretch=values.stretch,
+    upstream=values.upstream,
+    slope=values.slope,
+    entropy=heard.entropy,
+    doubt=values.doubt,
+  )
+
+
+def _heard(variance: float, queries: Signal, mixing: Mixing) -> Heard:
+  weights = weights_of(variance, mixing.counts, mixing.features)
+  alone = float(weights.squares.mean())
+  uniform = float(np.mean(1 / np.array(mixing.counts)))
+  returned = weights.squares - 2 * weights.cubes + weights.squares**2
+  alike = queries.near / queries.size if queries.size else 0.0
+  alike = float(np.clip(alike, 0.0, 1.0))
+  # scores of two queries are as correlated as these: e^(variance·alike)
+  overlap = mixing.overlap * (alone / uniform) ** alike
+  entropy = float(weights.entropy.mean())
+  product = max(0.0, float(returned.mean()))
+  tilt = 1 + 4 * variance / max(1, mixing.features)  # E[s²·e^2s]/E[e^2s]
+  uneven = min(1.0, float(weights.squares.std()) / alone)
+  return Heard(alone, product, min(overlap, 1.0), entropy, tilt, uneven)
+
+
+def _back(
+  values: Signal,
+  queries: Signal,
+  keys: Signal,
+  mixing: Mixing,
+  heard: Heard,
+  slope: float,
+) -> tuple[Edge, ...]:
+  apart = values.size - values.near
+  own_keys = keys.size - keys.near
+  ratio, alone = mixing.share, heard.alone
+  number = max(2.0, max(mixing.counts))
+  uniform = float(np.mean(1 / np.array(mixing.counts)))
+  grown = heard.overlap / mixing.overlap if mixing.overlap else 1.0
+  cross = max(0.0, mixing.columns - ratio * uniform) * grown
+  straight = Edge(
+    values,
+    ratio * alone,
+    max(0.0, ratio * (ratio * number - 1) - cross) / (number - 1),
+    cross=cross,
+    lift=ratio * (1 - alone) / (number - 1),
+    error=_UNEVEN_ERROR * heard.uneven,
+  )
+  slope *= heard.tilt
+  scored = slope * apart * heard.product
+  error = _SCORE_ERROR + _UNEVEN_ERROR * heard.uneven
+  relative = heard.overlap / alone if alone else 0.0
+  return (
+    straight,
+    Edge(
+      queries,
+      scored * own_keys,
+      scored * own_keys * relative,
+      error=error,
+    ),
+    Edge(
+      keys,
+      scored * queries.size * ratio,
+      0.0,
+      cross=slope * apart * queries.near * cross * (1 - heard.overlap),
+      error=error,
+    ),
+  )
+
+
+def _error(
+  values: Signal,
+  queries: Signal,
+  keys: Signal,
+  size: float,
+  heard: Heard,
+  variance: float,
+) -> float:
+  """Of log₂ E[o²]: of the values, and of E[Σ a²] by that of the scores."""
+  scores = variance * math.log(2) * (queries.error + keys.error)
+  part = heard.alone * (values.size - values.near) / size if size else 0.0
+  own = _SCORE_ERROR / 2 + _UNEVEN_ERROR * heard.uneven
+  return values.error + part * scores / math.log(2) + own

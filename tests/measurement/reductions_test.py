@@ -1,0 +1,133 @@
+"""Parameters of several processes are asked on their devices, as by NumPy.
+
+No process has a part of the leaf alone here, so what decides that is replaced.
+"""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from initjax import _sharding
+from initjax.graph._graph import Computed
+from initjax.measurement import _leaves, _reductions
+from initjax.testing import _orthogonal
+
+P = jax.sharding.PartitionSpec
+RNG = np.random.default_rng(0)
+BATCH, IN, OUT = 4, 32, 16
+LEAF = RNG.normal(size=(BATCH, IN, OUT)).astype(np.float32)
+LEAF[1] = LEAF[0]  # one key for two layers
+LEAF[2, :, 3] = LEAF[2, :, 5]  # and equal units
+SCALE = Computed("add", (Computed("square", ("leaf",)), 1.0))
+
+
+def copied(leaf):
+  return (3 * leaf).astype(leaf.dtype)
+
+
+QUESTIONS = {
+  "mean square": _reductions.mean_square,
+  "mean and std": _reductions.mean_and_std,
+  "finite": _reductions.is_finite,
+  "zero": _reductions.is_zero,
+  "one row": lambda x: _leaves._moments_at(x, (1,)),
+  "sample": functools.partial(_reductions.sample, most=64),
+  "of a layer": functools.partial(_reductions.sample, most=8, axes=(1, 2)),
+  "random": _leaves.is_random,
+  "columns": functools.partial(_reductions.fingerprints, ins=(1,)),
+  "few": functools.partial(_reductions.fingerprints, ins=(1,), most=3),
+  "rows": functools.partial(_reductions.has_equal_rows, ins=(1,)),
+  "equal": lambda x: _reductions.are_equal(x, x),
+  "beside": lambda x: _reductions.beside(x, copied(x))[0] < 0.01,
+  "scale": lambda x: _leaves.mean_square_at({"leaf": x}, SCALE),
+  "orthogonal": lambda x: _sharding.reduced(
+    _orthogonal._gram_error, x, groups=((0,), (1,), (2,)), scale=None
+  ),
+}
+
+
+def elsewhere(monkeypatch):
+  for module in (_sharding, _leaves):
+    monkeypatch.setattr(
+      module, "is_here", lambda x: not isinstance(x, jax.Array)
+    )
+
+
+def split(leaf, spec, kind="Auto"):
+  mesh = jax.make_mesh(
+    (8,), ("d",), axis_types=(getattr(jax.sharding.AxisType, kind),)
+  )
+  return jax.device_put(leaf, jax.NamedSharding(mesh, spec))
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_devices_say_what_numpy_says(name, monkeypatch):
+  wanted = QUESTIONS[name](LEAF)
+  elsewhere(monkeypatch)
+  found = QUESTIONS[name](split(LEAF, P(None, "d")))
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-9)
+  jax.tree.map(close, found, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "complex64"])
+def test_bits_and_sums_of_other_dtypes(dtype, monkeypatch):
+  leaf = LEAF.astype(dtype)
+  names = ("columns", "mean square", "sample")
+  wanted = [QUESTIONS[name](leaf) for name in names]
+  elsewhere(monkeypatch)
+  given = split(leaf, P(None, None, "d"), "Explicit")
+  found = [QUESTIONS[name](given) for name in names]
+  jax.tree.map(np.testing.assert_allclose, found, wanted)
+
+
+def test_columns_are_told_apart_by_their_bits():
+  columns, alive = _reductions.fingerprints(LEAF, (1,))
+  assert (columns[0] == columns[1]).all()
+  assert alive.all()
+  distinct = {column.tobytes() for layer in LEAF for column in layer.T}
+  assert len(np.unique(columns)) == len(distinct)
+  swapped, _ = _reductions.fingerprints(LEAF[:, ::-1], (1,))
+  assert not np.isin(swapped, columns).any()
+  powers = np.float32(2) ** np.arange(-60, 60)[None, None]  # few bits differ
+  assert len(np.unique(_reductions.fingerprints(powers, (1,))[0])) == 120
+
+
+@pytest.mark.parametrize("spec", [P("d"), P(None, "d"), P(None, None, "d")])
+def test_no_device_gathers_the_leaf(spec):
+  """What they send each other is less than one device has."""
+  leaf = split(np.ones((8, 64, 64), np.float32), spec)
+  everywhere = jax.NamedSharding(leaf.sharding.mesh, P())
+  part = leaf.size // 8
+
+  def every_number(x):
+    return (
+      _reductions._mean_square(x),
+      _reductions._mean_and_std(x),
+      _reductions._is_finite(x),
+      _reductions._row_moments(x, 1),
+      _reductions._sample(x, 256, (0, 1, 2)),
+      _reductions._fingerprints(x, (1,), None),
+      _reductions._has_equal_rows(x, (1,)),
+    )
+
+  with jax.enable_x64(True):
+    run = jax.jit(every_number, out_shardings=everywhere)
+    text = run.lower(leaf).compile().as_text()
+  sent = re.findall(r"= (.*) (?:all|reduce|collective)[a-z-]+\(", text)
+  assert sent
+  for kinds in sent:
+    for shape in re.findall(r"\[([\d,]*)\]", kinds):
+      assert math.prod(map(int, filter(None, shape.split(",")))) < part
+
+
+def test_numbers_alone_are_fetched(monkeypatch):
+  elsewhere(monkeypatch)
+  tree = {"a": split(jnp.arange(8.0), P("d")), "b": None, "c": 1.0}
+  found = _sharding.fetched(tree)
+  assert found["a"].tolist() == list(range(8))
+  assert float(found["c"]) == 1
