@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from initjax.graph._activations import without_layout
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
-from initjax.graph._moves import Shape
+from initjax.graph._moves import Shape, size_of
 from initjax.graph._nonzeros import NonZeros, nonzeros
 from initjax.graph._primitives import (
   ELEMENTWISE,
@@ -36,7 +36,7 @@ from initjax.graph._variation import (
   unrepeated,
   varying_axes,
 )
-from initjax.graph._view import View, overlap, size_of
+from initjax.graph._view import View, overlap
 
 Paths = dict[str, str]
 """Parameters, and the primitive in which each met data."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax.graph._factors import values_of
-from initjax.graph._moves import Shape, axes_after
+from initjax.graph._moves import Shape, axes_after, size_of
 from initjax.graph._primitives import (
   ELEMENTWISE,
   JOINS,
@@ -23,7 +23,6 @@ from initjax.graph._primitives import (
 )
 from initjax.graph._recovered import dropout
 from initjax.graph._values import CONSTANT, Node, Value
-from initjax.graph._view import size_of
 
 _FOLDS = REDUCTIONS | {"reduce_and", "reduce_or"}
 _FOLLOWED = (

@@ -14,14 +14,8 @@ from initjax._paths import paths_of
 from initjax._sharding import fetched
 from initjax.graph._activations import source_of
 from initjax.graph._frameworks import as_function
-from initjax.graph._graph import (
-  LinearOp,
-  Place,
-  SignalGraph,
-  Site,
-  Stream,
-  terms_within,
-)
+from initjax.graph._graph import LinearOp, SignalGraph, Stream, terms_within
+from initjax.graph._place import Place, Site
 from initjax.graph._read import read
 from initjax.graph._reader import Reader
 from initjax.graph._slips import with_advice

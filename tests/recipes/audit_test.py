@@ -41,7 +41,7 @@ def test_what_is_not_looked_at_is_said():
   assert found.not_looked_at == ("count",)
   assert "not looked at, no floating point: count" in str(found)
   assert "only values were looked at" in str(found)
-  with pytest.raises(TypeError, match="needs values, got .* at w"):
+  with pytest.raises(TypeError, match=r"needs values, got .* at w"):
     audit({"w": jax.ShapeDtypeStruct((2,), "float32")})
 
 
