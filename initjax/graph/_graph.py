@@ -302,7 +302,8 @@ class SignalGraph:
   """parameters that meet no data and are no output themselves"""
   not_followed: dict[str, str] = dataclasses.field(hash=False)
   """parameters that meet data in a way that is not read, and the primitive in
-  which they do"""
+  which they do: a product whose kernel data make of them, or a loop of which
+  they multiply the carry"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
   statistics: tuple[int, ...] = ()
