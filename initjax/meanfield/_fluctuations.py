@@ -78,11 +78,7 @@ def chance_of(
 ) -> Chance:
   """Mean and covariance of the log of an average over a batch of inputs."""
   inverse_widths = np.array([0.0, *(1 / (at.width or np.inf) for at in layers)])
-  unknown = any(
-    at.normalization == "batch" or at.normalize_after or at.gated
-    for at in layers
-  )
-  if unknown or not inverse_widths.any():
+  if any(map(_is_unknown, layers)) or not inverse_widths.any():
     known = np.nan if inverse_widths.any() else 0.0
     nothing = np.full((2, len(layers)), known)
     return Chance(nothing, nothing, nothing)
@@ -109,6 +105,11 @@ def chance_of(
     valid &= holds_for_batch(steps, own, shared, inverse_widths, variance)
   mean, variance = (np.where(valid, x, np.nan) for x in (mean, variance))
   return Chance(mean, variance, scale, own, shared)
+
+
+def _is_unknown(layer: Layer) -> bool:
+  batch = layer.normalization == "batch"
+  return batch or layer.normalizes_x or layer.gated
 
 
 def _average(

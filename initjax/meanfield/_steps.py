@@ -49,6 +49,10 @@ class Layer(NamedTuple):
   def normalizes_stream(self) -> bool:
     return self.normalization != "none" and not self.normalize_after
 
+  @property
+  def normalizes_x(self) -> bool:
+    return self.normalization != "none" and self.normalize_after
+
 
 class Steps(NamedTuple):
   """All layers, [depth] each; "in" is the stream that a layer is given."""
@@ -117,7 +121,7 @@ def _lengths(
   for layer, table in zip(layers, respond, strict=True):
     seen = 0.0 if layer.normalizes_stream else log2_q
     found = _gated(table(seen), seen) if layer.gated else table(seen)
-    log2_x = 0.0 if layer.normalize_after else found.log2_second_moment
+    log2_x = 0.0 if layer.normalizes_x else found.log2_second_moment
     log2_signal = math.log2(layer.sigma_w2) + log2_x
     log2_branch = np.logaddexp2(log2_signal, _log2(layer.sigma_b2))
     log2_kept = _log2(layer.skip**2) + log2_q

@@ -151,6 +151,12 @@ def check_layers(
     raise ValueError(
       f"widths must be given for all layers or for none; got {widths}."
     )
+  _check_widths(layers, widths)
+
+
+def _check_widths(
+  layers: Sequence[Layer], widths: Sequence[int | None]
+) -> None:
   for index in range(1, len(layers)):
     if layers[index].gated and (widths[index - 1] or 0) % 2:
       raise ValueError(

@@ -35,11 +35,10 @@ def fitted(measured, covariance, *, drift=0.0, averaged=False, kept=1.0):
   return _least_squares(
     np.asarray(measured, float),
     np.zeros(len(rows)),
-    drift * rows,
+    (drift * rows, 0.0 * rows if averaged else drift * rows),
     covariance,
     start=kept**rows,
     growth=rows,
-    averaged=averaged,
   )
 
 
