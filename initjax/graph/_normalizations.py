@@ -67,7 +67,7 @@ def _of(numerator: Node, size: Node, power: float) -> Normalization | None:
   found = _statistic(size, power)
   if found is None:
     return None
-  numerator, scales = _unscaled(numerator)
+  numerator, scales = _unscaled(numerator, found.node)
   inner, centred = _without_mean(numerator)
   reduction, units, number, channels, others = found.node, False, 1.0, 1, 1
   while _is_reduction(reduction):  # one after another, as of a pmean
@@ -164,10 +164,16 @@ def _number_below(size: _Size) -> _Size:
   return size
 
 
-def _unscaled(node: Node) -> tuple[Node, tuple[Value, ...]]:
-  """A numerator without what multiplies all its samples."""
+def _unscaled(node: Node, statistic: Node) -> tuple[Node, tuple[Value, ...]]:
+  """A numerator without what multiplies all its samples.
+
+  What multiplies it before the statistic is taken goes into both.
+  """
   scales: tuple[Value, ...] = ()
-  while (below := node.only_below({"mul", "neg"} | LAYOUT)) is not None:
+  while not statistic.made_of(node):
+    below = node.only_below({"mul", "neg"} | LAYOUT)
+    if below is None:
+      break
     scales += tuple(value for value in node.operands if value.node is None)
     node = below
   return node, scales

@@ -10,6 +10,7 @@ itself.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,11 @@ from initjax.graph._activations import (
   source_of,
 )
 from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
-from initjax.graph._graph import Feed, Image, Site, Stream, Term, terms_within
+from initjax.graph._graph import Feed, Image, Stream, Term, terms_within
 from initjax.graph._mixing import attention, pooled
-from initjax.graph._nonzeros import nonzeros
+from initjax.graph._nonzeros import NonZeros, nonzeros
 from initjax.graph._normalizations import Normalization, normalization
+from initjax.graph._place import Site
 from initjax.graph._primitives import JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
@@ -49,10 +51,9 @@ class Streams:
     Later the same node, and what it normalizes, go by the name of `site`, if
     there is one.
     """
-    feed = feed_of(operand)
     if operand.node is None:
-      return feed
-    source, _ = source_of(operand.node)
+      return Feed()
+    feed, source = feed_of(operand.node)
     stream = self.of(source)
     if site is not None:
       self._name(source, Term("stream", site))
@@ -210,7 +211,13 @@ class _Descent:
     shapes = [tuple(atom.aval.shape) for atom in node.equation.invars]
     params = node.equation.params
     along = [params["dimension"]] if "dimension" in params else []
-    every = list(map(nonzeros, node.operands, shapes, [along] * len(shapes)))
+    if node.has_zeros:
+      every = [
+        nonzeros(value, shape, along)
+        for value, shape in zip(node.operands, shapes, strict=True)
+      ]
+    else:
+      every = [NonZeros(math.prod(shape)) for shape in shapes]
     total, images = max(1, sum(terms.number for terms in every)), []
     for value, terms in zip(node.operands, every, strict=True):
       image = self._part(value)

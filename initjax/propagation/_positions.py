@@ -22,9 +22,9 @@ _LARGEST_SCORES = 4.0
 """Variance beyond which a softmax is not followed."""
 _POOL_ERROR = 0.05
 """In bits, for windows whose entries are correlated by their place."""
-_SCORE_ERROR = 0.1
+_SCORE_ERROR = 0.08
 """In bits, of the gradient that comes back through scores."""
-_UNEVEN_ERROR = 0.2
+_UNEVEN_ERROR = 0.17
 """In bits, where positions see different numbers of others and so differ."""
 _POOLED_UNITS = 1 << 13
 

@@ -80,24 +80,35 @@ def predict(
   where h is a sum of independent terms: outputs of earlier operations, biases,
   the stream before (residual networks), products φ(h₁)·ψ(h₂) of branches with
   kernels of their own (gated units), each by its factor; or that sum
-  normalized, over units (q = 1) or over samples (their mean is taken away).
-  The gradient runs back along the same edges, times Var(W)·fan_out·E[φ'²].
+  normalized, over units (q = 1, without its mean if it is centred) or over
+  samples (their mean is taken away). A sum that is no Gaussian, as relu(x +
+  F(x)), is followed by units that are drawn. The gradient runs back along the
+  same edges, times Var(W)·fan_out·E[φ'²].
 
-  What theory does not follow is unknown: softmax, pooling, an activation of a
-  product or without Gaussian moments (`silent` says why), kernels of nonzero
-  mean or made of several; of the gradient, all that lies before such a place.
-  Biases and scales count with their root mean square, under a scan over all
-  repeats.
+  Of positions of a sample (tokens, pixels) the mean covariance is followed:
+  through average and maximum pools; through attention whose scores have at most
+  the variance 4, where E[o²] = E[v·v'] + E[Σ a²]·(E[v²] - E[v·v']); and where
+  zeros around a map make outputs near borders smaller.
+
+  Each number has its error: what theory neglects, of borders, of positions that
+  differ under a mask, of first order in 1/width. What it does not follow is
+  unknown, `silent` says why, and so is the gradient of what has a say in that;
+  all else stays known. Unknown are large scores, activations of inputs or
+  without Gaussian moments, maxima of what is no Gaussian, kernels of nonzero
+  mean or made of several. Inputs are taken to be independent of each other, and
+  so are their positions and features; biases and scales count with their root
+  mean square, under a scan over all repeats.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters, with values; none for a module that holds them.
+    params: its parameters; none for a module that holds them. Of those that
+      are `jax.ShapeDtypeStruct`s kernels are taken to have the variance
+      1/fan_in, scales to be 1 and biases 0, and `notes` says so.
     *inputs: its other arguments; shapes are enough.
     second_moment: of the inputs, > 0.
 
   Raises:
-    TypeError: if `fn` is neither a function nor a module, or parameters have no
-      values.
+    TypeError: if `fn` is neither a function nor a module.
     ValueError: if `second_moment` is no such number.
 
   >>> import jax, jax.numpy as jnp
@@ -110,7 +121,8 @@ def predict(
   >>> predict(mlp, kernels, jnp.ones((1, 256))).forward.round(1)
   array([1., 1.])
 
-  Reference: Schoenholz et al. 2017, Eqs. 3, 9; Yang and Schoenholz 2017.
+  Reference: Schoenholz et al. 2017, Eqs. 3, 9; Yang and Schoenholz 2017; of
+  attention Dong et al. 2021; Noci et al. 2022.
   """
   check_number("second_moment", second_moment, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)

@@ -188,7 +188,7 @@ def test_a_traced_calibration_prints():
   said = []
   traced = lambda params: said.append(str(calibrate(two_layers, params, X)[1]))
   jax.eval_shape(traced, TWO)
-  assert said == ["Calibration of 2 operations, being traced"]
+  assert said == ["Calibration(2 operations, being traced)"]
 
 
 def test_sharded_parameters_stay_sharded():

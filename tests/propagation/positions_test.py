@@ -287,3 +287,14 @@ def test_an_unknown_row_leaves_others_known():
   order = [op.path for op in graph.ops]
   known = dict(zip(order, np.isfinite(found.backward), strict=True))
   assert known == {"0": False, "1": False, "2": True, "3": True, "4": True}
+
+
+def test_a_factor_before_a_norm_goes_into_its_statistic():
+  """As the √d by which Gemma multiplies its embeddings."""
+
+  def fn(p, x):
+    h = 8.0 * (x @ p[0])
+    return (3.0 * h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True))) @ p[1]
+
+  found = predict(fn, [square(), square(seed=1)], X)
+  assert found.forward == pytest.approx([0, math.log2(9)], abs=1e-5)
