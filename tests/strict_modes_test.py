@@ -251,6 +251,8 @@ OTHER = {
 }
 
 
+# Of four units, chance does anything, and that is said.
+@pytest.mark.filterwarnings("ignore:(auto_init|calibrate). The:UserWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "name", "chosen"), cases(OTHER))
 def test_the_answer_is_that_of_numpy(mode, name, chosen):
