@@ -148,7 +148,7 @@ def findings(graph: SignalGraph, passes: Passes, wanted: Wanted) -> list[str]:
         f"{_sentence(next(said, wanted.why(first)))}{_REMEDY}"
       )
   return [
-    *_signal(graph.rows, forward, wanted), *_gradient(graph.rows, backward)
+    *_signal(graph.rows, forward, wanted), *_gradient(graph.rows, forward, backward)
   ]  # fmt: skip
 
 
@@ -214,12 +214,14 @@ def _chance(before: Sequence[Row], off: float) -> str:
   return ""
 
 
-def _gradient(rows: Sequence[Row], found: _Found) -> Iterator[str]:
+def _gradient(
+  rows: Sequence[Row], signal: _Found, found: _Found
+) -> Iterator[str]:
   """The gradient's sum of squares in the first quarter of rows and the last.
 
-  Streams of residual branches add up as many gradients as there are branches,
-  and few units have more by chance.
-  What an average over positions shares out among these is not lost.
+  Streams of residual branches add up as many gradients as there are branches;
+  few units have more by chance; a norm makes it large where it makes a small
+  signal large. What an average over positions shares out is not lost.
   """
   bits = found.bits + np.log2(np.maximum(found.size, 1))
   alive = np.flatnonzero(np.isfinite(bits)).tolist()
@@ -235,7 +237,8 @@ def _gradient(rows: Sequence[Row], found: _Found) -> Iterator[str]:
   places = [max(1, _positions(op)) for op in ops]
   shared = max(0.0, math.log2(places[0] / places[1]))
   chance = _chance_of_units(ops[0])[1] - _chance_of_units(ops[1])[0]
-  if -_VANISHED - shared <= change <= math.log2(len(alive)) + chance:
+  most = math.log2(len(alive)) + chance + max(0.0, -signal.bits[first])
+  if -_VANISHED - shared <= change <= most:
     return
   word = "explodes" if change > 0 else "vanishes"
   in_time = sum(rows[row].op.is_shared for row in alive) > len(alive) / 2
