@@ -148,8 +148,9 @@ def findings(graph: SignalGraph, passes: Passes, wanted: Wanted) -> list[str]:
         f"{_sentence(next(said, wanted.why(first)))}{_REMEDY}"
       )
   return [
-    *_signal(graph.rows, forward, wanted), *_gradient(graph.rows, forward, backward)
-  ]  # fmt: skip
+    *_signal(graph.rows, forward, wanted),
+    *_gradient(graph.rows, forward, backward),
+  ]
 
 
 _REMEDY = (

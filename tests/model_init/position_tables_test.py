@@ -112,7 +112,7 @@ def test_a_gpt_is_initialized_calibrated_and_healthy():
   assert [op.path.split("/")[-2] for op in report.graph.ops] == [
     "wte", "wpe", "up", "down", "wte"
   ]  # fmt: skip
-  assert "healthy" in str(report)
+  assert "no problems found in 5 operations" in str(report)
   rows = LENGTH * WIDTH
   found = 2.0 ** float(report.forward[1].log2_second_moment)
   assert abs(found - 1) < 4 * np.sqrt(2 / rows)
