@@ -189,7 +189,12 @@ def test_assumptions_are_stated():
   def activated(p, x):
     return jnp.tanh((x @ p["one"]) * (x @ p["other"])) @ p["down"]
 
-  why = plan_of(activated, params, shape(1, 8)).rows[-1].why
+  last = plan_of(activated, params, shape(1, 8)).rows[-1]
+  u, v = np.random.default_rng(0).normal(size=(2, 400_000))
+  assert last.why == ""  # units of such products are drawn
+  assert abs(last.second_moment / np.mean(np.tanh(u * v) ** 2) - 1) < 0.02
+  of_inputs = lambda p, x: jnp.tanh(x) @ p["one"]
+  why = plan_of(of_inputs, {"one": shape(8, 16)}, shape(1, 8)).rows[-1].why
   assert why == "an activation of inputs or products, taken as Gaussian"
 
 
