@@ -15,11 +15,9 @@ from initjax.graph import _geometry
 from initjax.graph._activations import is_score
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
+from initjax.graph._graph import Place
 from initjax.graph._linear import look_up
 from initjax.graph._moves import Held, axes_after
-from initjax.graph._place import (
-  Place,
-)
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
   ELEMENTWISE,

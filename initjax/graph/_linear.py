@@ -8,18 +8,10 @@ from typing import Any
 from initjax.graph._compat import Aval, Equation
 from initjax.graph._contractions import Contraction
 from initjax.graph._geometry import Axes, Fans
-from initjax.graph._graph import (
-  Feed,
-  LinearOp,
-  Term,
-)
+from initjax.graph._graph import Feed, LinearOp, Place, Site, Term
 from initjax.graph._moves import Shape
 from initjax.graph._nonzeros import NonZeros
 from initjax.graph._padding import patch_overlap, taps_of, valid_fans
-from initjax.graph._place import (
-  Place,
-  Site,
-)
 from initjax.graph._reader import Reader
 from initjax.graph._roles import (
   chosen_kernels,

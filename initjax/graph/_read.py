@@ -28,18 +28,9 @@ from initjax.graph._compat import (
   sub_jaxprs,
 )
 from initjax.graph._geometry import product_by_entry
-from initjax.graph._graph import (
-  Feed,
-  LinearOp,
-)
+from initjax.graph._graph import BY_DEVICE, Feed, LinearOp, Place, Scan, Site
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
-from initjax.graph._place import (
-  BY_DEVICE,
-  Place,
-  Scan,
-  Site,
-)
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
   INLINED,

@@ -16,13 +16,11 @@ from initjax.graph._activations import source_of
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import (
   LinearOp,
+  Place,
   SignalGraph,
+  Site,
   Stream,
   terms_within,
-)
-from initjax.graph._place import (
-  Place,
-  Site,
 )
 from initjax.graph._read import read
 from initjax.graph._reader import Reader

@@ -24,19 +24,10 @@ from initjax.graph._activations import (
   source_of,
 )
 from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
-from initjax.graph._graph import (
-  Feed,
-  Image,
-  Stream,
-  Term,
-  terms_within,
-)
+from initjax.graph._graph import Feed, Image, Site, Stream, Term, terms_within
 from initjax.graph._mixing import attention, pooled
 from initjax.graph._nonzeros import NonZeros, nonzeros
 from initjax.graph._normalizations import Normalization, normalization
-from initjax.graph._place import (
-  Site,
-)
 from initjax.graph._primitives import JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value

@@ -30,9 +30,7 @@ from initjax.graph._moves import (
 from initjax.graph._primitives import CHOSEN, JOINS, PARTS, SCALES, STAYS, STEPS
 
 if TYPE_CHECKING:
-  from initjax.graph._place import (
-    Scan,
-  )
+  from initjax.graph._graph import Scan
   from initjax.graph._splits import Split
 
 Region = tuple[str, np.ndarray]
