@@ -63,7 +63,8 @@ def null_of(
   start = 2 ** float(measured[0])
   null = _law(layers, start)
   if batch > 1:  # averages of few large samples scatter like one of them
-    averaged = _of_averages(layers, start, correlation, batch)
+    options = correlation, batch, _is_deep(null)
+    averaged = _of_averages(layers, start, *options)
     null = null._replace(averaged=averaged)
   if math.isnan(level):
     level = _settled(chain, log2_sigma_w2, float(null.forward[-1]))
@@ -89,19 +90,32 @@ def _law(layers: tuple[Layer, ...], start: float) -> Null:
   return Null(t.forward, t.backward, *drifts, *covariances)
 
 
+def _is_deep(null: Null) -> bool:
+  """Whether drifts are beyond a standard deviation: deeper than wide."""
+  both = (
+    (null.forward_drift, null.forward_covariance),
+    (null.backward_drift, null.backward_covariance),
+  )
+  return any(np.any(d**2 > np.diag(cov)) for d, cov in both)
+
+
 @functools.lru_cache(maxsize=16)
 def _of_averages(
-  layers: tuple[Layer, ...], start: float, correlation: float, batch: int
+  layers: tuple[Layer, ...],
+  start: float,
+  correlation: float,
+  batch: int,
+  deep: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Drifts over a batch, of gradients that are drawn at random at the end.
 
-  Deep for their width, samples collapse sooner than the first order says; then
-  of draws, if cheap.
+  In deep chains samples collapse sooner than the first order says, which is
+  NaN; then of draws, if cheap. In others a drift is not worth them.
   """
   given = {"second_moment": start, "correlation": correlation}
   t = trajectory(layers, **given, batch=batch)
   forward, backward = t.forward_drift, t.backward_drift
-  if not np.isfinite([forward, backward]).all():
+  if deep and not np.isfinite([forward, backward]).all():
     few = min(batch, _INPUTS)
     drawn = _drawn(layers, start, _FEWEST, correlation, few)
     if drawn is not None:

@@ -22,15 +22,12 @@ from initjax.graph._frameworks import (
   is_unbound,
 )
 from initjax.graph._graph import (
-  BY_DEVICE,
   Feed,
   Image,
   LinearOp,
   Row,
   Scale,
-  Scan,
   SignalGraph,
-  Site,
   Stream,
   Term,
   terms_within,
@@ -38,6 +35,7 @@ from initjax.graph._graph import (
 from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
 from initjax.graph._mixing import window_matrix
 from initjax.graph._mixture import Mixing
+from initjax.graph._place import BY_DEVICE, Scan, Site
 from initjax.graph._primitives import (
   BLOCKWISE,
   INLINED,

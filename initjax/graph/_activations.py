@@ -32,17 +32,16 @@ _REASONS = {
 }
 
 
-def feed_of(operand: Value) -> Feed:
-  """The activation between `operand` and its source, and what that is."""
-  if operand.node is None:
-    return Feed()
-  source, between = source_of(operand.node)
+def feed_of(operand: Node) -> tuple[Feed, Node]:
+  """The activation between `operand` and its source, and that source."""
+  source, between = source_of(operand)
   reason, operation = _describe(source)
   activation: Any = identity if reason == "linear" else None
   if any(node.label not in LAYOUT for node in between):
     activation = recovered(source, between)
   place, share = source.place, share_of(between)
-  return Feed(activation, reason, operation, place, source.output, share=share)
+  feed = Feed(activation, reason, operation, place, source.output, share=share)
+  return feed, source
 
 
 def share_of(between: Iterable[Node]) -> float:
@@ -115,19 +114,22 @@ def _passes_through(node: Node) -> bool:
     return False
   if has_complex(node):
     return False
-  others = [value for value in _signals(node) if value.node is None]
-  return all(
-    value.kind == "constant" and value.scalar is not None for value in others
-  )
+  for value in _signals(node):
+    is_number = value.kind == "constant" and value.scalar is not None
+    if value.node is None and not is_number:
+      return False
+  return True
 
 
 def has_complex(node: Node) -> bool:
   """Whether complex numbers go in or come out: no function of one real."""
   if node.equation is None:
     return False
-  variables = (*node.equation.invars, *node.equation.outvars)
-  dtypes = (getattr(variable.aval, "dtype", None) for variable in variables)
-  return any(getattr(dtype, "kind", "") == "c" for dtype in dtypes)
+  for variable in (*node.equation.invars, *node.equation.outvars):
+    dtype = getattr(variable.aval, "dtype", None)
+    if getattr(dtype, "kind", "") == "c":
+      return True
+  return False
 
 
 def _signals(node: Node) -> tuple[Value, ...]:

@@ -14,10 +14,11 @@ from typing import Any
 from initjax.graph import _geometry
 from initjax.graph._activations import is_score
 from initjax.graph._compat import Equation
+from initjax.graph._follow import follow
 from initjax.graph._geometry import Axes
-from initjax.graph._graph import Place
 from initjax.graph._linear import look_up
 from initjax.graph._moves import Held, axes_after
+from initjax.graph._place import Place
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
   ELEMENTWISE,
@@ -30,7 +31,7 @@ from initjax.graph._primitives import (
 )
 from initjax.graph._reader import Reader
 from initjax.graph._values import Choice, Value, roots_of, touched_by
-from initjax.graph._view import View, chosen, computed, follow, indexed
+from initjax.graph._view import View, chosen, computed, indexed
 
 _FOLLOWED = STEPS | JOINS | ELEMENTWISE | REDUCTIONS
 

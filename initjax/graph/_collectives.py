@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from initjax.graph._compat import Atom, Equation, manual_axes
-from initjax.graph._graph import Place
+from initjax.graph._place import Place
 from initjax.graph._primitives import LAYOUT, SCALES, SUMS
 from initjax.graph._reader import Reader
 from initjax.graph._splits import gathered, split

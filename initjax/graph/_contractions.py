@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from initjax.graph._activations import without_layout
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
-from initjax.graph._moves import Shape
+from initjax.graph._moves import Shape, size_of
 from initjax.graph._nonzeros import NonZeros, nonzeros
 from initjax.graph._primitives import (
   ELEMENTWISE,
@@ -36,7 +36,7 @@ from initjax.graph._variation import (
   unrepeated,
   varying_axes,
 )
-from initjax.graph._view import View, overlap, size_of
+from initjax.graph._view import View, overlap
 
 Paths = dict[str, str]
 """Parameters, and the primitive in which each met data."""
@@ -115,9 +115,10 @@ class Met:
   ) -> None:
     """Notes what an equation does where parameters meet data, or did before."""
     name = equation.primitive.name
-    if not any(
-      value.kind == "parameter" or self._has(value) for value in operands
-    ):
+    for value in operands:
+      if value.kind == "parameter" or self._has(value):
+        break
+    else:
       return
     paths = {
       path: name
@@ -157,8 +158,8 @@ class Met:
 
   def _has(self, value: Value) -> bool:
     """Whether something is known of a value."""
-    known = (self.outer, self.spread, self.taps)
-    return value.node is not None and any(value.node in each for each in known)
+    node = value.node
+    return node in self.outer or node in self.spread or node in self.taps
 
   def as_kernel(self, values: Iterable[Value]) -> None:
     """An outer product that is used as a signal, or as a kernel of one."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from initjax.graph._constants import FUNCTIONS, entries_in_place
 from initjax.graph._graph import UNKNOWN, Computed, Scale, Stream, Term
+from initjax.graph._moves import size_of
 from initjax.graph._primitives import LAYOUT
 from initjax.graph._values import Node, Value
-from initjax.graph._view import size_of
 
 _LARGEST = 1 << 20
 """A constant of more entries is not looked at."""

@@ -13,22 +13,23 @@ def features(node: Node, rank: int) -> frozenset[int]:
   Where an operation is below, those that its kernel makes; of an input, all
   but the first.
   """
-  found, moved, rank = _found(node, rank)
+  source, moved, rank = _source(node, rank)
+  found = source.features
   if found is None:
     found = frozenset(range(min(1, rank - 1), rank))
   return _after(moved, found)
 
 
 def made_features(node: Node, rank: int) -> frozenset[int] | None:
-  """The same; None where no operation is known to be below."""
-  found, moved, _ = _found(node, rank)
-  return None if found is None else _after(moved, found)
+  """The same; None where no kernel is known to have made them."""
+  source, moved, _ = _source(node, rank)
+  if source.features is None or source.operation is None:
+    return None
+  return _after(moved, source.features)
 
 
-def _found(
-  node: Node, rank: int
-) -> tuple[frozenset[int] | None, list[Node], int]:
-  """Axes of features below, the moves from there on, and how many axes."""
+def _source(node: Node, rank: int) -> tuple[Node, list[Node], int]:
+  """What knows its features, the moves from there on, and how many axes."""
   moved: list[Node] = []
   while node.features is None:
     below = _whole_below(node)
@@ -36,7 +37,7 @@ def _found(
       break
     moved += [node] * (node.label in MOVES)
     node, rank = below
-  return node.features, moved, rank
+  return node, moved, rank
 
 
 def _after(moved: list[Node], found: frozenset[int]) -> frozenset[int]:

@@ -10,62 +10,9 @@ from initjax._activations import known_name
 from initjax._paths import short_path
 from initjax.graph._geometry import Axes
 from initjax.graph._mixture import Mixing
+from initjax.graph._place import Place, Site
 from initjax.graph._view import View
 from initjax.typing import Activation
-
-Site = tuple[int, ...]
-"""Position of an equation: its index, and those of the calls around it.
-
-Of an operand alone, another one after that, -1 for the first and so on down.
-"""
-
-
-BY_DEVICE = "cond of each device"
-"""Branches of which each device of a shard_map takes its own."""
-
-
-class Scan(NamedTuple):
-  """A loop around an equation."""
-
-  site: Site
-  length: int
-  reverse: bool
-
-
-class Place(NamedTuple):
-  """Where in a program an equation is."""
-
-  site: Site = ()
-  scans: tuple[Scan, ...] = ()
-  """outermost first"""
-  whole: frozenset[str] = frozenset()
-  """names of calls around it that are run as a whole: a custom derivative rule,
-  a while loop, a shard_map; or `BY_DEVICE`"""
-
-  @property
-  def repeats(self) -> tuple[int, ...]:
-    """Lengths of the scans around it."""
-    return tuple(scan.length for scan in self.scans)
-
-  @property
-  def closed(self) -> bool:
-    """Whether it lies in a call that is run as a whole."""
-    return bool(self.whole)
-
-  def is_first(self, repeat: tuple[int, ...]) -> bool:
-    """Whether a repeat is the first of the innermost scan."""
-    if not self.scans:
-      return True
-    scan = self.scans[-1]
-    return repeat[-1] == (scan.length - 1 if scan.reverse else 0)
-
-  def inside(self, index: int) -> "Place":
-    """One equation deeper."""
-    return self._replace(site=(*self.site, index))
-
-  def run_whole(self, name: str) -> "Place":
-    """Inside a call of this name that is run as a whole."""
-    return self._replace(whole=self.whole | {name})
 
 
 class Computed(NamedTuple):
@@ -355,7 +302,8 @@ class SignalGraph:
   """parameters that meet no data and are no output themselves"""
   not_followed: dict[str, str] = dataclasses.field(hash=False)
   """parameters that meet data in a way that is not read, and the primitive in
-  which they do"""
+  which they do: a product whose kernel data make of them, or a loop of which
+  they multiply the carry"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
   statistics: tuple[int, ...] = ()

@@ -22,7 +22,7 @@ from initjax.graph._compat import (
   scan_operands,
   sub_jaxprs,
 )
-from initjax.graph._graph import Site
+from initjax.graph._place import Site
 from initjax.graph._primitives import CALLS, JITS, REMAT, RULES
 from initjax.graph._shard_map import in_shards
 

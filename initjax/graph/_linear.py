@@ -8,10 +8,11 @@ from typing import Any
 from initjax.graph._compat import Aval, Equation
 from initjax.graph._contractions import Contraction
 from initjax.graph._geometry import Axes, Fans
-from initjax.graph._graph import Feed, LinearOp, Place, Site, Term
+from initjax.graph._graph import Feed, LinearOp, Term
 from initjax.graph._moves import Shape
 from initjax.graph._nonzeros import NonZeros
 from initjax.graph._padding import patch_overlap, taps_of, valid_fans
+from initjax.graph._place import Place, Site
 from initjax.graph._reader import Reader
 from initjax.graph._roles import (
   chosen_kernels,
@@ -54,7 +55,12 @@ def read_linear(
   kind, axes, fans = kind_axes_fans(equation, kernel)
   axes = indices_apart(equation, axes, weight.view)
   terms = terms_of(equation, 1 - axes.kernel, signal)
-  if terms.value is not None and kind == "dot" and weight.view is not None:
+  if (
+    terms
+    and terms.value is not None
+    and kind == "dot"
+    and weight.view is not None
+  ):
     sides = (weight, signal)
     return _read_one_hot(reader, equation, sides, place, axes, terms)
   role = kind, axes, fans
@@ -74,10 +80,9 @@ def _read_product(
   second, first = sides
   weight = second.as_data
   role = kind_axes_fans(equation, 1)
-  every = [
-    terms_of(equation, side, each) for side, each in enumerate(sides[::-1])
-  ]
-  terms = NonZeros(min(each.number for each in every))
+  every = [terms_of(equation, 0, first), terms_of(equation, 1, second)]
+  known = [terms.number for terms in every if terms is not None]
+  terms = NonZeros(min(known)) if known else None
   op = _operation(
     reader, equation, (weight, first), place, role, terms, is_row=False
   )
@@ -111,19 +116,20 @@ def _operation(
   sides: tuple[Value, Value],
   place: Place,
   role: tuple[Any, Axes, Fans],
-  terms: NonZeros,
+  terms: NonZeros | None,
   *,
   is_row: bool = True,
 ) -> LinearOp:
   """A product of the kernel and the signal, in this order."""
   (weight, signal), (kind, axes, (fan_in, fan_out)) = sides, role
   feed = reader.streams.feeding(signal, place.site if is_row else None)
-  if feed.stream is None and terms.value is not None:
+  valid = valid_fans(equation, signal, (fan_in, fan_out))
+  if terms is not None:
+    fan_in = without_zeros(equation, terms, fan_in)
+    valid = valid and (without_zeros(equation, terms, valid[0]), valid[1])
+  if feed.stream is None and terms is not None and terms.value is not None:
     ones = Term("ones", factor=terms.value)
     feed = Feed(reason=feed.reason, stream=(ones,))
-  valid = valid_fans(equation, signal, (fan_in, fan_out))
-  fan_in = without_zeros(equation, terms, fan_in)
-  valid = valid and (without_zeros(equation, terms, valid[0]), valid[1])
   fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
     kind=kind,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax.graph._factors import values_of
-from initjax.graph._moves import Shape, axes_after
+from initjax.graph._moves import Shape, axes_after, size_of
 from initjax.graph._primitives import (
   ELEMENTWISE,
   JOINS,
@@ -22,12 +22,16 @@ from initjax.graph._primitives import (
   UNIONS,
 )
 from initjax.graph._recovered import dropout
-from initjax.graph._values import Node, Value
-from initjax.graph._view import size_of
+from initjax.graph._values import CONSTANT, Node, Value
 
 _FOLDS = REDUCTIONS | {"reduce_and", "reduce_or"}
 _FOLLOWED = (
-  KEEPS_ZERO | UNIONS | _FOLDS | LAYOUT | JOINS | {"select_n", "gather", "pad"}
+  KEEPS_ZERO
+  | UNIONS
+  | _FOLDS
+  | LAYOUT
+  | JOINS
+  | {"data product", "gather", "pad", "select_n"}
 )
 
 
@@ -42,15 +46,18 @@ class NonZeros(NamedTuple):
 
 def has_zeros(label: str, operands: Sequence[Value]) -> bool:
   """Whether it is worth counting, in what comes out of an equation."""
-  nodes = [value.node for value in operands if value.node is not None]
-  if label in ("eq", "gather", "scatter", "scatter-add"):
-    first = operands[0]
-    if label == "eq" or (first.kind == "constant" and nodes):
-      return first.array is None or _has_few(first.array)
-  if label in UNIONS:
-    return bool(nodes) and all(node.has_zeros for node in nodes)
-  followed = label in _FOLLOWED or label == "data product"
-  return followed and any(node.has_zeros for node in nodes)
+  first = operands[0] if operands else CONSTANT
+  if label == "eq":
+    return True
+  if label in ("gather", "scatter", "scatter-add") and first.kind == "constant":
+    return first.array is None or _has_few(first.array)
+  if label not in _FOLLOWED:
+    return False
+  dense = label in UNIONS
+  for value in operands:
+    if value.node is not None and value.node.has_zeros != dense:
+      return not dense
+  return dense and any(value.node is not None for value in operands)
 
 
 def nonzeros(

@@ -13,9 +13,10 @@ from initjax.graph._activations import is_score
 from initjax.graph._compat import Equation
 from initjax.graph._features import features
 from initjax.graph._geometry import Axes
-from initjax.graph._graph import Feed, LinearOp, Place, Site
+from initjax.graph._graph import Feed, LinearOp
 from initjax.graph._linear import common_fields, output_of
 from initjax.graph._moves import axes_after
+from initjax.graph._place import Place, Site
 from initjax.graph._primitives import LAYOUT, PARTS, SUMS
 from initjax.graph._reader import Reader
 from initjax.graph._values import CONSTANT, Node, Value

@@ -23,6 +23,8 @@ INLINED = CALLS | RULES | REMAT
 
 LINEAR = _names("dot_general conv_general_dilated ragged_dot_general")
 SUMS = _names("add add_any sub")
+ADDING = _names("cumsum fft reduce_sum scatter-add")
+"""What adds up entries of its last operand."""
 PSUMS = _names("psum psum2 psum_invariant")
 """Over devices, or over an axis of a vmap."""
 AFFINE = _names("add sub mul div")

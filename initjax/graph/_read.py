@@ -27,19 +27,24 @@ from initjax.graph._compat import (
   scan_operands,
   sub_jaxprs,
 )
+from initjax.graph._follow import follow
 from initjax.graph._geometry import product_by_entry
-from initjax.graph._graph import BY_DEVICE, Feed, LinearOp, Place, Scan, Site
+from initjax.graph._graph import Feed, LinearOp
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
+from initjax.graph._place import BY_DEVICE, Place, Scan, Site
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
+  ADDING,
   INLINED,
+  JOINS,
   LAYOUT,
   LINEAR,
   PURE,
   RANDOM,
   RULES,
   SCALES,
+  SUMS,
 )
 from initjax.graph._reader import Reader
 from initjax.graph._recurrences import note_recurrences
@@ -52,7 +57,7 @@ from initjax.graph._values import (
   same_kind,
   touched_by,
 )
-from initjax.graph._view import follow, sliced
+from initjax.graph._view import sliced
 
 _PASSES = 4
 
@@ -91,25 +96,29 @@ def _read_equation(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   name = equation.primitive.name
+  if name == "optimization_barrier":
+    return operands
   by_entry = product_by_entry(equation) if name == "dot_general" else None
   if by_entry is not None:
     return read(reader, by_entry, operands, place)
   if name in LINEAR:
     note_made_kernels(reader, equation, operands)
     return [read_linear(reader, equation, operands, place)]
-  by_hand = reader.met.contraction(equation, operands) if operands else None
+  by_hand = None
+  if name in ADDING and operands:
+    by_hand = reader.met.contraction(equation, operands)
   if by_hand is not None:
     reader.use_as_data(operands[-1])
     return [read_contraction(reader, equation, by_hand, place)]
   found = read_chosen(reader, equation, operands, place)
   if found is not None:
     return found
+  if name in PURE:
+    return _read_other(reader, equation, operands, place)
   if name in INLINED:
     (inner, *_) = sub_jaxprs(equation.params)
     place = place.run_whole(name) if name in RULES else place
     return read(reader, inner, operands, place)
-  if name == "optimization_barrier":
-    return operands
   if is_collective(equation):
     return read_collective(reader, equation, operands, place)
   if name in _LOOPS:
@@ -136,9 +145,10 @@ def _read_other(
 ) -> list[Value]:
   """An equation that is neither linear in a parameter nor a call."""
   name = equation.primitive.name
-  operands, tables = read_tables(reader, equation, operands, place)
-  operands = read_terms(reader, name, operands)
-  reader.sites.update(tables)
+  if name in SUMS | JOINS:
+    operands, tables = read_tables(reader, equation, operands, place)
+    operands = read_terms(reader, name, operands)
+    reader.sites.update(tables)
   parameters = [value for value in operands if value.kind == "parameter"]
   nodes = [value.node for value in operands if value.node is not None]
   noise = name in RANDOM or (bool(nodes) and all(n.noise for n in nodes))
@@ -148,7 +158,8 @@ def _read_other(
       reader.met.spectra.note(equation, operands[0], views[0])
     return views
   if noise or nodes:
-    reader.elementwise.update({p: None for v in parameters for p in v.paths})
+    for value in parameters:
+      reader.elementwise.update(dict.fromkeys(value.paths))
     given: Any = {"equation": equation, "place": place, "noise": noise}
     given["operands"] = tuple(operands)
     outputs = [

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from initjax.graph._contractions import Met
-from initjax.graph._graph import LinearOp, Site
+from initjax.graph._graph import LinearOp
 from initjax.graph._nonzeros import has_zeros
+from initjax.graph._place import Site
 from initjax.graph._streams import Streams
 from initjax.graph._values import (
   Node,

@@ -75,8 +75,13 @@ def kind_axes_fans(equation: Equation, kernel: int) -> tuple[Any, Axes, Fans]:
   return name.removesuffix("_general"), axes, fans
 
 
-def terms_of(equation: Equation, side: int, signal: Value) -> NonZeros:
-  """How many terms of a sum over a signal, operand `side`, are not 0."""
+def terms_of(equation: Equation, side: int, signal: Value) -> NonZeros | None:
+  """How many terms of a sum over a signal, operand `side`, are not 0.
+
+  None if all of them may be.
+  """
+  if signal.node is None or not signal.node.has_zeros:
+    return None
   params, shape = equation.params, tuple(equation.invars[side].aval.shape)
   if "window_strides" in params:
     return nonzeros(signal, shape, params["dimension_numbers"].lhs_spec[1:2])

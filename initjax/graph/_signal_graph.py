@@ -10,18 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from initjax._executables import fresh_jaxpr
-from initjax._paths import leaves_by_path, paths_of
+from initjax._paths import paths_of
 from initjax._sharding import fetched
 from initjax.graph._activations import source_of
 from initjax.graph._frameworks import as_function
-from initjax.graph._graph import (
-  LinearOp,
-  Place,
-  SignalGraph,
-  Site,
-  Stream,
-  terms_within,
-)
+from initjax.graph._graph import LinearOp, SignalGraph, Stream, terms_within
+from initjax.graph._place import Place, Site
 from initjax.graph._read import read
 from initjax.graph._reader import Reader
 from initjax.graph._slips import with_advice
@@ -97,22 +91,18 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   """Traces `fn` once and reads its jaxpr."""
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
-  reader, statistics, outputs = _read(jaxpr, paths, _is_zero(params))
+  is_zero = functools.partial(_is_zero, params, paths)
+  reader, statistics, outputs = _read(jaxpr, paths, functools.cache(is_zero))
   graph = _graph(reader, paths, outputs)
   graph = dataclasses.replace(graph, statistics=tuple(sorted(statistics)))
   return Trace(jaxpr, graph, out_shape, reader.entangled)
 
 
-def _is_zero(params: Any) -> Callable[[str], bool]:
-  """Tells parameters whose values are known, and all 0."""
-  leaves = leaves_by_path(params)
-
-  @functools.cache
-  def is_zero(path: str) -> bool:
-    leaf, abstract = leaves[path], (jax.ShapeDtypeStruct, jax.core.Tracer)
-    return not isinstance(leaf, abstract) and not fetched(leaf).any()
-
-  return is_zero
+def _is_zero(params: Any, paths: list[str], path: str) -> bool:
+  """Whether a parameter's values are known, and all 0."""
+  leaf = jax.tree.leaves(params)[paths.index(path)]
+  abstract = isinstance(leaf, (jax.ShapeDtypeStruct, jax.core.Tracer))
+  return not abstract and not fetched(leaf).any()
 
 
 def _read(

@@ -24,10 +24,11 @@ from initjax.graph._activations import (
   source_of,
 )
 from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
-from initjax.graph._graph import Feed, Image, Site, Stream, Term, terms_within
+from initjax.graph._graph import Feed, Image, Stream, Term, terms_within
 from initjax.graph._mixing import attention, pooled
 from initjax.graph._nonzeros import NonZeros, nonzeros
 from initjax.graph._normalizations import Normalization, normalization
+from initjax.graph._place import Site
 from initjax.graph._primitives import JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
@@ -50,10 +51,9 @@ class Streams:
     Later the same node, and what it normalizes, go by the name of `site`, if
     there is one.
     """
-    feed = feed_of(operand)
     if operand.node is None:
-      return feed
-    source, _ = source_of(operand.node)
+      return Feed()
+    feed, source = feed_of(operand.node)
     stream = self.of(source)
     if site is not None:
       self._name(source, Term("stream", site))

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Iterable
 from typing import Any, Literal, NamedTuple
 
-from initjax.graph._graph import Place, Site
+from initjax.graph._place import Place, Site
 from initjax.graph._primitives import ELEMENTWISE, JOINS, LAYOUT
 from initjax.graph._view import View, computed
 

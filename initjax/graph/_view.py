@@ -23,14 +23,12 @@ from initjax.graph._moves import (
   Move,
   Reshape,
   Shape,
-  moves_of,
   part_axes,
-  size_of,
 )
-from initjax.graph._primitives import CHOSEN, JOINS, PARTS, SCALES, STAYS, STEPS
+from initjax.graph._primitives import CHOSEN, PARTS, STAYS
 
 if TYPE_CHECKING:
-  from initjax.graph._graph import Scan
+  from initjax.graph._place import Scan
   from initjax.graph._splits import Split
 
 Region = tuple[str, np.ndarray]
@@ -190,14 +188,14 @@ def leaf(path: str, shape: Shape) -> View:
 def sliced(view: View, scan: "Scan") -> View:
   """What one repeat of a scan sees of it."""
   scans, axes = (*view.scans, scan), view.axes and view.axes[1:]
-  after = _stepped(view, "scan", view.shape[1:], scans=scans, axes=axes)
+  after = stepped(view, "scan", view.shape[1:], scans=scans, axes=axes)
   own = dataclasses.replace(view, scans=scans, axes=axes)
   return own if view.computed else after
 
 
 def part(view: View, name: str, shape: Shape, axes: Held | None) -> View:
   """A part that cannot be told beforehand."""
-  return _stepped(view, name, shape, axes=axes, exact=False)
+  return stepped(view, name, shape, axes=axes, exact=False)
 
 
 def indexed(equation: Equation, view: View, *, fixed: bool) -> View:
@@ -218,7 +216,7 @@ def chosen(views: Sequence[View], name: str) -> View:
   if any(view.computed or view.scans != first.scans for view in views):
     return computed(views, name)
   axes, shape = alike.pop() if len(alike) == 1 else (None, None)
-  view = _beside(views, name, first.shape, None)
+  view = beside(views, name, first.shape, None)
   return dataclasses.replace(view, axes=axes, leaf_shape=shape, exact=False)
 
 
@@ -243,103 +241,17 @@ def computed(views: Sequence[View], name: str) -> View:
   )
 
 
-def follow(
-  equation: Equation, views: Sequence[View | None], numbers: Sequence[Any]
-) -> list[View] | None:
-  """Views of an equation's outputs; None if it does more than move and scale.
-
-  Args:
-    equation: of a jaxpr.
-    views: of its operands; None for constants.
-    numbers: of its operands; None for what is no constant, or not one number.
-  """
-  name = equation.primitive.name
-  known = [view for view in views if view is not None]
-  view, place = known[0], views.index(known[0])
-  if any(view.computed for view in known):
-    return None
-  if name in JOINS:
-    return _concatenated(equation, views, numbers)
-  if len(known) > 1 or name not in STEPS:
-    return None
-  if name == "stop_gradient":
-    return [view]
-  if name in STAYS | SCALES:
-    return _times_constant(equation, view, place, numbers)
-  return None if place else _moved(equation, view, numbers)
-
-
-def _stepped(view: View, name: str, shape: Shape, **changes: Any) -> View:
-  """One more step."""
+def stepped(view: View, name: str, shape: Shape, **changes: Any) -> View:
+  """The view after one more step."""
   return dataclasses.replace(
     view, name=name, shape=shape, below=(view,), **{"move": None, **changes}
   )
 
 
-def _moved(
-  equation: Equation, view: View, numbers: Sequence[Any]
-) -> list[View] | None:
-  moves = moves_of(equation, numbers)
-  if moves is None:
-    return [indexed(equation, view, fixed=True)]
-  return [
-    _stepped(
-      view,
-      equation.primitive.name,
-      tuple(output.aval.shape),
-      move=move,
-      axes=None if view.axes is None else move.axes(view.axes),
-    )
-    for move, output in zip(moves, equation.outvars, strict=True)
-  ]
-
-
-def _times_constant(
-  equation: Equation, view: View, place: int, numbers: Sequence[Any]
-) -> list[View] | None:
-  """Every entry stays, times a constant; that may differ between entries."""
-  name, output = equation.primitive.name, equation.outvars[0].aval
-  if tuple(output.shape) != view.shape or (name == "div" and place):
-    return None
-  if name in STAYS or name == "convert_element_type":
-    dtypes = (equation.invars[0].aval.dtype, output.dtype)
-    floats = [jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes]
-    return (
-      None if floats == [True, False] else [_stepped(view, name, view.shape)]
-    )
-  number = -1.0 if name == "neg" else numbers[1 - place]
-  factor = None if number is None else size_of(number)
-  if name == "div" and factor is not None:
-    factor = 1 / factor if factor else None
-  if factor is None or view.multiplier is None:
-    lost = dataclasses.replace(view, multiplier=None, axes=None)
-    return [dataclasses.replace(lost, leaf_shape=None)]
-  return [dataclasses.replace(view, multiplier=view.multiplier * factor)]
-
-
-def _concatenated(
-  equation: Equation, views: Sequence[View | None], numbers: Sequence[Any]
-) -> list[View] | None:
-  """Parameters side by side, and zeros among them."""
-  name, shape = equation.primitive.name, tuple(equation.outvars[0].aval.shape)
-  axis = int(equation.params["axis" if name == "stack" else "dimension"])
-  axis %= len(shape)
-  below = []
-  for view, number, atom in zip(views, numbers, equation.invars, strict=True):
-    if view is None and (number is None or number != 0):
-      return None
-    each = view or View(tuple(atom.aval.shape), name="zeros")
-    if name == "stack":
-      thin = (*each.shape[:axis], 1, *each.shape[axis:])
-      each = _stepped(each, "", thin, move=Reshape(each.shape, thin))
-    below.append(each)
-  alike = len({each.scans for each in below if each.paths}) == 1
-  return [_beside(below, name, shape, axis)] if alike else None
-
-
-def _beside(
+def beside(
   below: Sequence[View], name: str, shape: Shape, axis: int | None
 ) -> View:
+  """Several arrays along an axis; None if one of them is chosen."""
   known = [view for view in below if view.paths]
   multipliers = {view.multiplier for view in known}
   return View(
@@ -365,7 +277,7 @@ def _once(view: View) -> View:
   every = list(zip(view.shape, view.axes, strict=True))
   move = Index(tuple((0, size, 1) if held else 0 for size, held in every))
   shape = tuple(size for size, held in every if held)
-  return _stepped(view, "", shape, move=move, axes=move.axes(view.axes))
+  return stepped(view, "", shape, move=move, axes=move.axes(view.axes))
 
 
 def _flat(views: Sequence[View]) -> View:
@@ -376,9 +288,9 @@ def _flat(views: Sequence[View]) -> View:
   for view in views:
     size = (math.prod(view.shape) if alike else view.size,)
     move = Reshape(view.shape, size)
-    flat.append(_stepped(view, "", size, move=move, scans=scans, axes=None))
+    flat.append(stepped(view, "", size, move=move, scans=scans, axes=None))
   total = (sum(view.shape[0] for view in flat),)
-  return _beside(flat, "concatenate", total, 0)
+  return beside(flat, "concatenate", total, 0)
 
 
 # Which entries are held in common

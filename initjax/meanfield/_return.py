@@ -62,10 +62,11 @@ def returned(layers: Sequence[Layer], steps: Steps, maps: Maps) -> Return:
 def _slopes(
   layers: Sequence[Layer], steps: Steps
 ) -> tuple[np.ndarray, np.ndarray]:
-  """[depth, orders] each: E[φφ'·He_k]/E[φ²], and E[φ'²·u·He_k]/E[φ'²] of u = h.
+  """[depth, orders] each, of u = h/√q: E[φφ'·He_k]·√q/E[φ²], and of φ'²/E[φ'²].
 
-  Of the latter, less what stays at φ' = 1. A normalization takes u itself, and
-  perhaps (1, ..., 1), from the gradient.
+  The latter is E[φ'²·v·He_k] for any v that has the cosine 1 with h, less what
+  v has at φ' = 1. A normalization takes u itself, and perhaps (1, ..., 1), from
+  the gradient.
   """
   spectrum = steps.spectrum
   roots = np.sqrt(np.arange(1, len(ORDERS)))

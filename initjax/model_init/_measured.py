@@ -80,12 +80,17 @@ def as_warning(verb: str, sentences: Sequence[str]) -> str:
 
 
 def can_be_measured(traced: Trace, params: Any, inputs: Any) -> bool:
-  """Whether all is concrete, and the inputs are more than placeholders."""
+  """Whether all is concrete, and the inputs are more than placeholders.
+
+  Arrays that are bound to different devices meet in no program.
+  """
   leaves = jax.tree.leaves((params, inputs, traced.jaxpr.consts))
   abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
   if any(isinstance(leaf, abstract) for leaf in leaves):
     return False
-  return not _is_placeholder(inputs)
+  arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+  places = {frozenset(x.sharding.device_set) for x in arrays if x.committed}
+  return len(places) <= 1 and not _is_placeholder(inputs)
 
 
 def _is_placeholder(inputs: Any) -> bool:
@@ -165,10 +170,9 @@ def _signal(
   """The first of these operations whose output is off, and the worst."""
   off = found.bits[: len(rows)] - wanted.bits[: len(rows)]
   low, high = np.array([_chance_of_units(row.op) for row in rows] or [(0, 0)]).T
-  far = np.isfinite(off) & (
-    (off < low[: len(rows)]) | (off > high[: len(rows)])
-  )
-  strayed = np.flatnonzero(far).tolist()
+  low, high = low[: len(rows)] - _FORWARD, high[: len(rows)] + _FORWARD
+  far = np.isfinite(off) & ((off < low) | (off > high))
+  strayed: list[int] = np.flatnonzero(far).tolist()
   if not strayed:
     return
   first, worst = strayed[0], max(strayed, key=lambda row: abs(off[row]))
@@ -194,7 +198,7 @@ def _chance_of_units(op: LinearOp) -> tuple[float, float]:
   low, high = (
     math.log2(gammaincinv(units / 2, p) * 2 / units) for p in (_RARE, 1 - _RARE)
   )
-  return low - _FORWARD, high + _FORWARD
+  return low, high
 
 
 def _positions(op: LinearOp) -> int:
@@ -213,7 +217,8 @@ def _chance(before: Sequence[Row], off: float) -> str:
 def _gradient(rows: Sequence[Row], found: _Found) -> Iterator[str]:
   """The gradient's sum of squares in the first quarter of rows and the last.
 
-  Streams of residual branches add up as many gradients as there are branches.
+  Streams of residual branches add up as many gradients as there are branches,
+  and few units have more by chance.
   What an average over positions shares out among these is not lost.
   """
   bits = found.bits + np.log2(np.maximum(found.size, 1))
@@ -226,9 +231,11 @@ def _gradient(rows: Sequence[Row], found: _Found) -> Iterator[str]:
     for part in (alive[:quarter], alive[-quarter:])
   )
   change = bits[first] - bits[last]
-  places = [max(1, _positions(rows[row].op)) for row in (first, last)]
+  ops = [rows[row].op for row in (first, last)]
+  places = [max(1, _positions(op)) for op in ops]
   shared = max(0.0, math.log2(places[0] / places[1]))
-  if -_VANISHED - shared <= change <= _FORWARD + math.log2(len(alive)):
+  chance = _chance_of_units(ops[0])[1] - _chance_of_units(ops[1])[0]
+  if -_VANISHED - shared <= change <= math.log2(len(alive)) + chance:
     return
   word = "explodes" if change > 0 else "vanishes"
   in_time = sum(rows[row].op.is_shared for row in alive) > len(alive) / 2

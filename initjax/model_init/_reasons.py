@@ -118,7 +118,7 @@ def wanted_of(
   """
   shares, data = assigned.shares, ""
   sizes = [mean_square(leaf) for leaf in arrays_of(inputs).values()]
-  odd = [x for x in sizes if x > 0 and abs(math.log2(x / second_moment)) > 2]
+  odd = [x for x in sizes if not (x == 0 or 1 / 4 < x / second_moment < 4)]
   if odd:
     data = (
       f"an input has the second moment {odd[0]:.3g}, where second_moment="

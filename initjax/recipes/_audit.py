@@ -7,7 +7,19 @@ import jax
 
 from initjax._paths import is_float, leaves_by_path
 from initjax.measurement import arrays_of, find_duplicates, mean_and_std
-from initjax.reports import Note, TextTable, leaf_table, number_column
+from initjax.reports import (
+  Note,
+  TextTable,
+  leaf_table,
+  number_column,
+  short_paths,
+)
+
+_MOST = 4  # paths that are listed
+_VALUES_ALONE = (
+  "only values were looked at; how a model uses them, diagnose(fn, params, x) "
+  "tells"
+)
 
 
 class AuditRow(NamedTuple):
@@ -30,6 +42,8 @@ class Audit(NamedTuple):
   rows: tuple[AuditRow, ...]
   duplicates: tuple[tuple[str, ...], ...]
   """paths of leaves that are equal, or equal up to a factor"""
+  not_looked_at: tuple[str, ...] = ()
+  """paths of leaves that hold no numbers of floating point"""
 
   def __str__(self) -> str:
     return str(_audit_table(self))
@@ -38,8 +52,10 @@ class Audit(NamedTuple):
 def audit(params: Any, *, expected: Any = None) -> Audit:
   """Mean and standard deviation of each leaf, and leaves drawn twice.
 
-  A leaf of few values (zeros, ones, an identity) is nobody's duplicate. What an
-  initializer promises is what it gives to another key:
+  It is given no function, and so says nothing of how a model uses them: of
+  fans, biases, or what is unused (see `diagnose`). A leaf of few values (zeros,
+  ones, an identity) is nobody's duplicate. What an initializer promises is what
+  it gives to another key:
   `expected=jax.tree.map(jnp.std, init_variables(other_key, model, x))`.
 
   Args:
@@ -49,6 +65,7 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
 
   Raises:
     ValueError: if `expected` has another structure.
+    TypeError: if a leaf has no values.
 
   >>> import jax.numpy as jnp
   >>> found = audit({"a": jnp.arange(4.0), "b": 2 * jnp.arange(4.0)})
@@ -60,13 +77,17 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
   """
   stds = _expected(expected, params)
   found = leaves_by_path(params)
+  for path, leaf in found.items():
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+      raise TypeError(f"audit needs values, got {leaf} at {path}.")
   rows = tuple(
     _audit_row(path, leaf, std)
     for (path, leaf), std in zip(found.items(), stds, strict=True)
     if is_float(leaf)
   )
   repeated = find_duplicates(arrays_of(params))
-  return Audit(rows, tuple(each.paths for each in repeated))
+  others = tuple(path for path, leaf in found.items() if not is_float(leaf))
+  return Audit(rows, tuple(each.paths for each in repeated), others)
 
 
 def _expected(expected: Any, params: Any) -> list[float | None]:
@@ -107,4 +128,10 @@ def _audit_table(found: Audit) -> TextTable:
     Note(f"equal up to a factor: {', '.join(paths)}")
     for paths in found.duplicates
   ]
+  names = list(short_paths(found.not_looked_at).values())
+  if names:
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    listed = ", ".join(names[:_MOST]) + more
+    notes.append(Note(f"not looked at, no floating point: {listed}"))
+  notes.append(Note(_VALUES_ALONE, "dim"))
   return leaf_table(found.rows, columns, notes=notes)

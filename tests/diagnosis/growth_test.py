@@ -45,6 +45,7 @@ def test_xavier_on_relu_vanishes_both_ways_and_he_does_not():
     (25, 16),
     pytest.param(100, 64, marks=pytest.mark.slow),
     pytest.param(100, 128, marks=pytest.mark.slow),
+    pytest.param(300, 32, marks=pytest.mark.slow),  # its samples collapse
   ],
 )
 def test_a_healthy_deep_net_is_not_called_sick(depth, width):
@@ -58,6 +59,16 @@ def test_a_healthy_deep_net_is_not_called_sick(depth, width):
     params, key = kernels(2.0, depth, width, seed), jax.random.key(seed)
     found = kinds(diagnose(stack(jax.nn.relu), params, x, key=key))
     assert not {"exploding", "vanishing"} & {kind.split()[0] for kind in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("sigma_w2", "found"), [(1.0, "vanishing"), (4.0, "exploding")]
+)
+def test_a_factor_of_2_shows_in_nets_deeper_than_wide(sigma_w2, found):
+  params, x = kernels(sigma_w2, 150, 16), normal(8, 16)
+  seen = kinds(diagnose(stack(jax.nn.relu), params, x))
+  assert {f"{found} signal", f"{found} gradient"} <= set(seen)
 
 
 @pytest.mark.parametrize(

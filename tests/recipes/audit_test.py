@@ -1,5 +1,6 @@
 """audit finds moments, and copies even when scaled."""
 
+import jax
 import numpy as np
 import pytest
 from drawn_by_numpy import normal
@@ -33,6 +34,15 @@ def test_copies_up_to_scale():
   )
   assert found.duplicates == (("a", "b"),)
   assert "equal up to a factor: a, b" in str(found)
+
+
+def test_what_is_not_looked_at_is_said():
+  found = audit({"w": normal(0, 4, 4), "count": np.arange(3)})
+  assert found.not_looked_at == ("count",)
+  assert "not looked at, no floating point: count" in str(found)
+  assert "only values were looked at" in str(found)
+  with pytest.raises(TypeError, match=r"needs values, got .* at w"):
+    audit({"w": jax.ShapeDtypeStruct((2,), "float32")})
 
 
 def test_a_wrong_tree_is_refused():
