@@ -8,9 +8,7 @@ multiplies are signals.
 
 from collections.abc import Iterator, Sequence
 
-from initjax.graph._place import (
-  Place,
-)
+from initjax.graph._graph import Place
 from initjax.graph._primitives import ELEMENTWISE, JOINS, LAYOUT
 from initjax.graph._reader import Reader
 from initjax.graph._values import Node, Value
