@@ -6,8 +6,7 @@ of X alone, and going backward
 
     WᵀΔ = X·(XᵀX)⁻¹·YᵀΔ + (1 - X·(XᵀX)⁻¹·Xᵀ)·Z,  Z with the Gram matrix of Δ
 
-where no matrix is ever built. Arrays are [draws, inputs, units], so their rows
-are the columns of X.
+without a matrix. Arrays are [draws, inputs, units]: rows are columns of X.
 """
 
 import concurrent.futures
@@ -327,9 +326,6 @@ def _log2_size(x: jax.Array, units: jax.Array) -> jax.Array:
   scaled, largest = _by_largest(x)
   total = (scaled**2).sum(axis=(1, 2)) / (units * x.shape[1])
   return jnp.log2(total) + 2 * jnp.log2(largest[:, 0, 0])
-
-
-# The laws of matrices: what comes out, forward and, given that, backward
 
 
 def _gaussian(at: _Stack, x: Any, noise: Any, here: Any) -> jax.Array:

@@ -390,15 +390,11 @@ def _cotangent(
     return [jnp.ones_like(outputs[0])]
   key = jax.random.key(0) if key is None else key
   keys = jax.random.split(key, len(outputs))
-  return [
-    _random_cotangent(one, leaf)
-    for one, leaf in zip(keys, outputs, strict=True)
-  ]
+  return list(map(_random_cotangent, keys, outputs))
 
 
 def _random_cotangent(key: jax.Array, like: jax.Array) -> jax.Array:
   """Numbers with E|x|² = 1; complex ones have a random phase."""
-  is_complex = jnp.iscomplexobj(like)
-  dtype = like.dtype if is_complex else wide_dtype(like.dtype)
+  dtype = like.dtype if jnp.iscomplexobj(like) else wide_dtype(like.dtype)
   noise = jax.random.normal(key, like.shape, dtype).astype(like.dtype)
   return sharded_like(varying_like(noise, like), like)
