@@ -20,8 +20,7 @@ from initjax.gains import moments
 from initjax.meanfield import Layer, trajectory
 from initjax.propagation import predict
 
-N = 64
-X = normal(8, N)
+N, X = 64, normal(8, 64)
 relu, standardize = jax.nn.relu, jax.nn.standardize
 
 
@@ -379,11 +378,8 @@ def test_a_second_moment_is_a_positive_number(size):
 
 def test_parameters_without_values_scale_by_one_and_shift_by_nothing():
   """Kernels get 1/fan_in; a scale counts as a whole, as in 1 + scale."""
-
-  def fn(p, x):
-    h = (1 + p["scale"]) * (x @ p["w"]) + p["bias"]
-    return relu(h) @ p["out"]
-
+  scaled = lambda p, x: (1 + p["scale"]) * (x @ p["w"]) + p["bias"]
+  fn = lambda p, x: relu(scaled(p, x)) @ p["out"]
   shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
   params = {
     "w": shape(3, 8), "scale": shape(8), "bias": shape(8), "out": shape(8, 2)
@@ -395,14 +391,11 @@ def test_parameters_without_values_scale_by_one_and_shift_by_nothing():
   assert predict(fn, ones, shape(4, 3)).notes == ()
 
 
-def mean_square_normalized(h):
-  return h / jnp.sqrt(jnp.mean(h * h, -1, keepdims=True))
-
-
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_norm_behind_relu_grows_by_what_its_mean_takes_away(centred):
   """E[φ'²]/Var φ is π/(π - 1) for relu, E[φ'²]/E[φ²] is 1."""
-  norm = standardize if centred else mean_square_normalized
+  rms_norm = lambda h: h / jnp.sqrt(jnp.mean(h * h, -1, keepdims=True))
+  norm = standardize if centred else rms_norm
   fn = through(lambda h, w: norm(relu(h)) @ w)
   growth = math.log2(math.pi / (math.pi - 1)) if centred else 0.0
   check(predicted(fn, stack(5, 1.0)), np.zeros(6), growth * np.arange(6)[::-1])

@@ -143,7 +143,9 @@ def test_a_gradient_that_is_stopped_does_not_flow():
 def test_dead_units():
   check = testing.assert_no_dead_units
   check(two_layers, two_layer_params(), X)
-  message = r"(?s)^Dead units at out: .*: up to 100% in 1 row.*initializers\.zeros"
+  message = (
+    r"(?s)^Dead units at out: .*: up to 100% in 1 row.*initializers\.zeros"
+  )
   fails(message, check, two_layers, two_layer_params(-9.0), X)
 
 
