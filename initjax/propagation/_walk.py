@@ -80,8 +80,10 @@ class Walk:
       source = Signal(0.0)
     else:
       source = self._unknown(_words(feed), feed.reached, site)
-      if self.assumes and _is_multiple(feed.activation):
-        return Fed(source, 1.0, doubt=source.doubt)  # a mean, not its sum
+      if self.assumes and feed.stream is not None and len(feed.stream) == 1:
+        source.size = feed.stream[0].factor ** 2  # of a mean, not its sum
+      elif self.assumes and _is_multiple(feed.activation):
+        return Fed(source, 1.0, doubt=source.doubt)
     return self._through(feed.activation, source)
 
   def _assumed(self, stream: Stream) -> bool:

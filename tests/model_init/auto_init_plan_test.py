@@ -198,6 +198,20 @@ def test_assumptions_are_stated():
   assert why == "an activation of inputs or products, taken as Gaussian"
 
 
+def test_a_mean_is_assumed_of_unit_size_and_not_its_sum():
+  pooled = lambda p, x: (x @ p["one"]).mean(axis=1)
+  models = {
+    "plain": (lambda p, x: pooled(p, x) @ p["down"], 1.0),
+    "relu": (lambda p, x: jax.nn.relu(pooled(p, x)) @ p["down"], 0.5),
+    "scaled": (lambda p, x: jax.nn.relu(3 * pooled(p, x)) @ p["down"], 4.5),
+  }
+  params = {"one": shape(8, 16), "down": shape(16, 8)}
+  for fn, second_moment in models.values():
+    last = plan_of(fn, params, shape(4, 100, 8)).rows[-1]
+    assert last.second_moment == pytest.approx(second_moment)
+    assert last.why == "assumed unit second moment: reduce sum"
+
+
 WITHOUT_MOMENTS = {
   "1/x": lambda h: 1 / h,
   "exp(x^2)": lambda h: jnp.exp(h**2),

@@ -393,7 +393,7 @@ def test_parameters_without_values_scale_by_one_and_shift_by_nothing():
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_norm_behind_relu_grows_by_what_its_mean_takes_away(centred):
-  """E[φ'²]/Var φ is π/(π - 1) for relu, E[φ'²]/E[φ²] is 1."""
+  # E[φ'²]/Var φ is π/(π - 1) for relu, E[φ'²]/E[φ²] is 1.
   rms_norm = lambda h: h / jnp.sqrt(jnp.mean(h * h, -1, keepdims=True))
   norm = standardize if centred else rms_norm
   fn = through(lambda h, w: norm(relu(h)) @ w)
