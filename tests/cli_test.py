@@ -17,7 +17,7 @@ from initjax._cli import _inputs, main
 from initjax._cli._errors import CallError, on_one_line
 from initjax.typing import Verdict
 
-MODELS = (pathlib.Path(__file__).parent / "cli_models.py").read_text()
+MODELS = (pathlib.Path(__file__).parent / "cli_models.txt").read_text()
 
 
 class Report:

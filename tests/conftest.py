@@ -47,7 +47,7 @@ def _compile_for_one_run(request):
   """Half the time of XLA, but for what computes long or compares last bits."""
   import jax  # once the environment says how
 
-  lasting = {*LAWS, "experiments", "init_variables_test.py"}
+  lasting = {*LAWS, "experiments", "init_variables_test.py", "rules_test.py"}
   lasting &= {*request.path.parts}
   jax.config.update("jax_disable_most_optimizations", not lasting)
 

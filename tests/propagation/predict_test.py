@@ -381,9 +381,8 @@ def test_parameters_without_values_scale_by_one_and_shift_by_nothing():
   scaled = lambda p, x: (1 + p["scale"]) * (x @ p["w"]) + p["bias"]
   fn = lambda p, x: relu(scaled(p, x)) @ p["out"]
   shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
-  params = {
-    "w": shape(3, 8), "scale": shape(8), "bias": shape(8), "out": shape(8, 2)
-  }  # fmt: skip
+  sizes = {"w": (3, 8), "scale": (8,), "bias": (8,), "out": (8, 2)}
+  params = {name: shape(*size) for name, size in sizes.items()}
   found = predict(fn, params, shape(4, 3))
   check(found, [0, -1], [math.log2(2 / 8 / 2), 0])
   assert "scales are taken as 1 and biases as 0" in found.notes[0]

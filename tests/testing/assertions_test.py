@@ -143,9 +143,7 @@ def test_a_gradient_that_is_stopped_does_not_flow():
 def test_dead_units():
   check = testing.assert_no_dead_units
   check(two_layers, two_layer_params(), X)
-  message = (
-    r"(?s)^Dead units at out: .* up to 100% in 1 row.*ializers\.zeros"
-  )
+  message = r"(?s)^Dead units at out: .* up to 100% in 1 row.*ializers\.zeros"
   fails(message, check, two_layers, two_layer_params(-9.0), X)
 
 
