@@ -236,7 +236,5 @@ def test_gelu_and_silu_run_away_at_their_own_gain(activation):
   assert point.length_slope > 1.14
   assert not point.stable
   stack = linen_stack("mlp", activation, {"kernel_init": init})
-  with pytest.raises(
-    AssertionError, match="but any deviation grows, by a factor of 1"
-  ):
+  with pytest.raises(AssertionError, match="but any deviation grows, by a fac"):
     stable(*drawn(stack), "mlp")

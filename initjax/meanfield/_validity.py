@@ -17,9 +17,9 @@ from initjax.meanfield._spread import Spread
 from initjax.meanfield._steps import Layer, Steps
 
 _ALLOWED = 0.2  # of a standard deviation: what may be left out of a logarithm
-# The same where only a bound is known. Draws of ReLU differ by 0.16 of a standard
-# deviation where the bound is 0.53 (100 layers of 64), by 0.39 where it is 0.72
-# (300 of 32), those of tanh by 0.00 at 0.35.
+# The same where only a bound is known. Draws of ReLU are off by 0.16 deviations
+# where the bound is 0.53 (100 layers of 64), by 0.39 where it is 0.72 (300 of
+# 32), those of tanh by 0.00 at 0.35.
 _OF_BOUND = 0.55
 
 
