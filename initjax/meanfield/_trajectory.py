@@ -36,6 +36,11 @@ class Trajectory:
   """[depth]: likewise"""
   _chance: Chance
 
+  def __repr__(self) -> str:
+    """Short: both ends."""
+    ends = f"signal 2^{self.forward[-1]:.2f}, gradient 2^{self.backward[0]:.2f}"
+    return f"Trajectory({len(self.forward)} layers: {ends})"
+
   @functools.cached_property
   def forward_covariance(self) -> np.ndarray:
     """[depth, depth]: over nets, computed when it is first asked for."""

@@ -35,6 +35,11 @@ class JacobianSpectrum(NamedTuple):
   log2_mean: jax.Array
   """log₂ of the mean squared singular value; -inf if the Jacobian is 0"""
 
+  def __repr__(self) -> str:
+    """Short: of what shape."""
+    shape = " × ".join(map(str, jnp.shape(self.nodes)))
+    return f"JacobianSpectrum({shape} squared singular values)"
+
   @property
   def squared_singular_values(self) -> jax.Array:
     """[rows, k], descending; 0 or inf beyond the range of the dtype."""

@@ -62,6 +62,12 @@ class Prediction(NamedTuple):
   notes: tuple[str, ...] = ()
   """what was taken of parameters without values"""
 
+  def __repr__(self) -> str:
+    """Short: how much is known."""
+    there, back = (np.isfinite(x).sum() for x in (self.forward, self.backward))
+    said = f"signal known at {there}, gradient at {back}"
+    return f"Prediction({len(self.forward)} rows: {said})"
+
 
 @with_advice
 def predict(
