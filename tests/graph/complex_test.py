@@ -117,6 +117,10 @@ def test_sizes_and_fans_of_complex_models():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+  "ignore:auto_init. The signal's second moment is .* fed by real",
+  "ignore:no problems found in what was followed, but 1 .* radii",
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_verb_on_complex_models(model):
   params, by_numpy = MODELS[model]
