@@ -48,8 +48,11 @@ def _compile_for_one_run(request):
   import jax  # once the environment says how
 
   lasting = {*LAWS, "experiments", "init_variables_test.py", "rules_test.py"}
-  lasting &= {*request.path.parts}
-  jax.config.update("jax_disable_most_optimizations", not lasting)
+  optimized = bool(lasting & {*request.path.parts})
+  if getattr(request.session, "is_optimized", None) is not optimized:
+    request.session.is_optimized = optimized
+    jax.config.update("jax_disable_most_optimizations", not optimized)
+    jax.clear_caches()  # programs do not remember how they were compiled
 
 
 @pytest.hookimpl(trylast=True)
