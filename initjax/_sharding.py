@@ -32,13 +32,13 @@ def _everywhere(tree: Any) -> Any:
   ]
   if apart:
     given = [_of_auto_mesh(leaves[at]) for at in apart]
-    whole = _compiled(_same, _mesh_of(given))(*given)
+    whole = _program(_unchanged, _mesh_of(given))(*given)
     for at, leaf in zip(apart, whole, strict=True):
       leaves[at] = leaf
   return jax.tree.unflatten(structure, leaves)
 
 
-def _same(*leaves: jax.Array) -> tuple[jax.Array, ...]:
+def _unchanged(*leaves: jax.Array) -> tuple[jax.Array, ...]:
   return leaves
 
 
@@ -60,7 +60,7 @@ def reduced(by: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
   given = [np.asarray(x) if is_here(x) else _of_auto_mesh(x) for x in arrays]
   mesh = _mesh_of([x for x in given if not is_here(x)])
   with jax.enable_x64(True), jax.set_mesh(mesh):
-    found = _compiled(by, mesh, *sorted(options.items()))(*given)
+    found = _program(by, mesh, *sorted(options.items()))(*given)
   return jax.tree.map(np.asarray, found)
 
 
@@ -69,7 +69,7 @@ def _mesh_of(arrays: list[Any]) -> Mesh:
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(by: Callable[..., Any], mesh: Mesh, *options: Any) -> Any:
+def _program(by: Callable[..., Any], mesh: Mesh, *options: Any) -> Any:
   """`by`, whose results are whole on each device of the mesh."""
   everywhere = NamedSharding(mesh, PartitionSpec())
   run = functools.partial(by, **dict(options))

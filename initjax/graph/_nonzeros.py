@@ -221,7 +221,7 @@ def _first(node: Node, axes: frozenset[int]) -> NonZeros | None:
   return first._replace(value=value)
 
 
-def _together(node: Node, axes: frozenset[int]) -> NonZeros | None:
+def _of_union(node: Node, axes: frozenset[int]) -> NonZeros | None:
   """A sum, or a bound that leaves 0 as it is, as that of relu."""
   bounds = [value.scalar for value in node.operands]
   for number, at in ((bounds[1], 0), (bounds[0], 1)):
@@ -338,7 +338,7 @@ def _contracted(node: Node, axes: frozenset[int]) -> NonZeros:
 
 _RULES = {
   **dict.fromkeys(KEEPS_ZERO, _first),
-  **dict.fromkeys(UNIONS, _together),
+  **dict.fromkeys(UNIONS, _of_union),
   **dict.fromkeys(_FOLDS, _folded),
   **dict.fromkeys(LAYOUT, _moved),
   "and": _multiplied,

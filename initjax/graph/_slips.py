@@ -36,7 +36,8 @@ def with_advice(verb: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
     try:
       return verb(*args, **options)
     except Exception as error:
-      if not any(str(n).startswith(_START) for n in _notes(error)):
+      told = getattr(error, "__notes__", [])
+      if not any(str(note).startswith(_START) for note in told):
         said = next(_advice(error, verb, args, options), "")
         if said:
           error.add_note(_START + said + ".")
@@ -46,10 +47,6 @@ def with_advice(verb: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
 
 
 _START = "initjax: "
-
-
-def _notes(error: Exception) -> list[str]:
-  return getattr(error, "__notes__", [])
 
 
 def _advice(

@@ -10,12 +10,12 @@ from initjax.graph import Image, Term
 from initjax.meanfield import THEORY_FAILS
 from initjax.propagation._borders import centred, raised
 from initjax.propagation._images import (
+  affine_of,
   evaluate,
   image_by_line,
   image_of_drawn,
   image_of_gaussian,
   is_plain,
-  line_of,
 )
 from initjax.propagation._signals import (
   DRAWN,
@@ -23,7 +23,7 @@ from initjax.propagation._signals import (
   Fed,
   Signal,
   average,
-  draw,
+  draw_units,
   joined,
 )
 from initjax.typing import Activation
@@ -88,7 +88,7 @@ class Images:
         phi, source, pairs=self.pairs, needs_mean=needs_mean
       )
     found = image_of_drawn(phi, source, self.random)
-    if found is None and (line := line_of(phi)) is not None:
+    if found is None and (line := affine_of(phi)) is not None:
       return image_by_line(line, source)
     return found
 
@@ -145,7 +145,7 @@ class Images:
       return None
 
     def slopes() -> np.ndarray | None:
-      entries = draw(source, self.random)
+      entries = draw_units(source, self.random)
       if entries is None:
         return None
       slope = evaluate(phi, entries)[1]  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ class Images:
     phi, source = image.activation, fed.source
 
     def made(random: np.random.Generator) -> np.ndarray | None:
-      entries = draw(source, random)
+      entries = draw_units(source, random)
       if entries is None or is_plain(phi):
         return entries
       return evaluate(phi, entries)[0]
@@ -212,7 +212,7 @@ class Images:
     def made(random: np.random.Generator) -> np.ndarray | None:
       found = np.ones((3, DRAWN))
       for each in signals:
-        entries = draw(each, random)
+        entries = draw_units(each, random)
         if entries is None:
           return None
         found *= entries
@@ -243,7 +243,7 @@ class Images:
     def slopes() -> np.ndarray | None:
       found = np.ones((3, DRAWN))
       for at, (image, each) in enumerate(zip(images, fed, strict=True)):
-        entries, phi = draw(each.source, self.random), image.activation
+        entries, phi = draw_units(each.source, self.random), image.activation
         if entries is None:
           return None
         if not is_plain(phi):
@@ -292,7 +292,7 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
   known = math.isfinite(variance)
 
   def made(random: np.random.Generator) -> np.ndarray | None:
-    entries = draw(inner, random)
+    entries = draw_units(inner, random)
     if entries is None or not known or over_samples:
       return None
     return (entries - inner.mean * term.centred) / math.sqrt(variance)

@@ -23,7 +23,7 @@ from initjax._activations import (
 )
 from initjax.gains import joint_moments, length, moments
 from initjax.meanfield import Response
-from initjax.propagation._signals import DRAWN_ERROR, Fed, Signal, draw
+from initjax.propagation._signals import DRAWN_ERROR, Fed, Signal, draw_units
 from initjax.typing import Activation
 
 
@@ -88,7 +88,7 @@ def image_of_drawn(
   phi: Activation, source: Signal, random: np.random.Generator
 ) -> Fed | None:
   """φ of units that are drawn; None where that cannot be done."""
-  entries = draw(source, random)
+  entries = draw_units(source, random)
   if entries is None:
     return None
   value, slope = evaluate(phi, entries)
@@ -113,7 +113,7 @@ def image_of_drawn(
 
 
 @functools.lru_cache(maxsize=256)
-def line_of(phi: Activation) -> tuple[float, float] | None:
+def affine_of(phi: Activation) -> tuple[float, float] | None:
   """The slope and the offset of a φ that is a straight line."""
   points = np.array([-1e3, -3.0, -1.0, 0.0, 0.5, 2.0, 1e3])
   value, slope = in_float64(lambda: evaluator(trace(phi))(points))

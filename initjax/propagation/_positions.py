@@ -14,7 +14,7 @@ from initjax.gains import moments
 from initjax.graph import Mixing, window_matrix
 from initjax.propagation._borders import mixed
 from initjax.propagation._images import evaluate, is_plain
-from initjax.propagation._signals import DRAWN, Edge, Fed, Signal, draw
+from initjax.propagation._signals import DRAWN, Edge, Fed, Signal, draw_units
 from initjax.propagation._softmax import weights_of
 from initjax.typing import Activation
 
@@ -107,7 +107,7 @@ def _windows(
   source: Signal, terms: float, random: np.random.Generator
 ) -> np.ndarray:
   """Entries [3, k, units]; of a mean number of terms the next integer's."""
-  shared = draw(
+  shared = draw_units(
     Signal(
       max(source.near, 0.0),
       source.mean,

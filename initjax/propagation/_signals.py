@@ -121,7 +121,9 @@ class Fed(NamedTuple):
     return self.slope * self.source.slope
 
 
-def draw(signal: Signal, random: np.random.Generator) -> np.ndarray | None:
+def draw_units(
+  signal: Signal, random: np.random.Generator
+) -> np.ndarray | None:
   """Entries [3, units] of a signal, the same whenever it is asked for."""
   if signal.drawn is None:
     if signal.made is not None:
@@ -184,7 +186,7 @@ def sum_of(
   def made(random: np.random.Generator) -> np.ndarray | None:
     found = np.zeros((3, DRAWN))
     for part, root in parts:
-      entries = draw(part, random)
+      entries = draw_units(part, random)
       if entries is None:
         return None
       found += root * entries

@@ -27,7 +27,7 @@ from initjax.propagation._borders import (
   raised,
 )
 from initjax.propagation._entrywise import ASSUMED, Images, divided
-from initjax.propagation._images import is_plain, line_of
+from initjax.propagation._images import affine_of, is_plain
 from initjax.propagation._positions import attended, averaged, largest
 from initjax.propagation._signals import (
   Edge,
@@ -320,7 +320,7 @@ def _is_multiple(phi: Activation | None) -> bool:
   if is_plain(phi):
     return False
   try:
-    line = line_of(phi)
+    line = affine_of(phi)
   except THEORY_FAILS:
     return False
   return line is not None and line[1] == 0
