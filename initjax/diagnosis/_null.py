@@ -18,7 +18,7 @@ import numpy as np
 
 from initjax.diagnosis._chain import Chain
 from initjax.meanfield import Layer, simulate, trajectory
-from initjax.propagation import response
+from initjax.propagation import kept_response
 
 _FLAT = 1e-3
 _SETTLING = 400  # layers; on the edge q falls to 1/800 by then
@@ -56,7 +56,9 @@ def null_of(
   """Of these widths and activations; backward sums of squares, χ₁ = 1."""
   wanted = float(np.median(measured)) if target is None else math.log2(target)
   log2_sigma_w2, level = _keeping(chain, wanted), wanted
-  contraction = max(response(phi)(wanted).slope for phi in chain.activations)
+  contraction = max(
+    kept_response(phi)(wanted).slope for phi in chain.activations
+  )
   if target is None and contraction < 1 - _FLAT:
     log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2)
   layers = tuple(_layers(chain, log2_sigma_w2))
@@ -68,7 +70,9 @@ def null_of(
     null = null._replace(averaged=averaged)
   if math.isnan(level):
     level = _settled(chain, log2_sigma_w2, float(null.forward[-1]))
-  slopes = [response(phi)(level).log2_derivative for phi in chain.activations]
+  slopes = [
+    kept_response(phi)(level).log2_derivative for phi in chain.activations
+  ]
   log2_chi = np.append(log2_sigma_w2 + slopes, 0.0)
   above = np.cumsum(log2_chi[::-1])[::-1]  # log₂ ∏ χ₁ over the rows after each
   backward = null.backward + np.log2(chain.widths) - above
@@ -163,7 +167,9 @@ def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
 
 def _keeping(chain: Chain, level: float) -> np.ndarray:
   """[rows - 1]: log₂ σ_w² of weights that keep a signal at that log₂ q."""
-  sizes = [response(phi)(level).log2_second_moment for phi in chain.activations]
+  sizes = [
+    kept_response(phi)(level).log2_second_moment for phi in chain.activations
+  ]
   signal = np.maximum(1 - chain.sigma_b2[1:] / 2**level, 1e-3)  # not the bias
   return level + np.log2(signal) - sizes
 
@@ -191,7 +197,7 @@ def _settled(chain: Chain, log2_sigma_w2: np.ndarray, log2_q: float) -> float:
   )
   again = itertools.islice(itertools.cycle(layers), _SETTLING)
   for phi, log2_weights, sigma_b2 in again:
-    signal = 2 ** (log2_weights + response(phi)(log2_q).log2_second_moment)
+    signal = 2 ** (log2_weights + kept_response(phi)(log2_q).log2_second_moment)
     log2_q = math.log2(signal + sigma_b2)
   return log2_q
 
@@ -206,7 +212,7 @@ def passed_on(
   kept, accumulated = [1.0], [0.0]
   for i, phi in enumerate(chain.activations):
     signal = 1 - chain.sigma_b2[i + 1] / 2 ** log2_q[i + 1]
-    slope = signal * response(phi)(log2_q[i]).slope
+    slope = signal * kept_response(phi)(log2_q[i]).slope
     kept.append(slope * kept[-1])
     accumulated.append(slope * accumulated[-1] + signal)
   return np.array(kept), np.array(accumulated)

@@ -1,8 +1,8 @@
 """Theory of a whole model: how large its signals and gradients should be."""
 
-from initjax.propagation._images import response
+from initjax.propagation._images import kept_response
 from initjax.propagation._predict import Prediction, predict, predict_rows
 from initjax.propagation._signals import Fed, Signal
 from initjax.propagation._walk import Walk
 
-__all__ = ["Fed", "Prediction", "Signal", "Walk", "predict", "response"]
+__all__ = ["Fed", "Prediction", "Signal", "Walk", "kept_response", "predict"]

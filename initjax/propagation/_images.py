@@ -28,7 +28,7 @@ from initjax.typing import Activation
 
 
 @functools.lru_cache(maxsize=256)
-def response(activation: Activation) -> Callable[[float], Response[float]]:
+def kept_response(activation: Activation) -> Callable[[float], Response[float]]:
   """`meanfield.response`, its table kept: a recovered φ never changes."""
   return meanfield.response(activation)
 
@@ -45,7 +45,7 @@ class Shifted:
     return self.activation(x + self.mean)
 
 
-class Moments(NamedTuple):
+class ImageMoments(NamedTuple):
   """Of φ(h), one sample's."""
 
   mean: float
@@ -152,7 +152,7 @@ def evaluate(
   return in_float64(lambda: compiled(trace(phi))(entries))
 
 
-def _moments(phi: Activation, source: Signal, needs_mean: bool) -> Moments:
+def _moments(phi: Activation, source: Signal, needs_mean: bool) -> ImageMoments:
   q = source.size
   if source.mean:
     return _shifted_moments(phi, source)
@@ -160,12 +160,12 @@ def _moments(phi: Activation, source: Signal, needs_mean: bool) -> Moments:
     at_zero = moments(phi, 0.0)
     slope = float(at_zero.derivative_second_moment)
     mean, second = float(at_zero.mean), float(at_zero.second_moment)
-    return Moments(mean, second, 1.0, slope)
-  here = response(phi)(math.log2(q))
+    return ImageMoments(mean, second, 1.0, slope)
+  here = kept_response(phi)(math.log2(q))
   size, derivative = here.log2_second_moment, here.log2_derivative
   if size >= 1024:
     raise OverflowError("theory leaves float64")
-  return Moments(
+  return ImageMoments(
     float(moments(phi, q).mean) if needs_mean else 0.0,
     2.0**size,
     here.slope,
@@ -173,14 +173,14 @@ def _moments(phi: Activation, source: Signal, needs_mean: bool) -> Moments:
   )
 
 
-def _shifted_moments(phi: Activation, source: Signal) -> Moments:
+def _shifted_moments(phi: Activation, source: Signal) -> ImageMoments:
   """Of φ at N(mean, variance)."""
   shifted, v = Shifted(phi, source.mean), max(source.variance, 0.0)
   found = moments(shifted, v)
   second = float(found.second_moment)
   slope = float(length(shifted, v).slope) * v / second if v and second else 1.0
   derivative = float(found.derivative_second_moment)
-  return Moments(float(found.mean), second, slope, derivative)
+  return ImageMoments(float(found.mean), second, slope, derivative)
 
 
 def _pair(
