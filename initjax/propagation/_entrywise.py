@@ -32,7 +32,7 @@ ASSUMED = "assumed unit second moment"
 _TAKEN = "an activation of inputs or products, taken as Gaussian"
 
 _SAMPLES_ERROR = 0.02
-"""Of the gradient, in bits: a variance over samples is itself one of chance."""
+"""In bits: a variance over samples is itself one of chance."""
 
 
 @dataclasses.dataclass
@@ -306,8 +306,8 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
     (inner.shared - own) / variance,
     (inner.near - own) / variance,
     gaussian,
-    error=own_error + (0.0 if inner is whole else inner.error),
+    error=own_error + chance + (0.0 if inner is whole else inner.error),
     profile=profile,
     made=made,
-    edges=(Edge(inner, 1 / variance, error=inner.error + own_error + chance),),
+    edges=(Edge(inner, 1 / variance, error=inner.error + own_error),),
   )
