@@ -99,10 +99,10 @@ class Met:
   """of what is a sum of them"""
   spectra: Spectra = dataclasses.field(default_factory=Spectra)
 
-  def count(self, jaxpr: Any) -> None:
-    """Counts the uses of a jaxpr's variables."""
+  def count(self, reads: Iterable[Iterable[Any]]) -> None:
+    """Counts the uses of variables, given what each equation reads."""
     own: dict[Any, int] = {}
-    for atoms in (*(equation.invars for equation in jaxpr.eqns), jaxpr.outvars):
+    for atoms in reads:
       for atom in {atom for atom in atoms if not hasattr(atom, "val")}:
         own[atom] = own.get(atom, 0) + 1
     self.uses.update(own)

@@ -74,12 +74,17 @@ def read(
   def look_up(atom: Any) -> Value:
     return _closed_over(atom.val) if hasattr(atom, "val") else known[atom]
 
-  reader.met.count(opened.jaxpr)
-  for index, equation in enumerate(opened.jaxpr.eqns):
+  every = [(place.inside(i), e) for i, e in enumerate(opened.jaxpr.eqns)]
+  live = [(at, each) for at, each in every if at.site not in reader.dead]
+  if len(live) < len(every):
+    gone = (v for at, e in every if at.site in reader.dead for v in e.outvars)
+    known.update(dict.fromkeys(gone, CONSTANT))
+  reader.met.count([e.invars for _, e in live] + [opened.jaxpr.outvars])
+  for at, equation in live:
     operands = [look_up(atom) for atom in equation.invars]
     if reader.statistics:
       check_statistics(reader, equation, operands)
-    outputs = _read_equation(reader, equation, operands, place.inside(index))
+    outputs = _read_equation(reader, equation, operands, at)
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars]
 

@@ -25,6 +25,8 @@ class Reader:
 
   is_zero: Callable[[str], bool] = lambda path: False
   """whether all entries of a parameter are known to be 0"""
+  dead: frozenset[Site] = frozenset()
+  """of equations that no output depends on, which are not read"""
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
