@@ -69,8 +69,7 @@ def read_linear(
   if weight.choice is not None:
     reader.roots[place.site] = weight.choice.roots
   others = [value for place, value in enumerate(operands) if place != kernel]
-  made = _features(equation, axes)
-  return output_of(reader, op, signal, weight, others, made)
+  return output_of(reader, op, signal, weight, others, equation)
 
 
 def _read_product(
@@ -191,8 +190,7 @@ def look_up(
   )
   reader.look_ups[place.site] = op
   reader.summable[place.site] = _rows_on_devices(reader, table, axes)
-  made = _features(equation, axes)
-  return output_of(reader, op, indices[0], table, indices, made)
+  return output_of(reader, op, indices[0], table, indices, equation)
 
 
 def _read_one_hot(
@@ -254,8 +252,9 @@ def read_contraction(
     ),
   )
   reader.sites[place.site] = op
-  made = _features(equation, found.axes)
-  return output_of(reader, op, found.signal, kernel, [found.signal], made)
+  if kernel.choice is not None:
+    reader.roots[place.site] = kernel.choice.roots
+  return output_of(reader, op, found.signal, kernel, [found.signal], equation)
 
 
 def output_of(
@@ -264,7 +263,7 @@ def output_of(
   signal: Value,
   weight: Value,
   others: Sequence[Value],
-  features: frozenset[int],
+  equation: Equation | None = None,
 ) -> Value:
   """What comes out; whatever went in beside the kernel is entangled."""
   computed = weight.view is not None and weight.view.computed
@@ -273,16 +272,16 @@ def output_of(
     touched |= weight.choice.touched
   reader.touched |= touched
   touched |= weight.touched & reader.devices(reader.mesh)
-  given: Any = {"operands": (signal,), "place": op.place, "features": features}
-  return reader.data("linear", touched, operation=op.path, **given)
+  given: Any = {"operands": (signal,), "place": op.place, "equation": equation}
+  given |= {"operation": op.path, "features": _features(op, equation)}
+  return reader.data("linear", touched, **given)
 
 
-def _features(equation: Equation, axes: Axes) -> frozenset[int]:
+def _features(op: LinearOp, equation: Equation | None) -> frozenset[int]:
   """Axes of the output that the kernel makes."""
-  if "window_strides" in equation.params:
+  if equation is not None and "window_strides" in equation.params:
     return frozenset((equation.params["dimension_numbers"].out_spec[1],))
-  rank = len(equation.outvars[0].aval.shape)
-  return frozenset(range(rank)) - {*axes.samples}
+  return frozenset(range(len(op.shape))) - {*op.axes.samples}
 
 
 def _rows_on_devices(reader: Reader, table: Value, axes: Axes) -> int:

@@ -47,7 +47,7 @@ from initjax.graph._primitives import (
   SUMS,
 )
 from initjax.graph._reader import Reader
-from initjax.graph._recurrences import note_recurrences
+from initjax.graph._recurrences import note_powers, note_recurrences
 from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
   CONSTANT,
@@ -106,11 +106,14 @@ def _read_equation(
   by_entry = product_by_entry(equation) if name == "dot_general" else None
   if by_entry is not None:
     return read(reader, by_entry, operands, place)
+  note_powers(reader, equation, operands)
   if name in LINEAR:
+    reader.met.as_kernel(operands)
     note_made_kernels(reader, equation, operands)
     return [read_linear(reader, equation, operands, place)]
   by_hand = None
   if name in ADDING and operands:
+    note_made_kernels(reader, equation, operands)
     by_hand = reader.met.contraction(equation, operands)
   if by_hand is not None:
     reader.use_as_data(operands[-1])

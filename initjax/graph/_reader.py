@@ -52,6 +52,8 @@ class Reader:
   in_kernels: int = 0
   """bits of those that reached an operation as a part of its kernel"""
   streams: Streams = dataclasses.field(default_factory=Streams)
+  samples: dict[Node, frozenset[int]] = dataclasses.field(default_factory=dict)
+  """axes along which a node differs, and not for its parameters alone"""
   met: Met = dataclasses.field(default_factory=Met)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
