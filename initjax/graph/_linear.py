@@ -126,14 +126,15 @@ def _operation(
   if terms is not None:
     fan_in = without_zeros(equation, terms, fan_in)
     valid = valid and (without_zeros(equation, terms, valid[0]), valid[1])
+  valid = valid and (_unmasked(weight, valid[0]), _unmasked(weight, valid[1]))
   if feed.stream is None and terms is not None and terms.value is not None:
     ones = Term("ones", factor=terms.value)
     feed = Feed(reason=feed.reason, stream=(ones,))
   fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
     kind=kind,
-    fan_in=fan_in,
-    fan_out=fan_out * patch_overlap(signal),
+    fan_in=_unmasked(weight, fan_in),
+    fan_out=_unmasked(weight, fan_out * patch_overlap(signal)),
     valid_fans=valid,
     taps=taps_of(equation, signal),
     feed=feed,
@@ -244,8 +245,8 @@ def read_contraction(
   looks_up = found.terms.value is not None
   op = LinearOp(
     kind="embedding" if looks_up else "dot",
-    fan_in=found.terms.number,
-    fan_out=found.fan_out,
+    fan_in=_unmasked(kernel, found.terms.number),
+    fan_out=_unmasked(kernel, found.fan_out),
     feed=Feed(reason="indices") if looks_up else feed,
     **common_fields(
       equation.outvars[0].aval, kernel, place, found.axes, found.kernel_shape
@@ -315,6 +316,14 @@ def _devices_fed(
       fed *= 1 if signal.touched & bit else split.size
   reader.summable[site] = differs
   return fed
+
+
+def _unmasked(weight: Value, fan: float) -> float:
+  """What a fan counts of a kernel that a constant mask leaves."""
+  if weight.view is None or weight.view.alive == 1:
+    return fan
+  found = round(fan * weight.view.alive, 9)
+  return int(found) if found == int(found) else found
 
 
 def _window(params: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from initjax.graph._geometry import product_by_entry
 from initjax.graph._graph import Feed, LinearOp
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
+from initjax.graph._masks import masked
 from initjax.graph._place import BY_DEVICE, Place, Scan, Site
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
@@ -118,6 +119,9 @@ def _read_equation(
   if by_hand is not None:
     reader.use_as_data(operands[-1])
     return [read_contraction(reader, equation, by_hand, place)]
+  kept = masked(equation, operands) if name in ("mul", "select_n") else None
+  if kept is not None:
+    return [kept]
   found = read_chosen(reader, equation, operands, place)
   if found is not None:
     return found
