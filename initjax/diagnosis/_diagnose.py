@@ -1,7 +1,9 @@
 """`diagnose`: what is wrong with a model, why, and the line that mends it."""
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,13 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from initjax._statistics import nan_is_unknown
+from initjax.diagnosis._embeddings import check_embeddings
 from initjax.diagnosis._growth import check_growth
-from initjax.diagnosis._observe import Observed, observe
+from initjax.diagnosis._observe import Observed, observe, observed_of
 from initjax.diagnosis._odd_layers import check_layers
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
 from initjax.graph import Row, as_function, with_advice
-from initjax.measurement import SignalReport, arrays_of, mean_square
+from initjax.measurement import SignalReport, arrays_of, mean_square, measure
 from initjax.propagation import predict_rows
 from initjax.reports import nothing_judged, ordered
 from initjax.typing import Verdict
@@ -119,11 +122,39 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
     *check_values("input", arrays_of(inputs)),
     *check_growth(observed),
     *check_layers(observed),
+    *check_embeddings(found),
     *check_signals(found, leaves),
     *check_parameters(found.graph, leaves),
   ]
   verdicts = [_with_rows(verdict, found.rows) for verdict in verdicts]
   return tuple(ordered(verdicts))
+
+
+def verdicts_of_draws(
+  fn: Callable[..., Any],
+  init: Callable[[jax.Array], Any],
+  keys: jax.Array,
+  *inputs: Any,
+) -> list[tuple[Verdict, ...]]:
+  """Of each draw of the parameters its verdicts: one program measures all.
+
+  Args:
+    fn: a function of parameters and inputs.
+    init: from a key to parameters.
+    keys: [draws], each of parameters and of a random cotangent.
+    *inputs: the other arguments of `fn`.
+  """
+
+  def one(key: jax.Array) -> Any:
+    params = init(key)
+    return measure(fn, params, *inputs, key=key, detail=True), params
+
+  drawn = jax.device_get(jax.jit(functools.partial(jax.lax.map, one))(keys))
+  verdicts = []
+  for draw in range(len(keys)):
+    report, params = jax.tree.map(operator.itemgetter(draw), drawn)
+    verdicts.append(verdicts_on(observed_of(report, params), inputs))
+  return verdicts
 
 
 def _with_rows(verdict: Verdict, rows: Sequence[Row]) -> Verdict:

@@ -15,7 +15,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from initjax.diagnosis._causes import explain, typical
+from initjax.diagnosis._causes import explain, shape_of, typical
 from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._law import Drift
 from initjax.diagnosis._observe import Observed
@@ -61,19 +61,31 @@ class Growth(NamedTuple):
 
 
 def check_growth(observed: Observed) -> Iterator[Verdict]:
-  """Verdicts on both directions of each piece."""
-  said: set[tuple[str, str]] = set()
+  """Verdicts on both directions of each piece.
+
+  What uses kernels that were judged in another piece, as derivatives of a model
+  do, has the same cause and is not told again.
+  """
+  rows = observed.found.rows
   for direction in get_args(Direction):
+    said: set[str] = set()
     for piece in observed.parts.pieces:
-      growth = growth_of(observed, piece, direction)
-      verdict = None
-      if growth is not None and growth.beyond > 0:
-        verdict = _in_words(observed, piece, growth)
-      elif piece.chain is not None:
-        verdict = _slow_drift(observed, piece.chain, direction)
-      if verdict is not None and (verdict.kind, verdict.path) not in said:
-        said.add((verdict.kind, verdict.path))
+      paths = {rows[at].op.path for at in piece.rows}
+      verdict = _on_piece(observed, piece, direction)
+      if verdict is not None and not paths <= said:
+        said |= paths
         yield verdict
+
+
+def _on_piece(
+  observed: Observed, piece: Piece, direction: Direction
+) -> Verdict | None:
+  growth = growth_of(observed, piece, direction)
+  if growth is not None and growth.beyond > 0:
+    return _in_words(observed, piece, growth)
+  if piece.chain is None:
+    return None
+  return _slow_drift(observed, piece.chain, direction)
 
 
 def cause_of_drift(
@@ -84,7 +96,8 @@ def cause_of_drift(
   growth = (drift.measured[-1] - drift.measured[0]) / (chain.length - 1)
   growth = growth if direction == "forward" else -growth
   layer = typical(ops, observed.leaves)
-  return explain(direction, growth, layer, len(ops))
+  rows = [observed.found.rows[at] for at in chain.rows]
+  return explain(direction, growth, layer, shape_of(rows, in_time=False))
 
 
 def allowed_sigmas(false_alarm: float, chains: int) -> float:
@@ -215,7 +228,10 @@ def _in_words(observed: Observed, piece: Piece, growth: Growth) -> Verdict:
   mean = growth.bits.mean(axis=0)
   strayed = abs(mean - mean[0]) > _NOTABLE
   cause, mended = explain(
-    growth.direction, growth.per_row, typical(own, leaves), len(own)
+    growth.direction,
+    growth.per_row,
+    typical(own, leaves),
+    shape_of([observed.found.rows[at] for at in piece.rows], growth.in_time),
   )
   return Verdict(
     f"{word} {noun}",

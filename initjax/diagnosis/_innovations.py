@@ -109,9 +109,9 @@ def _steps(
   bits = found.log2_moments[direction].mean(axis=0)
   if direction == "backward":
     bits = bits + np.log2(np.maximum(found.backward.size, 1))
-  rows = [at for at in sequence if math.isfinite(bits[at])]
-  if not rows or piece.kind == "path":
+  if piece.kind == "path":
     return None
+  rows = list(sequence)
   off = np.diff(bits[rows]) * (1 if direction == "forward" else -1)
   ops = [found.rows[at].op for at in rows[1:]]
   variances = [2 * kappa(op, direction) / max(op.fan_in, 1) for op in ops]

@@ -87,6 +87,11 @@ def observe(
   report = execute(measured, params, inputs, key, cotangent)
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
+  return observed_of(report, params)
+
+
+def observed_of(report: SignalReport, params: Any) -> Observed:
+  """What follows from a report in detail, and the parameters it is of."""
   leaves = arrays_of(params)
   found = row_statistics(report)
   parts = pieces_of(report.graph, leaves)

@@ -67,7 +67,7 @@ def pieces_of(graph: SignalGraph, leaves: Leaves) -> Pieces:
     for at in _others(len(graph.rows), found)
     if not _is_end(at, graph, links, found)
   ]
-  return Pieces(tuple(found), {at: _reason(links, at) for at in rest})
+  return Pieces(tuple(found), {at: _reason(graph, links, at) for at in rest})
 
 
 def _others(count: int, found: Iterable[Piece]) -> list[int]:
@@ -139,7 +139,9 @@ def _take_turns(links: Links, one: Sequence[int], other: Sequence[int]) -> bool:
   return links.leads(one[0], other[-1]) and links.leads(other[0], one[-1])
 
 
-def _reason(links: Links, at: int) -> str:
+def _reason(graph: SignalGraph, links: Links, at: int) -> str:
+  if graph.rows[at].feed.from_outside:
+    return "what reads it is not followed"
   if not links.before[at]:
     return "what feeds it is not followed"
   return "neither in a chain of operations nor in one of several like blocks"
