@@ -1,7 +1,9 @@
 """`diagnose`: what is wrong with a model, why, and the line that mends it."""
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,12 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from initjax._statistics import nan_is_unknown
+from initjax.diagnosis._embeddings import check_embeddings
 from initjax.diagnosis._growth import check_growth
-from initjax.diagnosis._observe import Observed, observe
+from initjax.diagnosis._observe import Observed, observe, observed_of
+from initjax.diagnosis._odd_layers import check_layers
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
 from initjax.graph import Row, as_function, with_advice
-from initjax.measurement import SignalReport, arrays_of, mean_square
+from initjax.measurement import SignalReport, arrays_of, mean_square, measure
 from initjax.propagation import predict_rows
 from initjax.reports import nothing_judged, ordered
 from initjax.typing import Verdict
@@ -56,6 +60,7 @@ def diagnose(
 
   Returns:
     A report with `verdicts`, worst first; `print` it, or `to_html`, `plot`.
+    `unjudged` names the rows whose growth could not be judged, and why;
     `judged` is False if there was nothing to judge: no linear operation of a
     parameter was seen, or none had a sample.
 
@@ -87,6 +92,7 @@ def diagnose(
     verdicts=verdicts_on(observed, inputs),
     bands=_bands(observed),
     predicted=_predicted(observed, inputs),
+    unjudged=tuple(observed.parts.unjudged.items()),
     judged=not nothing_judged(observed.found.forward.size.tolist()),
     about=_about(fn, observed, inputs),
   )
@@ -115,11 +121,40 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
     *check_values("parameter", leaves),
     *check_values("input", arrays_of(inputs)),
     *check_growth(observed),
+    *check_layers(observed),
+    *check_embeddings(found),
     *check_signals(found, leaves),
     *check_parameters(found.graph, leaves),
   ]
   verdicts = [_with_rows(verdict, found.rows) for verdict in verdicts]
   return tuple(ordered(verdicts))
+
+
+def verdicts_of_draws(
+  fn: Callable[..., Any],
+  init: Callable[[jax.Array], Any],
+  keys: jax.Array,
+  *inputs: Any,
+) -> list[tuple[Verdict, ...]]:
+  """Of each draw of the parameters its verdicts: one program measures all.
+
+  Args:
+    fn: a function of parameters and inputs.
+    init: from a key to parameters.
+    keys: [draws], each of parameters and of a random cotangent.
+    *inputs: the other arguments of `fn`.
+  """
+
+  def one(key: jax.Array) -> Any:
+    params = init(key)
+    return measure(fn, params, *inputs, key=key, detail=True), params
+
+  drawn = jax.device_get(jax.jit(functools.partial(jax.lax.map, one))(keys))
+  verdicts = []
+  for draw in range(len(keys)):
+    report, params = jax.tree.map(operator.itemgetter(draw), drawn)
+    verdicts.append(verdicts_on(observed_of(report, params), inputs))
+  return verdicts
 
 
 def _with_rows(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
@@ -131,20 +166,22 @@ def _with_rows(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
 
 
 def _bands(observed: Observed) -> tuple[Any, ...]:
-  """What a healthy chain that starts likewise may show; for chains alone."""
-  if observed.chain is None:
+  """What healthy chains that start likewise may show; of other rows None."""
+  if not observed.chains:
     return ()
   both: list[list[Any]] = []
   for direction, bits in observed.found.log2_moments.items():
     band: list[Any] = [None] * bits.shape[1]
-    drift = observed.drift(direction, None)
-    if drift is not None:  # theory is not silent on its activations
-      length = observed.chain.length
-      plain = bits.mean(axis=0)[:length]
+    for chain in observed.chains:
+      drift = observed.drift(chain, direction, None)
+      if drift is None:  # theory is silent on its activations
+        continue
+      plain = bits.mean(axis=0)[list(chain.rows)]
       middle = drift.expected + plain - drift.measured
       margin = drift.margin(_SIGMAS)
-      low, high = middle - margin, middle + margin
-      band[:length] = zip(low.tolist(), high.tolist(), strict=True)
+      low, high = (middle - margin).tolist(), (middle + margin).tolist()
+      for row, *ends in zip(chain.rows, low, high, strict=True):
+        band[row] = tuple(ends)
     both.append(band)
   return tuple(zip(*both, strict=True))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from initjax._activations import is_flat
 from initjax.diagnosis._fixes import fix
+from initjax.diagnosis._unit_causes import why_alike, why_dead
 from initjax.diagnosis._zero_kernels import meant_zeros
 from initjax.graph import LinearOp, Row, fed_by
 from initjax.measurement import Leaves, RowStatistics
@@ -23,8 +24,9 @@ def check_signals(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
   for direction in NOUNS:
     yield from zeros(found, leaves, direction)
-  for check in (nonfinite, dead_units, saturated, collapsed):
+  for check in (nonfinite, saturated, collapsed):
     yield from check(found)
+  yield from dead_units(found, leaves)
 
 
 def _row_name(row: Row) -> str:
@@ -143,7 +145,7 @@ def _cut_off(
   )
 
 
-def dead_units(found: RowStatistics) -> Iterator[Verdict]:
+def dead_units(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """More units at exactly 0 on every sample than chance explains."""
   rows, worst, chance = [], 0.0, 0.0
   for index, row in enumerate(found.rows):
@@ -157,18 +159,15 @@ def dead_units(found: RowStatistics) -> Iterator[Verdict]:
       if fraction > worst:
         worst, chance = fraction, expected
   if rows:
+    cause, mended = why_dead(found, leaves, rows[0])
     yield Verdict(
       "dead units",
       "error" if worst > 0.9 else "warning",
       found.rows[rows[0]].op.path,
       "Many of the units that feed it are 0 on every sample, so they pass no "
       f"gradient and cannot learn: up to {worst:.0%} in {_count(rows)}, where "
-      f"chance explains {chance:.0%}. Biases far below zero, or a step with "
-      "too large a learning rate, cause this.",
-      fix(
-        "bias_init=initjax.initializers.zeros",
-        "or a smaller learning rate, or jax.nn.leaky_relu or jax.nn.elu",
-      ),
+      f"chance explains {chance:.0%}. {cause}",
+      mended,
       tuple(rows),
     )
 
@@ -247,18 +246,14 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
   rows = [i for i in alike if not found.rows[i].feed.from_outside]
   if rows and cosine[known[0]] <= 0.99:
     first = found.rows[rows[0]]
+    cause, mended = why_alike(found)
     yield Verdict(
       "rank collapse",
       "warning",
       first.op.path,
       f"From {_row_name(first)} on, all samples look alike: their mean cosine "
       f"is {cosine[rows[0]]:.6f} and was {cosine[known[0]]:.2f} at first, so "
-      "they differ by less than bfloat16 resolves. Deep networks without "
-      "normalization or residual branches do this.",
-      fix(
-        "",
-        "residual branches, normalization, or fewer layers; for tanh-like "
-        "activations larger weights, up to the edge of chaos",
-      ),
+      f"they differ by less than bfloat16 resolves. {cause}",
+      mended,
       tuple(rows),
     )
