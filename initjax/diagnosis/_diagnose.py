@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from initjax._statistics import nan_is_unknown
+from initjax.diagnosis._copies import check_copies
 from initjax.diagnosis._growth import check_growth
+from initjax.diagnosis._no_gradient import still
 from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
@@ -116,6 +118,7 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
     *check_values("input", arrays_of(inputs)),
     *check_growth(observed),
     *check_signals(found, leaves),
+    *check_copies(found.graph, leaves, still(observed)),
     *check_parameters(found.graph, leaves),
   ]
   verdicts = [_with_rows(verdict, found.rows) for verdict in verdicts]
