@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._copies import check_copies
 from initjax.diagnosis._growth import check_growth
+from initjax.diagnosis._inputs import check_inputs, unexplained
 from initjax.diagnosis._no_gradient import still
 from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._parameters import check_parameters, check_values
@@ -72,7 +73,8 @@ def diagnose(
   ...   return jax.lax.scan(layer, x, kernels)[0]
   >>> xavier = jax.nn.initializers.xavier_normal(batch_axis=0)
   >>> kernels = xavier(jax.random.key(0), (50, 64, 64))
-  >>> report = diagnose(deep, kernels, jnp.ones((8, 64)))
+  >>> x = jax.random.normal(jax.random.key(1), (8, 64))
+  >>> report = diagnose(deep, kernels, x)
   >>> [verdict.kind for verdict in report.verdicts]
   ['vanishing signal', 'vanishing gradient']
   >>> print(report.verdicts[0].fix)
@@ -113,11 +115,18 @@ def _about(
 def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
   """All that is wrong, worst first."""
   found, leaves = observed.found, observed.leaves
-  verdicts = [
-    *check_values("parameter", leaves),
+  of_inputs = [
     *check_values("input", arrays_of(inputs)),
+    *check_inputs(observed, inputs),
+  ]
+  of_signals = [
     *check_growth(observed),
     *check_signals(found, leaves),
+  ]
+  verdicts = [
+    *of_inputs,
+    *check_values("parameter", leaves),
+    *unexplained(of_signals, of_inputs),
     *check_copies(found.graph, leaves, still(observed)),
     *check_parameters(found.graph, leaves),
   ]

@@ -92,7 +92,7 @@ def _near(leaves: Leaves) -> np.ndarray:
   """Which pairs of leaves are worth a closer look, [leaf, leaf]."""
   arrays = list(leaves.values())
   near = np.zeros((len(arrays), len(arrays)), bool)
-  few = [i for i, leaf in enumerate(arrays) if _is_few(leaf) and leaf.size]
+  few = [i for i, leaf in enumerate(arrays) if _is_few(leaf)]
   _near_by_ranks(arrays, sorted({*range(len(arrays))} - {*few}), near)
   by_shape: dict[tuple[int, ...], list[int]] = {}
   for i in few:
