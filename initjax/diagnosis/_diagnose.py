@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._copies import check_copies
 from initjax.diagnosis._growth import check_growth
-from initjax.diagnosis._inputs import check_inputs, unexplained
+from initjax.diagnosis._inputs import OF_INPUTS, check_inputs, unexplained
 from initjax.diagnosis._no_gradient import still
+from initjax.diagnosis._nonfinite import check_nonfinite
 from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
@@ -121,8 +122,10 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
   ]
   of_signals = [
     *check_growth(observed),
+    *check_nonfinite(observed),
     *check_signals(found, leaves),
   ]
+  of_inputs += [v for v in of_signals if v.kind in OF_INPUTS]
   verdicts = [
     *of_inputs,
     *check_values("parameter", leaves),

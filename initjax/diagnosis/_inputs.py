@@ -68,7 +68,7 @@ def unexplained(
 ) -> Iterator[Verdict]:
   """Those on signals that none of the verdicts on inputs explains."""
   kinds = {verdict.kind for verdict in of_inputs}
-  if kinds & _EXPLAIN_ALL:
+  if kinds & OF_INPUTS:
     return
   explained = {
     part for kind in kinds for part in _EXPLAINED.get(kind, ("nothing",))
@@ -78,7 +78,8 @@ def unexplained(
       yield verdict
 
 
-_EXPLAIN_ALL = {"non-finite input", "ids beyond the vocabulary"}
+OF_INPUTS = {"non-finite input", "ids beyond the vocabulary"}
+"""Kinds of verdicts that explain all others on signals."""
 _EXPLAINED = {
   "input of zeros": (
     *("cut off", "exploding", "vanishing", "underflows", "no gradient"),

@@ -26,6 +26,16 @@ from initjax.measurement import (
 )
 
 
+class Call(NamedTuple):
+  """What was measured, of the first draw, to be asked again."""
+
+  fn: Callable[..., Any]
+  params: Any
+  inputs: tuple[Any, ...]
+  options: dict[str, Any]
+  """`key`, `cotangent`, `has_aux`"""
+
+
 class Observed(NamedTuple):
   """A report, and what follows from it before anybody judges."""
 
@@ -38,6 +48,7 @@ class Observed(NamedTuple):
   """the model, if it is one whose signal and gradient arrive"""
   drift: Callable[[str, float | None], Drift | None]
   """of a direction, with or without a target, by the law of that chain"""
+  call: Call
 
 
 @nan_is_unknown()
@@ -87,7 +98,9 @@ def observe(
   arrived = all(np.isfinite(x).all() for x in found.log2_moments.values())
   chain = chain_of(report.graph, leaves) if arrived else None
   drift = functools.cache(functools.partial(drift_of, chain, found))
-  return Observed(report, found, leaves, chain, drift)
+  options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+  call = Call(fn, params, inputs, options)
+  return Observed(report, found, leaves, chain, drift, call)
 
 
 def _check_draws(params: Any, draws: int | None) -> None:

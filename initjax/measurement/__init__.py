@@ -6,6 +6,7 @@
 8
 """
 
+from initjax.measurement._cotangent import gradient_of
 from initjax.measurement._duplicates import Duplicates, find_duplicates
 from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
 from initjax.measurement._leaves import (

@@ -26,6 +26,8 @@ _KINDS = {
     *(f"{noun} {lost}" for noun in NOUNS.values() for lost in _LOST),
   ),
 }
+_OF_INPUTS = ("non-finite input", "input of zeros", "ids beyond the vocabulary")
+"""What explains anything that signals show, which then is not said."""
 _CALLER = 6  # who called the assertion, counted from where it warns
 _DIRECTION = {"variance": "forward", "gradients": "backward"}
 
@@ -326,6 +328,8 @@ def _findings(
     noun = NOUNS[direction]
     finite = [kind for kind in _KINDS["finite"] if noun in kind]
     kinds += ("non-finite signal", *finite)  # through it no gradient flows
+  if subject != "symmetry":
+    kinds += _OF_INPUTS
   for verdict in verdicts():
     grave = verdict.severity == "error" or subject != "symmetry"
     if verdict.kind in kinds and grave and verdict.severity != "note":
