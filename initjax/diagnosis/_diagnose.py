@@ -12,7 +12,7 @@ from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._copies import check_copies
 from initjax.diagnosis._growth import check_growth
 from initjax.diagnosis._inputs import OF_INPUTS, check_inputs, unexplained
-from initjax.diagnosis._no_gradient import still
+from initjax.diagnosis._no_gradient import check_no_gradient, still
 from initjax.diagnosis._nonfinite import check_nonfinite
 from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._parameters import check_parameters, check_values
@@ -125,6 +125,8 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
     *check_nonfinite(observed),
     *check_signals(found, leaves),
   ]
+  if not any("underflows" in verdict.kind for verdict in of_signals):
+    of_signals += check_no_gradient(observed)
   of_inputs += [v for v in of_signals if v.kind in OF_INPUTS]
   verdicts = [
     *of_inputs,

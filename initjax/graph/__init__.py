@@ -35,6 +35,7 @@ from initjax.graph._graph import (
 )
 from initjax.graph._interpret import (
   FORWARD,
+  WITH_RULES,
   Slot,
   Visited,
   Visitor,

@@ -18,7 +18,7 @@ from initjax.typing import Verdict
 _LOST = ("underflows to zero", "is cut off")
 _KINDS = {
   "variance": ("exploding signal", "vanishing signal"),
-  "gradients": ("exploding gradient", "vanishing gradient"),
+  "gradients": ("exploding gradient", "vanishing gradient", "no gradient"),
   "dead": ("dead units",),
   "symmetry": ("symmetric units", "identical layers", "duplicate parameters"),
   "finite": (
@@ -291,7 +291,9 @@ def _raise_findings(
   if target is not None:
     check_number("target", target, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  observed = observe(fn, params, inputs, **options, norms=False)
+  observed = observe(
+    fn, params, inputs, **options, norms="gradients" in subjects
+  )
   nothing = nothing_judged(observed.found.forward.size.tolist())
   missed = observed.found.graph.not_followed
   if nothing:
@@ -331,6 +333,7 @@ def _findings(
   if subject != "symmetry":
     kinds += _OF_INPUTS
   for verdict in verdicts():
-    grave = verdict.severity == "error" or subject != "symmetry"
+    certain = subject != "symmetry" and verdict.kind != "no gradient"
+    grave = verdict.severity == "error" or certain
     if verdict.kind in kinds and grave and verdict.severity != "note":
       yield of_verdict(observed, verdict)
