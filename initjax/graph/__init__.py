@@ -12,6 +12,7 @@ from initjax.graph._compat import (
   Equation,
   open_jaxpr,
   scan_operands,
+  sub_jaxprs,
 )
 from initjax.graph._factors import entries_of, named_in
 from initjax.graph._formula import fed_by
@@ -32,7 +33,17 @@ from initjax.graph._graph import (
   Term,
   terms_within,
 )
-from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
+from initjax.graph._interpret import (
+  FORWARD,
+  WITH_RULES,
+  Slot,
+  Visited,
+  Visitor,
+  bind,
+  equations,
+  equations_around,
+  run,
+)
 from initjax.graph._mixing import window_matrix
 from initjax.graph._mixture import Mixing
 from initjax.graph._place import BY_DEVICE, Scan, Site
@@ -42,6 +53,7 @@ from initjax.graph._primitives import (
   KEYS,
   PARTS,
   PURE_ARRAYS,
+  REMAT,
   RESHAPES,
 )
 from initjax.graph._signal_graph import Trace, signal_graph, trace
