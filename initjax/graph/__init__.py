@@ -13,6 +13,7 @@ from initjax.graph._compat import (
   open_jaxpr,
   scan_operands,
 )
+from initjax.graph._dataflow import Dataflow, dataflow
 from initjax.graph._factors import entries_of, named_in
 from initjax.graph._formula import fed_by
 from initjax.graph._frameworks import (

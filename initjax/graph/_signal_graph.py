@@ -80,6 +80,8 @@ class Trace(NamedTuple):
   """pytree of the function's outputs"""
   entangled: frozenset[str]
   """parameters that reach an operation in another way than as its kernel"""
+  outputs: tuple[Value, ...] = ()
+  """what the function returns, and through it all that this is made of"""
 
   @property
   def ops(self) -> dict[Site, LinearOp]:
@@ -95,7 +97,7 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   reader, statistics, outputs = _read(jaxpr, paths, functools.cache(is_zero))
   graph = _graph(reader, paths, outputs)
   graph = dataclasses.replace(graph, statistics=tuple(sorted(statistics)))
-  return Trace(jaxpr, graph, out_shape, reader.entangled)
+  return Trace(jaxpr, graph, out_shape, reader.entangled, tuple(outputs))
 
 
 def _is_zero(params: Any, paths: list[str], path: str) -> bool:
