@@ -33,6 +33,7 @@ from initjax.graph._graph import (
   Term,
   terms_within,
 )
+from initjax.graph._holders import Holder, Holders
 from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
 from initjax.graph._mixing import window_matrix
 from initjax.graph._mixture import Mixing
@@ -45,6 +46,7 @@ from initjax.graph._primitives import (
   PURE_ARRAYS,
   RESHAPES,
 )
+from initjax.graph._scores import Product, factor_after, products
 from initjax.graph._signal_graph import Trace, signal_graph, trace
 from initjax.graph._slips import with_advice
 from initjax.graph._view import View, memory_of, overlap

@@ -58,6 +58,17 @@ class Dataflow:
             found.setdefault(path, []).append(value.view)
     return found
 
+  @functools.cached_property
+  def places(self) -> dict[str, set[Site]]:
+    """Where they do."""
+    found: dict[str, set[Site]] = {}
+    for node in self.nodes:
+      for value in node.operands:
+        if value.node is None and value.view is not None and node.place:
+          for path in value.paths:
+            found.setdefault(path, set()).add(node.place.site)
+    return found
+
 
 def dataflow(outputs: Sequence[Value]) -> Dataflow:
   """The nodes below some outputs."""

@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from initjax.graph import terms_within
+from initjax.graph import factor_after, terms_within
+from initjax.parametrization._absorb import attention, readouts, with_demands
 from initjax.parametrization._growth import Use, own_axes, vector_growth
 from initjax.parametrization._models import Models
 from initjax.parametrization._rules import Role, role_of, width
@@ -36,8 +37,11 @@ def scale(models: Models) -> Scaled:
     by_path[use.path].append(use)
   rows = [_row(models, path, found) for path, found in by_path.items()]
   _warn_of_widths(rows)
+  demands = [*attention(models), *readouts(models, rows, by_path)]
+  rows, incomplete = with_demands(models, rows, demands)
   notes = [note for row in rows for note in _notes(models, row, by_path)]
-  return Scaled(tuple(rows), tuple(dict.fromkeys(notes)))
+  said = tuple(dict.fromkeys(notes))
+  return Scaled(tuple(rows), said, tuple(incomplete))
 
 
 def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
@@ -56,7 +60,7 @@ def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
   row = row._replace(in_axes=first.op.in_axes, out_axes=first.op.out_axes)
   role = use_role(models, first)
   row = _with_width(row, role, first.growth_in, first.growth_out, first.growth)
-  return _with_multiplier(row, first)
+  return _with_multiplier(models, row, first)
 
 
 def use_role(models: Models, use: Use) -> Role:
@@ -78,9 +82,11 @@ def _with_width(
   )
 
 
-def _with_multiplier(row: Scaling, use: Use) -> Scaling:
+def _with_multiplier(models: Models, row: Scaling, use: Use) -> Scaling:
   """A constant factor of the model itself, which differs in the base."""
-  own, base = use.op.multiplier, use.base.multiplier
+  own = use.op.multiplier * factor_after(models.flow, use.op.place.site)
+  base = use.base.multiplier
+  base *= factor_after(models.base_flow, use.base.place.site)
   if own == base or not own or not base:
     return row
   why = f"the model multiplies it by {own:.4g}, and by {base:.4g} in the base"
@@ -107,7 +113,7 @@ def _notes(
 ) -> list[str]:
   found = []
   roles = {use_role(models, use) for use in by_path[row.path]} - {"fixed"}
-  if len(roles) > 1:
+  if len(roles) > 1 and roles != {"input", "output"}:
     found.append(
       f"{row.path} has two roles: {' and '.join(sorted(roles))}; it is scaled "
       f"as {row.role}"

@@ -197,7 +197,7 @@ def test_masks_and_extra_arguments_pass_through():
 
 def test_a_tree_of_other_leaves_is_named():
   tx = plan_of(FACTORS).optimizer(optax.sgd(1.0), kind="sgd")
-  with pytest.raises(KeyError, match="no leaf .*other"):
+  with pytest.raises(KeyError, match=r"no leaf .*other"):
     tx.init({"other": np.ones(3)})
 
 

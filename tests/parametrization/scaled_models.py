@@ -50,23 +50,23 @@ def attend(q, k, v, scale):
   return mixed.reshape(*mixed.shape[:-2], -1)
 
 
-def block(params, h, number_of_heads):
+def block(params, h, number_of_heads, score=1.0):
   x = norm(h, params["scale1"], params["bias1"])
   d = params["q"].shape[-1] // number_of_heads
   q, k, v = (heads(x @ params[n] + params[f"{n}_bias"], d) for n in "qkv")
-  h = h + attend(q, k, v, d**-0.5) @ params["o"]
+  h = h + attend(q, k, v, score * d**-0.5) @ params["o"]
   x = norm(h, params["scale2"], params["bias2"])
   return h + jax.nn.gelu(x @ params["up"]) @ params["down"]
 
 
-def gpt(params, tokens, number_of_heads=2):
+def gpt(params, tokens, number_of_heads=2, score=1.0, logits=1.0):
   """Pre-LN, untied, unless there is no "out"."""
   h = params["embed"][tokens]
   for number in range(len(params["blocks"])):
-    h = block(params["blocks"][number], h, number_of_heads)
+    h = block(params["blocks"][number], h, number_of_heads, score)
   h = norm(h, params["scale"], params["bias"])
   out = params["out"] if "out" in params else params["embed"].T
-  return h @ out
+  return h @ out * logits
 
 
 def block_shapes(n):
