@@ -6,6 +6,7 @@
 8
 """
 
+from initjax.graph._branches import Branch, branches
 from initjax.graph._compat import (
   Atom,
   Aval,
@@ -46,7 +47,7 @@ from initjax.graph._primitives import (
   PURE_ARRAYS,
   RESHAPES,
 )
-from initjax.graph._scores import Product, factor_after, products
+from initjax.graph._scores import Product, constant_of, factor_after, products
 from initjax.graph._signal_graph import Trace, signal_graph, trace
 from initjax.graph._slips import with_advice
 from initjax.graph._view import View, memory_of, overlap

@@ -126,6 +126,15 @@ def factor_after(flow: Dataflow, site: Site) -> float:
   return factor
 
 
+def constant_of(flow: Dataflow, value: Value) -> float:
+  """Constants that multiply a signal after what `factor_after` counts."""
+  node = value.node
+  while node is not None and node.operation is None and node.below:
+    node = node.below[0]
+  site = () if node is None or node.place is None else node.place.site
+  return _factor(value) / factor_after(flow, site)
+
+
 def _softmax_over_first(above: tuple[Node, ...]) -> bool:
   """Whether the softmax is over positions of the product's first operand.
 

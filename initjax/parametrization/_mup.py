@@ -5,7 +5,10 @@ from typing import Any
 
 import jax
 
+from initjax._checks import check_integer, check_number
+from initjax.parametrization._depth import read_depth
 from initjax.parametrization._models import read_models
+from initjax.parametrization._overrides import checked
 from initjax.parametrization._parametrization import (
   Parametrization,
   with_shapes,
@@ -73,7 +76,12 @@ def mup(
   Reference: Yang et al. 2022, "Tensor Programs V", Tables 3 and 8; Dey et al.
   2025, "Don't be lazy: CompleteP enables compute-efficient deep transformers".
   """
+  check_number("depth_exponent", depth_exponent, low=0, open_low=True)
+  if base_depth is not None:
+    check_integer("base_depth", base_depth, low=1)
+  said = checked(overrides)
   models = read_models(fn, params, inputs, base)
-  scaled = scale(models)
+  depth = read_depth(models, base_depth, depth_exponent)
+  scaled = scale(models, depth, said)
   plan = Parametrization(scaled.rows, scaled.notes, scaled.incomplete, init)
   return with_shapes(with_sizes(plan, models, base_init), models.params)

@@ -32,7 +32,15 @@ from initjax.typing import Numbers, Record
 
 Decay = Literal["fixed_timescale", "with_rate"]
 _KINDS = ("adam", "sgd", "parameter_scaled", "muon")
-_FACTORS = ("init", "adam", "sgd", "eps", "parameter_scaled", "absorbed")
+_FACTORS = (
+  "init",
+  "adam",
+  "sgd",
+  "eps",
+  "parameter_scaled",
+  "muon",
+  "absorbed",
+)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -6,8 +6,14 @@ from typing import NamedTuple
 
 from initjax.graph import factor_after, terms_within
 from initjax.parametrization._absorb import attention, readouts, with_demands
+from initjax.parametrization._depth import Depth, branch_demands, deeper
 from initjax.parametrization._growth import Use, own_axes, vector_growth
 from initjax.parametrization._models import Models
+from initjax.parametrization._overrides import (
+  Override,
+  overridden,
+  with_role,
+)
 from initjax.parametrization._rules import Role, role_of, width
 from initjax.parametrization._scaling import Scaling
 
@@ -26,7 +32,9 @@ class Scaled(NamedTuple):
   incomplete: tuple[str, ...] = ()
 
 
-def scale(models: Models) -> Scaled:
+def scale(
+  models: Models, depth: Depth, overrides: Sequence[Override]
+) -> Scaled:
   """The rows of all leaves.
 
   Warns:
@@ -35,10 +43,19 @@ def scale(models: Models) -> Scaled:
   by_path: dict[str, list[Use]] = {path: [] for path in models.pairs}
   for use in models.uses:
     by_path[use.path].append(use)
-  rows = [_row(models, path, found) for path, found in by_path.items()]
-  _warn_of_widths(rows)
-  demands = [*attention(models), *readouts(models, rows, by_path)]
-  rows, incomplete = with_demands(models, rows, demands)
+  rows = [
+    with_role(_row(models, path, found), overrides)
+    for path, found in by_path.items()
+  ]
+  if depth.ratio == 1:
+    _warn_of_widths(rows)
+  demands = [
+    *attention(models),
+    *readouts(models, rows, by_path),
+    *branch_demands(models, depth),
+  ]
+  rows, incomplete = with_demands(models, deeper(rows, depth), demands)
+  rows = overridden(rows, overrides)
   notes = [note for row in rows for note in _notes(models, row, by_path)]
   said = tuple(dict.fromkeys(notes))
   return Scaled(tuple(rows), said, tuple(incomplete))
@@ -49,7 +66,10 @@ def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
   row = Scaling(path, pair.shape, pair.base_shape, "unknown", 1.0, 1.0, 1.0)
   if path in models.own.graph.not_followed:
     primitive = models.own.graph.not_followed[path]
-    return row._replace(why=f"used in a way that is not read ({primitive})")
+    why = f"used in a way that is not read ({primitive})"
+    return _of_shape(models, row)._replace(why=why)
+  if path in models.own.graph.unused:
+    return row._replace(role="fixed", why="not used")
   if not uses:
     axes = own_axes(path, None, models.flow)
     growth = vector_growth(pair, axes)
@@ -61,6 +81,20 @@ def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
   role = use_role(models, first)
   row = _with_width(row, role, first.growth_in, first.growth_out, first.growth)
   return _with_multiplier(models, row, first)
+
+
+def _of_shape(models: Models, row: Scaling) -> Scaling:
+  """Growths of a leaf whose use is not read: as of a kernel [..., in, out].
+
+  For a role that is said by overrides; else they have no say.
+  """
+  pair = models.pairs[row.path]
+  ratios = [
+    n / max(m, 1) for n, m in zip(pair.shape, pair.base_shape, strict=True)
+  ]
+  growth_in, growth_out = [1.0, 1.0, *ratios][-2:]
+  growth = vector_growth(pair, own_axes(row.path, None, models.flow))
+  return row._replace(growth_in=growth_in, growth_out=growth_out, growth=growth)
 
 
 def use_role(models: Models, use: Use) -> Role:

@@ -35,6 +35,8 @@ class Width(NamedTuple):
   eps: float = 1.0
   parameter_scaled: float = 1.0
   """of the rate, where updates are relative to a parameter's size"""
+  muon: float = 1.0
+  """of the rate, where updates have singular values of 1"""
 
 
 def role_of(
@@ -61,7 +63,8 @@ def width(
   """The factors of the table.
 
   >>> width("hidden", 4.0, 4.0, 16.0)
-  Width(init=0.5, adam=0.25, sgd=1.0, eps=0.25, parameter_scaled=0.5)
+  Width(init=0.5, adam=0.25, sgd=1.0, eps=0.25, parameter_scaled=0.5,
+  muon=1.0)
   """
   match role:
     case "input":
@@ -69,7 +72,8 @@ def width(
     case "hidden":
       root = 1 / math.sqrt(growth_in)
       rates = 1 / growth_in, growth / growth_in**2
-      return Width(root, *rates, 1 / growth_out, root)
+      spectral = math.sqrt(growth_out / growth_in)
+      return Width(root, *rates, 1 / growth_out, root, spectral)
     case "output" | "bottleneck":
       rates = 1 / growth_in, growth / growth_in**2
       return Width(1 / growth_in, *rates)

@@ -1,6 +1,5 @@
 """What a plan says of one leaf, and how its factors are put together."""
 
-import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,10 +31,11 @@ class Scaling(NamedTuple):
   init: Numbers = 1.0
   """of the standard deviation, without what is absorbed"""
   adam: Numbers = 1.0
-  """of the rate, likewise; so are the next three"""
+  """of the rate, likewise; so are the next four"""
   sgd: Numbers = 1.0
   eps: Numbers = 1.0
   parameter_scaled: Numbers = 1.0
+  muon: Numbers = 1.0
   absorbed: Numbers = 1.0
   """c, a constant factor in the forward pass that the leaf takes over"""
   std: float | None = None
@@ -64,8 +64,7 @@ class Scaling(NamedTuple):
         return Steps(c, self.sgd * c, self.sgd * c)
       case "parameter_scaled":
         return Steps(c / self.eps, c, self.parameter_scaled * c)
-    rate = math.sqrt(self.growth_out / self.growth_in)
-    return Steps(c, rate * c, rate * c)
+    return Steps(c, self.muon * c, self.muon * c)
 
 
 class Steps(NamedTuple):

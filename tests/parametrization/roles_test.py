@@ -161,3 +161,34 @@ def test_a_plan_prints_and_says_little_in_a_session():
   assert "hidden" in str(plan)
   assert repr(plan).startswith("Parametrization(")
   assert "\n" not in repr(plan)
+
+
+def overridden(overrides):
+  base = (models.mlp, models.mlp_shapes(16), models.X)
+  shapes = models.mlp_shapes(64)
+  return initjax.mup(
+    models.mlp, shapes, models.X, base=base, overrides=overrides
+  )
+
+
+def test_overrides_set_factors_and_roles():
+  plan = overridden({"in": {"adam": 0.5}, "*i*dden": {"role": "output"}})
+  assert plan["in"].adam == 0.5
+  assert "set by in" in plan["in"].why
+  assert factors(plan["in"])[1:2] + factors(plan["in"])[3:] == (1, R, 1 / R)
+  assert factors(plan["hidden"])[:3] == OUTPUT[:3]
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"inn": {"adam": 1.0}}, "'inn' matches no leaf; near it: in"),
+    ({"in": {"rate": 1.0}}, "what an override sets must be one of"),
+    ({"in": {"adam": 0.0}}, "adam must be a finite number > 0"),
+    ({"in": 0.5}, r"overrides are pairs \(pattern"),
+    ([("in", {"role": "big"})], "role must be one of"),
+  ],
+)
+def test_overrides_are_checked(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    overridden(overrides)
