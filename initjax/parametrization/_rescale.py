@@ -14,8 +14,9 @@ from initjax.parametrization._optimizer import factor_of, times
 from initjax.parametrization._scaling import Scaling
 from initjax.typing import Numbers
 
-_SURE = 4.0
-"""Standard errors within which two sizes are taken to be the same."""
+_NEAR, _SURE = 2.0, 4.0
+"""Standard errors within which a size is taken to follow a law, and to be what
+is wanted already."""
 
 
 def sizes(params: Any) -> dict[str, float]:
@@ -90,25 +91,35 @@ def of_path(path: str, table: Mapping[str, Scaling]) -> Scaling:
 def correction(row: Scaling, size: float, entries: int) -> float:
   """From a leaf's own size to the wanted one, before a factor is absorbed.
 
-  1 where the leaf starts at 0, and where they differ by no more than chance.
+  How its own initializer goes with width is one of a few laws, up to chance;
+  then the factor is exact. 1 where the leaf starts at 0.
   """
   assert row.std is not None
-  wanted = row.std * float(np.mean(row.init))
   if size == 0:
     return 1.0
-  if wanted == 0:
+  if row.std == 0:
     raise ValueError(
       f"{row.path} starts at 0 in the base, and here it does not: give both "
       "the same initializers."
     )
-  close = abs(size / wanted - 1) <= error(row, entries)
-  return 1.0 if close else wanted / size
+  ratio = size / row.std
+  law = min(_laws(row), key=lambda law: abs(math.log(ratio / law)))
+  chance = _NEAR * error(row, entries)
+  return float(np.mean(row.init)) / (
+    law if abs(ratio / law - 1) <= chance else ratio
+  )
+
+
+def _laws(row: Scaling) -> tuple[float, ...]:
+  """What common initializers make of a std: fixed, by fan_in, by fan_out."""
+  growths = row.growth_in, row.growth_out
+  return 1.0, *(g**-power for g in growths for power in (0.5, 1.0))
 
 
 def error(row: Scaling, entries: int) -> float:
-  """Of a ratio of two measured sizes, relative to it: (1/2n + 1/2n₀)^½ each."""
+  """Standard error of the ratio of two measured sizes: (1/2n + 1/2n₀)^½."""
   base = max(1, math.prod(row.base_shape))
-  return _SURE * math.sqrt(0.5 / max(1, entries) + 0.5 / base)
+  return math.sqrt(0.5 / max(1, entries) + 0.5 / base)
 
 
 def _is_done(
@@ -146,7 +157,8 @@ def _has_size(row: Scaling, size: float, leaf: Any) -> bool:
       [math.sqrt(float(np.mean(array[parts == v] ** 2))) for v in values]
     )
   wanted = row.std * values
-  return bool(np.all(abs(own / wanted - 1) <= error(row, int(leaf.size))))
+  chance = _SURE * error(row, int(leaf.size))
+  return bool(np.all(abs(own / wanted - 1) <= chance))
 
 
 def measurable(tree: Any) -> bool:
