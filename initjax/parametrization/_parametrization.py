@@ -1,5 +1,6 @@
 """The plan that `mup` makes: what prints, draws, rescales and trains."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -10,6 +11,8 @@ import jax
 from etils import epath
 
 from initjax._checks import check_choice, check_key, check_number
+from initjax._paths import is_float, paths_of
+from initjax.parametrization._muon import dimension_numbers, muon_steps
 from initjax.parametrization._optimizer import (
   clipped,
   known_paths,
@@ -17,7 +20,7 @@ from initjax.parametrization._optimizer import (
   stateless,
   wrapped,
 )
-from initjax.parametrization._probe import kinds
+from initjax.parametrization._probe import Found, kinds
 from initjax.parametrization._rescale import of_path, rescaled
 from initjax.parametrization._scaling import (
   Kind,
@@ -155,39 +158,64 @@ class Parametrization:
     check_choice("decay", decay, ("fixed_timescale", "with_rate"))
     if kind is not None:
       check_choice("kind", kind, _KINDS)
-    found = self._kinds(tx) if kind is None else {}
+    known = {} if kind else self._kinds(tx)
 
     def steps(tree: Any) -> dict[str, Steps]:
-      paths = known_paths(tree)
-      own = found or ({} if kind else kinds(tx, tree))
-      every = {path: self._step(path, kind, own) for path in paths}
-      if decay == "with_rate":
-        every = {
-          p: s._replace(parameter=self[p].absorbed) for p, s in every.items()
-        }
-      return every
+      found = known or ({} if kind else kinds(tx, tree, self.__getitem__))
+      every = {p: self._step(p, kind, found) for p in known_paths(tree)}
+      if decay == "fixed_timescale":
+        return every
+      return {
+        p: step._replace(parameter=self[p].absorbed)
+        for p, step in every.items()
+      }
 
     return wrapped(tx, steps)
 
-  def _kinds(self, tx: Any) -> dict[str, Kind]:
+  def _kinds(self, tx: Any) -> dict[str, Found]:
     """Of leaves, where the tree is known; it may be tried without "params"."""
-    if self.shapes is None:
+    inner, row_of = self.shapes, self.__getitem__
+    if inner is None:
       return {}
-    inner = self.shapes
     if isinstance(inner, dict) and set(inner) == {"params"}:
-      try:
-        return kinds(tx, inner["params"])
-      except ValueError:
-        pass
-    return kinds(tx, inner)
+      with contextlib.suppress(ValueError):
+        return kinds(tx, inner["params"], row_of)
+    return kinds(tx, inner, row_of)
 
   def _step(
-    self, path: str, kind: Kind | None, found: dict[str, Kind]
+    self, path: str, kind: Kind | None, found: dict[str, Found]
   ) -> Steps:
-    own = kind or found.get(path) or found.get(path.removeprefix("params/"))
-    if own is None:
-      own = found.get(f"params/{path}", "adam")
-    return self[path].steps(own)
+    names = (path, path.removeprefix("params/"), f"params/{path}")
+    known = [found[name] for name in names if name in found]
+    own = Found(kind) if kind else (known or [Found("adam")])[0]
+    row = self[path]
+    return (
+      muon_steps(row, own.law) if own.kind == "muon" else row.steps(own.kind)
+    )
+
+  def muon_weight_dimension_numbers(self, params: Any) -> Any:
+    """For `optax.contrib.muon`: hidden kernels by Muon, all others by Adam.
+
+    Of 3-D and stacked kernels it says which axes are summed, as they are used.
+
+    Args:
+      params: the tree that the optimizer is given.
+
+    >>> import jax.numpy as jnp, initjax
+    >>> fn = lambda w, x: jnp.tanh(jnp.tanh(x @ w[0]) @ w[1]) @ w[2]
+    >>> shapes = lambda n: [jnp.ones(s) for s in ((3, n), (n, n), (n, 2))]
+    >>> x = jnp.ones((5, 3))
+    >>> plan = initjax.mup(fn, shapes(64), x, base=(fn, shapes(16), x))
+    >>> plan.muon_weight_dimension_numbers(shapes(64))
+    [None, MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,)), None]
+    """
+    leaves, structure = jax.tree.flatten(params)
+    rows = [
+      self[p] if is_float(x) else None
+      for p, x in zip(paths_of(params), leaves, strict=True)
+    ]
+    numbers = [row and dimension_numbers(row) for row in rows]
+    return jax.tree.unflatten(structure, numbers)
 
   def scale_gradients(self, kind: Kind = "adam") -> Any:
     """A transformation for a chain of your own: gradients, before all others.

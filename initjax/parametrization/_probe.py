@@ -12,46 +12,90 @@ taken away first: o(g, θ) = (u(g, θ) - u(-g, θ))/2.
 import concurrent.futures
 import math
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from initjax._paths import is_float, leaves_by_path, map_floats
-from initjax.parametrization._scaling import Kind
+from initjax.parametrization._muon import (
+  LONG,
+  Law,
+  largest_singular,
+  law_of,
+  small_shape,
+)
+from initjax.parametrization._scaling import Kind, Scaling
 
 _GRADIENT = 1e-3
 """Small: what clips gradients leaves these alone; large against Adam's ε."""
 _SCALE = 0.25
+_SHAPES = ((2, 2), (LONG, 2), (2, LONG))
 _MOST = 64
 """Steps until there is an update, as of MultiSteps."""
 
 
-def kinds(tx: Any, shapes: Any) -> dict[str, Kind]:
-  """The kind of each leaf, by path.
+class Found(NamedTuple):
+  """What a transformation is for one leaf."""
+
+  kind: Kind
+  law: Law = "out/in"
+  """of Muon's own factor"""
+
+
+def kinds(
+  tx: Any, shapes: Any, row_of: Callable[[str], Scaling]
+) -> dict[str, Found]:
+  """What it is for each leaf, by path.
 
   Args:
     tx: a transformation.
     shapes: the tree that it will be given, perhaps abstract.
+    row_of: a leaf's row, by its path.
 
   Raises:
     ValueError: if it cannot be run, or never updates anything.
   """
   try:
     with concurrent.futures.ThreadPoolExecutor(1) as apart:  # from any trace
-      odd, by_gradient, by_parameter = apart.submit(
-        _answers, tx, shapes
-      ).result()
+      return apart.submit(_asked, tx, shapes, row_of).result()
   except Exception as error:
     raise ValueError(
       "the optimizer could not be tried on a small tree of your parameters "
       f"({type(error).__name__}: {error}); say what it is: kind='adam', 'sgd', "
       "'parameter_scaled' or 'muon'."
     ) from error
-  return {
-    path: _kind(update, by_gradient[path], by_parameter[path])
+
+
+def _asked(
+  tx: Any, shapes: Any, row_of: Callable[[str], Scaling]
+) -> dict[str, Found]:
+  odd, by_gradient, by_parameter = _answers(tx, shapes)
+  found = {
+    path: Found(_kind(update, by_gradient[path], by_parameter[path]))
     for path, update in odd.items()
   }
+  muon = {p: row_of(p) for p, each in found.items() if each.kind == "muon"}
+  if muon:
+    sizes = [_singular(tx, shapes, muon, s) for s in _SHAPES]
+    for path in muon:
+      law = law_of(*(each[path] for each in sizes))
+      found[path] = Found("muon", law)
+  return found
+
+
+def _singular(
+  tx: Any, shapes: Any, rows: dict[str, Scaling], sizes: tuple[int, int]
+) -> dict[str, float]:
+  """The largest singular value of the updates of small kernels, by path."""
+  like = {path: small_shape(row, sizes) for path, row in rows.items()}
+  odd = _odd(
+    tx,
+    _drawn(shapes, _GRADIENT, "gradient", like),
+    _drawn(shapes, 1.0, "", like),
+  )
+  return {path: largest_singular(row, odd[path]) for path, row in rows.items()}
 
 
 def _answers(tx: Any, shapes: Any) -> list[dict[str, np.ndarray]]:
@@ -94,11 +138,12 @@ def _is_orthogonal(update: np.ndarray) -> bool:
   return len(values) > 1 and bool(values[-1] > 0.4 * values[0])
 
 
-def _drawn(shapes: Any, size: float, name: str = "") -> Any:
+def _drawn(shapes: Any, size: float, name: str = "", like: Any = None) -> Any:
   """Positive numbers, in a small array of each leaf's rank."""
 
   def draw(path: str, leaf: Any) -> Any:
     shape = tuple(min(n, 2) for n in leaf.shape)
+    shape = (like or {}).get(path, shape)
     rng = np.random.default_rng(zlib.crc32(f"{path} {name}".encode()))
     return jax.numpy.asarray(rng.uniform(0.5, 1.5, shape) * size, "float32")
 

@@ -68,7 +68,8 @@ def width(
   """
   match role:
     case "input":
-      return Width(sgd=growth, eps=1 / growth_out)
+      muon = math.sqrt(growth_out)
+      return Width(sgd=growth, eps=1 / growth_out, muon=muon)
     case "hidden":
       root = 1 / math.sqrt(growth_in)
       rates = 1 / growth_in, growth / growth_in**2
@@ -76,7 +77,8 @@ def width(
       return Width(root, *rates, 1 / growth_out, root, spectral)
     case "output" | "bottleneck":
       rates = 1 / growth_in, growth / growth_in**2
-      return Width(1 / growth_in, *rates)
+      muon = math.sqrt(1 / growth_in)
+      return Width(1 / growth_in, *rates, muon=muon)
     case "vector":
       return Width(sgd=growth, eps=1 / growth)
   return Width()

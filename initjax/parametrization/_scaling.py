@@ -58,13 +58,13 @@ class Scaling(NamedTuple):
     """
     c = self.absorbed
     match kind:
-      case "adam":
-        return Steps(c / self.eps, self.adam * c, self.adam * c)
       case "sgd":
         return Steps(c, self.sgd * c, self.sgd * c)
       case "parameter_scaled":
         return Steps(c / self.eps, c, self.parameter_scaled * c)
-    return Steps(c, self.muon * c, self.muon * c)
+      case "muon":
+        return Steps(c, self.muon * c, self.muon * c)
+    return Steps(c / self.eps, self.adam * c, self.adam * c)
 
 
 class Steps(NamedTuple):

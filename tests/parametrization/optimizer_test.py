@@ -62,9 +62,10 @@ def start():
 
 
 def plan_of(factors):
+  shapes = {name: leaf.shape for name, leaf in start().items()}
   rows = [
-    Scaling(name, (), (), "hidden", 1.0, 1.0, 1.0, absorbed=factor)
-    for name, factor in factors.items()
+    Scaling(p, shapes[p], shapes[p], "hidden", 1.0, 1.0, 1.0, absorbed=factor)
+    for p, factor in factors.items()
   ]
   return Parametrization(tuple(rows), shapes=start())
 
@@ -104,22 +105,54 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_optimizer_tells_its_kind(kind):
-  plan = plan_of(FACTORS)
-  assert set(plan._kinds(KINDS[kind]).values()) == {kind}
+  assert set(kinds_of(KINDS[kind]).values()) == {kind}
+
+
+def kinds_of(tx, plan=None):
+  found = (plan or plan_of(FACTORS))._kinds(tx)
+  return {path: each.kind for path, each in found.items()}
 
 
 @pytest.mark.slow
 def test_each_leaf_has_its_own_kind():
-  kinds = plan_of(FACTORS)._kinds(OPTIMIZERS["muon"])
   expected = dict.fromkeys(("in", "hidden", "out"), "muon")
-  assert kinds == {**expected, "bias": "adam"}
-  assert set(plan_of(FACTORS)._kinds(OPTIMIZERS["lion"]).values()) == {"adam"}
-  adafactor = plan_of(FACTORS)._kinds(OPTIMIZERS["adafactor"])
-  assert set(adafactor.values()) == {"parameter_scaled"}
+  assert kinds_of(OPTIMIZERS["muon"], mlp_plan()) == {
+    **expected,
+    "bias": "adam",
+  }
+  assert set(kinds_of(OPTIMIZERS["lion"]).values()) == {"adam"}
+  assert set(kinds_of(OPTIMIZERS["adafactor"]).values()) == {"parameter_scaled"}
   labels = {"in": "a", "bias": "b", "hidden": "a", "out": "b"}
   parts = {"a": optax.adam(0.1), "b": optax.sgd(0.1)}
-  kinds = plan_of(FACTORS)._kinds(optax.multi_transform(parts, labels))
+  kinds = kinds_of(optax.multi_transform(parts, labels))
   assert kinds == {"in": "adam", "bias": "sgd", "hidden": "adam", "out": "sgd"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("consistent_rms", [None, 0.2])
+def test_muon_moves_kernels_alike_at_all_widths(consistent_rms):
+  def shapes(n, m):  # fan_in grows × 2, fan_out × 8
+    sizes = {"in": (3, n), "hidden": (m, n), "out": (m, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  def model(w, x):
+    return (x @ w["in"] @ w["hidden"].T) @ w["out"]
+
+  wide, base = shapes(8, 32), shapes(4, 4)
+  plan = initjax.mup(model, wide, models.X, base=(model, base, models.X))
+  tx = optax.contrib.muon(
+    1.0,
+    consistent_rms=consistent_rms,
+    muon_weight_dimension_numbers=plan.muon_weight_dimension_numbers,
+  )
+  wrapped = plan.optimizer(tx)
+  norms = []
+  for tree, one in ((wide, wrapped), (base, tx)):
+    drawn = models.drawn(tree)
+    step = one_step(one, drawn, drawn)["hidden"]
+    norms.append(np.linalg.norm(step) / min(step.shape) ** 0.5)
+  # √(r_out/r_in) is 2; Newton–Schulz ends within 0.7 and 1.2
+  assert 1.2 < norms[0] / norms[1] < 3.4
 
 
 def mlp_plan(wide=8, base=4, **options):
