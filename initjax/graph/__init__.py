@@ -6,6 +6,7 @@
 8
 """
 
+from initjax.graph._branches import Branch, branches
 from initjax.graph._compat import (
   Atom,
   Aval,
@@ -14,6 +15,7 @@ from initjax.graph._compat import (
   scan_operands,
   sub_jaxprs,
 )
+from initjax.graph._dataflow import Dataflow, dataflow
 from initjax.graph._factors import entries_of, named_in
 from initjax.graph._formula import fed_by
 from initjax.graph._frameworks import (
@@ -33,6 +35,7 @@ from initjax.graph._graph import (
   Term,
   terms_within,
 )
+from initjax.graph._holders import Holder, Holders
 from initjax.graph._interpret import (
   FORWARD,
   WITH_RULES,
@@ -56,6 +59,7 @@ from initjax.graph._primitives import (
   REMAT,
   RESHAPES,
 )
+from initjax.graph._scores import Product, constant_of, factor_after, products
 from initjax.graph._signal_graph import Trace, signal_graph, trace
 from initjax.graph._slips import with_advice
 from initjax.graph._view import View, memory_of, overlap

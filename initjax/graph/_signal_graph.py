@@ -81,6 +81,8 @@ class Trace(NamedTuple):
   """pytree of the function's outputs"""
   entangled: frozenset[str]
   """parameters that reach an operation in another way than as its kernel"""
+  outputs: tuple[Value, ...] = ()
+  """what the function returns, and through it all that this is made of"""
 
   @property
   def ops(self) -> dict[Site, LinearOp]:
@@ -94,11 +96,12 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   paths = paths_of(params)
   is_zero = functools.partial(_is_zero, params, paths)
   zeros, dead = functools.cache(is_zero), dead_sites(jaxpr)
-  graph, entangled = _graph(paths, *_read(jaxpr, paths, zeros, dead))
+  found = _read(jaxpr, paths, zeros, dead)
+  graph, entangled = _graph(paths, *found)
   if dead and graph.unused:
     whole, _ = _graph(paths, *_read(jaxpr, paths, zeros, frozenset()))
     graph = _completed(graph, whole)
-  return Trace(jaxpr, graph, out_shape, entangled)
+  return Trace(jaxpr, graph, out_shape, entangled, tuple(found[-1]))
 
 
 def _completed(graph: SignalGraph, whole: SignalGraph) -> SignalGraph:
