@@ -112,6 +112,8 @@ def _steps(
   if piece.kind == "path":
     return None
   rows = list(sequence)
+  if not np.isfinite(bits[rows]).all():
+    return None
   off = np.diff(bits[rows]) * (1 if direction == "forward" else -1)
   ops = [found.rows[at].op for at in rows[1:]]
   variances = [2 * kappa(op, direction) / max(op.fan_in, 1) for op in ops]
