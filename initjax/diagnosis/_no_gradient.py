@@ -35,7 +35,11 @@ _SIZE = 0.1  # root mean square of one that is 0 throughout, for that step
 def still(observed: Observed) -> list[str]:
   """Parameters whose gradient is exactly 0 in every draw; none if not known."""
   norms = fetched(observed.report.gradient_norms or {})
-  return [path for path, norm in norms.items() if not np.any(norm)]
+  return [
+    path
+    for path, norm in norms.items()
+    if not np.any(norm) and observed.leaves[path].size
+  ]
 
 
 def check_no_gradient(observed: Observed) -> Iterator[Verdict]:
@@ -51,8 +55,10 @@ def check_no_gradient(observed: Observed) -> Iterator[Verdict]:
   if not dead:
     return
   stopped = _behind_stops(observed.call, dead)
-  unreached = _unreached(observed, [p for p in dead if p not in stopped])
-  rest = [p for p in dead if p not in stopped and p not in unreached]
+  moving = [path for path in dead if path not in stopped]
+  unreached = _unreached(observed, moving)
+  said = {*unreached, *_not_run(observed, moving)}
+  rest = [path for path in moving if path not in said]
   if rest:
     yield _without_gradient(observed, rest)
   if stopped:
@@ -102,13 +108,15 @@ def _step(leaf: Any, gradient: jax.Array, moves: jax.Array) -> Any:
   """One step of a tenth of the parameter's own size, against the gradient."""
   if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
     return leaf
-  dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+  dtype = leaf.dtype if leaf.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
   wide, g = leaf.astype(dtype), gradient.astype(dtype)
-  unit = g / jnp.maximum(abs(g).max(initial=0), jnp.finfo(dtype).tiny)
+  tiny = float(jnp.finfo(dtype).tiny)
+  unit = g / jnp.maximum(abs(g).max(initial=0), tiny).astype(dtype)
   size = _root_mean_square(wide)
   length = _STEP * jnp.where(size > 0, size, _SIZE)
-  length /= jnp.maximum(_root_mean_square(unit), jnp.finfo(dtype).tiny)
-  return jnp.where(moves, wide - length * unit, wide).astype(leaf.dtype)
+  length /= jnp.maximum(_root_mean_square(unit), tiny)
+  moved = wide - length.astype(dtype) * unit
+  return jnp.where(moves, moved, wide).astype(leaf.dtype)
 
 
 def _root_mean_square(x: jax.Array) -> jax.Array:
@@ -149,21 +157,32 @@ def _behind_stops(call: Call, paths: Sequence[str]) -> list[str]:
 def _unreached(observed: Observed, paths: Sequence[str]) -> list[str]:
   """Those that no sample meets, beside others of their kind that some do.
 
-  Experts have one name but for numbers, and one source; or a branch did not
-  run.
+  Experts have one name but for numbers, and one source.
   """
   found = observed.found
   uses = [(p, i) for i, row in enumerate(found.rows) for p in row.op.paths]
-  sizes, backward = found.forward.size, found.backward.largest
 
   def kind(path: str, row: int) -> tuple[str, str | None]:
     return re.sub(r"\d+", "#", path), found.rows[row].feed.source
 
+  backward = found.backward.largest
   alive = {kind(p, i) for p, i in uses if backward[i] > 0 and p not in paths}
-  met = {p for p, i in uses if sizes[i] > 0 and kind(p, i) not in alive}
-  gone = {path for path, _ in uses if path in paths and path not in met}
-  modules = {path.rpartition("/")[0] for path in gone} - {""}
-  return [p for p in paths if p in gone or p.rpartition("/")[0] in modules]
+  gone = {p for p, i in uses if p in paths and kind(p, i) in alive}
+  return _with_modules(gone, paths)
+
+
+def _not_run(observed: Observed, paths: Sequence[str]) -> list[str]:
+  """Those of branches that were not taken: their rows say so."""
+  found = observed.found
+  uses = [(p, i) for i, row in enumerate(found.rows) for p in row.op.paths]
+  run = {path for path, i in uses if found.forward.size[i] > 0}
+  return _with_modules({path for path, _ in uses} - run, paths)
+
+
+def _with_modules(some: set[str], paths: Sequence[str]) -> list[str]:
+  """Some of these paths, and what is in the same modules, such as biases."""
+  modules = {path.rpartition("/")[0] for path in some} - {""}
+  return [p for p in paths if p in some or p.rpartition("/")[0] in modules]
 
 
 def _without_gradient(observed: Observed, paths: Sequence[str]) -> Verdict:
@@ -224,6 +243,6 @@ def _of_unreached(paths: Sequence[str]) -> Verdict:
     "warning",
     paths[0],
     "Some parameters get no gradient, because no sample of this batch reached "
-    f"these experts or branches: {named(paths)}.",
+    f"these experts: {named(paths)}.",
     fix("", "a larger batch, or a router that balances its experts"),
   )
