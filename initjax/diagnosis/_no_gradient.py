@@ -10,7 +10,6 @@ until nothing is added, three times at most. It is asked only where a gradient
 is exactly 0.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._executables import execute, fresh_jaxpr
+from initjax._executables import execute
 from initjax._paths import leaves_by_path
 from initjax._sharding import fetched
 from initjax.diagnosis._fixes import fix, named
+from initjax.diagnosis._gradient_stops import (
+  behind_stops,
+  leading_nowhere,
+  not_run,
+  unreached,
+)
 from initjax.diagnosis._observe import Call, Observed
-from initjax.graph import WITH_RULES, Slot, Visited, Visitor, equations, run
 from initjax.measurement import gradient_of, is_zero
 from initjax.typing import Verdict
 
@@ -54,17 +58,51 @@ def check_no_gradient(observed: Observed) -> Iterator[Verdict]:
   dead = [path for path in asked if path not in moved]
   if not dead:
     return
-  stopped = _behind_stops(observed.call, dead)
-  moving = [path for path in dead if path not in stopped]
-  unreached = _unreached(observed, moving)
-  said = {*unreached, *_not_run(observed, moving)}
-  rest = [path for path in moving if path not in said]
-  if rest:
-    yield _without_gradient(observed, rest)
-  if stopped:
-    yield _of_stops(stopped)
-  if unreached:
-    yield _of_unreached(unreached)
+  for why, those in _by_cause(observed, dead).items():
+    if why == "":
+      yield _without_gradient(observed, those)
+    elif why != _NOT_RUN:
+      message, remark = _CAUSES[why]
+      said = f"{message}: {named(those)}."
+      yield Verdict("no gradient", "warning", those[0], said, fix("", remark))
+
+
+def _by_cause(observed: Observed, dead: Sequence[str]) -> dict[str, list[str]]:
+  """Each under the first cause that it has, or none, ""."""
+  causes: dict[str, list[str]] = {"": [*dead]}
+  checks = {
+    _STOPPED: lambda paths: behind_stops(observed.call, paths),
+    _NOWHERE: lambda paths: leading_nowhere(observed.call, paths),
+    _UNREACHED: lambda paths: unreached(observed, paths),
+    _NOT_RUN: lambda paths: not_run(observed, paths),
+  }
+  for why, check in checks.items():
+    found = check(causes[""])
+    causes[why] = found
+    causes[""] = [path for path in causes[""] if path not in found]
+  return {why: paths for why, paths in causes.items() if paths}
+
+
+_STOPPED, _NOWHERE, _UNREACHED = "stop_gradient", "no way", "no sample"
+_NOT_RUN = "not run"  # the rows say so
+_CAUSES = {
+  _STOPPED: (
+    "Some parameters get no gradient, because a stop_gradient is in its way",
+    "ignore this if they are frozen on purpose, as a teacher or a target "
+    "network is; else remove jax.lax.stop_gradient",
+  ),
+  _NOWHERE: (
+    "Some parameters get no gradient, because what they compute reaches no "
+    "output, or through rounding, a comparison or argmax alone",
+    "use what they compute, or remove them; auxiliary outputs get no gradient",
+  ),
+  _UNREACHED: (
+    "Some parameters get no gradient, because no sample of this batch reached "
+    "these experts",
+    "a larger batch, or a router that balances its experts",
+  ),
+}
+"""What is said of each, and what helps."""
 
 
 def _trained(params: Any, paths: Sequence[str]) -> set[str]:
@@ -123,68 +161,6 @@ def _root_mean_square(x: jax.Array) -> jax.Array:
   return jnp.sqrt((abs(x) ** 2).sum() / max(x.size, 1))
 
 
-def _behind_stops(call: Call, paths: Sequence[str]) -> list[str]:
-  """Those that get a gradient where every stop_gradient lets it pass."""
-  jaxpr, shape = fresh_jaxpr(call.fn, call.params, *call.inputs)
-  slots = {
-    site: Slot(None, None)
-    for site, equation in equations(jaxpr, WITH_RULES)
-    if equation.primitive.name == "stop_gradient"
-  }
-  if not slots:
-    return []
-
-  def visit(
-    visited: Visited, slot: Slot, state: None
-  ) -> tuple[list[Any], None, None]:
-    return list(visited.operands or visited.outputs), None, state
-
-  def unstopped(params: Any, *inputs: Any) -> Any:
-    given = jax.tree.leaves((params, inputs))
-    outputs, *_ = run(jaxpr, given, Visitor(visit), slots)
-    return jax.tree.unflatten(jax.tree.structure(shape), outputs)
-
-  def gradients(params: Any, inputs: Any, key: Any, cotangent: Any) -> Any:
-    options = {**call.options, "key": key, "cotangent": cotangent}
-    found = leaves_by_path(gradient_of(unstopped, params, inputs, **options))
-    return [(found[path] != 0).any() for path in paths]
-
-  others = (call.inputs, call.options["key"], call.options["cotangent"])
-  passes = fetched(execute(gradients, call.params, *others))
-  return [path for path, has in zip(paths, passes, strict=True) if has]
-
-
-def _unreached(observed: Observed, paths: Sequence[str]) -> list[str]:
-  """Those that no sample meets, beside others of their kind that some do.
-
-  Experts have one name but for numbers, and one source.
-  """
-  found = observed.found
-  uses = [(p, i) for i, row in enumerate(found.rows) for p in row.op.paths]
-
-  def kind(path: str, row: int) -> tuple[str, str | None]:
-    return re.sub(r"\d+", "#", path), found.rows[row].feed.source
-
-  backward = found.backward.largest
-  alive = {kind(p, i) for p, i in uses if backward[i] > 0 and p not in paths}
-  gone = {p for p, i in uses if p in paths and kind(p, i) in alive}
-  return _with_modules(gone, paths)
-
-
-def _not_run(observed: Observed, paths: Sequence[str]) -> list[str]:
-  """Those of branches that were not taken: their rows say so."""
-  found = observed.found
-  uses = [(p, i) for i, row in enumerate(found.rows) for p in row.op.paths]
-  run = {path for path, i in uses if found.forward.size[i] > 0}
-  return _with_modules({path for path, _ in uses} - run, paths)
-
-
-def _with_modules(some: set[str], paths: Sequence[str]) -> list[str]:
-  """Some of these paths, and what is in the same modules, such as biases."""
-  modules = {path.rpartition("/")[0] for path in some} - {""}
-  return [p for p in paths if p in some or p.rpartition("/")[0] in modules]
-
-
 def _without_gradient(observed: Observed, paths: Sequence[str]) -> Verdict:
   """An error, unless it concerns vectors alone, such as a mask's token."""
   leaves = {path: observed.leaves[path] for path in paths}
@@ -220,29 +196,3 @@ _DRAWN = fix(
   "kernel_init=initjax.initializers.lecun_normal()",
   "for one of the two, as in LoRA; the other may start at zero",
 )
-
-
-def _of_stops(paths: Sequence[str]) -> Verdict:
-  return Verdict(
-    "no gradient",
-    "warning",
-    paths[0],
-    "Some parameters get no gradient, because a stop_gradient is in its way: "
-    f"{named(paths)}.",
-    fix(
-      "",
-      "ignore this if they are frozen on purpose, as a teacher or a target "
-      "network is; else remove jax.lax.stop_gradient",
-    ),
-  )
-
-
-def _of_unreached(paths: Sequence[str]) -> Verdict:
-  return Verdict(
-    "no gradient",
-    "warning",
-    paths[0],
-    "Some parameters get no gradient, because no sample of this batch reached "
-    f"these experts: {named(paths)}.",
-    fix("", "a larger batch, or a router that balances its experts"),
-  )

@@ -53,6 +53,7 @@ def every_kind(params, x):
   for i in range(3):
     chosen = (x[:, :1] > 0) == (i == 1)
     h = h + jnp.where(chosen & (i < 2), x @ params[f"expert_{i}"], 0.0)
+  _ = jnp.tanh(x @ params["aside"])
   other = lambda x: x @ params["other"]
   return jax.lax.cond(x[0, 0] > 100, other, lambda x: x, h)
 
@@ -66,17 +67,18 @@ def test_every_kind_is_said_by_its_cause():
     u=normal(64, variance=1 / 64, seed=8),
     teacher=square(9),
     other=square(10),
+    aside=square(15),
     **{f"expert_{i}": square(11 + i) for i in range(3)},
   )
   report = diagnose(every_kind, params, X)
-  dead, stopped, unreached = (
-    v for v in report.verdicts if v.kind == "no gradient"
-  )
-  severities = (dead.severity, stopped.severity, unreached.severity)
-  assert severities == ("error", "warning", "warning")
+  dead, *others = (v for v in report.verdicts if v.kind == "no gradient")
+  assert dead.severity == "error"
+  assert {other.severity for other in others} == {"warning"}
+  stopped, aside, unreached = others
   assert "also after the others move: lost/a, lost/b, u." in dead.message
   assert "each hides the other's gradient" in dead.message
   assert "stop_gradient is in its way: teacher." in stopped.message
+  assert aside.message.endswith("comparison or argmax alone: aside.")
   assert unreached.message.endswith("these experts: expert_2.")
 
 
