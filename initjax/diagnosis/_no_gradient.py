@@ -10,7 +10,6 @@ until nothing is added, three times at most. It is asked only where a gradient
 is exactly 0.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._executables import execute, fresh_jaxpr
+from initjax._executables import execute
 from initjax._paths import leaves_by_path
 from initjax._sharding import fetched
 from initjax.diagnosis._fixes import fix, named
+from initjax.diagnosis._gradient_stops import (
+  behind_stops,
+  leading_nowhere,
+  not_run,
+  unreached,
+)
 from initjax.diagnosis._observe import Call, Observed
-from initjax.graph import WITH_RULES, Slot, Visited, Visitor, equations, run
 from initjax.measurement import gradient_of, is_zero
 from initjax.typing import Verdict
 
@@ -35,7 +39,11 @@ _SIZE = 0.1  # root mean square of one that is 0 throughout, for that step
 def still(observed: Observed) -> list[str]:
   """Parameters whose gradient is exactly 0 in every draw; none if not known."""
   norms = fetched(observed.report.gradient_norms or {})
-  return [path for path, norm in norms.items() if not np.any(norm)]
+  return [
+    path
+    for path, norm in norms.items()
+    if not np.any(norm) and observed.leaves[path].size
+  ]
 
 
 def check_no_gradient(observed: Observed) -> Iterator[Verdict]:
@@ -50,15 +58,51 @@ def check_no_gradient(observed: Observed) -> Iterator[Verdict]:
   dead = [path for path in asked if path not in moved]
   if not dead:
     return
-  stopped = _behind_stops(observed.call, dead)
-  unreached = _unreached(observed, [p for p in dead if p not in stopped])
-  rest = [p for p in dead if p not in stopped and p not in unreached]
-  if rest:
-    yield _without_gradient(observed, rest)
-  if stopped:
-    yield _of_stops(stopped)
-  if unreached:
-    yield _of_unreached(unreached)
+  for why, those in _by_cause(observed, dead).items():
+    if why == "":
+      yield _without_gradient(observed, those)
+    elif why != _NOT_RUN:
+      message, remark = _CAUSES[why]
+      said = f"{message}: {named(those)}."
+      yield Verdict("no gradient", "warning", those[0], said, fix("", remark))
+
+
+def _by_cause(observed: Observed, dead: Sequence[str]) -> dict[str, list[str]]:
+  """Each under the first cause that it has, or none, ""."""
+  causes: dict[str, list[str]] = {"": [*dead]}
+  checks = {
+    _STOPPED: lambda paths: behind_stops(observed.call, paths),
+    _NOWHERE: lambda paths: leading_nowhere(observed.call, paths),
+    _UNREACHED: lambda paths: unreached(observed, paths),
+    _NOT_RUN: lambda paths: not_run(observed, paths),
+  }
+  for why, check in checks.items():
+    found = check(causes[""])
+    causes[why] = found
+    causes[""] = [path for path in causes[""] if path not in found]
+  return {why: paths for why, paths in causes.items() if paths}
+
+
+_STOPPED, _NOWHERE, _UNREACHED = "stop_gradient", "no way", "no sample"
+_NOT_RUN = "not run"  # the rows say so
+_CAUSES = {
+  _STOPPED: (
+    "Some parameters get no gradient, because a stop_gradient is in its way",
+    "ignore this if they are frozen on purpose, as a teacher or a target "
+    "network is; else remove jax.lax.stop_gradient",
+  ),
+  _NOWHERE: (
+    "Some parameters get no gradient, because what they compute reaches no "
+    "output, or through rounding, a comparison or argmax alone",
+    "use what they compute, or remove them; auxiliary outputs get no gradient",
+  ),
+  _UNREACHED: (
+    "Some parameters get no gradient, because no sample of this batch reached "
+    "these experts",
+    "a larger batch, or a router that balances its experts",
+  ),
+}
+"""What is said of each, and what helps."""
 
 
 def _trained(params: Any, paths: Sequence[str]) -> set[str]:
@@ -102,68 +146,19 @@ def _step(leaf: Any, gradient: jax.Array, moves: jax.Array) -> Any:
   """One step of a tenth of the parameter's own size, against the gradient."""
   if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
     return leaf
-  dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+  dtype = leaf.dtype if leaf.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
   wide, g = leaf.astype(dtype), gradient.astype(dtype)
-  unit = g / jnp.maximum(abs(g).max(initial=0), jnp.finfo(dtype).tiny)
+  tiny = float(jnp.finfo(dtype).tiny)
+  unit = g / jnp.maximum(abs(g).max(initial=0), tiny).astype(dtype)
   size = _root_mean_square(wide)
   length = _STEP * jnp.where(size > 0, size, _SIZE)
-  length /= jnp.maximum(_root_mean_square(unit), jnp.finfo(dtype).tiny)
-  return jnp.where(moves, wide - length * unit, wide).astype(leaf.dtype)
+  length /= jnp.maximum(_root_mean_square(unit), tiny)
+  moved = wide - length.astype(dtype) * unit
+  return jnp.where(moves, moved, wide).astype(leaf.dtype)
 
 
 def _root_mean_square(x: jax.Array) -> jax.Array:
   return jnp.sqrt((abs(x) ** 2).sum() / max(x.size, 1))
-
-
-def _behind_stops(call: Call, paths: Sequence[str]) -> list[str]:
-  """Those that get a gradient where every stop_gradient lets it pass."""
-  jaxpr, shape = fresh_jaxpr(call.fn, call.params, *call.inputs)
-  slots = {
-    site: Slot(None, None)
-    for site, equation in equations(jaxpr, WITH_RULES)
-    if equation.primitive.name == "stop_gradient"
-  }
-  if not slots:
-    return []
-
-  def visit(
-    visited: Visited, slot: Slot, state: None
-  ) -> tuple[list[Any], None, None]:
-    return list(visited.operands or visited.outputs), None, state
-
-  def unstopped(params: Any, *inputs: Any) -> Any:
-    given = jax.tree.leaves((params, inputs))
-    outputs, *_ = run(jaxpr, given, Visitor(visit), slots)
-    return jax.tree.unflatten(jax.tree.structure(shape), outputs)
-
-  def gradients(params: Any, inputs: Any, key: Any, cotangent: Any) -> Any:
-    options = {**call.options, "key": key, "cotangent": cotangent}
-    found = leaves_by_path(gradient_of(unstopped, params, inputs, **options))
-    return [(found[path] != 0).any() for path in paths]
-
-  others = (call.inputs, call.options["key"], call.options["cotangent"])
-  passes = fetched(execute(gradients, call.params, *others))
-  return [path for path, has in zip(paths, passes, strict=True) if has]
-
-
-def _unreached(observed: Observed, paths: Sequence[str]) -> list[str]:
-  """Those that no sample meets, beside others of their kind that some do.
-
-  Experts have one name but for numbers, and one source; or a branch did not
-  run.
-  """
-  found = observed.found
-  uses = [(p, i) for i, row in enumerate(found.rows) for p in row.op.paths]
-  sizes, backward = found.forward.size, found.backward.largest
-
-  def kind(path: str, row: int) -> tuple[str, str | None]:
-    return re.sub(r"\d+", "#", path), found.rows[row].feed.source
-
-  alive = {kind(p, i) for p, i in uses if backward[i] > 0 and p not in paths}
-  met = {p for p, i in uses if sizes[i] > 0 and kind(p, i) not in alive}
-  gone = {path for path, _ in uses if path in paths and path not in met}
-  modules = {path.rpartition("/")[0] for path in gone} - {""}
-  return [p for p in paths if p in gone or p.rpartition("/")[0] in modules]
 
 
 def _without_gradient(observed: Observed, paths: Sequence[str]) -> Verdict:
@@ -201,29 +196,3 @@ _DRAWN = fix(
   "kernel_init=initjax.initializers.lecun_normal()",
   "for one of the two, as in LoRA; the other may start at zero",
 )
-
-
-def _of_stops(paths: Sequence[str]) -> Verdict:
-  return Verdict(
-    "no gradient",
-    "warning",
-    paths[0],
-    "Some parameters get no gradient, because a stop_gradient is in its way: "
-    f"{named(paths)}.",
-    fix(
-      "",
-      "ignore this if they are frozen on purpose, as a teacher or a target "
-      "network is; else remove jax.lax.stop_gradient",
-    ),
-  )
-
-
-def _of_unreached(paths: Sequence[str]) -> Verdict:
-  return Verdict(
-    "no gradient",
-    "warning",
-    paths[0],
-    "Some parameters get no gradient, because no sample of this batch reached "
-    f"these experts or branches: {named(paths)}.",
-    fix("", "a larger batch, or a router that balances its experts"),
-  )

@@ -44,7 +44,7 @@ def test_three_rounds_are_enough_for_zeros_behind_zeros():
 
 
 def every_kind(params, x):
-  """LoRA twice, a dead unit, a teacher, experts, a branch, and a trunk."""
+  """LoRA twice, a dead unit, a teacher, experts, a branch not run, a trunk."""
   h = two_layers(params, x)
   for lora in (params["lora"], params["lost"]):
     h = h + x @ lora["a"] @ lora["b"].T
@@ -53,6 +53,7 @@ def every_kind(params, x):
   for i in range(3):
     chosen = (x[:, :1] > 0) == (i == 1)
     h = h + jnp.where(chosen & (i < 2), x @ params[f"expert_{i}"], 0.0)
+  _ = jnp.tanh(x @ params["aside"])
   other = lambda x: x @ params["other"]
   return jax.lax.cond(x[0, 0] > 100, other, lambda x: x, h)
 
@@ -66,18 +67,19 @@ def test_every_kind_is_said_by_its_cause():
     u=normal(64, variance=1 / 64, seed=8),
     teacher=square(9),
     other=square(10),
+    aside=square(15),
     **{f"expert_{i}": square(11 + i) for i in range(3)},
   )
   report = diagnose(every_kind, params, X)
-  dead, stopped, unreached = (
-    v for v in report.verdicts if v.kind == "no gradient"
-  )
-  severities = (dead.severity, stopped.severity, unreached.severity)
-  assert severities == ("error", "warning", "warning")
+  dead, *others = (v for v in report.verdicts if v.kind == "no gradient")
+  assert dead.severity == "error"
+  assert {other.severity for other in others} == {"warning"}
+  stopped, aside, unreached = others
   assert "also after the others move: lost/a, lost/b, u." in dead.message
   assert "each hides the other's gradient" in dead.message
   assert "stop_gradient is in its way: teacher." in stopped.message
-  assert "experts or branches: expert_2, other." in unreached.message
+  assert aside.message.endswith("comparison or argmax alone: aside.")
+  assert unreached.message.endswith("these experts: expert_2.")
 
 
 class Normalized(nn.Module):
