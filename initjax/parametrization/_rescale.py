@@ -77,7 +77,9 @@ def rescaled(
 
   def visit(path: str, leaf: Any) -> Any:
     row, size = found[path], measured[path]
-    return times(leaf, correction(row, size, leaf.size) * row.absorbed)
+    if size == 0:
+      return leaf
+    return times(leaf, row.init_total / law_of(row, size, leaf.size))
 
   return map_floats(visit, params)
 
@@ -88,32 +90,30 @@ def of_path(path: str, table: Mapping[str, Scaling]) -> Scaling:
   return table[path] if path in table else table[f"params/{path}"]
 
 
-def correction(row: Scaling, size: float, entries: int) -> float:
-  """From a leaf's own size to the wanted one, before a factor is absorbed.
+def law_of(row: Scaling, size: float, entries: int) -> float:
+  """Size of a leaf against the base's, as its own initializer makes it.
 
-  How its own initializer goes with width is one of a few laws, up to chance;
-  then the factor is exact. 1 where the leaf starts at 0.
+  That goes with width by one of a few laws, up to chance: then it is exact.
+
+  Raises:
+    ValueError: if it starts at 0 in the base alone.
   """
   assert row.std is not None
-  if size == 0:
-    return 1.0
   if row.std == 0:
     raise ValueError(
       f"{row.path} starts at 0 in the base, and here it does not: give both "
-      "the same initializers."
+      "the same initializers. Trained parameters are not to be rescaled."
     )
   ratio = size / row.std
   law = min(_laws(row), key=lambda law: abs(math.log(ratio / law)))
   chance = _NEAR * error(row, entries)
-  return float(np.mean(row.init)) / (
-    law if abs(ratio / law - 1) <= chance else ratio
-  )
+  return law if abs(ratio / law - 1) <= chance else ratio
 
 
 def _laws(row: Scaling) -> tuple[float, ...]:
   """What common initializers make of a std: fixed, by fan_in, by fan_out."""
   growths = row.growth_in, row.growth_out
-  return 1.0, *(g**-power for g in growths for power in (0.5, 1.0))
+  return 1.0, *(1 / f for g in growths for f in (math.sqrt(g), g))
 
 
 def error(row: Scaling, entries: int) -> float:

@@ -14,6 +14,7 @@ from initjax.parametrization._overrides import (
   overridden,
   with_role,
 )
+from initjax.parametrization._parts import with_parts
 from initjax.parametrization._rules import Role, role_of, width
 from initjax.parametrization._scaling import Scaling
 
@@ -80,7 +81,7 @@ def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
   row = row._replace(in_axes=first.op.in_axes, out_axes=first.op.out_axes)
   role = use_role(models, first)
   row = _with_width(row, role, first.growth_in, first.growth_out, first.growth)
-  return _with_multiplier(models, row, first)
+  return _with_multiplier(models, with_parts(row, first), first)
 
 
 def _of_shape(models: Models, row: Scaling) -> Scaling:
@@ -124,6 +125,7 @@ def _with_multiplier(models: Models, row: Scaling, use: Use) -> Scaling:
   if own == base or not own or not base:
     return row
   why = f"the model multiplies it by {own:.4g}, and by {base:.4g} in the base"
+  why = "; ".join(filter(None, (row.why, why)))
   return row._replace(absorbed=abs(base / own), why=why)
 
 
@@ -152,6 +154,7 @@ def _notes(
       f"{row.path} has two roles: {' and '.join(sorted(roles))}; it is scaled "
       f"as {row.role}"
     )
+    warnings.warn(found[-1], stacklevel=4)
   if row.role == "bottleneck":
     found.append(_bottleneck(models, row, by_path[row.path]))
   if row.role == "unknown":
@@ -165,6 +168,7 @@ def _notes(
       f"{row.growth_out:.4g}; the rule for hidden kernels takes them to grow "
       "alike"
     )
+    warnings.warn(found[-1], stacklevel=4)
   return found
 
 
@@ -180,4 +184,5 @@ def _bottleneck(models: Models, row: Scaling, uses: Sequence[Use]) -> str:
   )
   if normed:
     said += "; a normalization follows and undoes the smaller init of its rule"
+    warnings.warn(said, stacklevel=5)
   return said
