@@ -78,6 +78,11 @@ def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
     return _with_width(row, role, 1.0, 1.0, growth)
   ranked = sorted(uses, key=lambda use: _ORDER.index(use_role(models, use)))
   first = ranked[0]
+  if first.op.view is not None and first.op.view.computed:
+    growth = vector_growth(pair, own_axes(path, first.op, models.flow))
+    if growth != first.growth:  # as the length of a weight-normalized kernel
+      row = _with_width(row, "vector", 1.0, 1.0, growth)
+      return row._replace(why="a part of a kernel that is computed")
   row = row._replace(in_axes=first.op.in_axes, out_axes=first.op.out_axes)
   role = use_role(models, first)
   row = _with_width(row, role, first.growth_in, first.growth_out, first.growth)
@@ -176,11 +181,11 @@ def _bottleneck(models: Models, row: Scaling, uses: Sequence[Use]) -> str:
   said = f"{row.path} is a bottleneck: fan_in grows, fan_out does not"
   sites = {use.op.place.site for use in uses}
   normed = any(
-    within.kind == "output" and within.site in sites
+    {within.site for within in term.inner if within.kind == "output"} <= sites
+    and all(within.kind in ("output", "bias") for within in term.inner)
     for op in models.own.graph.ops
     for term in terms_within(op.usual_feed.stream)
     if term.kind == "normalized"
-    for within in terms_within(term.inner)
   )
   if normed:
     said += "; a normalization follows and undoes the smaller init of its rule"
