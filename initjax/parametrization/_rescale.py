@@ -57,9 +57,14 @@ def rescaled(
     again: whether parameters may have the wanted size already.
 
   Raises:
-    ValueError: if a size is unknown; if all leaves that would change have the
-      wanted size already.
+    ValueError: if parameters have no values; if a size is unknown; if all
+      leaves that would change have the wanted size already.
   """
+  if not measurable(params):
+    raise ValueError(
+      "rescale measures parameters, so they must be concrete: call it outside "
+      "of jit, with arrays."
+    )
   found = {path: of_path(path, table) for path in _floats(params)}
   unknown = [path for path, row in found.items() if row.std is None]
   if unknown:
@@ -147,18 +152,21 @@ def _varies(factor: Numbers) -> bool:
 def _has_size(row: Scaling, size: float, leaf: Any) -> bool:
   """Whether a leaf has what is wanted, part by part."""
   assert row.std is not None
-  parts = np.broadcast_to(np.asarray(row.init_total), leaf.shape)
+  parts = np.asarray(row.init_total)
   values = np.unique(parts)
-  if len(values) == 1:
-    own = np.array([size])
-  else:
-    array = np.abs(np.asarray(leaf, dtype=float))
-    own = np.array(
-      [math.sqrt(float(np.mean(array[parts == v] ** 2))) for v in values]
-    )
+  own = np.array([size])
+  if len(values) > 1:
+    own = np.array([_size_where(leaf, parts == value) for value in values])
   wanted = row.std * values
   chance = _SURE * error(row, int(leaf.size))
   return bool(np.all(abs(own / wanted - 1) <= chance))
+
+
+def _size_where(leaf: jax.Array, mask: np.ndarray) -> float:
+  """Root mean square of some entries."""
+  squares = jnp.abs(wide(leaf)) ** 2
+  where = jnp.broadcast_to(mask, squares.shape)
+  return float(jnp.sqrt(jnp.mean(squares, where=where)))
 
 
 def measurable(tree: Any) -> bool:

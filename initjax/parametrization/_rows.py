@@ -1,11 +1,16 @@
 """Every leaf's row: its role from its uses, and its factors of width."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from initjax.graph import factor_after, terms_within
-from initjax.parametrization._absorb import attention, readouts, with_demands
+from initjax.graph import Site, factor_after, terms_within
+from initjax.parametrization._absorb import (
+  attention,
+  growing_products,
+  readouts,
+  with_demands,
+)
 from initjax.parametrization._depth import Depth, branch_demands, deeper
 from initjax.parametrization._growth import Use, own_axes, vector_growth
 from initjax.parametrization._models import Models
@@ -44,14 +49,16 @@ def scale(
   by_path: dict[str, list[Use]] = {path: [] for path in models.pairs}
   for use in models.uses:
     by_path[use.path].append(use)
+  scores = growing_products(models)
+  ends = {site for each in scores for site in each.product.ends}
   rows = [
-    with_role(_row(models, path, found), overrides)
+    with_role(_row(models, path, found, ends), overrides)
     for path, found in by_path.items()
   ]
   if depth.ratio == 1:
     _warn_of_widths(rows)
   demands = [
-    *attention(models),
+    *attention(models, scores),
     *readouts(models, rows, by_path),
     *branch_demands(models, depth),
   ]
@@ -62,7 +69,10 @@ def scale(
   return Scaled(tuple(rows), said, tuple(incomplete))
 
 
-def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
+def _row(
+  models: Models, path: str, uses: Sequence[Use], ends: Collection[Site]
+) -> Scaling:
+  """One leaf's; `ends` are operations whose multipliers count in scores."""
   pair = models.pairs[path]
   row = Scaling(path, pair.shape, pair.base_shape, "unknown", 1.0, 1.0, 1.0)
   if path in models.own.graph.not_followed:
@@ -86,7 +96,9 @@ def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
   row = row._replace(in_axes=first.op.in_axes, out_axes=first.op.out_axes)
   role = use_role(models, first)
   row = _with_width(row, role, first.growth_in, first.growth_out, first.growth)
-  return _with_multiplier(models, with_parts(row, first), first)
+  row = with_parts(row, first)
+  after = first.op.place.site not in ends
+  return _with_multiplier(models, row, first, after=after)
 
 
 def _of_shape(models: Models, row: Scaling) -> Scaling:
@@ -122,11 +134,14 @@ def _with_width(
   )
 
 
-def _with_multiplier(models: Models, row: Scaling, use: Use) -> Scaling:
+def _with_multiplier(
+  models: Models, row: Scaling, use: Use, *, after: bool
+) -> Scaling:
   """A constant factor of the model itself, which differs in the base."""
-  own = use.op.multiplier * factor_after(models.flow, use.op.place.site)
-  base = use.base.multiplier
-  base *= factor_after(models.base_flow, use.base.place.site)
+  own, base = use.op.multiplier, use.base.multiplier
+  if after:
+    own *= factor_after(models.flow, use.op.place.site)
+    base *= factor_after(models.base_flow, use.base.place.site)
   if own == base or not own or not base:
     return row
   why = f"the model multiplies it by {own:.4g}, and by {base:.4g} in the base"

@@ -75,6 +75,14 @@ def test_it_may_divide_queries_as_well():
   assert absorbed(plan_of(*attention(0.0, divided), X)) == {"q": HALF}
 
 
+def test_rotary_positions_after_that_do_not_hide_it():
+  def divided(params, q, k):
+    q = q * q.shape[-1] ** -0.5
+    return rotated(q[..., None, :])[..., 0, :], k
+
+  assert absorbed(plan_of(*attention(0.0, divided), X)) == {"q": HALF}
+
+
 def unit(x, power):
   return (
     x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True)) / x.shape[-1] ** power
@@ -255,3 +263,13 @@ def test_what_is_absorbed_is_what_a_multiplier_does():
   tokens = np.arange(12).reshape(2, 6) % models.VOCABULARY
   explicit = models.gpt(given, tokens, score=0.5, logits=0.25)
   np.testing.assert_allclose(models.gpt(taken, tokens), explicit, rtol=1e-4)
+
+
+def test_means_over_features_need_none():
+  def model(params, x):  # scores of features, summed over positions
+    h = x @ params["in"]
+    q, k, v = (h @ params[name] for name in "qkv")
+    scores = jnp.einsum("btd,bte->bde", q, k) / x.shape[1]
+    return jnp.einsum("bde,bte->btd", jax.nn.softmax(scores), v)
+
+  assert not absorbed(plan_of(model, attention(0.5)[1], X))

@@ -231,3 +231,35 @@ def test_what_is_to_be_looked_at_is_warned_of():
     pytest.warns(UserWarning, match="square has two roles: hidden and output"),
   ):
     initjax.mup(model, shapes(64), models.X, base=base)
+
+
+def test_a_router_is_no_bottleneck_of_the_stream_that_it_gates():
+  def model(w, x):
+    h = x @ w["in"]
+    gates = jax.nn.softmax(h @ w["router"])
+    y = jnp.einsum("bd,edf,be->bf", h, w["experts"], gates)
+    return models.norm(h + y, w["scale"], w["scale"]) @ w["out"]
+
+  def shapes(n):
+    sizes = {"in": (3, n), "router": (n, 4), "out": (n, 2)}
+    sizes |= {"experts": (4, n, n), "scale": (n,)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, shapes(16), models.X)
+  plan = initjax.mup(model, shapes(64), models.X, base=base)
+  assert (plan["router"].role, plan["experts"].role) == ("bottleneck", "hidden")
+
+
+def test_the_length_of_a_normalized_kernel_is_a_vector():
+  def model(w, x):
+    kernel = w["v"] / jnp.linalg.norm(w["v"], axis=0) * w["length"]
+    return jnp.tanh(x @ w["in"]) @ kernel @ w["out"]
+
+  def shapes(n):
+    sizes = {"in": (3, n), "v": (n, n), "length": (n,), "out": (n, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, shapes(16), models.X)
+  plan = initjax.mup(model, shapes(64), models.X, base=base)
+  assert factors(plan["length"]) == VECTOR
+  assert factors(plan["v"]) == HIDDEN
