@@ -14,7 +14,11 @@ import numpy as np
 
 from initjax.graph._constants import entries_in_place
 from initjax.graph._dataflow import Dataflow
-from initjax.graph._entries import entries_above, entries_of_kernel
+from initjax.graph._entries import (
+  entries_above,
+  entries_of_kernel,
+  takes_part,
+)
 from initjax.graph._graph import LinearOp
 from initjax.graph._normalizations import normalization
 from initjax.graph._place import Site
@@ -68,10 +72,16 @@ class Holders:
 
   def _is_read_within(self, node: Node, inside: Collection[Node]) -> bool:
     """Whether all that read it are inside, or take other entries of it."""
+    sites = {each.place.site for each in inside if each.place is not None}
+
+    def is_inside(reader: Node) -> bool:  # a loop's body was read repeatedly
+      place = reader.place
+      return reader in inside or (place is not None and place.site in sites)
+
     readers = self.flow.readers[node]
-    own = {reader.text for reader in readers if reader in inside}
+    own = {reader.text for reader in readers if is_inside(reader)}
     return all(
-      reader in inside or (reader.label in PARTS and reader.text not in own)
+      is_inside(reader) or (takes_part(reader) and reader.text not in own)
       for reader in readers
     )
 

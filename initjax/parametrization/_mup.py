@@ -53,8 +53,11 @@ def mup(
     init: key → parameters of the model, for `plan.init`.
     base_init: key → parameters of the base, from which sizes are measured if
       those of `base` are abstract.
-    base_depth: layers of the base; None: residual branches are counted.
-    depth_exponent: α of residual branches, 1 or ½; see below.
+    base_depth: layers of the base, where it is built as deep as the model;
+      None: residual branches are counted in both.
+    depth_exponent: α. With m times the layers of the base, a residual branch is
+      multiplied by m^-α, and Adam's rate inside it by m^(α-1): 1 is
+      CompleteP, ½ its forerunners.
     overrides: `(pattern, {"adam": 0.5, ...})` pairs, or a dict of these: what
       replaces a leaf's init, adam, sgd, eps, or role.
 

@@ -11,7 +11,7 @@ import jax
 from etils import epath
 
 from initjax._checks import check_choice, check_key, check_number
-from initjax._paths import is_float, paths_of
+from initjax._paths import is_float, paths_of, short_path
 from initjax.parametrization._muon import dimension_numbers, muon_steps
 from initjax.parametrization._optimizer import (
   clipped,
@@ -72,11 +72,14 @@ class Parametrization:
     return {row.path: row for row in self.rows}
 
   def __getitem__(self, path: str) -> Scaling:
-    """The row of a leaf, by its path as it is printed anywhere.
+    """The row of a leaf, by its path, whole or short.
 
     Raises:
-      KeyError: if there is none.
+      KeyError: if there is none, or more than one.
     """
+    short = [row for row in self.rows if short_path(row.path) == path]
+    if path not in self.table and len(short) == 1:
+      return short[0]
     return of_path(path, self.table)
 
   # Initial weights
@@ -161,8 +164,9 @@ class Parametrization:
     known = {} if kind else self._kinds(tx)
 
     def steps(tree: Any) -> dict[str, Steps]:
-      found = known or ({} if kind else kinds(tx, tree, self.__getitem__))
-      every = {p: self._step(p, kind, found) for p in known_paths(tree)}
+      if not known and not kind:
+        known.update(kinds(tx, tree, self.__getitem__))
+      every = {p: self._step(p, kind, known) for p in known_paths(tree)}
       if decay == "fixed_timescale":
         return every
       return {

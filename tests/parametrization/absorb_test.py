@@ -75,6 +75,14 @@ def test_it_may_divide_queries_as_well():
   assert absorbed(plan_of(*attention(0.0, divided), X)) == {"q": HALF}
 
 
+def test_rotary_positions_after_that_do_not_hide_it():
+  def divided(params, q, k):
+    q = q * q.shape[-1] ** -0.5
+    return rotated(q[..., None, :])[..., 0, :], k
+
+  assert absorbed(plan_of(*attention(0.0, divided), X)) == {"q": HALF}
+
+
 def unit(x, power):
   return (
     x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True)) / x.shape[-1] ** power
@@ -255,3 +263,48 @@ def test_what_is_absorbed_is_what_a_multiplier_does():
   tokens = np.arange(12).reshape(2, 6) % models.VOCABULARY
   explicit = models.gpt(given, tokens, score=0.5, logits=0.25)
   np.testing.assert_allclose(models.gpt(taken, tokens), explicit, rtol=1e-4)
+
+
+def test_means_over_features_need_none():
+  def model(params, x):  # scores of features, summed over positions
+    h = x @ params["in"]
+    q, k, v = (h @ params[name] for name in "qkv")
+    scores = jnp.einsum("btd,bte->bde", q, k) / x.shape[1]
+    return jnp.einsum("bde,bte->btd", jax.nn.softmax(scores), v)
+
+  assert not absorbed(plan_of(model, attention(0.5)[1], X))
+
+
+def test_softmax_in_chunks_of_keys():
+  def model(params, x):
+    h = x @ params["in"]
+    q, k, v = (h @ params[name] for name in "qkv")
+    d = q.shape[-1]
+    chunks = [y.reshape(2, 3, 2, d).swapaxes(0, 1) for y in (k, v)]
+
+    def body(carry, chunk):
+      top, total, mixed = carry
+      scores = jnp.einsum("btd,bsd->bts", q, chunk[0]) * d**-0.5
+      new = jnp.maximum(top, scores.max(-1))
+      weights, fade = jnp.exp(scores - new[..., None]), jnp.exp(top - new)
+      own = jnp.einsum("bts,bsd->btd", weights, chunk[1])
+      total = total * fade + weights.sum(-1)
+      return (new, total, mixed * fade[..., None] + own), None
+
+    start = jnp.full((2, 6), -1e30), jnp.zeros((2, 6)), jnp.zeros((2, 6, d))
+    (_, total, mixed), _ = jax.lax.scan(body, start, tuple(chunks))
+    return mixed / total[..., None]
+
+  assert absorbed(plan_of(model, attention(0.5)[1], X)) == {"q": HALF}
+
+
+def test_features_of_linear_attention_take_no_factor():
+  def model(params, x):
+    h = x @ params["in"]
+    q, k, v = (h @ params[name] for name in "qkv")
+    sums = jnp.einsum("btd,bte->bde", jax.nn.elu(k) + 1, v)
+    return (jax.nn.elu(q) + 1) @ sums
+
+  plan = plan_of(model, attention(0.5)[1], X)
+  assert not absorbed(plan)
+  assert "write the product = the product * 0.25" in plan.incomplete[0]

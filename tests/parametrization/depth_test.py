@@ -151,3 +151,29 @@ def test_absorbed_depth_is_what_a_multiplier_does():
   wanted = explicit(params, x)
   params["layers"]["w"] = params["layers"]["w"] * plan["layers/w"].absorbed
   np.testing.assert_allclose(model(params, x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_are_numbered_together_match_by_shape():
+  def model(w, x):
+    names = sorted(w, key=lambda name: int(name.split("_")[1]))
+    first, *layers, last = (w[name] for name in names)
+    x = x @ first
+    for up, down in zip(layers[::2], layers[1::2], strict=True):
+      x = x + jnp.tanh(x @ up) @ down
+    return x @ last
+
+  def shapes(n, layers):
+    sizes = [(3, n), *[(n, 2 * n), (2 * n, n)] * layers, (n, 5)]
+    return {f"Dense_{i}": models.shape(*s) for i, s in enumerate(sizes)}
+
+  x = models.shape(4, 3)
+  base = (model, shapes(8, 1), x)
+  plan = initjax.mup(model, shapes(32, 6), x, base=base)
+  # Dense_3 is the readout of the base, and a hidden kernel here
+  assert [plan[f"Dense_{i}"].role for i in (0, 3, 4, 13)] == [
+    "input", "hidden", "hidden", "output"
+  ]  # fmt: skip
+  assert plan["Dense_13"].adam == 1 / 4
+  odd = (model, shapes(8, 1) | {"Dense_3": models.shape(8, 16)}, x)
+  with pytest.raises(ValueError, match="which layers are alike cannot be told"):
+    initjax.mup(model, shapes(32, 6), x, base=odd)

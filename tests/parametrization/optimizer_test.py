@@ -241,3 +241,30 @@ def test_an_optimizer_that_cannot_be_tried_wants_its_kind():
   broken = optax.GradientTransformation(lambda params: (), update)
   with pytest.raises(ValueError, match=r"needs a mesh.*kind='adam'"):
     plan_of(FACTORS).optimizer(broken)
+
+
+def test_the_state_is_that_of_the_optimizer():
+  tx = optax.inject_hyperparams(optax.adamw)(learning_rate=0.1)
+  params, plan = start(), plan_of(FACTORS)
+  wrapped = plan.optimizer(tx, kind="adam")
+  states = [jax.tree.structure(each.init(params)) for each in (tx, wrapped)]
+  assert states[0] == states[1]
+
+
+def test_a_plan_of_a_file_asks_the_optimizer_at_its_first_tree(tmp_path):
+  plan_of(FACTORS).to_json(tmp_path / "plan.json")
+  plan = Parametrization.from_json(tmp_path / "plan.json")
+  tx = plan.optimizer(optax.sgd(1.0))
+  params = start()
+  steps, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  np.testing.assert_allclose(steps["out"], -9 * params["out"])
+
+
+def test_sharding_stays():
+  mesh = jax.make_mesh((4,), ("x",), (jax.sharding.AxisType.Auto,))
+  sharding = jax.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+  params = start()
+  params["hidden"] = jax.device_put(params["hidden"], sharding)
+  tx = plan_of(FACTORS).optimizer(optax.sgd(1.0), kind="sgd")
+  steps, _ = tx.update(params, tx.init(params), params)
+  assert steps["hidden"].sharding.is_equivalent_to(sharding, 2)
