@@ -48,6 +48,11 @@ class Innovation(NamedTuple):
   is_fresh: bool
   """whether the law is that of fresh weights"""
 
+  @property
+  def most(self) -> float:
+    """By how many bits it is off, either way."""
+    return max(map(abs, self.bits.values()))
+
 
 class Steps(NamedTuple):
   """Steps of one direction, between neighbours of a sequence."""
@@ -67,11 +72,27 @@ def innovations(
   each = _FALSE_ALARM / max(2 * len(found.rows), 1)
   seen: set[int] = set()
   for piece in parts.pieces:
+    groups: list[tuple[list[Innovation], int, int]] = []
     for sequence in piece.sequences:
       odd = _of_sequence(found, piece, sequence, each)
       new = {row: one for row, one in odd.items() if row not in seen}
       seen |= set(new)
-      yield from _neighbours(new, sequence)
+      for group in _neighbours(new, sequence):
+        at = sequence.index(group[0].row), sequence.index(group[-1].row)
+        groups.append((group, sequence[at[0] - 1], sequence[at[1] + 1]))
+    yield from _strongest(groups)
+
+
+def _strongest(
+  groups: list[tuple[list[Innovation], int, int]],
+) -> Iterator[list[Innovation]]:
+  """One for each block: that which is off by most, of those in its range."""
+  groups.sort(key=lambda of: -max(one.most for one in of[0]))
+  taken: list[tuple[int, int]] = []
+  for group, low, high in groups:
+    if not any(a <= group[0].row <= b for a, b in taken):
+      taken.append((low, high))
+      yield group
 
 
 def _of_sequence(

@@ -45,9 +45,10 @@ class Null(NamedTuple):
   """both drifts of averages over a batch; NaN where they are not known"""
 
 
+@functools.lru_cache(maxsize=16)
 def null_of(
   chain: Chain,
-  measured: np.ndarray,
+  measured: tuple[float, ...],
   target: float | None = None,
   *,
   correlation: float = 0.0,

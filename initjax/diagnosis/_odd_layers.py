@@ -30,7 +30,7 @@ def check_layers(observed: Observed) -> Iterator[Verdict]:
 
 
 def _is_grave(one: Innovation) -> bool:
-  return one.is_fresh and max(map(abs, one.bits.values())) > _GRAVE
+  return one.is_fresh and one.most > _GRAVE
 
 
 def _message(group: list[Innovation], rows: tuple[Row, ...]) -> str:
