@@ -14,6 +14,7 @@ from initjax import (
   meanfield,
   measurement,
   model_init,
+  parametrization,
   propagation,
   recipes,
   reports,
@@ -35,6 +36,7 @@ from initjax.model_init import (
   init_variables,
   plan_init,
 )
+from initjax.parametrization import mup
 from initjax.propagation import predict
 from initjax.recipes import rules
 
@@ -57,6 +59,8 @@ __all__ = [
   "measure_and_grad",
   "measurement",
   "model_init",
+  "mup",
+  "parametrization",
   "plan_init",
   "predict",
   "propagation",

@@ -11,9 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from initjax._statistics import nan_is_unknown
+from initjax.diagnosis._copies import check_copies
 from initjax.diagnosis._embeddings import check_embeddings
 from initjax.diagnosis._growth import check_growth
-from initjax.diagnosis._observe import Observed, observe, observed_of
+from initjax.diagnosis._inputs import OF_INPUTS, check_inputs, unexplained
+from initjax.diagnosis._no_gradient import check_no_gradient, still
+from initjax.diagnosis._nonfinite import check_nonfinite
+from initjax.diagnosis._observe import Call, Observed, observe, observed_of
 from initjax.diagnosis._odd_layers import check_layers
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
@@ -75,7 +79,8 @@ def diagnose(
   ...   return jax.lax.scan(layer, x, kernels)[0]
   >>> xavier = jax.nn.initializers.xavier_normal(batch_axis=0)
   >>> kernels = xavier(jax.random.key(0), (50, 64, 64))
-  >>> report = diagnose(deep, kernels, jnp.ones((8, 64)))
+  >>> x = jax.random.normal(jax.random.key(1), (8, 64))
+  >>> report = diagnose(deep, kernels, x)
   >>> [verdict.kind for verdict in report.verdicts]
   ['vanishing signal', 'vanishing gradient']
   >>> print(report.verdicts[0].fix)
@@ -117,13 +122,25 @@ def _about(
 def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
   """All that is wrong, worst first."""
   found, leaves = observed.found, observed.leaves
-  verdicts = [
-    *check_values("parameter", leaves),
+  of_inputs = [
     *check_values("input", arrays_of(inputs)),
+    *check_inputs(observed, inputs),
+  ]
+  of_signals = [
     *check_growth(observed),
     *check_layers(observed),
     *check_embeddings(found),
+    *check_nonfinite(observed),
     *check_signals(found, leaves),
+  ]
+  if not any("underflows" in verdict.kind for verdict in of_signals):
+    of_signals += check_no_gradient(observed)
+  of_inputs += [v for v in of_signals if v.kind in OF_INPUTS]
+  verdicts = [
+    *of_inputs,
+    *check_values("parameter", leaves),
+    *unexplained(of_signals, of_inputs),
+    *check_copies(found.graph, leaves, still(observed)),
     *check_parameters(found.graph, leaves),
   ]
   verdicts = [_with_rows(verdict, found.rows) for verdict in verdicts]
@@ -153,7 +170,9 @@ def verdicts_of_draws(
   verdicts = []
   for draw in range(len(keys)):
     report, params = jax.tree.map(operator.itemgetter(draw), drawn)
-    verdicts.append(verdicts_on(observed_of(report, params), inputs))
+    options = {"key": keys[draw], "cotangent": None, "has_aux": False}
+    observed = observed_of(report, Call(fn, params, inputs, options))
+    verdicts.append(verdicts_on(observed, inputs))
   return verdicts
 
 

@@ -134,9 +134,9 @@ def _steps(
   if piece.kind == "path":
     return None
   rows = list(sequence)
-  with np.errstate(invalid="ignore"):
-    off = np.diff(bits[rows])
-  off = off * (1 if direction == "forward" else -1)
+  if not np.isfinite(bits[rows]).all():
+    return None
+  off = np.diff(bits[rows]) * (1 if direction == "forward" else -1)
   ops = [found.rows[at].op for at in rows[1:]]
   variances = [2 * kappa(op, direction) / max(op.fan_in, 1) for op in ops]
   return _checked(tuple(rows[1:]), off, np.sqrt(variances) / math.log(2))

@@ -27,6 +27,16 @@ from initjax.measurement import (
 )
 
 
+class Call(NamedTuple):
+  """What was measured, of the first draw, to be asked again."""
+
+  fn: Callable[..., Any]
+  params: Any
+  inputs: tuple[Any, ...]
+  options: dict[str, Any]
+  """`key`, `cotangent`, `has_aux`"""
+
+
 class Observed(NamedTuple):
   """A report, and what follows from it before anybody judges."""
 
@@ -41,6 +51,7 @@ class Observed(NamedTuple):
   """of a chain in a direction, with or without a target, by its law"""
   odd: Callable[[], list[list[Innovation]]]
   """single layers that are off, neighbours together"""
+  call: Call
 
   @property
   def chains(self) -> list[Chain]:
@@ -90,19 +101,20 @@ def observe(
   report = execute(measured, params, inputs, key, cotangent)
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
-  return observed_of(report, params)
+  options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+  return observed_of(report, Call(fn, params, inputs, options))
 
 
-def observed_of(report: SignalReport, params: Any) -> Observed:
-  """What follows from a report in detail, and the parameters it is of."""
-  leaves = arrays_of(params)
+def observed_of(report: SignalReport, call: Call) -> Observed:
+  """What follows from a report in detail, and the call that it is of."""
+  leaves = arrays_of(call.params)
   found = row_statistics(report)
   parts = pieces_of(report.graph, leaves)
   drift = functools.cache(
     lambda chain, *options: drift_of(chain, found, *options)
   )
   odd = functools.cache(lambda: list(innovations(found, parts)))
-  return Observed(report, found, leaves, parts, drift, odd)
+  return Observed(report, found, leaves, parts, drift, odd, call)
 
 
 def _check_draws(params: Any, draws: int | None) -> None:

@@ -6,13 +6,16 @@
 8
 """
 
+from initjax.graph._branches import Branch, branches
 from initjax.graph._compat import (
   Atom,
   Aval,
   Equation,
   open_jaxpr,
   scan_operands,
+  sub_jaxprs,
 )
+from initjax.graph._dataflow import Dataflow, dataflow
 from initjax.graph._factors import entries_of, named_in
 from initjax.graph._formula import fed_by
 from initjax.graph._frameworks import (
@@ -32,7 +35,18 @@ from initjax.graph._graph import (
   Term,
   terms_within,
 )
-from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
+from initjax.graph._holders import Holder, Holders
+from initjax.graph._interpret import (
+  FORWARD,
+  WITH_RULES,
+  Slot,
+  Visited,
+  Visitor,
+  bind,
+  equations,
+  equations_around,
+  run,
+)
 from initjax.graph._mixing import window_matrix
 from initjax.graph._mixture import Mixing
 from initjax.graph._place import BY_DEVICE, Scan, Site
@@ -42,8 +56,10 @@ from initjax.graph._primitives import (
   KEYS,
   PARTS,
   PURE_ARRAYS,
+  REMAT,
   RESHAPES,
 )
+from initjax.graph._scores import Product, constant_of, factor_after, products
 from initjax.graph._signal_graph import Trace, signal_graph, trace
 from initjax.graph._slips import with_advice
 from initjax.graph._view import View, memory_of, overlap

@@ -45,6 +45,8 @@ class _Size(NamedTuple):
 
   def times(self, number: float, power: float = 1.0) -> "_Size":
     """Where what is below is multiplied by a number, and raised to a power."""
+    if number == 0:  # a size no more
+      return self._replace(power=0.0)
     factor = self.factor * abs(number) ** self.power
     return self._replace(factor=factor, power=self.power * power)
 

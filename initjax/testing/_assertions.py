@@ -25,7 +25,12 @@ from initjax.typing import Verdict
 _LOST = ("underflows to zero", "is cut off")
 _KINDS = {
   "variance": ("exploding signal", "vanishing signal", ODD),
-  "gradients": ("exploding gradient", "vanishing gradient", ODD),
+  "gradients": (
+    "exploding gradient",
+    "vanishing gradient",
+    "no gradient",
+    ODD,
+  ),
   "dead": ("dead units",),
   "symmetry": ("symmetric units", "identical layers", "duplicate parameters"),
   "finite": (
@@ -33,6 +38,8 @@ _KINDS = {
     *(f"{noun} {lost}" for noun in NOUNS.values() for lost in _LOST),
   ),
 }
+_OF_INPUTS = ("non-finite input", "input of zeros", "ids beyond the vocabulary")
+"""What explains anything that signals show, which then is not said."""
 _CALLER = 6  # who called the assertion, counted from where it warns
 _DIRECTION = {"variance": "forward", "gradients": "backward"}
 
@@ -299,7 +306,9 @@ def _raise_findings(
   if target is not None:
     check_number("target", target, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  observed = observe(fn, params, inputs, **options, norms=False)
+  observed = observe(
+    fn, params, inputs, **options, norms="gradients" in subjects
+  )
   nothing = nothing_judged(observed.found.forward.size.tolist())
   missed = observed.found.graph.not_followed
   if nothing:
@@ -347,8 +356,11 @@ def _findings(
       yield finding
     finite = [kind for kind in _KINDS["finite"] if noun in kind]
     kinds += ("non-finite signal", *finite)  # through it no gradient flows
+  if subject != "symmetry":
+    kinds += _OF_INPUTS
   for verdict in verdicts():
-    grave = verdict.severity == "error" or subject != "symmetry"
+    certain = subject != "symmetry" and verdict.kind != "no gradient"
+    grave = verdict.severity == "error" or certain
     wanted = verdict.kind in kinds and verdict.severity != "note"
     if wanted and grave and (verdict.kind, verdict.path) not in drifting:
       yield of_verdict(observed, verdict)

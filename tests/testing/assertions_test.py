@@ -159,13 +159,16 @@ def test_symmetry():
 
 @pytest.mark.parametrize("place", ["parameter", "input"])
 def test_what_is_not_finite(place):
+  """What the input explains is not said besides, but fails them all."""
   check, params, x = testing.assert_finite_signal, two_layer_params(), X.copy()
   check(two_layers, params, x)
   if place == "input":
     x[0, 0] = np.nan
+    message = "^Non-finite input: [^\\n]*\\nSuggested fix:[^\\n]*\\n[^\\n]*$"
+    fails(message, testing.assert_gradients_flow, two_layers, params, x)
   else:
     params["in"][0, 0] = np.inf
-  message = rf"(?s)Non-finite {place}.*Non-finite signal at in:"
+    message = "(?s)Non-finite parameter.*Non-finite signal at in:"
   fails(message, check, two_layers, params, x)
 
 
@@ -175,7 +178,7 @@ def test_nothing_but_zeros_is_no_signal():
   for check in (testing.assert_finite_signal, testing.assert_variance_stable):
     check(two_layers, branch, X)
   check = testing.assert_finite_signal
-  fails("Signal is cut off", check, two_layers, params, 0 * X)
+  fails("Input of zeros", check, two_layers, params, 0 * X)
 
 
 def test_underflow_is_told_from_a_cut():

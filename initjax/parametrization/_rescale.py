@@ -1,0 +1,176 @@
+"""Initial weights of the wanted size: base std × init × c, leaf by leaf."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax._paths import is_float, leaves_by_path, map_floats
+from initjax._statistics import wide
+from initjax.parametrization._optimizer import factor_of, times
+from initjax.parametrization._scaling import Scaling
+from initjax.typing import Numbers
+
+_NEAR, _SURE = 2.0, 4.0
+"""Standard errors within which a size is taken to follow a law, and to be what
+is wanted already."""
+
+
+def sizes(params: Any) -> dict[str, float]:
+  """Root mean square of each leaf of floats, by path, in one program."""
+  return {p: float(size) for p, size in _sizes(_floats(params)).items()}
+
+
+def _floats(params: Any) -> dict[str, Any]:
+  leaves = leaves_by_path(params).items()
+  return {path: leaf for path, leaf in leaves if is_float(leaf)}
+
+
+@jax.jit
+def _sizes(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  return {path: _size(leaf) for path, leaf in leaves.items()}
+
+
+def sizes_of_draw(init: Any, key: jax.Array) -> dict[str, float]:
+  """The same of `init(key)`, of which no more than sizes is kept."""
+  draw = lambda key: map_floats(lambda _, leaf: _size(leaf), init(key))
+  return sizes(jax.jit(draw)(key))
+
+
+def _size(leaf: jax.Array) -> jax.Array:
+  if leaf.size == 0:
+    return jnp.zeros(())
+  return jnp.sqrt(jnp.mean(jnp.abs(wide(leaf)) ** 2))
+
+
+def rescaled(
+  params: Any, table: Mapping[str, Scaling], *, again: bool = False
+) -> Any:
+  """Parameters of the wanted size.
+
+  Args:
+    params: all leaves.
+    table: of the plan, by path.
+    again: whether parameters may have the wanted size already.
+
+  Raises:
+    ValueError: if parameters have no values; if a size is unknown; if all
+      leaves that would change have the wanted size already.
+  """
+  if not measurable(params):
+    raise ValueError(
+      "rescale measures parameters, so they must be concrete: call it outside "
+      "of jit, with arrays."
+    )
+  found = {path: of_path(path, table) for path in _floats(params)}
+  unknown = [path for path, row in found.items() if row.std is None]
+  if unknown:
+    listed = ", ".join(unknown[:4])
+    raise ValueError(
+      f"the base's std of {listed} is unknown: pass mup concrete base "
+      "parameters, or base_init=key → parameters of the base."
+    )
+  measured = sizes(params)
+  if not again and _is_done(found, measured, params):
+    raise ValueError(
+      "these parameters already have the std that the plan wants: rescale was "
+      "applied before, and must not be applied twice. Use them as they are."
+    )
+
+  def visit(path: str, leaf: Any) -> Any:
+    row, size = found[path], measured[path]
+    if size == 0:
+      return leaf
+    return times(leaf, row.init_total / law_of(row, size, leaf.size))
+
+  return map_floats(visit, params)
+
+
+def of_path(path: str, table: Mapping[str, Scaling]) -> Scaling:
+  """A leaf's row, with or without the collection before it."""
+  factor_of(path, dict.fromkeys(table, 1.0))  # raises where there is none
+  return table[path] if path in table else table[f"params/{path}"]
+
+
+def law_of(row: Scaling, size: float, entries: int) -> float:
+  """Size of a leaf against the base's, as its own initializer makes it.
+
+  That goes with width by one of a few laws, up to chance: then it is exact.
+
+  Raises:
+    ValueError: if it starts at 0 in the base alone.
+  """
+  assert row.std is not None
+  if row.std == 0:
+    raise ValueError(
+      f"{row.path} starts at 0 in the base, and here it does not: give both "
+      "the same initializers. Trained parameters are not to be rescaled."
+    )
+  ratio = size / row.std
+  law = min(_laws(row), key=lambda law: abs(math.log(ratio / law)))
+  chance = _NEAR * error(row, entries)
+  return law if abs(ratio / law - 1) <= chance else ratio
+
+
+def _laws(row: Scaling) -> tuple[float, ...]:
+  """What common initializers make of a std: fixed, by fan_in, by fan_out."""
+  growths = row.growth_in, row.growth_out
+  return 1.0, *(1 / f for g in growths for f in (math.sqrt(g), g))
+
+
+def error(row: Scaling, entries: int) -> float:
+  """Standard error of the ratio of two measured sizes: (1/2n + 1/2n₀)^½."""
+  base = max(1, math.prod(row.base_shape))
+  return math.sqrt(0.5 / max(1, entries) + 0.5 / base)
+
+
+def _is_done(
+  found: Mapping[str, Scaling], measured: Mapping[str, float], params: Any
+) -> bool:
+  """Whether all leaves that would be changed have the wanted size already."""
+  done: list[bool] = []
+
+  def visit(path: str, leaf: Any) -> Any:
+    row, size = found[path], measured[path]
+    # of hidden kernels most initializers have the wanted size
+    changes = row.role in ("output", "bottleneck") or _varies(row.absorbed)
+    if changes and size and row.std:
+      done.append(_has_size(row, size, leaf))
+    return leaf
+
+  map_floats(visit, params)
+  return bool(done) and all(done)
+
+
+def _varies(factor: Numbers) -> bool:
+  return bool(np.any(np.asarray(factor) != 1))
+
+
+def _has_size(row: Scaling, size: float, leaf: Any) -> bool:
+  """Whether a leaf has what is wanted, part by part."""
+  assert row.std is not None
+  parts = np.asarray(row.init_total)
+  values = np.unique(parts)
+  own = np.array([size])
+  if len(values) > 1:
+    own = np.array([_size_where(leaf, parts == value) for value in values])
+  wanted = row.std * values
+  chance = _SURE * error(row, int(leaf.size))
+  return bool(np.all(abs(own / wanted - 1) <= chance))
+
+
+def _size_where(leaf: jax.Array, mask: np.ndarray) -> float:
+  """Root mean square of some entries."""
+  squares = jnp.abs(wide(leaf)) ** 2
+  where = jnp.broadcast_to(mask, squares.shape)
+  return float(jnp.sqrt(jnp.mean(squares, where=where)))
+
+
+def measurable(tree: Any) -> bool:
+  """Whether all leaves of floats have values."""
+  abstract = jax.ShapeDtypeStruct, jax.core.Tracer
+  leaves = [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
+  return bool(leaves) and not any(isinstance(x, abstract) for x in leaves)
