@@ -1,25 +1,31 @@
 """How often do the assertions of `initjax.testing` err?
 
-Question: a test that runs on one draw of the weights fails by chance; how often
-does it on healthy 100-layer networks, and how often does it notice weights that
-are 5 % too large?
+Question: a verdict on one draw of the weights may be chance. How often is a
+healthy network called sick, and a sick one healthy?
 
     python -m experiments.false_alarms
 
-draws 500 networks of each kind at widths 128 and 512, with a batch of 16, and
-calls `assert_variance_stable` and `assert_gradients_flow` on each: some 50
-minutes on 2 CPU cores (`--draws=20` for a first look). Healthy are ReLU
-and leaky ReLU at the He gain and tanh on the edge of chaos with biases of
-variance 0.05, whose signal shall keep the second moment of its fixed point. The
-intervals are exact (Clopper and Pearson 1934). Expect false alarms at or below
-the nominal 0.3 % (1.5 of 500; of the signals of ReLU, leaky ReLU and tanh 2, 1
-and 0 at width 128, 1, 1 and 0 at width 512; of gradients none), and of the ReLU
-networks with standard deviations 5 % too large 97 % caught at width 128
-(gradients: 98.6 %), all 500 at width 512.
+draws 400 networks of each of 14 healthy kinds and 100 of each of 16 sick ones,
+and diagnoses each: up to 15 minutes on 2 idle CPU cores (`--verdict_draws=20`
+for a first look). A verdict other than a note, or a drift for which assertions
+fail, is an alarm. Expect at most 6 of 400 in any healthy kind, 30 of 5,600 in
+all, and at least 99 % of each sickness found.
+
+    python -m experiments.false_alarms --draws=500 --verdict_draws=0
+
+asks that of the assertions: 500 networks of each kind at widths 128 and 512,
+with a batch of 16, each for `assert_variance_stable` and
+`assert_gradients_flow`: some 50 minutes. Healthy are ReLU and leaky ReLU at the
+He gain and tanh on the edge of chaos with biases of variance 0.05, whose signal
+shall keep the second moment of its fixed point. The intervals are exact
+(Clopper and Pearson 1934). Expect false alarms at or below the nominal 0.3 %,
+and of the ReLU networks with standard deviations 5 % too large more than 90 %
+caught at width 128, all at width 512.
 
 Results go to a new directory, as false_alarms.json.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -34,9 +40,12 @@ import rich.table
 
 import initjax
 from experiments._experiment import Experiment, Result, check, option
+from experiments._healthy_networks import healthy_networks
 from experiments._job import Job
 from experiments._launch import launch
-from initjax.typing import Activation
+from experiments._sick_networks import sick_networks
+from initjax.diagnosis import verdicts_of_draws
+from initjax.typing import Activation, Verdict
 
 _FEATURES = 64
 _PART = 25  # draws
@@ -70,12 +79,15 @@ class Count(NamedTuple):
 class Config:
   """What to draw."""
 
-  draws: int = option(500, "Networks of each kind.", low=1)
+  draws: int = option(0, "Networks of each kind for the assertions.", low=0)
   depth: int = option(100, "Linear layers.", low=5)
   widths: tuple[int, ...] = option((128, 512), "Units of each.", low=2)
   batch: int = option(16, "Inputs.", low=1)
   false_alarm: float = option(0.003, "Nominal rate.", low=0.0)
   excess: float = option(0.05, "Of the standard deviation, of sick networks.")
+  verdict_draws: int = option(
+    400, "Healthy networks of each kind to diagnose; of sick a quarter.", low=0
+  )
 
   def __post_init__(self) -> None:
     check(self)
@@ -162,7 +174,64 @@ def _interval(failures: int, draws: int) -> tuple[float, float]:
   return float(interval.low), float(interval.high)
 
 
-def run(config: Config, job: Job) -> Result:
+class Rate(NamedTuple):
+  """How often one kind of network is called sick."""
+
+  network: str
+  is_sick: bool
+  found: int
+  draws: int
+  unjudged: int
+  """rows of it whose growth is not judged, of `rows`"""
+  rows: int
+  kinds: str
+  """of verdicts, and how often"""
+
+
+def rates(config: Config, job: Job) -> list[Rate]:
+  """Diagnoses every kind; each is one item."""
+  networks = [*healthy_networks().items(), *sick_networks().items()]
+  sick = sick_networks()
+  kinds: dict[str, collections.Counter[str]] = {}
+
+  def one(name: str) -> np.ndarray:
+    network = dict(networks)[name]
+    count = config.verdict_draws // 4 if name in sick else config.verdict_draws
+    keys = jax.random.split(jax.random.key(0), max(count, 1))
+    found = 0
+    kinds[name] = collections.Counter()
+    draws = verdicts_of_draws(
+      network.apply, network.init, keys, *network.inputs
+    )
+    for verdicts in draws:
+      loud = {v.kind for v in verdicts if is_alarm(v)}
+      signs = network.signs if name in sick else ("",)
+      found += any(sign in kind for sign in signs for kind in loud)
+      kinds[name].update(loud)
+    params = network.init(keys[0])
+    report = initjax.diagnose(network.apply, params, *network.inputs)
+    rows = len(report.graph.rows)
+    return np.array([found, len(keys), len(report.unjudged), rows])
+
+  counts = job.map(one, [name for name, _ in networks])
+  found = []
+  for (name, _), row in zip(networks, counts, strict=True):
+    k, draws, unjudged, rows = (int(number) for number in row)
+    said = _listed(kinds.get(name))
+    found.append(Rate(name, name in sick, k, draws, unjudged, rows, said))
+  return found
+
+
+def is_alarm(verdict: Verdict) -> bool:
+  """Whether it says that something is wrong."""
+  return verdict.severity != "note" or verdict.kind.startswith("slow drift")
+
+
+def _listed(kinds: collections.Counter[str] | None) -> str:
+  return ", ".join(f"{kind} {n}" for kind, n in (kinds or {}).items())
+
+
+def counts_of(config: Config, job: Job) -> list[Count]:
   """All networks at all widths; every `_PART` draws are kept when done."""
   keys = jax.random.split(jax.random.key(0), config.draws)
   starts = range(0, config.draws, _PART)
@@ -175,19 +244,53 @@ def run(config: Config, job: Job) -> Result:
 
   found = np.array(job.map(part, items))
   found = found.reshape(len(kinds), len(starts), len(ASSERTIONS)).sum(1)
-  counts = [
+  return [
     Count(name, width, assertion, k, config.draws, *_interval(k, config.draws))
     for (width, name), row in zip(kinds, found.tolist(), strict=True)
     for assertion, k in zip(ASSERTIONS, row, strict=True)
   ]
+
+
+def run(config: Config, job: Job) -> Result:
+  """Verdicts, assertions, or both."""
   title = (
     f"{config.draws} draws, {config.depth} layers, nominal "
     f"{config.false_alarm:.1%}"
   )
-  return {"title": title, "counts": counts}
+  return {
+    "title": title,
+    "counts": counts_of(config, job) if config.draws else [],
+    "rates": rates(config, job) if config.verdict_draws else [],
+  }
 
 
 def tables(result: Result) -> list[rich.table.Table]:
+  """Those of verdicts and of assertions, as far as they were asked for."""
+  found = []
+  if result["rates"]:
+    found.append(_rates_table(result["rates"]))
+  if result["counts"]:
+    found.append(_counts_table(result))
+  return found
+
+
+def _rates_table(found: list[Rate]) -> rich.table.Table:
+  alarms = sum(rate.found for rate in found if not rate.is_sick)
+  table = rich.table.Table(title=f"{alarms} alarms in health", box=None)
+  for name in ("network", "state", "called sick", "not judged", "verdicts"):
+    table.add_column(name, no_wrap=name != "verdicts")
+  for rate in found:
+    table.add_row(
+      rate.network,
+      "sick" if rate.is_sick else "healthy",
+      f"{rate.found} of {rate.draws}",
+      f"{rate.unjudged} of {rate.rows} rows",
+      rate.kinds,
+    )
+  return table
+
+
+def _counts_table(result: Result) -> rich.table.Table:
   """One row for each network, width and assertion."""
   table = rich.table.Table(title=result["title"], box=None)
   table.add_column("network", no_wrap=True)
@@ -203,13 +306,21 @@ def tables(result: Result) -> list[rich.table.Table]:
       f"{row.failures / row.draws:.1%}",
       f"{row.low:.2%} … {row.high:.2%}",
     )
-  return [table]
+  return table
 
 
 EXPERIMENT = Experiment(
   "false_alarms",
   Config,
-  {"smoke": {"draws": 2, "depth": 6, "widths": (16,), "batch": 4}},
+  {
+    "smoke": {
+      "draws": 2,
+      "depth": 6,
+      "widths": (16,),
+      "batch": 4,
+      "verdict_draws": 0,
+    }
+  },
   run,
   tables,
 )

@@ -111,6 +111,9 @@ def _slow_drift(
   observed: Observed, chain: Chain, direction: str
 ) -> Verdict | None:
   """A drift that chance does not explain, too small to do harm."""
+  odd = {one.row for group in observed.odd() for one in group}
+  if not odd.isdisjoint(chain.rows):
+    return None  # that layer is said to be
   drift = observed.drift(chain, direction, None)
   allowed = allowed_sigmas(_FALSE_ALARM, len(observed.chains))
   if drift is None or abs(drift.sigmas) <= allowed:
@@ -144,7 +147,10 @@ def growth_of(
   bits = found.log2_moments[direction]
   if direction == "backward":  # what strides and pooling share out is kept
     bits = bits + np.log2(np.maximum(found.backward.size, 1))
-  every = [_growth(ops, bits, each, direction) for each in piece.sequences]
+  every = [
+    _growth(ops, _without_odd(observed, bits, each, direction), each, direction)
+    for each in piece.sequences
+  ]
   growths = [each for each in every if each is not None]
   if not growths:
     return None
@@ -157,6 +163,26 @@ def growth_of(
     return growth
   drift = observed.drift(piece.chain, direction, None)
   return growth if drift is None else _by_law(growth, drift)
+
+
+def _without_odd(
+  observed: Observed,
+  bits: np.ndarray,
+  sequence: Sequence[int],
+  direction: Direction,
+) -> np.ndarray:
+  """Sizes as they were if none of its layers was odd: see `_innovations`."""
+  found = {
+    one.row: one.bits.get(direction, 0.0)
+    for group in observed.odd()
+    for one in group
+  }
+  shift, places = np.zeros(bits.shape[1]), list(sequence)
+  for row in set(found).intersection(places):
+    at = places.index(row)
+    passed = places[at:] if direction == "forward" else places[:at]
+    shift[passed] += found[row]
+  return bits - shift
 
 
 def _growth(

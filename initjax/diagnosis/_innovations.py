@@ -21,11 +21,11 @@ import numpy as np
 
 from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._law import one_layer
-from initjax.diagnosis._observe import Observed
-from initjax.diagnosis._pieces import Piece
+from initjax.diagnosis._pieces import Piece, Pieces
 from initjax.diagnosis._spread import kappa
 from initjax.diagnosis._tails import drawn_layer, tail
 from initjax.meanfield import THEORY_FAILS
+from initjax.measurement import RowStatistics
 from initjax.typing import Direction
 
 _FALSE_ALARM = 0.0015  # of all rows and both directions; growth has as much
@@ -48,6 +48,11 @@ class Innovation(NamedTuple):
   is_fresh: bool
   """whether the law is that of fresh weights"""
 
+  @property
+  def most(self) -> float:
+    """By how many bits it is off, either way."""
+    return max(map(abs, self.bits.values()))
+
 
 class Steps(NamedTuple):
   """Steps of one direction, between neighbours of a sequence."""
@@ -60,52 +65,69 @@ class Steps(NamedTuple):
   """[steps]: by the law of first order, or a bound"""
 
 
-def innovations(observed: Observed) -> Iterator[list[Innovation]]:
+def innovations(
+  found: RowStatistics, parts: Pieces
+) -> Iterator[list[Innovation]]:
   """Of each piece those that are off, neighbours together."""
-  each = _FALSE_ALARM / max(2 * len(observed.found.rows), 1)
+  each = _FALSE_ALARM / max(2 * len(found.rows), 1)
   seen: set[int] = set()
-  for piece in observed.parts.pieces:
+  for piece in parts.pieces:
+    groups: list[tuple[list[Innovation], int, int]] = []
     for sequence in piece.sequences:
-      found = _of_sequence(observed, piece, sequence, each)
-      new = {row: one for row, one in found.items() if row not in seen}
+      odd = _of_sequence(found, piece, sequence, each)
+      new = {row: one for row, one in odd.items() if row not in seen}
       seen |= set(new)
-      yield from _neighbours(new, sequence)
+      for group in _neighbours(new, sequence):
+        at = sequence.index(group[0].row), sequence.index(group[-1].row)
+        groups.append((group, sequence[at[0] - 1], sequence[at[1] + 1]))
+    yield from _strongest(groups)
+
+
+def _strongest(
+  groups: list[tuple[list[Innovation], int, int]],
+) -> Iterator[list[Innovation]]:
+  """One for each block: that which is off by most, of those in its range."""
+  groups.sort(key=lambda of: -max(one.most for one in of[0]))
+  taken: list[tuple[int, int]] = []
+  for group, low, high in groups:
+    if not any(a <= group[0].row <= b for a, b in taken):
+      taken.append((low, high))
+      yield group
 
 
 def _of_sequence(
-  observed: Observed, piece: Piece, sequence: tuple[int, ...], allowed: float
+  found: RowStatistics, piece: Piece, sequence: tuple[int, ...], allowed: float
 ) -> dict[int, Innovation]:
-  found: dict[int, Innovation] = {}
+  odd: dict[int, Innovation] = {}
   for direction in get_args(Direction):
-    steps = _steps(observed, piece, sequence, direction)
+    steps = _steps(found, piece, sequence, direction)
     if steps is None:
       continue
-    for at, p, law, fresh in _unlikely(steps, piece.chain, observed, direction):
+    for at, p, law, fresh in _unlikely(steps, piece.chain, found, direction):
       row = steps.rows[at]
       if p >= allowed or row in (sequence[0], sequence[-1]):
         continue
-      before = found.get(row)
+      before = odd.get(row)
       bits = {direction: float(steps.off[at])} | (before.bits if before else {})
       least = min(p, before.p) if before else p
-      found[row] = Innovation(row, bits, least, law, fresh)
-  return _spikes(found, sequence) if piece.kind == "blocks" else found
+      odd[row] = Innovation(row, bits, least, law, fresh)
+  return _spikes(odd, sequence) if piece.kind == "blocks" else odd
 
 
 def _steps(
-  observed: Observed,
+  found: RowStatistics,
   piece: Piece,
   sequence: tuple[int, ...],
   direction: Direction,
 ) -> Steps | None:
   """By the chain's law, or else as they are; None where they are too few."""
   if piece.chain is not None:
-    law = one_layer(piece.chain, observed.found, direction)
+    law = one_layer(piece.chain, found, direction)
     if law is not None:
       off, std = law
       return _checked(piece.chain.rows[1:], off, std)
     if direction == "backward":
       return None  # it comes back by other ways too
-  found = observed.found
   bits = found.log2_moments[direction].mean(axis=0)
   if direction == "backward":
     bits = bits + np.log2(np.maximum(found.backward.size, 1))
@@ -129,7 +151,10 @@ def _checked(
 
 
 def _unlikely(
-  steps: Steps, chain: Chain | None, observed: Observed, direction: Direction
+  steps: Steps,
+  chain: Chain | None,
+  found: RowStatistics,
+  direction: Direction,
 ) -> Iterator[tuple[int, float, str, bool]]:
   """Steps that stand out, their probability, and the law that says so."""
   sigmas = steps.off / steps.std
@@ -143,7 +168,7 @@ def _unlikely(
     elif chain is None:
       yield at, math.erfc(abs(sigmas[at]) / math.sqrt(2)), _BOUND, True
     else:
-      p = _by_draws(steps, at, chain, observed, direction)
+      p = _by_draws(steps, at, chain, found, direction)
       yield at, p, _POSITIONS if chain.has_positions else _WIDTHS, True
 
 
@@ -161,11 +186,15 @@ def _student(t: float, freedom: float) -> float:
 
 
 def _by_draws(
-  steps: Steps, at: int, chain: Chain, observed: Observed, direction: Direction
+  steps: Steps,
+  at: int,
+  chain: Chain,
+  found: RowStatistics,
+  direction: Direction,
 ) -> float:
   """Tails of the layer's own law; of the law of first order if unknown."""
   normal = math.erfc(abs(steps.off[at] / steps.std[at]) / math.sqrt(2))
-  bits = observed.found.log2_moments["forward"]
+  bits = found.log2_moments["forward"]
   if len(bits) > 1:
     return normal  # a mean over draws
   row = chain.rows[at]

@@ -141,7 +141,7 @@ def _null(
   known = math.isfinite(correlation)
   return null_of(
     chain,
-    measured,
+    tuple(measured.tolist()),
     target,
     correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
     batch=int(found.detail.samples[first]) if known else 1,

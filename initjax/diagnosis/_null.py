@@ -45,9 +45,10 @@ class Null(NamedTuple):
   """both drifts of averages over a batch; NaN where they are not known"""
 
 
+@functools.lru_cache(maxsize=16)
 def null_of(
   chain: Chain,
-  measured: np.ndarray,
+  measured: tuple[float, ...],
   target: float | None = None,
   *,
   correlation: float = 0.0,
@@ -62,10 +63,12 @@ def null_of(
   if target is None and contraction < 1 - _FLAT:
     log2_sigma_w2, level = _of_the_model(chain, log2_sigma_w2)
   layers = tuple(_layers(chain, log2_sigma_w2))
-  start = 2 ** float(measured[0])
+  # Rounded, so that models that are drawn alike share what is kept: fits take
+  # what is left of the first row's deviation for one of chance.
+  start = 2 ** (round(8 * float(measured[0])) / 8)
   null = _law(layers, start)
   if batch > 1:  # averages of few large samples scatter like one of them
-    options = correlation, batch, _is_deep(null)
+    options = round(correlation, 2), batch, _is_deep(null)
     averaged = _of_averages(layers, start, *options)
     null = null._replace(averaged=averaged)
   if math.isnan(level):
@@ -157,7 +160,7 @@ def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
   """The chain with these weights, its first row as the data."""
   rest = zip(
     chain.activations,
-    np.exp2(log2_sigma_w2).tolist(),
+    np.exp2(np.round(log2_sigma_w2, 6)).tolist(),
     chain.sigma_b2[1:].tolist(),
     chain.widths[1:],
     strict=True,

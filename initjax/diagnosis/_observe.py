@@ -13,6 +13,7 @@ from initjax._executables import execute
 from initjax._paths import leaves_by_path
 from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._chain import Chain
+from initjax.diagnosis._innovations import Innovation, innovations
 from initjax.diagnosis._law import Drift, drift_of
 from initjax.diagnosis._pieces import Pieces, pieces_of
 from initjax.measurement import (
@@ -48,6 +49,8 @@ class Observed(NamedTuple):
   """what of the model is judged together"""
   drift: Callable[[Chain, str, float | None], Drift | None]
   """of a chain in a direction, with or without a target, by its law"""
+  odd: Callable[[], list[list[Innovation]]]
+  """single layers that are off, neighbours together"""
   call: Call
 
   @property
@@ -110,7 +113,8 @@ def observed_of(report: SignalReport, call: Call) -> Observed:
   drift = functools.cache(
     lambda chain, *options: drift_of(chain, found, *options)
   )
-  return Observed(report, found, leaves, parts, drift, call)
+  odd = functools.cache(lambda: list(innovations(found, parts)))
+  return Observed(report, found, leaves, parts, drift, odd, call)
 
 
 def _check_draws(params: Any, draws: int | None) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from initjax.diagnosis._fixes import fix
-from initjax.diagnosis._innovations import Innovation, innovations
+from initjax.diagnosis._innovations import Innovation
 from initjax.diagnosis._observe import Observed
 from initjax.graph import Row
 from initjax.reports import NOUNS
@@ -17,7 +17,7 @@ _GRAVE = 5.0  # log₂ of the second moment: a factor 5.7 in size
 def check_layers(observed: Observed) -> Iterator[Verdict]:
   """One verdict for each odd layer, and for neighbours that are odd."""
   rows = observed.found.rows
-  for group in innovations(observed):
+  for group in observed.odd():
     grave = any(_is_grave(one) for one in group)
     yield Verdict(
       ODD,
@@ -30,7 +30,7 @@ def check_layers(observed: Observed) -> Iterator[Verdict]:
 
 
 def _is_grave(one: Innovation) -> bool:
-  return one.is_fresh and max(map(abs, one.bits.values())) > _GRAVE
+  return one.is_fresh and one.most > _GRAVE
 
 
 def _message(group: list[Innovation], rows: tuple[Row, ...]) -> str:

@@ -133,7 +133,8 @@ def test_the_band_is_the_law_of_finite_width():
   """He-ReLU: log drifts by -5/(2n) per layer, variance 5/n (Hanin 2018).
 
   An average over samples drifts as `trajectory` says of samples that are as
-  alike as these, and is taken to scatter like noise that they share in full.
+  alike as these, to two digits of their cosine, and is taken to scatter like
+  noise that they share in full.
   """
   layers = [Layer(phi, 2.0, width=64) for phi in [None] + [jax.nn.relu] * 39]
   units = X @ kernels(2.0, 40)[0]
@@ -147,7 +148,7 @@ def test_the_band_is_the_law_of_finite_width():
     rows = diagnosed(jax.nn.relu, 2.0, 40, x=x).to_records()
     low, high = rows[-1]["forward_band"]
     found = (low + high) / 2 - rows[0]["forward_log2_second_moment"]
-    np.testing.assert_allclose(found, drift, rtol=1e-6)
+    np.testing.assert_allclose(found, drift, rtol=1e-3)
     np.testing.assert_allclose(high - low, 6 * spread, rtol=1e-6)
 
 

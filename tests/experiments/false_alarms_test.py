@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import false_alarms
+from experiments import _healthy_networks, _sick_networks, false_alarms
 from experiments._job import Job
 
-SMALL = false_alarms.Config(draws=2, depth=6, widths=(16,), batch=4)
+SMALL = false_alarms.Config(
+  draws=2, depth=6, widths=(16,), batch=4, verdict_draws=0
+)
 
 
 def test_every_network_is_counted_for_both_assertions():
@@ -70,7 +72,8 @@ def test_networks_have_the_variances_they_should():
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"draws": 0}, "draws must be at least 1"),
+    ({"draws": -1}, "draws must be at least 0"),
+    ({"verdict_draws": -1}, "verdict_draws must be at least 0"),
     ({"depth": 4}, "depth must be at least 5"),
     ({"batch": 0}, "batch must be at least 1"),
     ({"widths": ()}, "widths must not be empty"),
@@ -83,3 +86,31 @@ def test_networks_have_the_variances_they_should():
 def test_a_config_that_makes_no_sense_is_refused(wrong, message):
   with pytest.raises(ValueError, match=message):
     false_alarms.Config(**wrong)
+
+
+@pytest.mark.slow
+def test_verdicts_on_every_draw_are_counted(monkeypatch):
+  """One healthy and one sick kind, 8 draws and 2, of one shape."""
+  shapes, x = [(16, 16)] * 6, _healthy_networks.gaussians(8, 16)
+  init = _healthy_networks.list_of(shapes)
+  worse = lambda key: [10 * k if i == 3 else k for i, k in enumerate(init(key))]
+  network, plain = _healthy_networks.Network, _healthy_networks.plain
+  one = {"six layers": network(plain, init, (x,))}
+  other = {"layer × 10": network(plain, worse, (x,), ("odd layer",))}
+  monkeypatch.setattr(false_alarms, "healthy_networks", lambda: one)
+  monkeypatch.setattr(false_alarms, "sick_networks", lambda: other)
+  result = false_alarms.run(false_alarms.Config(verdict_draws=8), Job())
+  healthy, sick = result["rates"]
+  assert (sick.found, sick.draws, sick.is_sick) == (2, 2, True)
+  assert "odd layer 2" in sick.kinds
+  assert healthy.found <= 1
+  assert (healthy.draws, healthy.is_sick) == (8, False)
+  assert [rate.unjudged for rate in result["rates"]] == [0, 0]
+  (table,) = false_alarms.tables(result)
+  assert table.row_count == 2
+
+
+@pytest.mark.slow
+def test_as_many_kinds_are_drawn_as_are_promised():
+  assert len(_healthy_networks.healthy_networks()) == 14
+  assert len(_sick_networks.sick_networks()) == 16
