@@ -21,6 +21,7 @@ from initjax.diagnosis._observe import Call
 from initjax.graph import (
   FORWARD,
   REMAT,
+  Atom,
   Equation,
   Site,
   Slot,
@@ -124,8 +125,10 @@ def _search(
   with jax.disable_jit():
     outputs, *_ = run(jaxpr, arguments, Visitor(visit), slots, enter=_ENTERED)
   reached = [origins[id(x)] for x in outputs if id(x) in origins]
-  made = [each for each in origins.values() if math.isnan(each.result)]
-  return next(iter([*reached, *(made if also_inside else [])]), None)
+  inside = [each for each in origins.values() if also_inside]
+  made = [each for each in reached if each.equation]
+  made += [each for each in inside if math.isnan(each.result)]
+  return next(iter(made), None)
 
 
 def _is_bad(x: Any) -> bool:
@@ -145,11 +148,15 @@ def _origin(
 ) -> Origin:
   """That of an operand, unless all is well with them, or they were no NaN."""
   operands = visited.operands or []
-  bad = sorted(filter(_is_bad, operands), key=_has_nan, reverse=True)
-  known = [origins.get(id(x)) or _of_slice(origins) for x in bad]
-  if known and (_has_nan(bad[0]) or not _has_nan(output)):
-    return known[0]
   equation, line = visited.equation, line_at(visited.site)
+  pairs = [
+    (_has_nan(x), _known(atom, x, origins))
+    for atom, x in zip(equation.invars, operands, strict=True)
+    if _is_bad(x)
+  ]
+  given = sorted(pairs, key=lambda pair: not pair[0])
+  if given and (given[0][0] or not _has_nan(output)):
+    return given[0][1]
   if equation.primitive.name in REMAT:
     inner = sub_jaxprs(equation.params)[0]
     inside = _search(inner, operands, also_inside=False)
@@ -161,14 +168,18 @@ def _origin(
     equation,
     _operands_at(equation, operands, output, at),
     _entry(output, at),
-    known[0] if known else None,
+    given[0][1] if given else None,
     line=line,
   )
 
 
-def _of_slice(origins: dict[int, Origin]) -> Origin:
-  """Of an array that no equation made: a part of one, or a constant."""
-  return next(reversed(origins.values()), Origin(result=math.inf))
+def _known(atom: Atom, x: Any, origins: dict[int, Origin]) -> Origin:
+  """Of an array; what no equation made is a constant, or a part of one."""
+  constant = Origin(result=math.inf)
+  if hasattr(atom, "val"):
+    return constant
+  latest = next(reversed(origins.values()), constant)
+  return origins.get(id(x), latest)
 
 
 def _operands_at(
