@@ -144,6 +144,12 @@ def _has_nan(x: Any) -> bool:
   return bool(_of(x).isnan(x).any())
 
 
+def _worst(x: Any) -> int:
+  """Where NaN is first, or else an infinity."""
+  of = _of(x)
+  return int((of.isnan(x) if _has_nan(x) else ~of.isfinite(x)).argmax())
+
+
 def _of(x: Any) -> Any:
   """NumPy answers at once; a large array is asked where it is."""
   large = isinstance(x, jax.Array) and x.size > 2**16
@@ -158,24 +164,20 @@ def _origin(
 ) -> Origin:
   """That of an operand, unless all is well with them, or they were no NaN."""
   operands = visited.operands or []
-  equation = visited.equation
-  pairs = [
-    (_has_nan(x), _known(atom, x, origins))
-    for atom, x in zip(equation.invars, operands, strict=True)
-    if _is_bad(x)
-  ]
-  given = sorted(pairs, key=lambda pair: not pair[0])
-  if given and (given[0][0] or not _has_nan(output)):
-    return given[0][1]
+  equation, before = visited.equation, None
+  pairs = list(zip(equation.invars, operands, strict=True))
+  bad = [pair for pair in pairs if _is_bad(pair[1])]
+  if bad:
+    atom, worst = max(bad, key=lambda pair: _has_nan(pair[1]))
+    before = _known(atom, worst, origins)
+    if _has_nan(worst) or not _has_nan(output):
+      return before
   line = line_at(visited.site)
-  before = given[0][1] if given else None
   inside = _inside(equation, operands)
   if inside is not None:  # where all that came in looks like a constant
     made = inside.before if inside.before and inside.before.equation else before
     return inside._replace(line=inside.line or line, before=made)
-  of = _of(output)
-  worst = of.isnan(output) if _has_nan(output) else ~of.isfinite(output)
-  at = int(worst.argmax())
+  at = _worst(output)
   return Origin(
     equation,
     _operands_at(equation, operands, output, at),
