@@ -14,7 +14,12 @@ from initjax._statistics import nan_is_unknown
 from initjax.diagnosis._copies import check_copies
 from initjax.diagnosis._embeddings import check_embeddings
 from initjax.diagnosis._growth import check_growth
-from initjax.diagnosis._inputs import OF_INPUTS, check_inputs, unexplained
+from initjax.diagnosis._inputs import (
+  OF_INPUTS,
+  check_inputs,
+  nonfinite_inputs,
+  unexplained,
+)
 from initjax.diagnosis._no_gradient import check_no_gradient, still
 from initjax.diagnosis._nonfinite import check_nonfinite
 from initjax.diagnosis._observe import Call, Observed, observe, observed_of
@@ -123,7 +128,7 @@ def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
   """All that is wrong, worst first."""
   found, leaves = observed.found, observed.leaves
   of_inputs = [
-    *check_values("input", arrays_of(inputs)),
+    *nonfinite_inputs(observed, inputs),
     *check_inputs(observed, inputs),
   ]
   of_signals = [

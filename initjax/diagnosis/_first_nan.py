@@ -1,10 +1,12 @@
 """The first equation that makes NaN, or an infinity, of numbers that are none.
 
-The model runs once more, equation by equation and with values at hand, so loops
-are unrolled. What an array that is not finite comes from is noted, and what the
-outputs come from is told: a `where` may have discarded the rest.
+The model runs once more, equation by equation and with values at hand; of a
+loop, the repeat that makes them. What an array comes from that is not finite is
+noted, and what the outputs come from is told: a `where` may have discarded the
+rest.
 """
 
+import functools
 import linecache
 import math
 import pathlib
@@ -15,12 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from initjax._executables import fresh_jaxpr
 from initjax.diagnosis._observe import Call
 from initjax.graph import (
   FORWARD,
   REMAT,
+  Atom,
   Equation,
   Site,
   Slot,
@@ -29,11 +33,12 @@ from initjax.graph import (
   equations,
   equations_around,
   run,
+  scan_operands,
   sub_jaxprs,
 )
 from initjax.measurement import gradient_of
 
-_ENTERED = FORWARD - REMAT - {"shard_map"}
+_ENTERED = FORWARD - REMAT - {"shard_map", "scan"}
 """What runs with values at hand where nothing is jitted."""
 
 
@@ -124,17 +129,31 @@ def _search(
   with jax.disable_jit():
     outputs, *_ = run(jaxpr, arguments, Visitor(visit), slots, enter=_ENTERED)
   reached = [origins[id(x)] for x in outputs if id(x) in origins]
-  made = [each for each in origins.values() if math.isnan(each.result)]
-  return next(iter([*reached, *(made if also_inside else [])]), None)
+  inside = [each for each in origins.values() if also_inside]
+  made = [each for each in reached if each.equation]
+  made += [each for each in inside if math.isnan(each.result)]
+  return next(iter(made), None)
 
 
 def _is_bad(x: Any) -> bool:
   inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-  return bool(inexact and not jnp.isfinite(x).all())
+  return bool(inexact and not _of(x).isfinite(x).all())
 
 
 def _has_nan(x: Any) -> bool:
-  return bool(jnp.isnan(x).any())
+  return bool(_of(x).isnan(x).any())
+
+
+def _worst(x: Any) -> int:
+  """Where NaN is first, or else an infinity."""
+  of = _of(x)
+  return int((of.isnan(x) if _has_nan(x) else ~of.isfinite(x)).argmax())
+
+
+def _of(x: Any) -> Any:
+  """NumPy answers at once; a large array is asked where it is."""
+  large = isinstance(x, jax.Array) and x.size > 2**16
+  return jnp if large and jax.default_backend() != "cpu" else np
 
 
 def _origin(
@@ -145,30 +164,74 @@ def _origin(
 ) -> Origin:
   """That of an operand, unless all is well with them, or they were no NaN."""
   operands = visited.operands or []
-  bad = sorted(filter(_is_bad, operands), key=_has_nan, reverse=True)
-  known = [origins.get(id(x)) or _of_slice(origins) for x in bad]
-  if known and (_has_nan(bad[0]) or not _has_nan(output)):
-    return known[0]
-  equation, line = visited.equation, line_at(visited.site)
-  if equation.primitive.name in REMAT:
-    inner = sub_jaxprs(equation.params)[0]
-    inside = _search(inner, operands, also_inside=False)
-    if inside is not None:
-      return inside._replace(line=inside.line or line)
-  is_worst = jnp.isnan(output) if _has_nan(output) else ~jnp.isfinite(output)
-  at = int(jnp.argmax(is_worst))
+  equation, before = visited.equation, None
+  pairs = list(zip(equation.invars, operands, strict=True))
+  bad = [pair for pair in pairs if _is_bad(pair[1])]
+  if bad:
+    atom, worst = max(bad, key=lambda pair: _has_nan(pair[1]))
+    before = _known(atom, worst, origins)
+    if _has_nan(worst) or not _has_nan(output):
+      return before
+  line = line_at(visited.site)
+  inside = _inside(equation, operands)
+  if inside is not None:  # where all that came in looks like a constant
+    made = inside.before if inside.before and inside.before.equation else before
+    return inside._replace(line=inside.line or line, before=made)
+  at = _worst(output)
   return Origin(
     equation,
     _operands_at(equation, operands, output, at),
     _entry(output, at),
-    known[0] if known else None,
+    before,
     line=line,
   )
 
 
-def _of_slice(origins: dict[int, Origin]) -> Origin:
-  """Of an array that no equation made: a part of one, or a constant."""
-  return next(reversed(origins.values()), Origin(result=math.inf))
+def _inside(equation: Equation, operands: Sequence[Any]) -> Origin | None:
+  """The origin in a call that was run as a whole, if it can be entered."""
+  name = equation.primitive.name
+  if name in REMAT:
+    inner = sub_jaxprs(equation.params)[0]
+    return _search(inner, operands, also_inside=False)
+  return _in_repeat(equation, operands) if name == "scan" else None
+
+
+def _in_repeat(equation: Equation, operands: Sequence[Any]) -> Origin | None:
+  """The origin in the first repeat of a scan that makes one."""
+  params = equation.params
+  num_consts, num_carry = scan_operands(params)
+  consts = list(operands[:num_consts])
+  carry, stacked = operands[num_consts:][:num_carry], operands[num_consts:]
+  stacked, length = stacked[num_carry:], params["length"]
+
+  @jax.jit
+  def repeat(at: Any, carry: Any) -> Any:
+    xs = [lax.dynamic_index_in_dim(x, at, keepdims=False) for x in stacked]
+    arguments = [*consts, *carry, *xs]
+    outputs, *_ = run(params["jaxpr"], arguments, _NOBODY, {})
+    return arguments, outputs
+
+  for at in range(length)[:: -1 if params["reverse"] else 1]:
+    with jax.disable_jit(False):
+      arguments, outputs = repeat(np.int32(at), carry)
+    if any(map(_is_bad, outputs)):
+      found = _search(params["jaxpr"], arguments, also_inside=False)
+      if found is not None:
+        return found
+    carry = outputs[:num_carry]
+  return None
+
+
+_NOBODY = Visitor(lambda visited, slot, state: (visited.outputs, None, state))
+
+
+def _known(atom: Atom, x: Any, origins: dict[int, Origin]) -> Origin:
+  """Of an array; what no equation made is a constant, or a part of one."""
+  constant = Origin(result=math.inf)
+  if hasattr(atom, "val"):
+    return constant
+  latest = next(reversed(origins.values()), constant)
+  return origins.get(id(x), latest)
 
 
 def _operands_at(
@@ -218,14 +281,17 @@ def _line_of(equation: Equation) -> Line | None:
   """The innermost line that is in no library, where JAX noted one."""
   source = getattr(equation, "source_info", None)
   frames = getattr(getattr(source, "traceback", None), "frames", ())
-  libraries = tuple(sysconfig.get_path(name) for name in _LIBRARIES)
-  own = str(pathlib.Path(__file__).parent.parent)
   for frame in frames:
     name = frame.file_name
-    if not name.startswith((*libraries, own, "<")) and "-packages" not in name:
+    if not name.startswith(_libraries()) and "-packages" not in name:
       text = linecache.getline(name, frame.line_num).strip()
       return Line(f"{pathlib.Path(name).name}:{frame.line_num}", text)
   return None
 
 
-_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+  """Where Python's own files are, and these; and what is no file."""
+  names = ("stdlib", "platstdlib", "purelib", "platlib")
+  own = str(pathlib.Path(__file__).parent.parent)
+  return (*map(sysconfig.get_path, names), own, "<")

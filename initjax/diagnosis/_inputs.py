@@ -16,7 +16,9 @@ from initjax._paths import leaves_by_path
 from initjax._sharding import reduced
 from initjax.diagnosis._fixes import fix, named
 from initjax.diagnosis._observe import Observed
-from initjax.measurement import in_double, kernel_variance
+from initjax.diagnosis._parameters import check_values
+from initjax.measurement import arrays_of, in_double, kernel_variance
+from initjax.reports import NOUNS
 from initjax.typing import Verdict
 
 _PARALLEL = 0.01  # of the input's size: how far samples leave one direction
@@ -61,6 +63,20 @@ def check_inputs(observed: Observed, inputs: Any) -> Iterator[Verdict]:
   else:
     yield from _one_sample(observed)
   yield from _unscaled(observed, facts)
+
+
+def nonfinite_inputs(observed: Observed, inputs: Any) -> Iterator[Verdict]:
+  """NaN and infinities, but for masks of -∞ that leave all signals finite."""
+  found = observed.found
+  spread = any(found.along(each).nonfinite.any() for each in NOUNS)
+  floats = arrays_of(inputs)
+  for verdict in check_values("input", floats):
+    if spread or any(reduced(_has_nan, x) for x in floats.values()):
+      yield verdict
+
+
+def _has_nan(x: Any) -> Any:
+  return (x != x).any()
 
 
 def unexplained(

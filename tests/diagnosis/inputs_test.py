@@ -37,6 +37,18 @@ def test_nan_in_the_input_explains_all_nan():
   assert found == {"non-finite input": "error"}
 
 
+def test_a_mask_of_infinities_is_no_wrong_input():
+  """It makes weights of 0, and no signal infinite."""
+  mask = np.where(np.tri(32, dtype=bool), np.float32(0), -np.float32(np.inf))
+
+  def attention(params, x, mask):
+    weights = jax.nn.softmax(x @ params["in"] @ x.T + mask)
+    return weights @ (x @ params["out"])
+
+  report = diagnose(attention, two_layer_params(), X, mask)
+  assert "non-finite input" not in kinds(report)
+
+
 def test_one_sample_is_a_note():
   report = diagnose(two_layers, two_layer_params(), ONE)
   assert kinds(report) == {"one sample": "note"}
