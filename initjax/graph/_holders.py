@@ -26,6 +26,8 @@ from initjax.graph._primitives import JOINS, LAYOUT, PARTS, SUMS
 from initjax.graph._values import Node, Value
 from initjax.graph._view import leaf
 
+_DEEP = 128
+"""Nodes on a way down: a stream of many layers, without a normalization."""
 _FIRST_ALONE = LAYOUT | PARTS | {"neg", "stop_gradient", "div"}
 
 
@@ -108,6 +110,8 @@ class _Walk:
   def take(self, value: Value, above: tuple[Node, ...]) -> _Taken | None:
     if value.node is None:
       return self._constant(value, above)
+    if len(above) > _DEEP:
+      return None
     node = value.node
     if node.operation is not None:
       return self._kernel(node, above)
