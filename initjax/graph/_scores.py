@@ -72,6 +72,7 @@ def _product(node: Node, factor: float, above: tuple[Node, ...]) -> Product:
 
 def _down_to_product(top: Node) -> _Below | None:
   """The product that an exponential is taken of, and what lies between."""
+  open_nodes: list[tuple[Node, float, tuple[Node, ...]]]
   open_nodes = [(below, 1.0, (top,)) for below in top.below]
   seen: set[Node] = set()
   while open_nodes:
