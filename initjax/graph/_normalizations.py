@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from initjax.graph._features import features
 from initjax.graph._primitives import LAYOUT, PSUMS
 from initjax.graph._values import Node, Value
@@ -132,13 +134,13 @@ def _step(size: _Size, below: Node) -> _Size:
     case "pow" if number is not None:
       return size.times(1.0, float(number))
     case "mul" if number is not None:
-      return size.times(float(abs(number)))
+      return size.times(float(np.abs(number)))
     case "mul" if others and size.power > 0:
       return size._replace(scales=(*size.scales, others[0]))
     case "div" if number and node.operands[1] is others[0]:
-      return size.times(1 / float(abs(number)))
+      return size.times(1 / float(np.abs(number)))
     case "div" if number is not None:
-      return size.times(float(abs(number))).times(1.0, -1.0)
+      return size.times(float(np.abs(number))).times(1.0, -1.0)
   return size
 
 
