@@ -286,3 +286,18 @@ def test_outputs_that_are_cut_into_parts_that_grow_differently():
   np.testing.assert_allclose(row.init.ravel(), [R**-0.5] * 64 + [1 / R] * 16)
   np.testing.assert_allclose(row.eps.ravel(), [1 / R] * 64 + [1] * 16)
   assert row.adam == 1 / R
+
+
+def test_widths_may_grow_differently():
+  def shapes(n, m):
+    sizes = {"in": (3, n), "bias": (n,), "hidden": (n, m), "out": (m, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (models.mlp, shapes(4, 4), models.X)
+  plan = initjax.mup(models.mlp, shapes(8, 32), models.X, base=base)
+  assert factors(plan["in"]) == ("input", 1, 1, 2, 1 / 2)
+  # r_in is 2 and r_out 8; entries grow × 16
+  expected = ("hidden", pytest.approx(2**-0.5), 1 / 2, 4, 1 / 8)
+  assert factors(plan["hidden"]) == expected
+  assert plan["hidden"].muon == 2
+  assert factors(plan["out"]) == ("output", 1 / 8, 1 / 8, 1 / 8, 1)
