@@ -7,7 +7,8 @@ kernel, only the entries that it is made of take c.
 """
 
 import dataclasses
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,10 @@ from initjax.graph._primitives import JOINS, LAYOUT, PARTS, SUMS
 from initjax.graph._values import Node, Value
 from initjax.graph._view import leaf
 
+_DEEP = 128
+"""Nodes on a way down: a stream of many layers, without a normalization."""
+_MOST = 4096
+"""Nodes on all ways: sums of sums of one signal have very many."""
 _FIRST_ALONE = LAYOUT | PARTS | {"neg", "stop_gradient", "div"}
 
 
@@ -104,10 +109,13 @@ class _Walk:
 
   known: Holders
   scales_first: bool
+  turns: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
   def take(self, value: Value, above: tuple[Node, ...]) -> _Taken | None:
     if value.node is None:
       return self._constant(value, above)
+    if len(above) > _DEEP or next(self.turns) > _MOST:
+      return None
     node = value.node
     if node.operation is not None:
       return self._kernel(node, above)

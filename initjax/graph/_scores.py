@@ -16,6 +16,7 @@ from initjax.graph._values import Node, Value
 _EXPONENTIALS = ("exp", "exp2", "logistic")
 _SLOPE_1 = frozenset(("tanh", "max", "min", "clamp", "select_n", "asinh"))
 """Whose slope at 0 is 1, or that leave most entries."""
+_THROUGH = LAYOUT | SUMS | _SLOPE_1 | {"mul", "div", "neg", "stop_gradient"}
 _DEEP = 40
 
 
@@ -33,19 +34,28 @@ class Product(NamedTuple):
   """operations that made the signals"""
 
 
+class _Below(NamedTuple):
+  """A product, and what lies between it and an exponential of it."""
+
+  product: Node
+  factor: float = 1.0
+  above: tuple[Node, ...] = ()
+  """from the exponential down"""
+
+
 def products(flow: Dataflow) -> dict[Site, Product]:
   """All products of data, but means by softmax weights, by their sites."""
   after = {}
   for node in flow.nodes:
-    if node.label in _EXPONENTIALS and node.below:
-      found = _down_to_product(node.below[0], (node,))
+    if node.label in _EXPONENTIALS:
+      found = _down_to_product(node)
       if found is not None:
-        after[found[0]] = found
+        after[found.product] = found
   every = {}
   for site, node in flow.sites.items():
     is_product = node.label == "data product"
     if is_product and not any(map(softmax_of, node.below)):
-      _, factor, above = after.get(node, (node, 1.0, ()))
+      _, factor, above = after.get(node, _Below(node))
       every[site] = _product(node, factor, above)
   return every
 
@@ -60,22 +70,22 @@ def _product(node: Node, factor: float, above: tuple[Node, ...]) -> Product:
   )
 
 
-def _down_to_product(
-  node: Node, above: tuple[Node, ...]
-) -> tuple[Node, float, tuple[Node, ...]] | None:
-  """The product that an exponential is taken of, and constants between."""
-  if node.label == "data product":
-    return node, 1.0, above
-  if node.operation is not None or len(above) > _DEEP:
-    return None
-  through = LAYOUT | SUMS | _SLOPE_1 | {"mul", "div", "neg", "stop_gradient"}
-  if node.label not in through:
-    return None
-  for below in node.below:
-    found = _down_to_product(below, (*above, node))
-    if found is not None:
-      product, factor, chain = found
-      return product, factor * _constant_of(node), chain
+def _down_to_product(top: Node) -> _Below | None:
+  """The product that an exponential is taken of, and what lies between."""
+  open_nodes: list[tuple[Node, float, tuple[Node, ...]]]
+  open_nodes = [(below, 1.0, (top,)) for below in top.below]
+  seen: set[Node] = set()
+  while open_nodes:
+    node, factor, above = open_nodes.pop()
+    if node.label == "data product":
+      return _Below(node, factor, above)
+    if node in seen or node.operation is not None or len(above) > _DEEP:
+      continue
+    seen.add(node)
+    if node.label in _THROUGH:
+      factor *= _constant_of(node)
+      later = (*above, node)
+      open_nodes += [(below, factor, later) for below in node.below[::-1]]
   return None
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from initjax._paths import is_float
 from initjax.graph import Dataflow, LinearOp, Trace, View
 
 Shape = tuple[int, ...]
@@ -130,9 +131,12 @@ def check_inputs(inputs: Any, base: Any) -> None:
   own, other = (jax.tree.leaves(each) for each in (inputs, base))
   shapes = [[tuple(jax.numpy.shape(x)) for x in each] for each in (own, other)]
   same_number = len(own) == len(other)
+  floats = [
+    len(s) > 1 and is_float(x) for s, x in zip(shapes[0], own, strict=True)
+  ]
   if same_number and all(
-    a == b or (len(a) > 1 and a[:-1] == b[:-1])
-    for a, b in zip(*shapes, strict=True)
+    a == b or (wide and a[:-1] == b[:-1])
+    for a, b, wide in zip(*shapes, floats, strict=True)
   ):
     return
   raise ValueError(

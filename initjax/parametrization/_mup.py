@@ -78,6 +78,8 @@ def mup(
 
   Reference: Yang et al. 2022, "Tensor Programs V", Tables 3 and 8; Dey et al.
   2025, "Don't be lazy: CompleteP enables compute-efficient deep transformers".
+  Rates of embeddings are debated: Blake et al. 2024, "u-μP", take 1/√fan_out;
+  Hayou & Liu 2025, "Optimal embedding learning rate in LLMs".
   """
   check_number("depth_exponent", depth_exponent, low=0, open_low=True)
   if base_depth is not None:

@@ -46,7 +46,7 @@ _FACTORS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Parametrization:
   """How every leaf's initial size and rate follow from those of a base.
 
@@ -59,11 +59,9 @@ class Parametrization:
   """what was assumed, and what to look at"""
   incomplete: tuple[str, ...] = ()
   """what no leaf can take over: the line to write in the model"""
-  draw: Callable[[jax.Array], Any] | None = dataclasses.field(
-    default=None, compare=False
-  )
+  draw: Callable[[jax.Array], Any] | None = None
   """the model's own init(key)"""
-  shapes: Any = dataclasses.field(default=None, compare=False)
+  shapes: Any = None
   """the tree, abstract"""
 
   @functools.cached_property
@@ -297,6 +295,16 @@ class Parametrization:
     rows = tuple(map(_row, content["rows"]))
     notes, incomplete = content["notes"], content["incomplete"]
     return cls(rows, tuple(notes), tuple(incomplete), init)
+
+  def __eq__(self, other: object) -> bool:
+    if not isinstance(other, Parametrization):
+      return NotImplemented
+    said = self.notes, self.incomplete
+    same = said == (other.notes, other.incomplete)
+    return same and self.to_records() == other.to_records()
+
+  def __hash__(self) -> int:
+    return hash((tuple(row.path for row in self.rows), self.notes))
 
   def __repr__(self) -> str:
     """Short: how much is scaled; `print` shows all."""

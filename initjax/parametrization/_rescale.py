@@ -1,6 +1,7 @@
 """Initial weights of the wanted size: base std × init × c, leaf by leaf."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +81,8 @@ def rescaled(
       "applied before, and must not be applied twice. Use them as they are."
     )
 
+  _warn_of_trained(found, measured)
+
   def visit(path: str, leaf: Any) -> Any:
     row, size = found[path], measured[path]
     if size == 0:
@@ -87,6 +90,24 @@ def rescaled(
     return times(leaf, row.init_total / law_of(row, size, leaf.size))
 
   return map_floats(visit, params)
+
+
+def _warn_of_trained(
+  found: Mapping[str, Scaling], measured: Mapping[str, float]
+) -> None:
+  """Scales that are 1 in the base start at 1 here, too, or were trained."""
+  moved = [
+    path
+    for path, row in found.items()
+    if row.std == 1 and row.role == "vector" and abs(measured[path] - 1) > 1e-3
+  ]
+  if moved:
+    warnings.warn(
+      f"{', '.join(moved[:4])} starts at 1 in the base, and here it does not: "
+      "are these resumed or pretrained parameters? rescale is for initial "
+      "ones; train others with plan.optimizer alone.",
+      stacklevel=4,
+    )
 
 
 def of_path(path: str, table: Mapping[str, Scaling]) -> Scaling:

@@ -96,7 +96,7 @@ def _row(
   row = row._replace(in_axes=first.op.in_axes, out_axes=first.op.out_axes)
   role = use_role(models, first)
   row = _with_width(row, role, first.growth_in, first.growth_out, first.growth)
-  row = with_parts(row, first)
+  row = with_parts(models, row, first)
   after = first.op.place.site not in ends
   return _with_multiplier(models, row, first, after=after)
 

@@ -177,3 +177,22 @@ def test_layers_that_are_numbered_together_match_by_shape():
   odd = (model, shapes(8, 1) | {"Dense_3": models.shape(8, 16)}, x)
   with pytest.raises(ValueError, match="which layers are alike cannot be told"):
     initjax.mup(model, shapes(32, 6), x, base=odd)
+
+
+def test_cross_attention_is_of_its_branch_and_the_encoder_is_not():
+  def model(w, x):
+    z = jnp.tanh(x @ w["encoder"])
+    x = x @ w["in"]
+    for p in w["layers"]:
+      q, k, v = (y[..., None, :] for y in (x @ p["q"], z @ p["k"], z @ p["v"]))
+      x = x + models.attend(q, k, v, 0.25) @ p["o"]
+    return x
+
+  def shapes(layers):
+    layer = {name: models.shape(16, 16) for name in "qkvo"}
+    ends = {name: models.shape(16, 16) for name in ("encoder", "in")}
+    return ends | {"layers": [dict(layer) for _ in range(layers)]}
+
+  plan = plan_of(model, shapes, X)
+  inside = {row.path for row in plan.rows if row.eps != 1}
+  assert inside == {f"layers/{i}/{name}" for i in range(6) for name in "qkvo"}

@@ -119,3 +119,29 @@ def test_a_factor_of_parts_is_not_applied_twice():
   np.testing.assert_allclose(once["w"], params["w"] * absorbed)
   with pytest.raises(ValueError, match="must not be applied twice"):
     plan.rescale(once)
+
+
+def test_factors_of_parts_are_written_and_read(tmp_path):
+  row = Scaling("w", (4, 4), (2, 2), "hidden", 2.0, 2.0, 4.0)
+  plan = Parametrization((row._replace(absorbed=np.array([[0.5, 1, 1, 1]])),))
+  plan.to_json(tmp_path / "plan.json")
+  read = Parametrization.from_json(tmp_path / "plan.json")
+  assert read == plan
+  assert read != Parametrization((row,))
+
+
+def test_trained_parameters_are_warned_of():
+  def model(w, x):
+    return models.norm(x @ w["in"], w["scale"], 0.0) @ w["out"]
+
+  def of(n):
+    sizes = {"in": (3, n), "scale": (n,), "out": (n, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, models.drawn(of(BASE)), models.X)
+  plan = initjax.mup(model, of(WIDE), models.X, base=base)
+  params = models.drawn(of(WIDE))
+  plan.rescale(params)
+  trained = params | {"scale": params["scale"] * 1.1}
+  with pytest.warns(UserWarning, match="resumed or pretrained"):
+    plan.rescale(trained)

@@ -263,3 +263,41 @@ def test_the_length_of_a_normalized_kernel_is_a_vector():
   plan = initjax.mup(model, shapes(64), models.X, base=base)
   assert factors(plan["length"]) == VECTOR
   assert factors(plan["v"]) == HIDDEN
+
+
+def test_outputs_that_are_cut_into_parts_that_grow_differently():
+  """Queries of more heads, fused with keys and values of one."""
+
+  def model(w, x):
+    n = w["in"].shape[1]
+    h = jnp.tanh(x @ w["in"]) @ w["qkv"] + w["bias"]
+    q, k, v = jnp.split(h, [n, n + 8], axis=-1)
+    return (q.reshape(len(x), -1, 8) * (k + v)[:, None]).reshape(len(x), -1) @ (
+      w["out"]
+    )
+
+  def shapes(n):
+    sizes = {"in": (3, n), "qkv": (n, n + 16), "bias": (n + 16,), "out": (n, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, shapes(16), models.X)
+  row = initjax.mup(model, shapes(64), models.X, base=base)["qkv"]
+  assert (row.role, row.growth_out) == ("hidden", R)
+  np.testing.assert_allclose(row.init.ravel(), [R**-0.5] * 64 + [1 / R] * 16)
+  np.testing.assert_allclose(row.eps.ravel(), [1 / R] * 64 + [1] * 16)
+  assert row.adam == 1 / R
+
+
+def test_widths_may_grow_differently():
+  def shapes(n, m):
+    sizes = {"in": (3, n), "bias": (n,), "hidden": (n, m), "out": (m, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (models.mlp, shapes(4, 4), models.X)
+  plan = initjax.mup(models.mlp, shapes(8, 32), models.X, base=base)
+  assert factors(plan["in"]) == ("input", 1, 1, 2, 1 / 2)
+  # r_in is 2 and r_out 8; entries grow × 16
+  expected = ("hidden", pytest.approx(2**-0.5), 1 / 2, 4, 1 / 8)
+  assert factors(plan["hidden"]) == expected
+  assert plan["hidden"].muon == 2
+  assert factors(plan["out"]) == ("output", 1 / 8, 1 / 8, 1 / 8, 1)
