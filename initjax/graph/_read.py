@@ -28,7 +28,7 @@ from initjax.graph._compat import (
   sub_jaxprs,
 )
 from initjax.graph._follow import follow
-from initjax.graph._geometry import product_by_entry
+from initjax.graph._geometry import rewritten
 from initjax.graph._graph import Feed, LinearOp
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
@@ -104,9 +104,9 @@ def _read_equation(
   name = equation.primitive.name
   if name == "optimization_barrier":
     return operands
-  by_entry = product_by_entry(equation) if name == "dot_general" else None
-  if by_entry is not None:
-    return read(reader, by_entry, operands, place)
+  simpler = rewritten(equation)
+  if simpler is not None:
+    return read(reader, simpler, operands, place)
   note_powers(reader, equation, operands)
   if name in LINEAR:
     reader.met.as_kernel(operands)
