@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from initjax.graph._compat import Atom, Equation, manual_axes
-from initjax.graph._place import Place
+from initjax.graph._place import BY_DEVICE, Place, Site
 from initjax.graph._primitives import LAYOUT, SCALES, SUMS
 from initjax.graph._reader import Reader
 from initjax.graph._splits import gathered, split
@@ -162,15 +162,17 @@ def _as_move(
     size = math.prod(reader.mesh[axis] for axis in axes)
     return Value("constant", scalar=float(size))
   reader.use_as_data(value)
-  terms = _summands(value, devices)
-  known = terms and all(
-    node.place.site in reader.summable
-    and reader.summable[node.place.site] & devices == devices
-    for node in terms
-  )
-  for node in terms if known else ():
-    _sum_longer(reader, node, axes)
-  return bool(known)
+  terms = [node.place for node in _summands(value, devices)]
+  parts = [reader.summable.get(at.site, 0) & devices == devices for at in terms]
+  if not parts or not all(parts):
+    return False
+  for place in terms:
+    if BY_DEVICE in place.whole:  # of a sum of which each does another part
+      paths = reader.sites[place.site].paths
+      reader.met.not_followed |= dict.fromkeys(paths, name)
+    else:
+      _sum_longer(reader, place.site, axes)
+  return True
 
 
 def _rows_apart(
@@ -217,19 +219,21 @@ def _summands(value: Value, devices: int) -> list[Any]:
     if node.operation is not None:
       found[node] = None
       continue
-    others = [one for one in node.operands if one.node is None]
-    is_sum = node.label in SUMS and not others
+    terms = node.operands[node.label == "cond" :]
+    others = [one for one in terms if one.node is None]
+    is_sum = node.label in SUMS | {"cond"} and not others
     is_same = node.label in LAYOUT | SCALES and len(node.below) == 1
     equal = not any(one.touched & devices for one in others)
-    if not (is_sum or (is_same and equal and node.operands[0].node)):
+    is_same &= node.label != "div" or terms[0].node is not None
+    if not (is_sum or (is_same and equal)):
       return []
-    left += node.below
+    left += [one.node for one in terms if one.node is not None]
   return list(found)
 
 
-def _sum_longer(reader: Reader, node: Any, axes: Sequence[str]) -> None:
+def _sum_longer(reader: Reader, site: Site, axes: Sequence[str]) -> None:
   """The sum of an operation goes on over the devices along these axes."""
-  op = reader.sites[node.place.site]
+  op = reader.sites[site]
   known = dict(op.summed_over)
   new = {axis: reader.mesh[axis] for axis in axes if axis not in known}
   alone = op.kind == "embedding"  # a row is looked up on one device
@@ -238,6 +242,6 @@ def _sum_longer(reader: Reader, node: Any, axes: Sequence[str]) -> None:
     fan_in=op.fan_in * (1 if alone else math.prod(new.values())),
     summed_over=tuple((known | new).items()),
   )
-  reader.sites[node.place.site] = longer
+  reader.sites[site] = longer
   if alone:
-    reader.look_ups[node.place.site] = longer
+    reader.look_ups[site] = longer
