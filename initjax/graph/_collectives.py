@@ -83,13 +83,13 @@ def out_of_shards(
   for value, variable in zip(values, equation.outvars, strict=True):
     shape, view = tuple(variable.aval.shape), value.view
     if view is not None and not view.computed:
-      view = _together(view, axes, "shard_map", shape)
+      view = _as_whole(view, axes, "shard_map", shape)
     touched = value.touched & ~reader.devices(axes)
     found.append(dataclasses.replace(value, view=view, touched=touched))
   return found
 
 
-def _together(
+def _as_whole(
   view: View, axes: Collection[str], name: str, shape: tuple[int, ...]
 ) -> View:
   """The view of several devices, as the whole that it was split from."""
@@ -105,37 +105,36 @@ def read_collective(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   """The outputs of an equation in which devices exchange what they hold."""
-  params, name = equation.params, equation.primitive.name
-  axes = _mesh_axes(equation)
-  devices = reader.devices(axes)
-  if name == "axis_index":
+  if equation.primitive.name == "axis_index":
+    devices = reader.devices(_mesh_axes(equation))
     return [Value("constant", touched=devices)]
-  grouped = params.get("axis_index_groups") is not None
-  pairs = zip(operands, equation.outvars, strict=False)
-  found = []
-  for output, (value, variable) in enumerate(pairs):
-    after = value.touched
-    if name in _EQUAL_AFTER and not grouped:
-      after &= ~devices
-    if value.kind != "data":
-      found.append(_not_data(value, name, axes, variable, after))
-      continue
-    rows = None if grouped else _rows_apart(reader, name, value, devices)
-    if rows is not None:
-      value = rows
-    moved = not grouped and (
-      rows is not None or _as_move(reader, name, value, axes)
-    )
-    node: Any = {"noise": value.node and value.node.noise, "touched": after}
-    if isinstance(moved, Value):
-      node |= {"label": "mul", "operands": (value, moved)}
-    elif moved:
-      node |= {"label": "reshape", "operands": (value,)}
-    else:
-      node |= {"label": name, "operands": (value,), "output": output}
-      node |= {"equation": equation, "place": place}
-    found.append(reader.data(**node))
-  return found
+  return [
+    _exchanged(reader, equation, value, place, output)
+    for output, value in enumerate(operands[: len(equation.outvars)])
+  ]
+
+
+def _exchanged(
+  reader: Reader, equation: Equation, value: Value, place: Place, output: int
+) -> Value:
+  name, axes = equation.primitive.name, _mesh_axes(equation)
+  grouped = equation.params.get("axis_index_groups") is not None
+  devices, after = reader.devices(axes), value.touched
+  if name in _EQUAL_AFTER and not grouped:
+    after &= ~devices
+  if value.kind != "data":
+    return _not_data(value, name, axes, equation.outvars[output], after)
+  node: Any = {"noise": value.node and value.node.noise, "touched": after}
+  rows = None if grouped else _rows_apart(reader, name, value, devices)
+  if rows is not None:
+    return reader.data("reshape", operands=(rows,), **node)
+  moved = not grouped and _as_move(reader, name, value, axes)
+  if isinstance(moved, Value):
+    return reader.data("mul", operands=(value, moved), **node)
+  if moved:
+    return reader.data("reshape", operands=(value,), **node)
+  node |= {"equation": equation, "place": place, "output": output}
+  return reader.data(name, operands=(value,), **node)
 
 
 def _not_data(
@@ -145,7 +144,7 @@ def _not_data(
   view = value.view
   if name not in _MOVES or view is None or view.computed:
     return joined((value,), name, after)
-  view = _together(view, axes, name, tuple(variable.aval.shape))
+  view = _as_whole(view, axes, name, tuple(variable.aval.shape))
   return Value("parameter", view, touched=after)
 
 

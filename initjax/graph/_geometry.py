@@ -192,13 +192,6 @@ def _integer(number: float) -> float:
   return int(number) if number == int(number) else number
 
 
-def rewritten(equation: Equation) -> Any | None:
-  """As a jaxpr of simpler equations, one that is the same as these."""
-  rule = {"dot_general": _product_by_entry, "tile": _tiled}
-  name = equation.primitive.name
-  return rule[name](equation) if name in rule else None
-
-
 def _tiled(equation: Equation) -> Any:
   """Repeats an array along new axes, and merges these with its own."""
   (operand,), reps = equation.invars, equation.params["reps"]
@@ -233,3 +226,12 @@ def _product_by_entry(equation: Equation) -> Any | None:
   return jax.make_jaxpr(
     lambda *sides: jax.lax.mul(*map(spread, sides, batches))
   )(*shapes)
+
+
+def rewritten(equation: Equation) -> Any | None:
+  """As a jaxpr of simpler equations, one that is the same as these."""
+  rule = _REWRITTEN.get(equation.primitive.name)
+  return None if rule is None else rule(equation)
+
+
+_REWRITTEN = {"dot_general": _product_by_entry, "tile": _tiled}
