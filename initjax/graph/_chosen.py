@@ -30,7 +30,13 @@ from initjax.graph._primitives import (
   SUMS,
 )
 from initjax.graph._reader import Reader
-from initjax.graph._values import Choice, Value, roots_of, touched_by
+from initjax.graph._values import (
+  Choice,
+  Value,
+  merged,
+  roots_of,
+  touched_by,
+)
 from initjax.graph._view import View, chosen, computed, indexed
 
 _FOLLOWED = STEPS | JOINS | ELEMENTWISE | REDUCTIONS
@@ -73,7 +79,7 @@ def choose(
   own = Choice(chooser.touched, roots=roots_of([chooser]))
   reader.use_as_data(chooser)
   data = reader.data(name, kept=True, operands=operands, **given)
-  choice = _merged([own, *(v.choice for v in cases if v.choice)])
+  choice = merged([own, *(v.choice for v in cases if v.choice)])
   return dataclasses.replace(data, view=view, choice=choice)
 
 
@@ -82,7 +88,7 @@ def _follow_both(
 ) -> list[Value] | None:
   """One step with what is chosen, as a kernel and as data."""
   views = _views_after(equation, operands)
-  choice = _merged([v.choice for v in operands if v.choice is not None])
+  choice = merged([v.choice for v in operands if v.choice is not None])
   given: dict[str, Any] = {"equation": equation, "place": place, "kept": True}
   plain = [value.as_data for value in operands]
   found, tables = read_tables(reader, equation, plain, place)
@@ -90,7 +96,7 @@ def _follow_both(
   if tables:  # as data: a kernel that is a sum has a say in all of it
     reader.look_ups.update(tables)
     own = touched_by(value for value in plain if value.kind == "parameter")
-    choice = _merged([choice, Choice(own, frozenset(tables))])
+    choice = merged([choice, Choice(own, frozenset(tables))])
   by_data = any(value.kind == "data" for value in operands)
   touched, values = touched_by(operands), []
   for output, view in enumerate(views):
@@ -150,17 +156,6 @@ def _both(
   return Value("parameter", view, touched=touched, choice=choice)
 
 
-def _merged(choices: Sequence[Choice]) -> Choice:
-  merged = Choice()
-  for choice in choices:
-    merged = Choice(
-      merged.touched | choice.touched,
-      merged.look_ups | choice.look_ups,
-      merged.roots | choice.roots,
-    )
-  return merged
-
-
 # Look-ups
 
 
@@ -188,7 +183,7 @@ def _read_part(
   else:
     given: Any = {"equation": equation, "operands": tuple(operands)}
     data = reader.data(equation.primitive.name, kept=True, place=place, **given)
-    choice = _merged([choice, table.choice or Choice()])
+    choice = merged([choice, table.choice or Choice()])
   by_data = by_data or table.kind == "data"
   return [_both(data, view, choice, table.touched, by_data=by_data)]
 

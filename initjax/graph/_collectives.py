@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from initjax.graph._compat import Atom, Equation, manual_axes
-from initjax.graph._place import Place
+from initjax.graph._place import BY_DEVICE, Place, Site
 from initjax.graph._primitives import LAYOUT, SCALES, SUMS
 from initjax.graph._reader import Reader
 from initjax.graph._splits import gathered, split
@@ -83,13 +83,13 @@ def out_of_shards(
   for value, variable in zip(values, equation.outvars, strict=True):
     shape, view = tuple(variable.aval.shape), value.view
     if view is not None and not view.computed:
-      view = _together(view, axes, "shard_map", shape)
+      view = _as_whole(view, axes, "shard_map", shape)
     touched = value.touched & ~reader.devices(axes)
     found.append(dataclasses.replace(value, view=view, touched=touched))
   return found
 
 
-def _together(
+def _as_whole(
   view: View, axes: Collection[str], name: str, shape: tuple[int, ...]
 ) -> View:
   """The view of several devices, as the whole that it was split from."""
@@ -105,37 +105,36 @@ def read_collective(
   reader: Reader, equation: Equation, operands: list[Value], place: Place
 ) -> list[Value]:
   """The outputs of an equation in which devices exchange what they hold."""
-  params, name = equation.params, equation.primitive.name
-  axes = _mesh_axes(equation)
-  devices = reader.devices(axes)
-  if name == "axis_index":
+  if equation.primitive.name == "axis_index":
+    devices = reader.devices(_mesh_axes(equation))
     return [Value("constant", touched=devices)]
-  grouped = params.get("axis_index_groups") is not None
-  pairs = zip(operands, equation.outvars, strict=False)
-  found = []
-  for output, (value, variable) in enumerate(pairs):
-    after = value.touched
-    if name in _EQUAL_AFTER and not grouped:
-      after &= ~devices
-    if value.kind != "data":
-      found.append(_not_data(value, name, axes, variable, after))
-      continue
-    rows = None if grouped else _rows_apart(reader, name, value, devices)
-    if rows is not None:
-      value = rows
-    moved = not grouped and (
-      rows is not None or _as_move(reader, name, value, axes)
-    )
-    node: Any = {"noise": value.node and value.node.noise, "touched": after}
-    if isinstance(moved, Value):
-      node |= {"label": "mul", "operands": (value, moved)}
-    elif moved:
-      node |= {"label": "reshape", "operands": (value,)}
-    else:
-      node |= {"label": name, "operands": (value,), "output": output}
-      node |= {"equation": equation, "place": place}
-    found.append(reader.data(**node))
-  return found
+  return [
+    _exchanged(reader, equation, value, place, output)
+    for output, value in enumerate(operands[: len(equation.outvars)])
+  ]
+
+
+def _exchanged(
+  reader: Reader, equation: Equation, value: Value, place: Place, output: int
+) -> Value:
+  name, axes = equation.primitive.name, _mesh_axes(equation)
+  grouped = equation.params.get("axis_index_groups") is not None
+  devices, after = reader.devices(axes), value.touched
+  if name in _EQUAL_AFTER and not grouped:
+    after &= ~devices
+  if value.kind != "data":
+    return _not_data(value, name, axes, equation.outvars[output], after)
+  node: Any = {"noise": value.node and value.node.noise, "touched": after}
+  rows = None if grouped else _rows_apart(reader, name, value, devices)
+  if rows is not None:
+    return reader.data("reshape", operands=(rows,), **node)
+  moved = not grouped and _as_move(reader, name, value, axes)
+  if isinstance(moved, Value):
+    return reader.data("mul", operands=(value, moved), **node)
+  if moved:
+    return reader.data("reshape", operands=(value,), **node)
+  node |= {"equation": equation, "place": place, "output": output}
+  return reader.data(name, operands=(value,), **node)
 
 
 def _not_data(
@@ -145,7 +144,7 @@ def _not_data(
   view = value.view
   if name not in _MOVES or view is None or view.computed:
     return joined((value,), name, after)
-  view = _together(view, axes, name, tuple(variable.aval.shape))
+  view = _as_whole(view, axes, name, tuple(variable.aval.shape))
   return Value("parameter", view, touched=after)
 
 
@@ -162,15 +161,17 @@ def _as_move(
     size = math.prod(reader.mesh[axis] for axis in axes)
     return Value("constant", scalar=float(size))
   reader.use_as_data(value)
-  terms = _summands(value, devices)
-  known = terms and all(
-    node.place.site in reader.summable
-    and reader.summable[node.place.site] & devices == devices
-    for node in terms
-  )
-  for node in terms if known else ():
-    _sum_longer(reader, node, axes)
-  return bool(known)
+  terms = [node.place for node in _summands(value, devices)]
+  parts = [reader.summable.get(at.site, 0) & devices == devices for at in terms]
+  if not parts or not all(parts):
+    return False
+  for place in terms:
+    if BY_DEVICE in place.whole:  # of a sum of which each does another part
+      paths = reader.sites[place.site].paths
+      reader.met.not_followed |= dict.fromkeys(paths, name)
+    else:
+      _sum_longer(reader, place.site, axes)
+  return True
 
 
 def _rows_apart(
@@ -217,19 +218,21 @@ def _summands(value: Value, devices: int) -> list[Any]:
     if node.operation is not None:
       found[node] = None
       continue
-    others = [one for one in node.operands if one.node is None]
-    is_sum = node.label in SUMS and not others
+    terms = node.operands[node.label == "cond" :]
+    others = [one for one in terms if one.node is None]
+    is_sum = node.label in SUMS | {"cond"} and not others
     is_same = node.label in LAYOUT | SCALES and len(node.below) == 1
     equal = not any(one.touched & devices for one in others)
-    if not (is_sum or (is_same and equal and node.operands[0].node)):
+    is_same &= node.label != "div" or terms[0].node is not None
+    if not (is_sum or (is_same and equal)):
       return []
-    left += node.below
+    left += [one.node for one in terms if one.node is not None]
   return list(found)
 
 
-def _sum_longer(reader: Reader, node: Any, axes: Sequence[str]) -> None:
+def _sum_longer(reader: Reader, site: Site, axes: Sequence[str]) -> None:
   """The sum of an operation goes on over the devices along these axes."""
-  op = reader.sites[node.place.site]
+  op = reader.sites[site]
   known = dict(op.summed_over)
   new = {axis: reader.mesh[axis] for axis in axes if axis not in known}
   alone = op.kind == "embedding"  # a row is looked up on one device
@@ -238,6 +241,6 @@ def _sum_longer(reader: Reader, node: Any, axes: Sequence[str]) -> None:
     fan_in=op.fan_in * (1 if alone else math.prod(new.values())),
     summed_over=tuple((known | new).items()),
   )
-  reader.sites[node.place.site] = longer
+  reader.sites[site] = longer
   if alone:
-    reader.look_ups[node.place.site] = longer
+    reader.look_ups[site] = longer

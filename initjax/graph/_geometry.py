@@ -6,6 +6,7 @@ and averaged over phases where strides or dilation make them vary. They are
 counted from how a kernel is used, not from its shape.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -191,8 +192,26 @@ def _integer(number: float) -> float:
   return int(number) if number == int(number) else number
 
 
-def product_by_entry(equation: Equation) -> Any | None:
-  """As a jaxpr of `mul`, a product without a sum that only scales one side."""
+def _tiled(equation: Equation) -> Any:
+  """Repeats an array along new axes, and merges these with its own."""
+  (operand,), reps = equation.invars, equation.params["reps"]
+  shape, output = operand.aval.shape, equation.outvars[0].aval.shape
+  kept = [i for i, n in enumerate(shape) if n > 1 and reps[i] > 1]
+  wide = [
+    (reps[i], n) if i in kept else (output[i],) for i, n in enumerate(shape)
+  ]
+  ends = list(itertools.accumulate(map(len, wide)))
+  whole = [n for each in wide for n in each]
+
+  def tiled(x: jax.Array) -> jax.Array:
+    x = jax.lax.broadcast_in_dim(x, whole, [end - 1 for end in ends])
+    return jax.lax.reshape(x, output) if kept else x
+
+  return jax.make_jaxpr(tiled)(jax.ShapeDtypeStruct(shape, operand.aval.dtype))
+
+
+def _product_by_entry(equation: Equation) -> Any | None:
+  """Of `mul`, a product without a sum that only scales one side."""
   (summed, _), batches = equation.params["dimension_numbers"]
   avals, output = [a.aval for a in equation.invars], equation.outvars[0].aval
   if summed or all(len(a.shape) > len(batches[0]) for a in avals):
@@ -207,3 +226,12 @@ def product_by_entry(equation: Equation) -> Any | None:
   return jax.make_jaxpr(
     lambda *sides: jax.lax.mul(*map(spread, sides, batches))
   )(*shapes)
+
+
+def rewritten(equation: Equation) -> Any | None:
+  """As a jaxpr of simpler equations, one that is the same as these."""
+  rule = _REWRITTEN.get(equation.primitive.name)
+  return None if rule is None else rule(equation)
+
+
+_REWRITTEN = {"dot_general": _product_by_entry, "tile": _tiled}

@@ -28,6 +28,7 @@ from initjax.graph._values import (
   Choice,
   Value,
   joined,
+  merged,
   roots_of,
   touched_by,
 )
@@ -52,24 +53,32 @@ def read_linear(
     return reader.data(label, equation=equation, operands=(signal,))
   if all(is_data):
     return _read_product(reader, equation, (weight, signal), place)
+  others = [value for place, value in enumerate(operands) if place != kernel]
+  return _read_kernel(reader, equation, (weight, *others), place, kernel)
+
+
+def _read_kernel(
+  reader: Reader,
+  equation: Equation,
+  sides: Sequence[Value],
+  place: Place,
+  kernel: int,
+) -> Value:
+  """A product of a kernel and a signal, in this order, and perhaps sizes."""
+  weight, signal, *_ = sides
   kind, axes, fans = kind_axes_fans(equation, kernel)
   axes = indices_apart(equation, axes, weight.view)
   terms = terms_of(equation, 1 - axes.kernel, signal)
-  if (
-    terms
-    and terms.value is not None
-    and kind == "dot"
-    and weight.view is not None
-  ):
-    sides = (weight, signal)
-    return _read_one_hot(reader, equation, sides, place, axes, terms)
+  one_hot = terms is not None and terms.value is not None and kind == "dot"
+  if terms is not None and one_hot and weight.view is not None:
+    pair = (weight, signal)
+    return _read_one_hot(reader, equation, pair, place, axes, terms)
   role = kind, axes, fans
   op = _operation(reader, equation, (weight, signal), place, role, terms)
   reader.sites[place.site] = op
   if weight.choice is not None:
     reader.roots[place.site] = weight.choice.roots
-  others = [value for place, value in enumerate(operands) if place != kernel]
-  return output_of(reader, op, signal, weight, others, equation)
+  return output_of(reader, op, signal, weight, sides[1:], equation)
 
 
 def _read_product(
@@ -86,7 +95,6 @@ def _read_product(
     reader, equation, (weight, first), place, role, terms, is_row=False
   )
   op = dataclasses.replace(op, kind="data")
-  both = chosen_kernels(equation, [first, second], strict=True)
   rank = len(equation.outvars[0].aval.shape)
   made: dict[str, Any] = {
     "operands": (second, first),
@@ -94,19 +102,19 @@ def _read_product(
     "equation": equation,
     "features": frozenset(range(min(1, rank - 1), rank)),
   }
-  if not all(both) or first.choice is None or second.choice is None:
+  both = chosen_kernels(equation, [first, second], strict=True)
+  choice = merged([v.choice for v in (first, second) if v.choice is not None])
+  if not all(both):
     reader.sites[place.site] = op
     return reader.data("data product", **made)
   reader.look_ups[place.site] = op
-  choice = Choice(
-    first.choice.touched | second.choice.touched,
-    first.choice.look_ups | second.choice.look_ups | {place.site},
-    first.choice.roots | second.choice.roots,
-  )
+  look_ups = choice.look_ups | {place.site}
   views = [value.view for value in (first, second) if value.view is not None]
-  data = reader.data("data product", kept=True, **made)
-  view = computed(views, "product")
-  return dataclasses.replace(data, view=view, choice=choice)
+  return dataclasses.replace(
+    reader.data("data product", kept=True, **made),
+    view=computed(views, "product"),
+    choice=choice._replace(look_ups=look_ups),
+  )
 
 
 def _operation(
@@ -224,12 +232,9 @@ def _read_one_hot(
   if count > 1:
     reader.sites[place.site] = reader.look_ups[place.site]
     return data
-  choice = weight.choice or Choice()
-  choice = Choice(
-    choice.touched | signal.touched,
-    frozenset([place.site]),
-    choice.roots | roots_of([signal]),
-  )
+  own = Choice(signal.touched, roots=roots_of([signal]))
+  choice = merged([own, weight.choice or Choice()])
+  choice = choice._replace(look_ups=frozenset([place.site]))
   reader.rows[place.site] = choice.roots
   shape = tuple(equation.outvars[0].aval.shape)
   held = held_by_rows(equation, axes, view)

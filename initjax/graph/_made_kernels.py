@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from initjax.graph._compat import Equation
+from initjax.graph._mixing import softmax
 from initjax.graph._moves import places_after
 from initjax.graph._primitives import (
   ELEMENTWISE,
@@ -62,10 +63,27 @@ def note_made_kernels(
     sides = _of_product(equation, operands)
   elif name == "reduce_sum" and operands[0].node is not None:
     name, sides = "mul", _by_hand(equation, operands[0].node)
+  for side in sides:
+    _note_query(reader, side.node)
   if len(sides) == 2:
     made = [side.node for side in _kernels(reader, sides)]
   for path in {path: None for node in made for path in _makers(reader, node)}:
     reader.met.not_followed.setdefault(path, name)
+
+
+def _note_query(reader: Reader, node: Node) -> None:
+  """Of softmax(k·q) the kernels of queries that no data make, as of a probe."""
+  found = softmax(node)
+  if found is None:
+    return
+  node = found[0]
+  while node.operation is None:
+    if node.label not in ELEMENTWISE | LAYOUT or not node.below:
+      return
+    node = node.below[0]
+  op = node.place and reader.sites.get(node.place.site)
+  for path in op.view.mixed if op and op.view is not None else ():
+    reader.met.not_followed.setdefault(path, "dot_general")
 
 
 def _of_product(equation: Equation, operands: Sequence[Value]) -> list[_Side]:

@@ -1,7 +1,8 @@
-"""Tables of positions that are added whole or in part, without a look-up.
+"""Tables of tokens or their positions, added or joined without a look-up.
 
 A parameter that is added to a stream and differs between its tokens holds a row
-for each of them, as `x + table[:length]`; a bias is the same for all tokens. Of
+for each of them, as `x + table[:length]`; a bias is the same for all tokens. So
+does one that is joined to a stream as more tokens: a class token, a prompt. Of
 two that look alike, what starts at 0 is a bias.
 """
 
@@ -29,6 +30,8 @@ def read_tables(
 ) -> tuple[list[Value], dict[Site, LinearOp]]:
   """Operands of a sum, tables as what look-ups would be, and these look-ups."""
   noted: dict[Site, LinearOp] = {}
+  if equation.primitive.name == "concatenate":
+    return _joined(reader, equation, operands, place, noted), noted
   if equation.primitive.name not in SUMS:
     return operands, noted
   found = []
@@ -42,6 +45,33 @@ def read_tables(
       value = rule.read(value, avals[side], place.inside(-1 - side)) or value
     found.append(value)
   return found, noted
+
+
+def _joined(
+  reader: Reader,
+  equation: Equation,
+  operands: list[Value],
+  place: Place,
+  noted: dict[Site, LinearOp],
+) -> list[Value]:
+  """Parameters among data as more tokens, or as more features of tokens."""
+  nodes = [v.node for v in operands if v.node is not None and not v.node.noise]
+  if not nodes:
+    return operands
+  aval, along = equation.outvars[0].aval, equation.params["dimension"]
+  held = features(nodes[-1], len(aval.shape))
+  tokens = frozenset(range(len(aval.shape))) - held
+  if along not in held:
+    tokens |= held  # one token is a table, too
+  rule = _Rule(reader, noted, tokens, held)
+  return [
+    rule.read(value, atom.aval, place.inside(-1 - side)) or value
+    if value.kind == "parameter" and value.choice is None
+    else value
+    for side, (value, atom) in enumerate(
+      zip(operands, equation.invars, strict=True)
+    )
+  ]
 
 
 def _may_have_table(value: Value, stream: Value) -> bool:
@@ -61,6 +91,8 @@ class _Rule(NamedTuple):
   """axes along which they lie"""
   held: frozenset[int]
   """axes along which features lie"""
+  merged: bool = False
+  """whether one axis holds both"""
 
   def read(self, value: Value, aval: Any, place: Place) -> Value | None:
     """A table, or a sum of such, as data; None if nothing of it is one."""
@@ -86,7 +118,7 @@ class _Rule(NamedTuple):
         frozenset(own for axis in axes for own in came[axis])
         for axes in (self.tokens, self.held)
       )
-      rule = self._replace(tokens=tokens, held=held)
+      rule = self._replace(tokens=tokens, held=held, merged=bool(tokens & held))
     operands = tuple(
       rule.read(value, atom.aval, place.inside(-1 - side)) or value
       for side, (value, atom) in enumerate(
@@ -108,7 +140,7 @@ class _Rule(NamedTuple):
       unrepeated(value, aval),
     )
     free = varies & self.held
-    if not (varies & self.tokens and free) or self.tokens & self.held:
+    if not (varies & self.tokens and free) or self.merged:
       return None
     if view is None or view.multiplier is None:
       return None

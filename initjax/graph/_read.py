@@ -28,7 +28,7 @@ from initjax.graph._compat import (
   sub_jaxprs,
 )
 from initjax.graph._follow import follow
-from initjax.graph._geometry import product_by_entry
+from initjax.graph._geometry import rewritten
 from initjax.graph._graph import Feed, LinearOp
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
@@ -104,38 +104,54 @@ def _read_equation(
   name = equation.primitive.name
   if name == "optimization_barrier":
     return operands
-  by_entry = product_by_entry(equation) if name == "dot_general" else None
-  if by_entry is not None:
-    return read(reader, by_entry, operands, place)
+  simpler = rewritten(equation)
+  if simpler is not None:
+    return read(reader, simpler, operands, place)
   note_powers(reader, equation, operands)
-  if name in LINEAR:
+  found = _read_sum(reader, equation, operands, place)
+  if found is None and name in ("mul", "select_n"):
+    found = masked(equation, operands)
+  if found is not None:
+    return [found]
+  chosen = read_chosen(reader, equation, operands, place)
+  if chosen is not None:
+    return chosen
+  if name not in PURE:
+    return _read_call(reader, equation, operands, place)
+  return _read_other(reader, equation, operands, place)
+
+
+def _read_sum(
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
+) -> Value | None:
+  """A product, or a sum of products that is one; None if it is none."""
+  if equation.primitive.name in LINEAR:
     reader.met.as_kernel(operands)
     note_made_kernels(reader, equation, operands)
-    return [read_linear(reader, equation, operands, place)]
-  by_hand = None
-  if name in ADDING and operands:
-    note_made_kernels(reader, equation, operands)
-    by_hand = reader.met.contraction(equation, operands)
-  if by_hand is not None:
-    reader.use_as_data(operands[-1])
-    return [read_contraction(reader, equation, by_hand, place)]
-  kept = masked(equation, operands) if name in ("mul", "select_n") else None
-  if kept is not None:
-    return [kept]
-  found = read_chosen(reader, equation, operands, place)
-  if found is not None:
-    return found
-  if name in PURE:
-    return _read_other(reader, equation, operands, place)
+    return read_linear(reader, equation, operands, place)
+  if equation.primitive.name not in ADDING or not operands:
+    return None
+  note_made_kernels(reader, equation, operands)
+  by_hand = reader.met.contraction(equation, operands)
+  if by_hand is None:
+    return None
+  reader.use_as_data(operands[-1])
+  return read_contraction(reader, equation, by_hand, place)
+
+
+def _read_call(
+  reader: Reader, equation: Equation, operands: list[Value], place: Place
+) -> list[Value]:
+  """What holds a jaxpr, or is known by its name alone."""
+  name, inside = equation.primitive.name, sub_jaxprs(equation.params)
   if name in INLINED:
-    (inner, *_) = sub_jaxprs(equation.params)
     place = place.run_whole(name) if name in RULES else place
-    return read(reader, inner, operands, place)
+    return read(reader, inside[0], operands, place)
   if is_collective(equation):
     return read_collective(reader, equation, operands, place)
   if name in _LOOPS:
     return _LOOPS[name](reader, equation, operands, place)
-  if any(_holds_linear(inner) for inner in sub_jaxprs(equation.params)):
+  if any(map(_holds_linear, inside)):
     reader.opaque[name] = None
   return _read_other(reader, equation, operands, place)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from initjax.graph._constants import entries_in_place
 from initjax.graph._dataflow import Dataflow
-from initjax.graph._mixing import softmax_of
+from initjax.graph._mixing import softmax
 from initjax.graph._moves import places_after
 from initjax.graph._normalizations import normalization
 from initjax.graph._place import Site
@@ -54,7 +54,7 @@ def products(flow: Dataflow) -> dict[Site, Product]:
   every = {}
   for site, node in flow.sites.items():
     is_product = node.label == "data product"
-    if is_product and not any(map(softmax_of, node.below)):
+    if is_product and not any(map(softmax, node.below)):
       _, factor, above = after.get(node, _Below(node))
       every[site] = _product(node, factor, above)
   return every

@@ -107,6 +107,18 @@ class Choice(NamedTuple):
   """what it is as data, where indices are fixed"""
 
 
+def merged(choices: Iterable[Choice]) -> Choice:
+  """What chooses something that is made of several that are chosen."""
+  found = Choice()
+  for choice in choices:
+    found = Choice(
+      found.touched | choice.touched,
+      found.look_ups | choice.look_ups,
+      found.roots | choice.roots,
+    )
+  return found
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
   """Provenance of one array."""

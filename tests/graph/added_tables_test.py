@@ -91,6 +91,68 @@ def test_a_parameter_that_tells_tokens_apart_is_a_table(name):
   assert op.repeats == ((4,) if name == "at each layer" else ())
 
 
+def beside(table, e):
+  """Its rows before the tokens of each sample."""
+  rows = jnp.broadcast_to(table, (BATCH, *table.shape[-2:]))
+  return jnp.concatenate([rows, e], 1)
+
+
+def heads(x):
+  return x.reshape(*x.shape[:-1], 2, WIDTH // 2)
+
+
+JOINED = {
+  "class token": (lambda p, e, x: beside(p, e), (1, 1, WIDTH)),
+  "tiled": (
+    lambda p, e, x: jnp.concatenate([jnp.tile(p, (BATCH, 1, 1)), e], 1),
+    (1, 1, WIDTH),
+  ),
+  "of one sample": (
+    lambda p, e, x: jax.vmap(lambda e: jnp.concatenate([p, e]))(e),
+    (1, WIDTH),
+  ),
+  "prompt": (lambda p, e, x: beside(p, e), (4, WIDTH)),
+  "prefix of keys": (
+    lambda p, e, x: jnp.concatenate(
+      [
+        jnp.broadcast_to(heads(p), (BATCH, 4, 2, 4)),
+        heads(e @ KERNELS[0]),
+      ],
+      1,
+    ),
+    (4, WIDTH),
+  ),
+  "more features": (
+    lambda p, e, x: jnp.concatenate(
+      [e, jnp.broadcast_to(p, (BATCH, TIME, WIDTH))], -1
+    ),
+    (TIME, WIDTH),
+  ),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_rows_beside_tokens_are_a_table(name):
+  model, shape = JOINED[name]
+  graph = graph_of(model, normal(*shape))
+  (op,) = (op for op in graph.ops if op.path == "t")
+  assert (op.kind, op.fan_in, op.fan_out) == ("embedding", 1, WIDTH)
+  assert (op.usual_feed.reason, graph.elementwise) == ("positions", ())
+
+
+def test_class_token_and_positions_may_be_one_table_of_two():
+  def model(p, ids):
+    table = jnp.concatenate([p["first"], p["rest"]])
+    return beside(p["cls"], p["words"][ids]) + table
+
+  params = {"cls": normal(1, WIDTH), "first": normal(1, WIDTH)}
+  params |= {"rest": normal(TIME, WIDTH), "words": WORDS}
+  graph = signal_graph(model, params, IDS)
+  assert {op.path: op.kind for op in graph} == dict.fromkeys(
+    ("words", "cls", "first, rest"), "embedding"
+  )
+
+
 def test_rows_and_columns_are_two_tables():
   def model(p, x):
     both = (p["row"][:, None] + p["column"]).reshape(TIME, WIDTH)
@@ -127,6 +189,12 @@ BIASES = {
     lambda p, e, x: jnp.einsum("btc,tcd->btd", e, normal(TIME, WIDTH, 5)) + p,
     (TIME, 5),
   ),
+  "joined as features": (
+    lambda p, e, x: jnp.concatenate(
+      [e @ KERNELS[0], jnp.broadcast_to(p, (BATCH, TIME, 5))], -1
+    ),
+    (5,),
+  ),
   "of layers": (
     lambda p, e, x: lax.scan(
       lambda h, w: (jnp.tanh(h @ w[0] + w[1]), None), e, (KERNELS, p)
@@ -146,8 +214,56 @@ def test_what_is_the_same_for_all_tokens_is_a_bias(name):
 def test_what_starts_at_zero_is_a_bias_where_that_is_known():
   model, shape = TABLES["images in two axes"]
   assert graph_of(model, np.zeros(shape, "f")).elementwise == ("t",)
+  token, rows = JOINED["class token"]
+  assert graph_of(token, np.zeros(rows, "f")).elementwise == ("t",)
   abstract = jax.ShapeDtypeStruct(shape, jnp.float32)
   assert graph_of(model, abstract).elementwise == ()
+
+
+# Learned queries
+
+
+def attend(q, k, v):
+  return jax.nn.softmax(jnp.einsum("bqc,btc->bqt", q, k) / 3) @ v
+
+
+def by_probe(p, e):
+  return jnp.tile(p["probe"][None], (BATCH, 1, 1)) @ p["q"]
+
+
+QUERIES = {
+  "probe": by_probe,
+  "with a bias": lambda p, e: by_probe(p, e) + p["bias"],
+  "of normalized latents": lambda p, e: (
+    jnp.broadcast_to(jax.nn.standardize(p["probe"]), (BATCH, 2, WIDTH)) @ p["q"]
+  ),
+  "kernel first": lambda p, e: jax.vmap(lambda row: p["q"].T @ row)(p["probe"])[
+    None
+  ].repeat(BATCH, 0),
+}
+ATTENDING = {"q": KERNELS[0], "k": KERNELS[1], "v": KERNELS[2]}
+ATTENDING |= {"probe": normal(2, WIDTH), "bias": normal(WIDTH), "words": WORDS}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_kernels_of_learned_queries_are_named(name):
+  def model(p, ids):
+    e = p["words"][ids]
+    return attend(QUERIES[name](p, e), e @ p["k"], e @ p["v"])
+
+  graph = signal_graph(model, ATTENDING, IDS)
+  assert {*graph.not_followed} == {"probe", "q"}
+  assert {"k", "v"} <= {op.path for op in graph}
+
+
+def test_queries_of_data_and_plain_low_rank_kernels_are_not_named():
+  def model(p, ids):
+    e = p["words"][ids]
+    h = attend(e @ p["q"], e @ p["k"], e @ p["v"])
+    probed = attend(jnp.stack([p["probe"]] * BATCH), h, h)
+    return jax.nn.softmax(probed @ (p["q"] @ p["k"]))
+
+  assert signal_graph(model, ATTENDING, IDS).not_followed == {}
 
 
 def gpt(rows):

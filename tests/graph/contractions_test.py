@@ -270,7 +270,7 @@ STAY = {
   "another axis": lambda w, x: (w * x).sum(0),
   "mixed": lambda w, x: w[0] * x + w[1] * jnp.tanh(x),
   "shifted": lambda w, x: x * w + jnp.roll(x, 1, 0) * (1 - w),
-  "joined": lambda w, x: jnp.concatenate([jnp.tile(w, (4, 1)), x]),
+  "joined": lambda w, x: jnp.concatenate([jnp.tile(w, (len(x), 1)), x], 1),
   "placed": lambda w, x: x.at[0].set(w),
   "added": lambda w, x: x.at[0].add(w),
   "positions": lambda w, x: jnp.tanh(x[:, :1] + w).sum(),

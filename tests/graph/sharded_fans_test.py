@@ -300,3 +300,19 @@ def test_a_table_whose_rows_are_split_is_looked_up_as_one(rows):
   )
   both = [plan_init(fn, params, IDS).rows for fn in (parallel, flat)]
   assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("by_data", [False, True])
+def test_a_sum_of_which_devices_choose_their_terms_is_named(by_data):
+  mesh = jax.make_mesh((8,), ("m",), axis_types=(AUTO,))
+
+  def body(kernels, x):
+    index = jax.lax.axis_index("m") % 2
+    index = (x[0, 0] > 0).astype(int) if by_data else index
+    branches = [lambda: x @ kernels[0], lambda: 2 * (x @ kernels[1])]
+    return jax.lax.psum(jax.lax.switch(index, branches) / 2, "m")
+
+  specs = {"in_specs": (P(None, "m"), P(None, "m")), "out_specs": P()}
+  fn = jax.shard_map(body, mesh=mesh, **specs)
+  graph = signal_graph(fn, normal(0, 2, WIDTH, WIDTH), X)
+  assert [*graph.not_followed] == ["."]
