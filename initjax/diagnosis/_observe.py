@@ -1,6 +1,5 @@
 """One look at a model, for verdicts and for assertions: measured in detail."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from initjax.measurement import (
   arrays_of,
   check_arrays,
   measure,
+  measure_detail,
   row_statistics,
 )
 
@@ -70,17 +70,11 @@ def observe(
     keys = jax.random.split(key, draws)
     params = jax.jit(functools.partial(jax.lax.map, init))(keys)
 
-  def one(params: Any, inputs: Any, key: jax.Array, cotangent: Any) -> Any:
-    options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
-    report = measure(fn, params, *inputs, **options, detail=True)
-    return report if norms else dataclasses.replace(report, gradient_norms=None)
-
-  def all_in_turn(params: Any, *others: Any) -> Any:
-    return jax.lax.map(lambda params: one(params, *others), params)
-
-  measured = one if draws is None else all_in_turn
-  report = execute(measured, params, inputs, key, cotangent)
-  if draws is not None:
+  options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+  if draws is None:
+    report = measure_detail(fn, params, *inputs, **options)
+  else:
+    report = _in_turn(fn, params, inputs, key, cotangent, has_aux)
     params = jax.tree.map(lambda leaf: leaf[0], params)
   leaves = arrays_of(params)
   found = row_statistics(report)
@@ -88,6 +82,19 @@ def observe(
   chain = chain_of(report.graph, leaves) if arrived else None
   drift = functools.cache(functools.partial(drift_of, chain, found))
   return Observed(report, found, leaves, chain, drift)
+
+
+def _in_turn(
+  fn: Any, params: Any, inputs: Any, key: Any, cotangent: Any, has_aux: bool
+) -> SignalReport:
+  """Of several draws of the parameters, one after another."""
+
+  def in_turn(params: Any, inputs: Any, key: Any, cotangent: Any) -> Any:
+    options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+    one = lambda params: measure(fn, params, *inputs, **options, detail=True)
+    return jax.lax.map(one, params)
+
+  return execute(in_turn, params, inputs, key, cotangent)
 
 
 def _check_draws(params: Any, draws: int | None) -> None:

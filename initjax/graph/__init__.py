@@ -35,6 +35,7 @@ from initjax.graph._graph import (
 from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
 from initjax.graph._mixing import window_matrix
 from initjax.graph._mixture import Mixing
+from initjax.graph._pieces import Piece, Pieces, cut
 from initjax.graph._place import BY_DEVICE, Scan, Site
 from initjax.graph._primitives import (
   BLOCKWISE,
