@@ -73,6 +73,16 @@ def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
   >>> float(execute(double, jnp.ones(())))
   3.0
   """
+  return prepared(fn, *arguments)(*arguments)
+
+
+def prepared(fn: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+  """`fn` as `execute` runs it, for these and for arguments of like kinds.
+
+  Args:
+    fn: a function, which is traced once, now.
+    *arguments: what it is traced for.
+  """
   _check_arrays(arguments)
   leaves, structure = jax.tree.flatten(arguments)
   structures: list[Any] = []
@@ -84,32 +94,37 @@ def execute(fn: Callable[..., Any], *arguments: Any) -> Any:
     return found
 
   # Text names arguments by position, so all are kept; a key reads as integers.
-  program = jax.jit(flat, keep_unused=True)
+  program: Any = jax.jit(flat, keep_unused=True)
+  closed: list[Any] = []
   nested = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
   if not nested and not jax.config.values["jax_disable_jit"]:
     traced = program.trace(*leaves)
     # What is closed over and being traced counts as an argument.
     if len(traced.jaxpr.in_avals) == len(leaves):
-      program, leaves = _compiled(traced, leaves)
-  found = program(*leaves)
-  return jax.tree.unflatten(structures[-1], found)
+      program, closed = _compiled(traced, leaves)
+
+  def call(*arguments: Any) -> Any:
+    found = program(*closed, *jax.tree.leaves(arguments))
+    return jax.tree.unflatten(structures[-1], found)
+
+  return call
 
 
 def _compiled(traced: Any, leaves: list[Any]) -> tuple[Any, list[Any]]:
-  """The executable, and its arguments: first what the program closes over."""
-  closed = traced.jaxpr
-  if closed.consts:
-    run = functools.partial(jax.core.eval_jaxpr, closed.jaxpr)
-    leaves = [list(closed.consts), *leaves]
-    traced = jax.jit(run, keep_unused=True).trace(*leaves)
+  """The executable, and what the program closes over: an argument ahead."""
+  jaxpr, closed = traced.jaxpr, list[Any]()
+  if jaxpr.consts:
+    run = functools.partial(jax.core.eval_jaxpr, jaxpr.jaxpr)
+    closed = [list(jaxpr.consts)]
+    traced = jax.jit(run, keep_unused=True).trace(*closed, *leaves)
   lowered = traced.lower()
   text = lowered.as_text()
   if _CALLS_BACK in text:
-    return lowered.compile(), leaves
+    return lowered.compile(), closed
   kinds = tuple(map(str, (*traced.jaxpr.in_avals, *traced.jaxpr.out_avals)))
-  places = tuple(_placement(leaf) for leaf in jax.tree.leaves(leaves))
+  places = tuple(map(placement, jax.tree.leaves((closed, leaves))))
   code = hashlib.sha256(text.encode()).digest()
-  key = (code, kinds, places, len(closed.consts), _configuration())
+  key = (code, kinds, places, len(jaxpr.consts), _configuration())
   with _lock:
     entry = _programs.setdefault(key, _Entry())
     _programs.move_to_end(key)
@@ -118,10 +133,10 @@ def _compiled(traced: Any, leaves: list[Any]) -> tuple[Any, list[Any]]:
   with entry.lock:
     if entry.compiled is None:
       entry.compiled = lowered.compile()
-    return entry.compiled, leaves
+    return entry.compiled, closed
 
 
-def _placement(leaf: Any) -> Hashable:
+def placement(leaf: Any) -> Hashable:
   """Where an argument is; arrays of NumPy are nowhere yet."""
   if not isinstance(leaf, jax.Array):
     return None

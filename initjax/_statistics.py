@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -64,33 +65,54 @@ class Tally(NamedTuple):
 
 @jax.jit
 def _statistics(tally: Tally) -> Statistics:
-  largest, total, squares, zeros, nonfinite, entries = _numbers_of(tally)
-  size = jnp.maximum(entries, 1)
-  numbers = Statistics(
+  return _told(jnp, _numbers_of(tally.numbers), unit(tally.numbers[..., 0]))
+
+
+def statistics_in_numpy(numbers: np.ndarray, bound: np.ndarray) -> Statistics:
+  """The statistics that tallies [..., 6] tell, all at once.
+
+  Args:
+    numbers: of tallies that were summed in any dtype.
+    bound: `bound_of` that dtype.
+  """
+  units = np.clip(numbers[..., 0], 1 / bound, bound)
+  with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+    return _told(np, _numbers_of(numbers), units)
+
+
+def _told(xp: Any, numbers: list[Any], unit: Any) -> Statistics:
+  largest, total, squares, zeros, nonfinite, entries = numbers
+  size = xp.maximum(entries, 1)
+  found = Statistics(
     mean=total / size,
-    log2_second_moment=2 * jnp.log2(_unit(largest)) + jnp.log2(squares / size),
+    log2_second_moment=2 * xp.log2(unit) + xp.log2(squares / size),
     largest=largest,
     zeros=zeros,
     nonfinite=nonfinite,
     size=entries,
   )
-  return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), numbers)
+  return Statistics(*(number.astype(xp.float32) for number in found))
 
 
 _LENGTH = 6
 
 
-def _numbers_of(tally: Tally) -> list[jax.Array]:
-  return [tally.numbers[..., index] for index in range(_LENGTH)]
+def _numbers_of(numbers: Any) -> list[Any]:
+  return [numbers[..., index] for index in range(_LENGTH)]
 
 
-def _unit(largest: jax.Array) -> jax.Array:
+def unit(largest: jax.Array) -> jax.Array:
   """What entries are divided by before they are squared.
 
   Never 0, nor so extreme that its reciprocal is not normal.
   """
-  bound = 2.0 ** int(0.8 * jnp.finfo(largest.dtype).maxexp)
+  bound = bound_of(largest.dtype)
   return jnp.clip(largest, 1 / bound, bound)
+
+
+def bound_of(dtype: Any) -> float:
+  """The largest unit of a dtype."""
+  return 2.0 ** int(0.8 * jnp.finfo(dtype).maxexp)
 
 
 def wide(x: jax.Array) -> jax.Array:
@@ -122,8 +144,8 @@ def tally(x: jax.Array) -> Tally:
   largest, zeros, nonfinite = _extremes(x)
   numbers = (
     largest,
-    _total(jnp.atleast_1d(real)),
-    _total((x / _unit(largest)) ** 2),
+    total_of(jnp.atleast_1d(real)),
+    total_of((x / unit(largest)) ** 2),
     zeros,
     nonfinite,
     x.size,
@@ -131,7 +153,7 @@ def tally(x: jax.Array) -> Tally:
   return Tally(jnp.stack([jnp.asarray(one, x.dtype) for one in numbers]))
 
 
-def _total(terms: jax.Array) -> jax.Array:
+def total_of(terms: jax.Array) -> jax.Array:
   """The last axis goes last: its entries are lanes for the processor."""
   return terms.sum(axis=tuple(range(terms.ndim - 1))).sum()
 
@@ -142,8 +164,7 @@ def _extremes(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   As integers in one reduction: those may be taken in any order, so they are
   taken side by side. The bits of |x| are ordered as its values, NaN on top.
   """
-  integer = jnp.dtype(f"int{jnp.finfo(x.dtype).bits}")
-  bits = jax.lax.bitcast_convert_type(x, integer) & jnp.iinfo(integer).max
+  bits = _bits(x)
   count = jnp.int32 if x.size < 2**31 else x.dtype
   terms = (bits, (x == 0).astype(count), (~jnp.isfinite(x)).astype(count))
   found = jax.lax.reduce(
@@ -153,6 +174,17 @@ def _extremes(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     tuple(range(x.ndim)),
   )
   return jax.lax.bitcast_convert_type(found[0], x.dtype), found[1], found[2]
+
+
+def _bits(x: jax.Array) -> jax.Array:
+  """Those of |x|."""
+  integer = jnp.dtype(f"int{jnp.finfo(x.dtype).bits}")
+  return jax.lax.bitcast_convert_type(x, integer) & jnp.iinfo(integer).max
+
+
+def largest_of(x: jax.Array) -> jax.Array:
+  """max |x| of real numbers; NaN if one is."""
+  return jax.lax.bitcast_convert_type(_bits(x).max(), x.dtype)
 
 
 def statistics(x: jax.Array) -> Statistics:
@@ -221,9 +253,9 @@ def _missing_axes(x: jax.Array, like: jax.Array) -> tuple[str, ...]:
 
 def over_devices(found: Tally) -> Tally:
   """The tally of all devices, from theirs along the leading axis."""
-  largest, total, squares, *counts = _numbers_of(found)
+  largest, total, squares, *counts = _numbers_of(found.numbers)
   whole = largest.max(0)
-  squares *= (_unit(largest) / _unit(whole)) ** 2
+  squares *= (unit(largest) / unit(whole)) ** 2
   sums = [leaf.sum(0) for leaf in (total, squares, *counts)]
   return Tally(jnp.stack([whole, *sums], axis=-1))
 

@@ -1,6 +1,5 @@
 """One look at a model, for verdicts and for assertions: measured in detail."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from initjax.measurement import (
   arrays_of,
   check_arrays,
   measure,
+  measure_detail,
   row_statistics,
 )
 
@@ -70,12 +70,8 @@ def observe(
   has_aux: bool = False,
   init: Callable[[jax.Array], Any] | None = None,
   draws: int | None = None,
-  norms: bool = True,
 ) -> Observed:
-  """Measures `fn` in detail, for one or several draws of the parameters.
-
-  Without `norms` of parameters' gradients, these need not be computed.
-  """
+  """Measures `fn` in detail, for one or several draws of the parameters."""
   if draws is not None:
     check_integer("draws", draws, low=1)
   check_arrays(inputs)
@@ -89,19 +85,12 @@ def observe(
     keys = jax.random.split(key, draws)
     params = jax.jit(functools.partial(jax.lax.map, init))(keys)
 
-  def one(params: Any, inputs: Any, key: jax.Array, cotangent: Any) -> Any:
-    options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
-    report = measure(fn, params, *inputs, **options, detail=True)
-    return report if norms else dataclasses.replace(report, gradient_norms=None)
-
-  def all_in_turn(params: Any, *others: Any) -> Any:
-    return jax.lax.map(lambda params: one(params, *others), params)
-
-  measured = one if draws is None else all_in_turn
-  report = execute(measured, params, inputs, key, cotangent)
-  if draws is not None:
-    params = jax.tree.map(lambda leaf: leaf[0], params)
   options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+  if draws is None:
+    report = measure_detail(fn, params, *inputs, **options)
+  else:
+    report = _in_turn(fn, params, inputs, key, cotangent, has_aux)
+    params = jax.tree.map(lambda leaf: leaf[0], params)
   return observed_of(report, Call(fn, params, inputs, options))
 
 
@@ -115,6 +104,19 @@ def observed_of(report: SignalReport, call: Call) -> Observed:
   )
   odd = functools.cache(lambda: list(innovations(found, parts)))
   return Observed(report, found, leaves, parts, drift, odd, call)
+
+
+def _in_turn(
+  fn: Any, params: Any, inputs: Any, key: Any, cotangent: Any, has_aux: bool
+) -> SignalReport:
+  """Of several draws of the parameters, one after another."""
+
+  def in_turn(params: Any, inputs: Any, key: Any, cotangent: Any) -> Any:
+    options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+    one = lambda params: measure(fn, params, *inputs, **options, detail=True)
+    return jax.lax.map(one, params)
+
+  return execute(in_turn, params, inputs, key, cotangent)
 
 
 def _check_draws(params: Any, draws: int | None) -> None:

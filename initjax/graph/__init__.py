@@ -50,6 +50,7 @@ from initjax.graph._interpret import (
 from initjax.graph._mixing import window_matrix
 from initjax.graph._mixture import Mixing
 from initjax.graph._output_parts import output_parts
+from initjax.graph._pieces import Piece, Pieces, cut
 from initjax.graph._place import BY_DEVICE, Scan, Site
 from initjax.graph._primitives import (
   BLOCKWISE,

@@ -28,6 +28,7 @@ from initjax.measurement._measure import (
   Measured,
   measure,
   measure_and_grad,
+  measure_detail,
   measure_traced,
 )
 from initjax.measurement._reductions import (

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._statistics import wide
+from initjax._statistics import unit, wide
 from initjax.graph import Feed, LinearOp, Scan
 from initjax.typing import Activation
 
@@ -20,67 +20,89 @@ from initjax.typing import Activation
 class Detail(NamedTuple):
   """More on one operation; NaN where it cannot be said."""
 
-  dead_units: jax.Array
+  dead_units: Any
   """units of its input that are exactly 0 on every sample"""
-  units: jax.Array
+  units: Any
   """how many its input has"""
-  samples: jax.Array
+  samples: Any
   """how many there are of its output"""
-  correlation: jax.Array
+  correlation: Any
   """mean cosine between its outputs on two different samples"""
   saturation: Any = None
   """E|φ'| of what feeds it; known when all has run"""
 
 
-def detail(
-  op: LinearOp, operands: list[Any] | None, output: jax.Array
-) -> Detail:
-  """Of an operation just run; all NaN if only its output is at hand."""
-  dead = units = samples = correlation = jnp.nan
+LENGTH = 5
+"""of what is summed of one operation, in one small array: dead units, units,
+samples, those that have a direction, and |Σ u|² over these"""
+
+
+def detail_sums(
+  op: LinearOp, operands: list[Any] | None, output: jax.Array, largest: Any
+) -> jax.Array:
+  """The sums [5] of an operation just run; NaN if only its output is at hand.
+
+  Args:
+    op: the operation.
+    operands: its operands, if they are at hand.
+    output: what it computed.
+    largest: max |output|.
+  """
+  dead = units = samples = live = squares = jnp.nan
   if operands is not None and op.kind != "data":
     if op.axes.units:
       dead, units = _dead_units(operands[1 - op.axes.kernel], op.axes.units)
-    samples, correlation = _correlation(output, op.axes.samples)
-  numbers = (dead, units, samples, correlation)
-  return Detail(*(jnp.asarray(number, jnp.float32) for number in numbers))
+    samples, live, squares = _directions(output, largest, op.axes.samples)
+  numbers = (dead, units, samples, live, squares)
+  return jnp.stack([jnp.asarray(number, jnp.float32) for number in numbers])
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _dead_units(
   signal: jax.Array, units: tuple[int, ...]
-) -> tuple[jax.Array, float]:
+) -> tuple[jax.Array, int]:
   """How many units are 0 on every sample, and how many there are.
 
   NaN if there is no sample.
   """
   samples = tuple(axis for axis in range(signal.ndim) if axis not in units)
-  alive = jnp.any(signal != 0, axis=samples)
-  dead = jnp.sum(~alive, dtype=jnp.float32)
-  return dead if signal.size else jnp.full_like(dead, jnp.nan), alive.size
+  dead = (signal == 0).all(samples)
+  count = dead.sum(dtype=jnp.float32)
+  return count if signal.size else jnp.full_like(count, jnp.nan), dead.size
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _correlation(
-  output: jax.Array, samples: tuple[int, ...]
-) -> tuple[float, jax.Array]:
-  """(|Σ u_a|² - N) / (N (N - 1)) over samples a, u_a of length 1.
+@functools.partial(jax.jit, static_argnums=2)
+def _directions(
+  output: jax.Array, largest: jax.Array, samples: tuple[int, ...]
+) -> tuple[int, jax.Array, jax.Array | float]:
+  """The number of samples a, of those with a direction u_a, and |Σ u_a|².
 
-  Samples that are exactly 0 have no direction and are left out; NaN if each
-  is a single number, whose cosine with another is 1 or -1 and tells nothing.
+  Samples that are exactly 0 have none. NaN if each is a single number, whose
+  cosine with another is 1 or -1 and tells nothing.
   """
   x = wide(output)
+  x = x / unit(largest)
   rest = tuple(axis for axis in range(x.ndim) if axis not in samples)
-  largest = jnp.max(abs(x), initial=0)
-  x = x / jnp.where(largest > 0, largest, 1)
-  squares = jnp.sum(x**2, axis=rest, keepdims=True)
-  units = x * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
+  squares = jnp.sum(x * x, axis=rest, keepdims=True)
   # As a real number: the pairs of 46,341 samples are more than int32 holds.
-  count = jnp.sum(squares > 0).astype(x.dtype)
-  total = jnp.sum(jnp.sum(units, axis=samples) ** 2)
+  live = jnp.sum(squares > 0, dtype=jnp.float32)
+  tiny = jnp.finfo(x.dtype).tiny
+  units = x * jax.lax.rsqrt(jnp.maximum(squares, tiny))
+  total = jnp.sum(units, axis=samples)
   number = squares.size
-  cosine = (total - count) / jnp.maximum(count * (count - 1), 1)
-  known = (count > 1) & (x.size > number)
-  return number, jnp.where(known, cosine, jnp.nan)
+  single = x.size == number
+  return number, live, jnp.nan if single else jnp.sum(total * total)
+
+
+def detail_of(sums: np.ndarray) -> Detail:
+  """What the sums [..., 5] of operations tell, all but saturation.
+
+  The mean cosine of N samples is (|Σ u|² - N) / (N (N - 1)).
+  """
+  dead, units, samples, live, squares = np.moveaxis(sums, -1, 0)
+  pairs = live * (live - 1)
+  cosine = (squares - live) / np.maximum(pairs, 1)
+  return Detail(dead, units, samples, np.where(pairs > 0, cosine, np.nan))
 
 
 def mean_slope(activation: Activation, source: jax.Array) -> jax.Array:

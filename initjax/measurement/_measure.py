@@ -1,6 +1,5 @@
 """`measure`: the size of every signal in a model, forward and backward."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,34 +8,26 @@ import jax
 import jax.numpy as jnp
 
 from initjax._checks import check_key
-from initjax._paths import is_float, leaves_by_path
+from initjax._executables import execute
+from initjax._paths import is_float
 from initjax._statistics import (
-  empty_slot,
   nan_is_unknown,
-  spread,
-  tally,
-  tap,
-  varying_like,
-  varying_zeros,
 )
 from initjax.graph import (
-  Feed,
-  LinearOp,
   Site,
   Slot,
   Trace,
-  Visited,
-  Visitor,
   as_function,
   run,
   trace,
   with_advice,
 )
 from initjax.measurement._cotangent import cotangent_of, differentiable
-from initjax.measurement._detail import Detail, mean_slope
-from initjax.measurement._detail import detail as detail_of
+from initjax.measurement._in_pieces import passes_in_pieces
 from initjax.measurement._leaves import check_arrays
+from initjax.measurement._norms import Norms, norms_of
 from initjax.measurement._report import SignalReport
+from initjax.measurement._watch import Seen, partial_sums, watch
 
 
 class Measured(NamedTuple):
@@ -167,8 +158,58 @@ def _measured(
   )
   backward, *own = pull_back(cotangent_of(main, cotangent, key))
   gradients = own[0] if own else None
-  report = _report_of(traced, found, backward, gradients if detail else None)
+  norms = norms_of(gradients) if detail else None
+  report = _report_of(traced, found, backward, norms)
   return Measured(report, outputs, gradients)
+
+
+@nan_is_unknown()
+def measure_detail(
+  fn: Callable[..., Any],
+  params: Any,
+  *inputs: Any,
+  key: jax.Array | None = None,
+  cotangent: Any = None,
+  has_aux: bool = False,
+) -> SignalReport:
+  """`measure` with `detail=True`, compiled: what is equal, once.
+
+  Args:
+    fn: a function of parameters and inputs, such as `model.apply`, or a module.
+    params: any pytree of arrays.
+    *inputs: the other arguments of `fn`.
+    key: as in `measure`, like all other options.
+    cotangent: the gradient with respect to the outputs.
+    has_aux: whether `fn` returns `(outputs, aux)`.
+
+  Raises:
+    ValueError: as `measure`.
+  """
+  fn, params, inputs, _ = as_function(fn, params, inputs)
+  traced = trace(fn, params, *inputs)
+
+  def start(flat: list[Any]) -> dict[int, jax.Array]:
+    flat = [jnp.asarray(leaf) for leaf in flat]
+    outputs = jax.tree.unflatten(jax.tree.structure(traced.out_shape), flat)
+    main = outputs[0] if has_aux else outputs
+    number = len(jax.tree.leaves(main))
+    floats = [i for i in range(number) if is_float(flat[i])]
+    gradients = cotangent_of(differentiable(main), cotangent, key)
+    return dict(zip(floats, gradients, strict=True))
+
+  passes = passes_in_pieces(traced, params, inputs, start)
+  if passes is None:
+    options = {"has_aux": has_aux, "detail": True}
+    return execute(
+      lambda params, inputs, key, cotangent: measure(
+        fn, params, *inputs, key=key, cotangent=cotangent, **options
+      ),
+      params,
+      inputs,
+      key,
+      cotangent,
+    )
+  return _report_of(traced, *passes)
 
 
 @nan_is_unknown()
@@ -187,7 +228,7 @@ def measure_traced(
     ValueError: if no output can be differentiated.
   """
   if not backward:
-    visitor, slots, blanks = _visitor_and_slots(traced, detail=False)
+    visitor, slots, blanks, _ = watch(traced, detail=False)
     given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
     arguments = jax.tree.leaves((params, inputs))
     _, found, _ = run(traced.jaxpr, arguments, visitor, given)
@@ -203,7 +244,7 @@ def _instrumented(
   traced: Trace, inputs: Any, has_aux: bool, detail: bool
 ) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:
   """The function of (slots, params) to be differentiated, and its slots."""
-  visitor, slots, blanks = _visitor_and_slots(traced, detail)
+  visitor, slots, blanks, _ = watch(traced, detail)
   others = jax.tree.leaves(inputs)
 
   def watched(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
@@ -218,124 +259,22 @@ def _instrumented(
   return watched, slots
 
 
-_Slopes = dict[tuple[int, bool], jax.Array]
-"""E|φ'| by operation, and whether it feeds its later repeats."""
-
-
-class _Seen(NamedTuple):
-  """What a site hands out."""
-
-  tally: Any
-  detail: Detail | None
-  slopes: _Slopes
-
-
-def _visitor_and_slots(
-  traced: Trace, detail: bool
-) -> tuple[Visitor, dict[Site, Any], dict[Site, _Seen]]:
-  """What to do at the sites, their slots, and what they hand out if not run."""
-  ops = traced.ops
-  sources = _feeds_by_site(traced.graph.ops) if detail else {}
-  # so that an activation of many operations is traced once for each shape
-  slope = functools.cache(
-    lambda phi: jax.jit(functools.partial(mean_slope, phi), inline=True)
-  )
-
-  def visit(
-    visited: Visited, slot: Slot, state: None
-  ) -> tuple[list[Any], _Seen, None]:
-    if visited.equation.primitive.name == "while":  # it has no gradient
-      return visited.outputs, slot.forward, state
-    slopes = {
-      at: slope(feed.activation)(
-        jax.lax.stop_gradient(visited.outputs[feed.output])
-      )
-      for at, feed in sources.get(visited.site, {}).items()
-    }
-    return *_seen_at(ops.get(visited.site), slopes, visited, slot), state
-
-  avals = traced.jaxpr.in_avals
-  varying = {ax for aval in avals for ax in aval.manual_axis_type.varying}
-  slots = {
-    site: empty_slot(op.repeats, op.dtype, varying) for site, op in ops.items()
-  }
-
-  def not_run(site: Site) -> _Seen:
-    nothing = {
-      at: varying_zeros(feed.place.repeats if feed.place else (), varying)
-      for at, feed in sources.get(site, {}).items()
-    }
-    if not detail or site not in ops:
-      return _Seen(slots.get(site), None, nothing)
-    more = Detail(*(varying_zeros(ops[site].repeats, varying),) * 4)
-    return _Seen(slots.get(site), more, nothing)
-
-  return Visitor(visit), slots, {s: not_run(s) for s in {**ops, **sources}}
-
-
-def _feeds_by_site(
-  ops: tuple[LinearOp, ...],
-) -> dict[Site, dict[tuple[int, bool], Feed]]:
-  """Where the arguments of activations arise that are to be watched."""
-  found: dict[Site, dict[tuple[int, bool], Feed]] = {}
-  for index, op in enumerate(ops):
-    for later, feed in ((False, op.feed), (True, op.later_feed)):
-      if feed is None or feed.activation is None or feed.place is None:
-        continue
-      if not feed.place.closed:
-        found.setdefault(feed.place.site, {})[index, later] = feed
-  return found
-
-
-def _seen_at(
-  op: LinearOp | None, slopes: _Slopes, visited: Visited, slot: Slot
-) -> tuple[list[Any], _Seen]:
-  outputs = list(visited.outputs)
-  if op is None:
-    return outputs, _Seen(None, None, slopes)
-  seen, copies = _summed(op, jax.lax.stop_gradient(outputs[0]))
-  if jnp.issubdtype(seen.dtype, jnp.inexact):
-    outputs[0] = tap(outputs[0], slot.backward)
-  more = None
-  if slot.forward.detail is not None:
-    operands = jax.lax.stop_gradient(visited.operands)
-    more = detail_of(op, None if op.place.closed else operands, seen)
-    more = jax.tree.map(varying_like, more, slot.forward.detail)
-  tallied = spread(tally(seen).shared(copies), slot.forward.tally)
-  return outputs, _Seen(tallied, more, slopes)
-
-
-def _partial_sums(op: LinearOp) -> dict[str, int]:
-  """Axes of the mesh, and sizes, along which devices have other terms."""
-  whole = op.place.whole <= {"shard_map"}  # else the sum may be in the call
-  return dict(op.summed_over) if whole else {}
-
-
-def _summed(op: LinearOp, output: jax.Array) -> tuple[jax.Array, int]:
-  """The terms of all devices, and how many have them unknown to JAX."""
-  sizes = _partial_sums(op)
-  known = jax.typeof(output).manual_axis_type.varying
-  copies = math.prod(n for axis, n in sizes.items() if axis not in known)
-  return jax.lax.psum(output, tuple(sizes)) if sizes else output, copies
-
-
 def _report_of(
-  traced: Trace, found: dict[Site, _Seen], backward: Any, gradients: Any
+  traced: Trace, found: dict[Site, Seen], backward: Any, norms: Norms | None
 ) -> SignalReport:
   seen = [found[site] for site in traced.ops]
-  details = slopes = norms = None
-  if gradients is not None:
+  details = slopes = None
+  if norms is not None:
     details = tuple(one.detail for one in seen if one.detail is not None)
     known = {at: s for one in found.values() for at, s in one.slopes.items()}
     slopes = tuple(
       (known.get((index, False)), known.get((index, True)))
       for index in range(len(seen))
     )
-    norms = _norms(gradients)
   return SignalReport(
     tuple(one.tally for one in seen),
     tuple(
-      backward[site].shared(math.prod(_partial_sums(op).values()))
+      backward[site].shared(math.prod(partial_sums(op).values()))
       for site, op in traced.ops.items()
     ),
     details,
@@ -343,14 +282,3 @@ def _report_of(
     norms,
     traced.graph,
   )
-
-
-def _norms(gradients: Any) -> dict[str, jax.Array]:
-  """Euclidean norms, without underflow."""
-  norms = {}
-  for path, leaf in leaves_by_path(gradients).items():
-    if is_float(leaf):
-      found = tally(leaf).statistics()
-      log2_squared = found.log2_second_moment + jnp.log2(found.size)
-      norms[path] = jnp.exp2(log2_squared / 2)
-  return norms

@@ -11,7 +11,7 @@ from initjax import reports
 from initjax._sharding import fetched
 from initjax._statistics import Statistics, Tally
 from initjax.graph import SignalGraph
-from initjax.measurement._detail import Detail
+from initjax.measurement._norms import Norms
 from initjax.measurement._row_statistics import row_statistics, to_records
 from initjax.typing import Record, Verdict
 
@@ -30,12 +30,12 @@ class SignalReport:
 
   forward_tallies: tuple[Tally, ...]
   backward_tallies: tuple[Tally, ...]
-  details: tuple[Detail, ...] | None
-  """with `detail=True`, of each operation"""
+  detail_sums: tuple[jax.Array, ...] | None
+  """with `detail=True`, what a `Detail` of each operation follows from"""
   slopes: tuple[tuple[Any, Any], ...] | None
   """with `detail=True`, E|φ'| of what feeds each operation, where it arises"""
-  gradient_norms: dict[str, jax.Array] | None
-  """with `detail=True`, the Euclidean norm of each parameter's gradient"""
+  norms: Norms | None
+  """with `detail=True`, of the gradients: see `gradient_norms`"""
   graph: SignalGraph = field(metadata=_STATIC)
   """what the rows are"""
   verdicts: tuple[Verdict, ...] = field(default=(), metadata=_STATIC)
@@ -74,6 +74,11 @@ class SignalReport:
     `forward_log2_second_moment_std` how they scatter.
     """
     return to_records(row_statistics(self), self.bands, self.predicted)
+
+  @property
+  def gradient_norms(self) -> dict[str, jax.Array] | None:
+    """With `detail=True`, the Euclidean norm of each parameter's gradient."""
+    return None if self.norms is None else self.norms.by_path()
 
   @property
   def _found(self) -> tuple[Verdict, ...] | None:
@@ -140,7 +145,6 @@ class SignalReport:
     Raises:
       FileExistsError: if there is a file already; nothing is overwritten.
     """
-    norms = self.gradient_norms or {}
     content = {
       "about": reports.about(self.about),
       "records": self.to_records(),
@@ -150,7 +154,9 @@ class SignalReport:
       ],
       "not_followed": self._missed,
       "verdicts": [verdict._asdict() for verdict in self.verdicts],
-      "gradient_norms": fetched(norms),
+      "gradient_norms": {}
+      if self.norms is None
+      else fetched(self.norms).by_path(),
     }
     reports.write_json(path, content)
 

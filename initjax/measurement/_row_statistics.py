@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from initjax._sharding import fetched
-from initjax._statistics import Statistics
+from initjax._statistics import Statistics, bound_of, statistics_in_numpy
 from initjax.graph import Row, SignalGraph, fed_by
-from initjax.measurement._detail import Detail, saturation
+from initjax.measurement._detail import Detail, detail_of, saturation
 from initjax.typing import Record
 
 if TYPE_CHECKING:
@@ -50,50 +50,80 @@ def row_statistics(report: "SignalReport") -> RowStatistics:
   """The arrays of a report."""
   graph = report.graph
   forward, backward, details, slopes = fetched(
-    (report.forward, report.backward, report.details, report.slopes)
+    (
+      [tally.numbers for tally in report.forward_tallies],
+      [tally.numbers for tally in report.backward_tallies],
+      report.detail_sums,
+      report.slopes,
+    )
   )
-  if details:
-    ops = zip(graph.ops, details, slopes, strict=True)
-    details = [d._replace(saturation=saturation(op, *s)) for op, d, s in ops]
-  moments = {
-    direction: _by_row(graph, [one.log2_second_moment for one in found])
-    for direction, found in (("forward", forward), ("backward", backward))
+  both = {
+    "forward": _statistics(graph, forward),
+    "backward": _statistics(graph, backward),
   }
-  stacked = graph.ops and forward[0].size.ndim > len(graph.ops[0].repeats)
+  detail = Detail(*(np.full((1, len(graph.rows)), np.nan),) * 5)
+  if details:
+    feeds = zip(graph.ops, slopes, strict=True)
+    saturated = [saturation(op, *each)[..., None] for op, each in feeds]
+    detail = detail_of(_by_row(graph, details))._replace(
+      saturation=_by_row(graph, saturated)[..., 0]
+    )
+  stacked = graph.ops and forward[0].ndim > 1 + len(graph.ops[0].repeats)
   return RowStatistics(
     graph,
-    _averaged(graph, forward, Statistics),
-    _averaged(graph, backward, Statistics),
-    _averaged(graph, details, Detail),
-    {
-      direction: np.ascontiguousarray(np.atleast_2d(np.array(rows, float).T))
-      for direction, rows in moments.items()
-    },
-    moments["forward"][0].size if stacked else None,
+    _averaged(both["forward"]),
+    _averaged(both["backward"]),
+    _averaged(detail),
+    {name: np.asarray(of.log2_second_moment) for name, of in both.items()},
+    len(both["forward"].size) if stacked else None,
     bool(details),
   )
 
 
-def _by_row(graph: SignalGraph, leaves: Sequence[Any]) -> list[np.ndarray]:
-  """Of each row, [draws] of a number given for each operation [..., *repeats].
+def _statistics(graph: SignalGraph, tallies: list[np.ndarray]) -> Statistics:
+  """Of all rows, arrays [draws, rows]."""
+  numbers = _by_row(graph, tallies)
+  bounds = [bound_of(tally.dtype) for tally in tallies]
+  bound = np.array([bounds[row.number] for row in graph.rows])
+  found = statistics_in_numpy(numbers, bound)
+  return Statistics(*(number.astype(float) for number in found))
+
+
+def _by_row(graph: SignalGraph, leaves: Sequence[np.ndarray]) -> np.ndarray:
+  """[draws, rows, n] from n numbers of each operation, [..., *repeats, n].
 
   One number may stand for all draws.
   """
-  return [
-    np.ravel(leaves[row.number][(..., *row.repeat)]) for row in graph.rows
-  ]
+  if not leaves:
+    return np.zeros((1, 0, 6))
+  counts = [math.prod(op.repeats) for op in graph.ops]
+  flat = []
+  for op, leaf, count in zip(graph.ops, leaves, counts, strict=True):
+    draws = math.prod(leaf.shape[: -1 - len(op.repeats)])
+    flat.append(leaf.reshape(draws, count, leaf.shape[-1]))
+  draws = max(map(len, flat))
+  flat = [np.broadcast_to(x, (draws, *x.shape[1:])) for x in flat]
+  first = np.cumsum([0, *counts]).tolist()
+  places = [first[row.number] + _place(row) for row in graph.rows]
+  return np.concatenate(flat, axis=1, dtype=float)[:, places]
 
 
-def _averaged(graph: SignalGraph, found: Sequence[Any], kind: Any) -> Any:
-  """`kind` of arrays [rows], from one of each operation; NaN without any."""
-  averaged = {}
-  for name in kind._fields:
-    numbers = [math.nan] * len(graph.rows)
-    if found:
-      rows = _by_row(graph, [getattr(one, name) for one in found])
-      numbers = [x.max() if name in _WORST else x.mean() for x in rows]
-    averaged[name] = np.array(numbers, float)
-  return kind(**averaged)
+def _place(row: Row) -> int:
+  """Of a repeat, among all of its operation."""
+  place = 0
+  for repeat, length in zip(row.repeat, row.op.repeats, strict=True):
+    place = place * length + repeat
+  return place
+
+
+def _averaged(found: Any) -> Any:
+  """The same with arrays [rows], from those [draws, rows]."""
+  return found._replace(
+    **{
+      name: numbers.max(0) if name in _WORST else numbers.mean(0)
+      for name, numbers in found._asdict().items()
+    }
+  )
 
 
 _BANDS = ("forward_band", "backward_band")

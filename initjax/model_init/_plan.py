@@ -7,6 +7,7 @@ from initjax.reports import (
   Column,
   Note,
   TextTable,
+  alike_names,
   fans,
   number_column,
   remarks,
@@ -91,9 +92,9 @@ def _variances_table(plan: VariancePlan) -> TextTable:
       Column("repeat", repeat_of),
       Column("in→out", fans),
       Column("fed by", lambda row: row["fed_by"]),
-      number_column("E[φ²]", "second_moment"),
-      number_column("gain", "gain"),
-      number_column("std", "std"),
+      number_column("E[φ²]", "second_moment", spans=True),
+      number_column("gain", "gain", spans=True),
+      number_column("std", "std", spans=True),
       Column("", lambda row: marks.get(row["why"], "")),
     ),
     crop=(("operation", 24), ("fed by", 8), ("operation", 12)),
@@ -107,7 +108,7 @@ def _variances_table(plan: VariancePlan) -> TextTable:
 
 
 def _kept(paths: tuple[str, ...]) -> Iterator[Note]:
-  names = list(short_paths(paths).values())
+  names = alike_names(short_paths(paths).values())
   if names:
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     listed = ", ".join(names[:_MOST])

@@ -1,9 +1,12 @@
 """What parameters are: the moments of each leaf, and which leaves repeat."""
 
 import math
+import re
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from initjax._paths import is_float, leaves_by_path
 from initjax.measurement import (
@@ -16,12 +19,14 @@ from initjax.measurement import (
 from initjax.reports import (
   Note,
   TextTable,
+  alike_names,
   leaf_table,
   number_column,
   short_paths,
 )
 
 _MOST = 4  # paths that are listed
+_FAR = 5.0  # standard errors
 _VALUES_ALONE = (
   "only values were looked at; how a model uses them, diagnose(fn, params, x) "
   "tells"
@@ -130,15 +135,46 @@ def _audit_row(path: str, leaf: jax.Array, std: float | None) -> AuditRow:
   return AuditRow(path, shape, dtype, mean, spread, std, deviation)
 
 
+def _striking(found: Audit) -> set[int]:
+  """Leaves that are shown beside the others like them: far off, or copies."""
+  copies = {p for paths in found.duplicates[:_MOST] for p in paths[:2]}
+  return _unlike(found.rows) | {
+    at
+    for at, row in enumerate(found.rows)
+    if row.path in copies
+    or not math.isfinite(row.std)
+    or abs(row.deviation or 0.0) > _FAR
+  }
+
+
+def _unlike(rows: Sequence[AuditRow]) -> set[int]:
+  """Of leaves whose std is not within a factor of 2 of others', the furthest.
+
+  The others are those of the same shape, and path up to numbers.
+  """
+  groups: dict[Hashable, list[int]] = {}
+  for at, row in enumerate(rows):
+    kind = (re.sub(r"\d+", "#", row.path), row.shape)
+    groups.setdefault(kind, []).append(at)
+  bits: dict[int, float] = {}
+  for group in groups.values():
+    stds = np.array([rows[at].std for at in group])
+    with np.errstate(divide="ignore", invalid="ignore"):
+      off = abs(np.log2(stds / np.median(stds)))
+    bits |= zip(group, off.tolist(), strict=True)
+  far = sorted((at for at in bits if bits[at] > 1), key=lambda at: -bits[at])
+  return set(far[:_MOST])
+
+
 def _audit_table(found: Audit) -> TextTable:
   columns = (
-    number_column("mean", "mean", 3),
-    number_column("std", "std", 3),
-    number_column("expected", "expected_std", 3),
-    number_column("off by", "deviation", 3),
+    number_column("mean", "mean", 3, spans=True),
+    number_column("std", "std", 3, spans=True),
+    number_column("expected", "expected_std", 3, spans=True),
+    number_column("off by", "deviation", 3, spans=True),
   )
   notes = [
-    Note(f"copies, or drawn with one key: {', '.join(paths)}")
+    Note(f"copies, or drawn with one key: {', '.join(alike_names(paths))}")
     for paths in found.duplicates
   ]
   notes += [
@@ -151,4 +187,4 @@ def _audit_table(found: Audit) -> TextTable:
     listed = ", ".join(names[:_MOST]) + more
     notes.append(Note(f"not looked at, no floating point: {listed}"))
   notes.append(Note(_VALUES_ALONE, "dim"))
-  return leaf_table(found.rows, columns, notes=notes)
+  return leaf_table(found.rows, columns, notes=notes, pinned=_striking(found))

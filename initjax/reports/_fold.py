@@ -18,6 +18,9 @@ _SHORT = 12  # so few rows are read faster than a fold
 _WORTHWHILE = 3  # rows that a fold must save
 _LONGEST_BLOCK = 64  # rows
 _NUMBER = re.compile(r"\d+")
+_OF_OPERATIONS = ("kind", "fan_in", "fan_out", "fed_by")
+_OF_LEAVES = ("shape", "dtype", "action", "rule", "shadowed")
+_FEATURES = (*_OF_OPERATIONS, *_OF_LEAVES)
 
 
 class Piece(NamedTuple):
@@ -41,18 +44,24 @@ class _Run(NamedTuple):
 
 
 def fold(
-  records: Sequence[Record], pinned: Collection[int] = (), *, lines: int = 40
+  records: Sequence[Record],
+  pinned: Collection[int] = (),
+  *,
+  lines: int = 40,
+  only_alike: bool = False,
 ) -> list[Piece]:
   """Cuts `records` into pieces that fill about `lines` lines.
 
   The finest likeness that fits is taken: first the same kind, fans and feeding
   activation beside the same path up to numbers; then the path alone. If no
-  likeness is enough, the middle of the report folds, whatever it holds.
+  likeness is enough, the middle of the report folds, whatever it holds. Leaves
+  are alike if shape, dtype and what is done with them are.
 
   Args:
     records: the rows, in order of execution.
     pinned: positions that are shown in any case, beyond `lines` if need be.
     lines: how many rows and folds there may be, at least 3.
+    only_alike: whether the finest likeness alone folds, beyond `lines` too.
 
   Raises:
     ValueError: if `lines` is less.
@@ -66,7 +75,8 @@ def fold(
   if len(records) > _SHORT:
     for likeness in (_same_but_for_numbers, _same_path_but_for_numbers):
       folds = _alike(records, likeness)
-      if len(records) - sum(len(p.rows) - 1 for p in folds) <= lines:
+      shown = len(records) - sum(len(piece.rows) - 1 for piece in folds)
+      if only_alike or shown <= lines:
         break
     else:
       folds = _without_the_middle(len(records), folds, lines)
@@ -74,17 +84,16 @@ def fold(
 
 
 def _same_but_for_numbers(record: Record) -> Hashable:
-  features = map(record.get, ("kind", "fan_in", "fan_out", "fed_by"))
-  return _same_path_but_for_numbers(record), *features
+  return _same_path_but_for_numbers(record), *map(record.get, _FEATURES)
 
 
 def _same_path_but_for_numbers(record: Record) -> Hashable:
-  return _NUMBER.sub("#", record["path"]), len(record["repeat"])
+  return _NUMBER.sub("#", record["path"]), len(record.get("repeat", ()))
 
 
 def _counters(record: Record) -> tuple[int, ...]:
   """The numbers in which alike rows may differ."""
-  return *map(int, _NUMBER.findall(record["path"])), *record["repeat"]
+  return *map(int, _NUMBER.findall(record["path"])), *record.get("repeat", ())
 
 
 def _alike(

@@ -1,5 +1,6 @@
 """Names of rows: short where that tells them apart, and cropped to a width."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
@@ -22,6 +23,22 @@ def short_paths(paths: Iterable[str]) -> dict[str, str]:
   return {
     path: path if shared[name] > 1 else name for path, name in short.items()
   }
+
+
+def alike_names(names: Iterable[str]) -> list[str]:
+  """Names that differ in numbers alone as one: the first, the last, how many.
+
+  >>> alike_names(["b0", "b1", "b2", "head"])
+  ['b0 … b2 (3)', 'head']
+  """
+  groups: dict[str, list[str]] = {}
+  for name in names:
+    groups.setdefault(re.sub(r"\d+", "#", name), []).append(name)
+  return [
+    f"{group[0]} … {group[-1]} ({len(group)})" if len(group) > 2 else name
+    for group in groups.values()
+    for name in (group if len(group) < 3 else group[:1])
+  ]
 
 
 def crops(names: Iterable[str], width: int) -> dict[str, str]:

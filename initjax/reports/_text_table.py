@@ -25,6 +25,7 @@ _Say = Callable[[str], str]
 STYLES = {"error": "red", "warning": "yellow", "note": "cyan", "": ""}
 _GAP = 2  # spaces between columns
 _ROOM = 40  # columns of a terminal that has room to indent
+_READABLE = 100  # columns of a paragraph: longer lines are hard to follow
 
 
 class Column(NamedTuple):
@@ -96,13 +97,15 @@ class TextTable:
   pinned: Collection[int] = ()
   """rows that are never folded"""
   folds: bool = True
+  only_alike: bool = False
+  """whether rows that differ in more than a number never fold"""
   empty: str = "nothing to show"
   """what is said without records"""
   encoding: str = ""
   """of where it is printed; that of the console if empty"""
 
   def __str__(self) -> str:
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    width = shutil.get_terminal_size((100, 24)).columns
     return self.to_text(width, encoding_of_stdout())
 
   def to_text(self, width: int = 100, encoding: str = "utf-8") -> str:
@@ -141,8 +144,9 @@ def leaf_table(
   columns: Sequence[Column],
   *crop: tuple[str, int],
   notes: Sequence[Note] = (),
+  pinned: Collection[int] = (),
 ) -> TextTable:
-  """What each leaf is, beside more `columns`; none may hide in a fold.
+  """What each leaf is, beside more `columns`; those alike in all of it fold.
 
   Rows are named tuples that have path, shape and dtype.
   """
@@ -158,7 +162,8 @@ def leaf_table(
     drop=(("dtype",), ("shape",)),
     drops_first=True,
     notes=notes,
-    folds=False,
+    pinned=pinned,
+    only_alike=True,
   )
 
 
@@ -167,7 +172,8 @@ def filled(table: TextTable) -> tuple[list[Column], list[Line]]:
   columns = [c for c in table.columns if any(map(c.one, table.records))]
   pieces = [Piece(range(len(table.records)))]
   if table.folds:
-    pieces = fold(table.records, table.pinned)
+    options = {"only_alike": table.only_alike}
+    pieces = fold(table.records, table.pinned, **options)
   found = [
     line_of(table, columns, part)
     for piece in pieces
@@ -293,11 +299,12 @@ def _total_width(widths: dict[str, int]) -> int:
   return sum(_GAP + width for width in widths.values()) - _GAP
 
 
-def _paragraph(note: Note, width: int, say: _Say) -> "RenderableType":
+def _paragraph(note: Note, full: int, say: _Say) -> "RenderableType":
   from rich.padding import Padding
   from rich.text import Text
 
+  width = min(full, _READABLE)
   mark = (say(note.mark), note.mark_style)
   text = Text.assemble(mark, (say(note.text), note.style), overflow="fold")
   indent = note.indent if width >= _ROOM else 0
-  return Padding(text, (0, 0, 0, indent)) if indent else text
+  return Padding(text, (0, max(0, full - width), 0, indent))

@@ -306,9 +306,7 @@ def _raise_findings(
   if target is not None:
     check_number("target", target, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  observed = observe(
-    fn, params, inputs, **options, norms="gradients" in subjects
-  )
+  observed = observe(fn, params, inputs, **options)
   nothing = nothing_judged(observed.found.forward.size.tolist())
   missed = observed.found.graph.not_followed
   if nothing:

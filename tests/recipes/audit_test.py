@@ -55,3 +55,13 @@ def test_what_is_not_looked_at_is_said():
 def test_a_wrong_tree_is_refused():
   with pytest.raises(ValueError, match="standard deviations like params"):
     audit({"w": np.ones(3)}, expected={"v": 1.0})
+
+
+def test_alike_leaves_fold_and_what_is_unlike_them_shows():
+  """Of 300 equal layers few lines are left, the odd one among them."""
+  params = {f"layer_{i:03}": {"w": normal(i, 8, 8)} for i in range(300)}
+  params["layer_077"]["w"] *= 9
+  text = str(audit(params))
+  assert len(text.splitlines()) < 20
+  assert "layer_077/w" in text
+  assert "layer_076/w" not in text

@@ -78,3 +78,18 @@ def test_a_list_has_a_line_for_each_name_and_number():
 
 def test_without_records_it_says_so():
   assert TextTable([], ()).to_text() == "nothing to show"
+
+
+def test_more_columns_than_a_hundred_are_used(monkeypatch):
+  """Names and numbers get the room of a wide terminal, prose keeps to 100."""
+  name = "encoder/" + "block/" * 16 + "attention/kernel"
+  records = [{"path": name + str(i), "number": float(i)} for i in range(3)]
+  columns = (Column("leaf", lambda r: r["path"]), number_column("x", "number"))
+  notes = (Note("word " * 60),)
+  made = TextTable(records, columns, crop=(("leaf", 20),), notes=notes)
+  for width, whole in ((160, True), (100, False), (80, False)):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = str(made).splitlines()
+    assert max(map(len, lines)) <= width
+    assert (name + "0" in lines[1]) is whole
+    assert max(len(line) for line in lines if "word" in line) <= 100

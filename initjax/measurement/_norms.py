@@ -1,0 +1,82 @@
+"""Norms of gradients: as many as parameters, and of as large arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initjax._paths import is_float, leaves_by_path
+from initjax._sharding import fetched
+from initjax._statistics import largest_of, total_of, unit, wide
+
+_SMALL = 2**14  # entries: arrays of one shape, as biases, are looked at as one
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Norms:
+  """Euclidean norms of arrays: one array, for XLA's work grows with outputs."""
+
+  numbers: Any
+  """[..., arrays], float32"""
+  paths: tuple[str, ...] = field(metadata={"static": True})
+  """of these arrays"""
+
+  def by_path(self) -> dict[str, jax.Array]:
+    """The norm of each."""
+    return {path: self.numbers[..., i] for i, path in enumerate(self.paths)}
+
+
+def norms_of(tree: Any) -> Norms:
+  """Of all leaves that have a gradient, without underflow.
+
+  Small ones of one shape share what is compiled; large ones are not copied.
+  """
+  leaves = {p: x for p, x in leaves_by_path(tree).items() if is_float(x)}
+  if not leaves:
+    return norms_from({})
+  groups: dict[Any, list[str]] = {}
+  for path, leaf in leaves.items():
+    kind = path if leaf.size > _SMALL else jax.typeof(leaf)
+    groups.setdefault(kind, []).append(path)
+  parts = [
+    jax.vmap(scaled)(jnp.stack([leaves[path] for path in paths]))
+    for paths in groups.values()
+  ]
+  dtype = max((p.unit.dtype for p in parts), key=lambda kind: kind.itemsize)
+  units, squares = (
+    jnp.concatenate([numbers.astype(dtype) for numbers in column])
+    for column in zip(*parts, strict=True)
+  )
+  order = [path for paths in groups.values() for path in paths]
+  places = np.array([order.index(path) for path in leaves])
+  norms = (units * jnp.sqrt(squares)).astype(jnp.float32)
+  return Norms(norms[places], tuple(leaves))
+
+
+def norms_from(scales: Mapping[str, "Scaled | None"]) -> Norms:
+  """From what is known of each array, by path; None of zeros."""
+  known = fetched([(1.0, 0.0) if s is None else s for s in scales.values()])
+  units, squares = np.array(known, float).reshape(-1, 2).T
+  return Norms(np.float32(units * np.sqrt(squares)), tuple(scales))
+
+
+class Scaled(NamedTuple):
+  """What a norm follows from, of one array or, stacked, of several."""
+
+  unit: Any
+  """of about the largest magnitude"""
+  squares: Any
+  """Σ (x / unit)²"""
+
+
+@jax.jit  # so that arrays of one shape are traced once
+def scaled(x: jax.Array) -> Scaled:
+  """Of one array."""
+  x = jnp.atleast_1d(wide(x))
+  largest = unit(largest_of(x)) if x.size else jnp.ones((), x.dtype)
+  x = x / largest
+  return Scaled(largest, total_of(x * x))
