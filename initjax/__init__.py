@@ -36,7 +36,7 @@ from initjax.model_init import (
   init_variables,
   plan_init,
 )
-from initjax.parametrization import mup
+from initjax.parametrization import coordinate_check, mup
 from initjax.propagation import predict
 from initjax.recipes import rules
 
@@ -45,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
   "auto_init",
   "calibrate",
+  "coordinate_check",
   "diagnose",
   "diagnosis",
   "functional",

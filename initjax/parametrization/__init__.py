@@ -9,8 +9,19 @@
 Parametrization(2 leaves, 2 scaled, 0 notes)
 """
 
+from initjax.parametrization._coordinates import coordinate_check
+from initjax.parametrization._coordinates_pass import Setup
+from initjax.parametrization._coordinates_report import CoordinateCheck
 from initjax.parametrization._mup import mup
 from initjax.parametrization._parametrization import Parametrization
 from initjax.parametrization._scaling import Scaling, Steps
 
-__all__ = ["Parametrization", "Scaling", "Steps", "mup"]
+__all__ = [
+  "CoordinateCheck",
+  "Parametrization",
+  "Scaling",
+  "Setup",
+  "Steps",
+  "coordinate_check",
+  "mup",
+]

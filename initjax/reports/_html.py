@@ -1,21 +1,42 @@
 """The report as a page: verdicts, figure, table; no script, no other file."""
 
+import functools
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from initjax.reports import _figure, _words
 from initjax.reports._fold import one_by_one
 from initjax.reports._style import STYLE
 from initjax.reports._table import table
-from initjax.reports._text_table import Column, Line, filled, line_of
+from initjax.reports._text_table import (
+  Column,
+  Line,
+  TextTable,
+  filled,
+  line_of,
+)
 from initjax.typing import Record, Verdict
 
 _SIZES = {"wide": (9.6, 6.4), "narrow": (4.4, 6.0)}  # of the figure, in inches
 _WRAP = 24  # characters of a cell before it wraps
+
+
+class Content(NamedTuple):
+  """What a page shows, from top to bottom."""
+
+  said: str
+  """the conclusion, if there is more to say than the verdicts do"""
+  is_healthy: bool
+  verdicts: Sequence[Verdict]
+  table: TextTable
+  draw: Callable[[float, float], Any] | None = None
+  """the figure of a width and a height in inches"""
+  remarks: Sequence[str] = ()
 
 
 def html(
@@ -45,6 +66,17 @@ def html(
   >>> html([], title="mlp").startswith("<!DOCTYPE html>")
   True
   """
+  return page(_content(records, verdicts, missed), title, about)
+
+
+def page(content: Content, title: str, about: Mapping[str, str]) -> str:
+  """The same of any content.
+
+  Args:
+    content: what is shown.
+    title: of the page.
+    about: what stands below it.
+  """
   return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -55,7 +87,7 @@ def html(
 <style>body {{ margin: 0 }}</style>
 </head>
 <body>
-{_body(records, verdicts, missed, _heading(title, about))}
+{fragment(content, _heading(title, about))}
 </body>
 </html>
 """
@@ -87,31 +119,42 @@ def html_fragment(
   >>> html_fragment([])[:21]
   '<div class="initjax">'
   """
-  return _body(records, verdicts, missed, "")
+  return fragment(_content(records, verdicts, missed))
 
 
-def _body(
+def _content(
   records: Sequence[Record],
-  found: Sequence[Verdict] | None,
+  verdicts: Sequence[Verdict] | None,
   missed: Mapping[str, str],
-  heading: str,
-) -> str:
-  verdicts = _words.ordered(found or ())
-  cards = map(_card, itertools.count(1), _words.each_fix_once(verdicts))
-  said = _words.conclusion(records, found, missed)
-  healthy = _words.is_healthy(records, found, missed)
-  kind = "healthy" if healthy else "unjudged"
+) -> Content:
+  found = _words.ordered(verdicts or ())
+  draw = functools.partial(_figure.draw, records, found)
+  return Content(
+    _words.conclusion(records, verdicts, missed),
+    _words.is_healthy(records, verdicts, missed),
+    found,
+    table(records, found),
+    draw if records else None,
+    _words.remarks(records),
+  )
+
+
+def fragment(content: Content, heading: str = "") -> str:
+  """A piece of a page of any content, for notebooks."""
+  cards = map(_card, itertools.count(1), _words.each_fix_once(content.verdicts))
+  kind = "healthy" if content.is_healthy else "unjudged"
+  said = content.said
   parts = (
     heading,
     f'<p class="{kind}">{escape(said)}</p>' if said else "",
     "".join(cards),
-    *(f'<p class="hint">{escape(s)}</p>' for s in _words.remarks(records)),
-    _drawing(records, verdicts),
+    *(f'<p class="hint">{escape(s)}</p>' for s in content.remarks),
+    "" if content.draw is None else _drawing(content.draw),
   )
   return (
     f'<div class="initjax">\n<style>{STYLE}</style>\n'
     + "\n".join(part for part in parts if part)
-    + f"\n{_operations(records, verdicts)}\n</div>"
+    + f"\n{_operations(content.table)}\n</div>"
   )
 
 
@@ -128,25 +171,20 @@ def _card(number: int, verdict: Verdict) -> str:
 """
 
 
-def _drawing(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+def _drawing(draw: Callable[[float, float], Any]) -> str:
   """The figure twice, for wide and narrow windows; or why there is none."""
-  if not records:
-    return ""
   try:
     drawings = [
-      f'<div class="{name}">{_svg(records, verdicts, name)}</div>'
-      for name in _SIZES
+      f'<div class="{name}">{_svg(draw(*size), name)}</div>'
+      for name, size in _SIZES.items()
     ]
   except ImportError as error:
     return f'<p class="hint">{escape(str(error))}</p>'
   return f"<figure>\n{''.join(drawings)}\n</figure>"
 
 
-def _svg(
-  records: Sequence[Record], verdicts: Sequence[Verdict], name: str
-) -> str:
+def _svg(drawn: Any, name: str) -> str:
   """Text stays text, and what is black takes the colour of the page."""
-  drawn = _figure.draw(records, verdicts, *_SIZES[name])
   from matplotlib import rc_context
 
   file = io.StringIO()
@@ -159,10 +197,9 @@ def _svg(
   return re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
 
 
-def _operations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
-  if not records:
-    return '<p class="hint">no linear operation was found</p>'
-  text = table(records, verdicts)
+def _operations(text: TextTable) -> str:
+  if not text.records:
+    return f'<p class="hint">{escape(text.empty)}</p>'
   shown, lines = filled(text)
   lengths = _column_lengths(shown, lines)
   widths = [f"{100 * each / sum(lengths):.2f}%" for each in lengths]

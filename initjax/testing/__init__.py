@@ -23,6 +23,7 @@ from initjax.testing._assertions import (
   assert_variance_stable,
 )
 from initjax.testing._orthogonal import assert_orthogonal
+from initjax.testing._width import assert_width_stable
 
 __all__ = [
   "assert_finite_signal",
@@ -32,4 +33,5 @@ __all__ = [
   "assert_orthogonal",
   "assert_symmetry_broken",
   "assert_variance_stable",
+  "assert_width_stable",
 ]

@@ -1,0 +1,115 @@
+"""`coordinate_check`: whether a model trains alike at all widths, measured."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from initjax._checks import check_integer, check_key, type_of
+from initjax._statistics import nan_is_unknown
+from initjax.parametrization._coordinates_fit import exponents
+from initjax.parametrization._coordinates_pass import Setup, course
+from initjax.parametrization._coordinates_report import CoordinateCheck
+from initjax.parametrization._coordinates_rows import paired
+from initjax.parametrization._coordinates_verdicts import Found, verdicts_on
+
+
+@nan_is_unknown()
+def coordinate_check(
+  build: Callable[[int], Setup],
+  widths: Sequence[int] = (64, 128, 256, 512),
+  steps: int = 4,
+  seeds: int = 4,
+  *,
+  key: jax.Array | None = None,
+) -> CoordinateCheck:
+  """Whether signals, and what training changes of them, keep their size.
+
+  Each width trains a few steps from several seeds, in one compiled program. At
+  every linear operation, and every product of two signals, the output is
+  compared with what the initial parameters give for the same batch:
+
+      rms(h_t) ∝ width^a,  rms(h_t − h_0) ∝ width^b
+
+  In a parametrization whose best rate does not depend on width both exponents
+  are near 0 from the second step on; in the standard one b reaches ½ to 1.
+  Accepted are −0.20 to +0.10 over all widths and ±0.10 over the last two; −0.6
+  to +0.10 for scores of attention, and for readouts that do not start at 0,
+  whose sums of n terms are of size 1/√n at the start. A bound is passed if it
+  is by three standard errors over seeds. Changes at the level of rounding are
+  no change.
+
+  Args:
+    build: width → `Setup(loss, init, optimizer, batch, plan=None)`: all that is
+      needed to train the model at that width. With a plan, sizes are given
+      without what parameters have absorbed of it.
+    widths: two at least, from narrow to wide; wider than the plan's base.
+    steps: of training, at a rate of a quarter of the best one or less. A zero
+      readout shows the most.
+    seeds: models of each width, two at least.
+    key: from which seeds are drawn; `jax.random.key(0)` if None.
+
+  Returns:
+    The exponents by operation and step, and verdicts. `print(check)` is a
+    table; `check.plot()` the figure.
+
+  Raises:
+    TypeError: if `build` does not return a `Setup`.
+    ValueError: if widths, steps or seeds are too few; if a loss is no scalar;
+      if models differ in more than their sizes, or nothing is measured.
+
+  >>> import initjax, jax, jax.numpy as jnp, optax
+  >>> model = lambda w, x: jnp.tanh(x @ w["in"]) @ w["out"]
+  >>> x = jax.random.normal(jax.random.key(1), (8, 3))
+  >>> loss = lambda w, x: jnp.mean((model(w, x) - 1) ** 2)
+  >>> def build(n):
+  ...   draw = lambda key: {"in": jax.random.normal(key, (3, n)),
+  ...                       "out": jnp.zeros((n, 1))}
+  ...   return initjax.parametrization.Setup(loss, draw, optax.adam(0.01), x)
+  >>> coordinate_check(build, widths=(32, 128), steps=2, seeds=2)
+  CoordinateCheck(2 operations, widths 32…128: grows with width (error))
+
+  Reference: Yang et al. 2022, "Tensor Programs V", Appendix D.1; Microsoft's
+  `mup`, whose coordinate check this is, with errors and bounds.
+  """
+  _check(widths, steps, seeds)
+  if key is not None:
+    check_key(key)
+  keys = jax.random.split(jax.random.key(0) if key is None else key, seeds)
+  setups = [_setup(build, width) for width in widths]
+  courses = [course(setup, keys, steps) for setup in setups]
+  operations, sizes = paired(widths, setups, courses)
+  x = np.log2(np.asarray(widths, float))
+  found = Found(
+    tuple(widths),
+    operations,
+    sizes,
+    exponents(x, sizes.signal),
+    exponents(x, sizes.change),
+  )
+  graph = courses[-1].traced.graph
+  verdicts = verdicts_on(found, setups[-1].plan)
+  return CoordinateCheck(found, verdicts, graph.not_followed)
+
+
+def _check(widths: Sequence[int], steps: int, seeds: int) -> None:
+  for width in widths:
+    check_integer("each of widths", width, low=1)
+  rising = all(a < b for a, b in itertools.pairwise(widths))
+  if len(widths) < 2 or not rising:
+    raise ValueError(
+      f"widths must be two or more, from narrow to wide; got {tuple(widths)}."
+    )
+  check_integer("steps", steps, low=1)
+  check_integer("seeds", seeds, low=2)
+
+
+def _setup(build: Callable[[int], Setup], width: int) -> Setup:
+  setup = build(width)
+  if not isinstance(setup, Setup):
+    raise TypeError(
+      "build(width) must return initjax.parametrization.Setup(loss, init, "
+      f"optimizer, batch, plan=None); got {type_of(setup)}."
+    )
+  return setup
