@@ -51,8 +51,8 @@ def mup(
     base: `(fn, params, *inputs)` of the same model at the width that is tuned,
       with inputs of the same shape.
     init: key → parameters of the model, for `plan.init`.
-    base_init: key → parameters of the base, from which sizes are measured if
-      those of `base` are abstract.
+    base_init: key → parameters of the base, on which sizes are measured; None:
+      on those of `base`, if these are concrete.
     base_depth: layers of the base, where it is built as deep as the model;
       None: residual branches are counted in both.
     depth_exponent: α. With m times the layers of the base, a residual branch is
@@ -66,7 +66,9 @@ def mup(
       and depth differs.
 
   Warns:
-    UserWarning: if nothing grows, or the base is the wider one.
+    UserWarning: if nothing grows, or the base is the wider one; of a leaf that
+      has two roles, whose fan_out grows much less than its fan_in, or whose
+      smaller init a normalization undoes.
 
   >>> import jax.numpy as jnp
   >>> fn = lambda params, x: jnp.tanh(x @ params["in"]) @ params["out"]

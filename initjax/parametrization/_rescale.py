@@ -61,19 +61,7 @@ def rescaled(
     ValueError: if parameters have no values; if a size is unknown; if all
       leaves that would change have the wanted size already.
   """
-  if not measurable(params):
-    raise ValueError(
-      "rescale measures parameters, so they must be concrete: call it outside "
-      "of jit, with arrays."
-    )
-  found = {path: of_path(path, table) for path in _floats(params)}
-  unknown = [path for path, row in found.items() if row.std is None]
-  if unknown:
-    listed = ", ".join(unknown[:4])
-    raise ValueError(
-      f"the base's std of {listed} is unknown: pass mup concrete base "
-      "parameters, or base_init=key → parameters of the base."
-    )
+  found = _known(params, table)
   measured = sizes(params)
   if not again and _is_done(found, measured, params):
     raise ValueError(
@@ -90,6 +78,24 @@ def rescaled(
     return times(leaf, row.init_total / law_of(row, size, leaf.size))
 
   return map_floats(visit, params)
+
+
+def _known(params: Any, table: Mapping[str, Scaling]) -> dict[str, Scaling]:
+  """The rows of all leaves; raises where a size is not known."""
+  if not measurable(params):
+    raise ValueError(
+      "rescale measures parameters, so they must be concrete: call it outside "
+      "of jit, with arrays."
+    )
+  found = {path: of_path(path, table) for path in _floats(params)}
+  unknown = [path for path, row in found.items() if row.std is None]
+  if unknown:
+    listed = ", ".join(unknown[:4])
+    raise ValueError(
+      f"the base's std of {listed} is unknown: pass mup concrete base "
+      "parameters, or base_init=key → parameters of the base."
+    )
+  return found
 
 
 def _warn_of_trained(

@@ -138,29 +138,34 @@ def rotated(x):
 
 
 @pytest.mark.parametrize("layout", ["parts", "heads"])
-def test_a_fused_kernel_takes_it_on_its_part(layout):
-  def model(params, x):
-    h = (x @ params["in"]) @ params["qkv"] + params["qkv_bias"]
+def test_a_fused_kernel_of_a_scan_takes_it_on_its_part(layout):
+  def layer(h, params):
+    h = h @ params["qkv"] + params["qkv_bias"]
     if layout == "parts":
       q, k, v = (models.heads(y, h.shape[-1] // 6) for y in jnp.split(h, 3, -1))
     else:  # each head has its queries, keys and values side by side
       h = h.reshape(*h.shape[:2], 2, 3, -1)
       q, k, v = h[..., 0, :], h[..., 1, :], h[..., 2, :]
-    return models.attend(rotated(q), rotated(k), v, q.shape[-1] ** -0.5)
+    q, k = rotated(q), rotated(k)
+    return models.attend(q, k, v, q.shape[-1] ** -0.5), None
+
+  def model(params, x):
+    return jax.lax.scan(layer, x @ params["in"], params["layers"])[0]
 
   def shapes(n):
-    sizes = {"in": (16, n), "qkv": (n, 3 * n), "qkv_bias": (3 * n,)}
-    return {name: models.shape(*size) for name, size in sizes.items()}
+    layers = {"qkv": models.shape(3, n, 3 * n)}
+    layers["qkv_bias"] = models.shape(3, 3 * n)
+    return {"in": models.shape(16, n), "layers": layers}
 
   plan = plan_of(model, shapes, X)
-  kernel, bias = plan["qkv"].absorbed, plan["qkv_bias"].absorbed
+  kernel, bias = (plan[f"layers/{n}"].absorbed for n in ("qkv", "qkv_bias"))
   order = (3, 64) if layout == "parts" else (2, 3, 32)
-  parts = np.broadcast_to(bias, (192,)).reshape(order)
+  parts = bias.reshape(order)
   queries = parts[0] if layout == "parts" else parts[:, 0]
   others = parts[1:] if layout == "parts" else parts[:, 1:]
   assert np.all(queries == 0.5)
   assert np.all(others == 1)
-  np.testing.assert_array_equal(kernel, bias[None])
+  np.testing.assert_array_equal(kernel, bias[:, None])
 
 
 def test_grouped_queries_of_a_scan_over_layers():
