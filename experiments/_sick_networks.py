@@ -87,9 +87,8 @@ def _reused(key: jax.Array) -> Any:
   """Two layers of other shapes and laws, drawn with one key."""
   kernels = list_of([(64, 64), (64, 64), (64, 48), (48, 64)])(key)
   kernels[1] = scaled(2.0)(key, (64, 64))
-  kernels[2] = (2 / 64 * 3) ** 0.5 * jax.random.uniform(
-    key, (64, 64), minval=-1, maxval=1
-  )[:, :48]
+  limit = (2 / 64 * 3) ** 0.5
+  kernels[2] = jax.random.uniform(key, (64, 48), minval=-limit, maxval=limit)
   return kernels
 
 

@@ -1,10 +1,11 @@
-"""What of a model is judged together: graphs are read, nothing is compiled."""
+"""What of a model is judged together: graphs are read, little is compiled."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from small_models import X, kernels, normal
 
+from initjax.diagnosis import diagnose
 from initjax.diagnosis._chain import paths_of
 from initjax.diagnosis._links import Link, Links
 from initjax.diagnosis._pieces import pieces_of
@@ -98,8 +99,11 @@ def test_a_derivative_uses_kernels_again():
     return jax.vmap(lambda x: u(x) + jax.grad(u)(x).sum())(x)
 
   pieces, found = parts(model, several(4), X)
-  assert pieces[:2] == [("chain", ((0, 1, 2, 3),)), ("chain", ((4, 5, 6, 7),))]
-  assert not any(each.chain.returns for each in found.pieces[:2])
+  assert pieces[0] == ("chain", ((0, 1, 2, 3),))
+  kind, ((*again,),) = pieces[1]  # its output need not be computed again
+  assert kind == "chain"
+  assert again[:3] == [4, 5, 6]
+  assert not found.pieces[0].chain.returns
 
 
 def test_pools_are_followed_but_have_no_law():
@@ -128,6 +132,17 @@ def test_what_is_in_no_piece_is_listed_with_its_reason():
   ((row, reason),) = found.unjudged.items()
   assert row == 2
   assert "neither in a chain" in reason
+
+
+def test_a_report_says_what_is_not_judged():
+  def model(params, x):
+    h = jax.nn.relu(x @ params["in"])
+    return (h @ params["a"] + norm(h) @ params["b"]) @ params["out"]
+
+  names = ("in", "a", "b", "out")
+  report = diagnose(model, dict(zip(names, several(4), strict=True)), X)
+  assert [row for row, _ in report.unjudged] == [2]
+  assert "growth not judged at b: neither in a chain" in str(report)
 
 
 def test_the_longest_path_goes_first_and_no_row_is_in_two():

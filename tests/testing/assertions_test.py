@@ -18,6 +18,9 @@ from small_models import (
 
 import initjax
 from initjax import testing
+from initjax.diagnosis import observe
+from initjax.testing import _assertions
+from initjax.typing import Verdict
 
 ALL = [getattr(testing, n) for n in testing.__all__ if n != "assert_orthogonal"]
 DEPTH = 50  # of all that `stack` makes, so that each activation compiles once
@@ -270,3 +273,17 @@ def test_a_model_is_compiled_once():
 
   testing.assert_healthy(two_layers, two_layer_params(), X)
   assert compilations(run) == 0
+
+
+def test_what_diagnose_calls_an_error_fails_the_healthy_assertion():
+  """A fan that is off by 2^6, as of a kernel of other axes: no assertion's."""
+  params = two_layer_params()
+  report = initjax.diagnose(two_layers, params, X)
+  assert not report.verdicts
+  wrong = Verdict("wrong fan", "error", "in", "off by 2^6", "paste this")
+  observed = observe(two_layers, params, (X,))
+  (found,) = _assertions._other_errors(observed, (wrong,))
+  assert found.message == "Wrong fan at in: off by 2^6"
+  mild = wrong._replace(severity="warning")
+  known = wrong._replace(kind="dead units")
+  assert not list(_assertions._other_errors(observed, (mild, known)))
