@@ -152,23 +152,14 @@ def run(config: Config, job: Job) -> Result:
 
 
 def tables(result: Result) -> list[Any]:
-  """One for each network, and one of all."""
+  """Two for each network, and one of all."""
   from rich.table import Table
 
-  names = ("theory", "±", "measured", "SE", "z")
   summary = Table("network", "known", "median ±", "largest ±", "largest z")
   shown = []
   for name, fields in result["networks"].items():
     rows = Rows(**{key: _array(value) for key, value in fields.items()})
-    table = Table("operation", *(f"→ {n}" for n in names), title=name)
-    for column in names:
-      table.add_column(f"← {column}")
-    sizes = [rows.predicted, rows.stated, rows.measured]
-    columns = [*sizes, rows.standard_error, rows.z]
-    for at, path in enumerate(rows.paths):
-      both = [f"{c[side][at]:.2f}" for side in (0, 1) for c in columns]
-      table.add_row(path.removeprefix("params/"), *both)
-    shown.append(table)
+    shown += [_table(name, rows, side) for side in (0, 1)]
     known = np.isfinite(rows.predicted)
     stated, z = rows.stated[known], rows.z[known]
     summary.add_row(
@@ -177,6 +168,27 @@ def tables(result: Result) -> list[Any]:
       *(f"{each:.2f}" for each in (np.median(stated), stated.max(), z.max())),
     )
   return [*shown, summary]
+
+
+def _table(name: str, rows: Rows, side: int) -> Any:
+  """Of one network and direction."""
+  from rich.table import Table
+
+  what = ("forward, log₂ E\\[z²]", "backward, log₂ E\\[δ²]")[side]
+  table = Table(title=f"{name}, {what}", box=None)
+  table.add_column("operation", no_wrap=True)
+  for column in ("theory", "±", "measured", "± SE", "z"):
+    table.add_column(column, justify="right")
+  columns = [rows.predicted, rows.stated, rows.measured, rows.standard_error]
+  for at, path in enumerate(rows.paths):
+    known = not np.isnan(rows.predicted[side, at])
+    cells = [f"{column[side, at]:.2f}" for column in columns]
+    if not known:
+      cells[:2] = "unknown", ""
+    z = f"{rows.z[side, at]:.1f}" if known else ""
+    short = path.removeprefix("params/").removesuffix("/kernel")
+    table.add_row(short, *cells, z)
+  return table
 
 
 def _array(value: Any) -> Any:

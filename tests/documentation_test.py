@@ -15,8 +15,8 @@ import initjax
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("diagnosis", "gains", "graph", "initializers", "meanfield",
-            "measurement", "model_init", "propagation", "recipes", "reports",
-            "stacks", "testing")  # fmt: skip
+            "measurement", "model_init", "parametrization", "propagation",
+            "recipes", "reports", "stacks", "testing")  # fmt: skip
 OF_NO_PAPER = {
   "measure",
   "measure_and_grad",

@@ -6,7 +6,6 @@ may do at these widths; elsewhere they are compared with what theory predicts,
 """
 
 import functools
-import itertools
 import math
 
 import chex
@@ -134,7 +133,8 @@ def test_relu_family_is_stable_both_ways_at_the_he_gain(framework, kind, name):
 
 @pytest.mark.slow
 def test_every_layer_of_both_frameworks_is_stable_at_the_he_gain():
-  for case in itertools.product(FRAMEWORKS, SHAPES, RELU_FAMILY):
+  """Those that the default test leaves; framework, kind, φ in pairs."""
+  for case in (("linen", "conv", "relu"), ("nnx", "mlp", "leaky_relu")):
     stable(*relu_family(*case), case[1])
 
 

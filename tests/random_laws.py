@@ -10,6 +10,8 @@ import argparse
 import collections
 import contextlib
 import functools
+import itertools
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -94,8 +96,11 @@ def kernels(graph: SignalGraph, uses: Sequence[Use]) -> list[Found]:
 
 
 def _fits(op: Any, use: Use) -> bool:
-  fans = (op.fan_in, op.fan_out) == (use.fan_in, use.fan_out)
-  return fans and use.repeats in (None, op.repeats)
+  pairs = ((op.fan_in, use.fan_in), (op.fan_out, use.fan_out))
+  return all(itertools.starmap(math.isclose, pairs)) and use.repeats in (
+    None,
+    op.repeats,
+  )
 
 
 def check_others(graph: SignalGraph, made: Program) -> None:

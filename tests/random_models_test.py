@@ -43,7 +43,8 @@ def test_laws_hold_of_random_models(seed):
 )
 def test_fans_by_hand_are_non_zeros_of_the_jacobian(kind, numbers, shape):
   a, b, c = numbers
-  b = 0 if kind == "derived" else b  # a mask of zeros, a mean of one taken off
+  if kind == "derived" and b % 4 == 1:
+    b = 0  # standardized: of one entry nothing is left
   made = build(shape, Step(kind, (a, b, c, 0)))
   (use,) = made.uses
   draw = np.random.default_rng(0).normal

@@ -274,7 +274,10 @@ def derived(shape: Shape, a: int, b: int, c: int, d: int) -> Built:
 
   run = lambda p, x, extra: activation(x @ kernel(p["w"]))
   params = {"w": (shape.width, out)}
-  use = Use("w", shape.width, out)
+  fans = (shape.width, out)
+  if way == 3:
+    fans = (mask.sum() / out, mask.sum() / shape.width)
+  use = Use("w", *fans)
   return Built(params, run, Shape(shape.time, out), (use,))
 
 

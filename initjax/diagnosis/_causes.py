@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from initjax._activations import known_name
 from initjax.diagnosis._fixes import fix, initializer
+from initjax.diagnosis._recurrent import in_time
 from initjax.gains import length, moments
-from initjax.graph import LinearOp
+from initjax.graph import LinearOp, Row, Stream
 from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import Leaves, mean_square
 from initjax.typing import Activation
@@ -104,10 +105,6 @@ def _feeding_name(op: LinearOp) -> str:
   return known_name(feed.activation) or "the activation"
 
 
-_REMEDIES = (
-  "normalization before each activation (nn.LayerNorm, nn.BatchNorm), residual "
-  "branches, or relu with he_normal()"
-)
 _UNEXPLAINED = (
   "Theory does not predict this for these activations and variances: look for "
   "kernels or biases with nonzero mean, and for scale factors between layers."
@@ -115,10 +112,54 @@ _UNEXPLAINED = (
 _CRITICAL_AT_ONE = ("tanh", "soft_sign", "erf", "hard_tanh", "sin")
 
 
+class Shape(NamedTuple):
+  """What a piece of a model has already, as its graph says."""
+
+  depth: int
+  has_norms: bool = False
+  """whether a normalization feeds any of its operations"""
+  has_sums: bool = False
+  """whether a sum of operations does, as residual branches make"""
+  in_time: bool = False
+  """whether its operations are one, at several time steps"""
+  paths: tuple[str, ...] = ()
+  """of its kernels"""
+
+  @property
+  def remedies(self) -> str:
+    """What it does not have, and what would mend it."""
+    norms = "normalization before each activation (nn.LayerNorm, nn.BatchNorm)"
+    offered = [norms] * (not self.has_norms)
+    offered += ["residual branches"] * (not self.has_sums)
+    return ", ".join((*offered, "or relu with he_normal()")).removeprefix("or ")
+
+
+def shape_of(rows: Sequence[Row], in_time: bool) -> Shape:
+  """Asks the rows of a piece."""
+  reasons = {row.feed.reason for row in rows}
+  sums = (row.feed.stream for row in rows)
+  return Shape(
+    len(rows),
+    "normalization" in reasons,
+    any(_is_sum(stream) for stream in sums if stream),
+    in_time,
+    tuple(dict.fromkeys(path for row in rows for path in row.op.paths)),
+  )
+
+
+def _is_sum(stream: Stream) -> bool:
+  """Of several signals, as it is or normalized."""
+  signals = [term for term in stream if term.kind not in ("bias", "constant")]
+  inside = (term.inner for term in signals if term.kind == "normalized")
+  return len(signals) > 1 or any(_is_sum(each) for each in inside)
+
+
 def explain(
-  direction: str, growth: float, layer: TypicalLayer | None, depth: int
+  direction: str, growth: float, layer: TypicalLayer | None, shape: Shape
 ) -> tuple[str, str]:
   """The cause of a growth, in log₂ per operation, and its fix."""
+  if shape.in_time:
+    return in_time(direction, growth, shape.paths)
   if layer is None:
     silent = (
       "No known activation feeds these operations, so theory cannot explain it."
@@ -147,26 +188,28 @@ def explain(
       "not help."
     )
   else:
-    return _UNEXPLAINED, fix("", _REMEDIES)
-  return cause, _mended(layer, depth)
+    return _UNEXPLAINED, fix("", shape.remedies)
+  return cause, _mended(layer, shape)
 
 
-def _mended(layer: TypicalLayer, depth: int) -> str:
+def _mended(layer: TypicalLayer, shape: Shape) -> str:
   """The initializer that holds both directions over this depth, if one does."""
   if layer.name == "relu":
     return initializer("he_normal", "", layer.op)
   if layer.name == "leaky_relu":
     return initializer("kaiming_normal", "negative_slope=0.01", layer.op)
-  drift = depth * abs(math.log2(layer.needed * layer.slope))
+  drift = shape.depth * abs(math.log2(layer.needed * layer.slope))
   if drift < _SHORT and layer.length_slope <= 1:
     return initializer("activation_scaling", _written(layer.name), layer.op)
   if layer.name in _CRITICAL_AT_ONE:
     chaos = f"variance 1/fan_in is the edge of chaos of {layer.name}; or"
-    return initializer("lecun_normal", "", layer.op, f"{chaos} {_REMEDIES}")
+    return initializer(
+      "lecun_normal", "", layer.op, f"{chaos} {shape.remedies}"
+    )
   return fix(
     "",
     f"no kernel variance keeps {layer.name} stable at this depth; use "
-    f"{_REMEDIES}",
+    f"{shape.remedies}",
   )
 
 

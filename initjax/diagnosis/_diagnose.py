@@ -1,7 +1,9 @@
 """`diagnose`: what is wrong with a model, why, and the line that mends it."""
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,12 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from initjax._statistics import nan_is_unknown
+from initjax.diagnosis._copies import check_copies
+from initjax.diagnosis._embeddings import check_embeddings
 from initjax.diagnosis._growth import check_growth
-from initjax.diagnosis._observe import Observed, observe
+from initjax.diagnosis._inputs import OF_INPUTS, check_inputs, unexplained
+from initjax.diagnosis._no_gradient import check_no_gradient, still
+from initjax.diagnosis._nonfinite import check_nonfinite
+from initjax.diagnosis._observe import Call, Observed, observe, observed_of
+from initjax.diagnosis._odd_layers import check_layers
 from initjax.diagnosis._parameters import check_parameters, check_values
 from initjax.diagnosis._signals import check_signals
 from initjax.graph import Row, as_function, with_advice
-from initjax.measurement import SignalReport, arrays_of, mean_square
+from initjax.measurement import SignalReport, arrays_of, mean_square, measure
 from initjax.propagation import predict_rows
 from initjax.reports import nothing_judged, ordered
 from initjax.typing import Verdict
@@ -56,6 +64,7 @@ def diagnose(
 
   Returns:
     A report with `verdicts`, worst first; `print` it, or `to_html`, `plot`.
+    `unjudged` names the rows whose growth could not be judged, and why;
     `judged` is False if there was nothing to judge: no linear operation of a
     parameter was seen, or none had a sample.
 
@@ -70,7 +79,8 @@ def diagnose(
   ...   return jax.lax.scan(layer, x, kernels)[0]
   >>> xavier = jax.nn.initializers.xavier_normal(batch_axis=0)
   >>> kernels = xavier(jax.random.key(0), (50, 64, 64))
-  >>> report = diagnose(deep, kernels, jnp.ones((8, 64)))
+  >>> x = jax.random.normal(jax.random.key(1), (8, 64))
+  >>> report = diagnose(deep, kernels, x)
   >>> [verdict.kind for verdict in report.verdicts]
   ['vanishing signal', 'vanishing gradient']
   >>> print(report.verdicts[0].fix)
@@ -87,6 +97,7 @@ def diagnose(
     verdicts=verdicts_on(observed, inputs),
     bands=_bands(observed),
     predicted=_predicted(observed, inputs),
+    unjudged=tuple(observed.parts.unjudged.items()),
     judged=not nothing_judged(observed.found.forward.size.tolist()),
     about=_about(fn, observed, inputs),
   )
@@ -111,15 +122,58 @@ def _about(
 def verdicts_on(observed: Observed, inputs: Any) -> tuple[Verdict, ...]:
   """All that is wrong, worst first."""
   found, leaves = observed.found, observed.leaves
-  verdicts = [
-    *check_values("parameter", leaves),
+  of_inputs = [
     *check_values("input", arrays_of(inputs)),
+    *check_inputs(observed, inputs),
+  ]
+  of_signals = [
     *check_growth(observed),
+    *check_layers(observed),
+    *check_embeddings(found),
+    *check_nonfinite(observed),
     *check_signals(found, leaves),
+  ]
+  if not any("underflows" in verdict.kind for verdict in of_signals):
+    of_signals += check_no_gradient(observed)
+  of_inputs += [v for v in of_signals if v.kind in OF_INPUTS]
+  verdicts = [
+    *of_inputs,
+    *check_values("parameter", leaves),
+    *unexplained(of_signals, of_inputs),
+    *check_copies(found.graph, leaves, still(observed)),
     *check_parameters(found.graph, leaves),
   ]
   verdicts = [_with_rows(verdict, found.rows) for verdict in verdicts]
   return tuple(ordered(verdicts))
+
+
+def verdicts_of_draws(
+  fn: Callable[..., Any],
+  init: Callable[[jax.Array], Any],
+  keys: jax.Array,
+  *inputs: Any,
+) -> list[tuple[Verdict, ...]]:
+  """Of each draw of the parameters its verdicts: one program measures all.
+
+  Args:
+    fn: a function of parameters and inputs.
+    init: from a key to parameters.
+    keys: [draws], each of parameters and of a random cotangent.
+    *inputs: the other arguments of `fn`.
+  """
+
+  def one(key: jax.Array) -> Any:
+    params = init(key)
+    return measure(fn, params, *inputs, key=key, detail=True), params
+
+  drawn = jax.device_get(jax.jit(functools.partial(jax.lax.map, one))(keys))
+  verdicts = []
+  for draw in range(len(keys)):
+    report, params = jax.tree.map(operator.itemgetter(draw), drawn)
+    options = {"key": keys[draw], "cotangent": None, "has_aux": False}
+    observed = observed_of(report, Call(fn, params, inputs, options))
+    verdicts.append(verdicts_on(observed, inputs))
+  return verdicts
 
 
 def _with_rows(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
@@ -131,20 +185,22 @@ def _with_rows(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
 
 
 def _bands(observed: Observed) -> tuple[Any, ...]:
-  """What a healthy chain that starts likewise may show; for chains alone."""
-  if observed.chain is None:
+  """What healthy chains that start likewise may show; of other rows None."""
+  if not observed.chains:
     return ()
   both: list[list[Any]] = []
   for direction, bits in observed.found.log2_moments.items():
     band: list[Any] = [None] * bits.shape[1]
-    drift = observed.drift(direction, None)
-    if drift is not None:  # theory is not silent on its activations
-      length = observed.chain.length
-      plain = bits.mean(axis=0)[:length]
+    for chain in observed.chains:
+      drift = observed.drift(chain, direction, None)
+      if drift is None:  # theory is silent on its activations
+        continue
+      plain = bits.mean(axis=0)[list(chain.rows)]
       middle = drift.expected + plain - drift.measured
       margin = drift.margin(_SIGMAS)
-      low, high = middle - margin, middle + margin
-      band[:length] = zip(low.tolist(), high.tolist(), strict=True)
+      low, high = (middle - margin).tolist(), (middle + margin).tolist()
+      for row, *ends in zip(chain.rows, low, high, strict=True):
+        band[row] = tuple(ends)
     both.append(band)
   return tuple(zip(*both, strict=True))
 

@@ -1,8 +1,10 @@
 """How the line that mends a model is written."""
 
 import textwrap
+from collections.abc import Sequence
 
 from initjax.graph import LinearOp
+from initjax.typing import Verdict
 
 _WIDTH = 72  # fits a terminal of 80 columns, indented
 
@@ -49,3 +51,21 @@ def named_axes(op: LinearOp) -> str:
   from_the_end = [tuple(i - rank for i in axes) for axes in (ins, outs, batch)]
   in_axis, out_axis = (x[0] if len(x) == 1 else x for x in from_the_end[:2])
   return f"in_axis={in_axis}, out_axis={out_axis}, batch_axis={from_the_end[2]}"
+
+
+def together(found: list[Verdict]) -> list[Verdict]:
+  """The first of each fix; it says which others are mended by the same."""
+  groups: dict[tuple[str, str], list[Verdict]] = {}
+  for verdict in found:
+    groups.setdefault((verdict.severity, verdict.fix), []).append(verdict)
+  merged = []
+  for first, *others in groups.values():
+    more = f" So with {named([v.path for v in others])}." if others else ""
+    merged.append(first._replace(message=first.message + more))
+  return merged
+
+
+def named(paths: Sequence[str]) -> str:
+  """The first of them, and how many more there are."""
+  shown = ", ".join(paths[:4])
+  return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
-from initjax.diagnosis._null import Null, null_of, passed_on
+from initjax.diagnosis._null import Null, keeping, null_of, passed_on
 from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import RowStatistics
+from initjax.propagation import kept_response
 
 
 class Drift(NamedTuple):
@@ -48,22 +49,29 @@ class Drift(NamedTuple):
 
 
 def drift_of(
-  chain: Chain | None,
+  chain: Chain,
   found: RowStatistics,
   direction: str,
   target: float | None,
 ) -> Drift | None:
-  """How a chain drifts; None where theory is silent on an activation.
+  """How a chain drifts; None where no law of it is known.
+
+  So it is where theory is silent on an activation, where the signal or the
+  gradient does not arrive, and where the gradient comes back by other ways too.
 
   Args:
-    chain: from `chain_of`; None for what is none, and has no law.
-    found: what was measured, second moments finite.
+    chain: from `chain_of`.
+    found: what was measured.
     direction: "forward" for second moments, "backward" for the gradients' sums
       of squares.
     target: the second moment, biases included, that the weights should keep
       forward; if None, that which most layers have.
   """
-  if chain is None:
+  rows = list(chain.rows)
+  moments = [bits[:, rows] for bits in found.log2_moments.values()]
+  if not np.isfinite(moments).all():
+    return None
+  if direction == "backward" and not chain.returns:
     return None
   try:
     with np.errstate(all="ignore"):
@@ -102,9 +110,9 @@ def _backward(chain: Chain, found: RowStatistics) -> Drift:
   are drawn at random at the end, and is taken to scatter like one: an upper
   bound.
   """
-  rows = chain.length
-  gradient = found.log2_moments["backward"][:, :rows]
-  sizes = np.log2(np.maximum(found.backward.size[:rows], 1))
+  rows = list(chain.rows)
+  gradient = found.log2_moments["backward"][:, rows]
+  sizes = np.log2(np.maximum(found.backward.size[rows], 1))
   null = _null(chain, found, _signal(chain, found), None)
   alone = least = null.backward_drift
   if null.averaged is not None:
@@ -114,8 +122,8 @@ def _backward(chain: Chain, found: RowStatistics) -> Drift:
     null.backward[::-1],
     (alone[::-1], (0 * alone if chain.has_positions else least)[::-1]),
     null.backward_covariance[::-1, ::-1] / len(gradient),
-    start=np.ones(rows),
-    growth=np.arange(rows, dtype=float),
+    start=np.ones(len(rows)),
+    growth=np.arange(len(rows), dtype=float),
   )
   names = ("measured", "expected", "std", "unsure")
   return drift._replace(**{name: getattr(drift, name)[::-1] for name in names})
@@ -128,20 +136,21 @@ def _null(
   target: float | None,
 ) -> Null:
   """The null of as many samples, as alike as those that were measured."""
-  correlation = float(found.detail.correlation[0])
+  first = chain.rows[0]
+  correlation = float(found.detail.correlation[first])
   known = math.isfinite(correlation)
   return null_of(
     chain,
     measured,
     target,
     correlation=min(max(correlation, -1.0), 1.0) if known else 0.0,
-    batch=int(found.detail.samples[0]) if known else 1,
+    batch=int(found.detail.samples[first]) if known else 1,
   )
 
 
 def _signal(chain: Chain, found: RowStatistics) -> np.ndarray:
   """[rows]: log₂ second moments with biases, mean over draws."""
-  bits = found.log2_moments["forward"][:, : chain.length]
+  bits = found.log2_moments["forward"][:, list(chain.rows)]
   return np.logaddexp2(bits, np.log2(chain.sigma_b2)).mean(axis=0)
 
 
@@ -184,3 +193,49 @@ def _least_squares(
     per_layer=max(low, 0.0) + min(high, 0.0),
     error=math.sqrt(precision[1, 1]),
   )
+
+
+def one_layer(
+  chain: Chain, found: RowStatistics, direction: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """[rows - 1] each: what a layer adds beyond theory, and its deviation.
+
+  In log₂, of layers as they are and of healthy ones. Theory starts from what
+  was measured of the layer before, so that one bad layer is no other's fault.
+  None where `drift_of` is.
+  """
+  rows, back = list(chain.rows), direction == "backward"
+  moments = [bits[:, rows] for bits in found.log2_moments.values()]
+  if not np.isfinite(moments).all() or (back and not chain.returns):
+    return None
+  try:
+    with np.errstate(all="ignore"):
+      return _one_layer(chain, found, back)
+  except THEORY_FAILS:
+    return None
+
+
+def _one_layer(
+  chain: Chain, found: RowStatistics, back: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+  signal, rows = _signal(chain, found), list(chain.rows)
+  null = _null(chain, found, signal, None)
+  kept = [
+    kept_response(phi)(log2_q)
+    for phi, log2_q in zip(chain.activations, signal, strict=False)
+  ]
+  gain = keeping(chain, float(np.median(signal)))
+  sizes = found.log2_moments["forward"][:, rows].mean(axis=0)
+  covariance = null.forward_covariance
+  off = sizes[1:] - gain - [each.log2_second_moment for each in kept]
+  if back:
+    gradient = found.log2_moments["backward"][:, rows].mean(axis=0)
+    gradient += np.log2(np.maximum(found.backward.size[rows], 1))
+    covariance = null.backward_covariance[::-1, ::-1]
+    off = -np.diff(gradient) - gain - [each.log2_derivative for each in kept]
+  ridge = 1e-9 * np.trace(covariance) / len(rows) * np.eye(len(rows))
+  root = np.linalg.cholesky(covariance + ridge)
+  std = np.diag(root)[1:][:: -1 if back else 1]
+  std = std / math.sqrt(len(found.log2_moments["forward"]))
+  known = np.isfinite(off).all() and np.isfinite(std).all()
+  return (off, np.maximum(std, 1e-6)) if known else None

@@ -55,7 +55,7 @@ def null_of(
 ) -> Null:
   """Of these widths and activations; backward sums of squares, χ₁ = 1."""
   wanted = float(np.median(measured)) if target is None else math.log2(target)
-  log2_sigma_w2, level = _keeping(chain, wanted), wanted
+  log2_sigma_w2, level = keeping(chain, wanted), wanted
   contraction = max(
     kept_response(phi)(wanted).slope for phi in chain.activations
   )
@@ -165,7 +165,7 @@ def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
   return [Layer(width=chain.widths[0]), *(Layer(*each) for each in rest)]
 
 
-def _keeping(chain: Chain, level: float) -> np.ndarray:
+def keeping(chain: Chain, level: float) -> np.ndarray:
   """[rows - 1]: log₂ σ_w² of weights that keep a signal at that log₂ q."""
   sizes = [
     kept_response(phi)(level).log2_second_moment for phi in chain.activations
@@ -174,17 +174,15 @@ def _keeping(chain: Chain, level: float) -> np.ndarray:
   return level + np.log2(signal) - sizes
 
 
-def _of_the_model(
-  chain: Chain, keeping: np.ndarray
-) -> tuple[np.ndarray, float]:
+def _of_the_model(chain: Chain, kept: np.ndarray) -> tuple[np.ndarray, float]:
   """log₂ σ_w² of the model itself; log₂ q where it settles, NaN if unknown.
 
   Without biases σ_w² must not be below 1/φ'(0)², or the signal dies fast: on
   that edge it settles at 0.
   """
-  ratios = np.log2(chain.sigma_w2[1:]) - keeping
-  own = keeping + (ratios.mean() if np.isfinite(ratios).all() else 0.0)
-  edge = _keeping(chain, _SMALL)
+  ratios = np.log2(chain.sigma_w2[1:]) - kept
+  own = kept + (ratios.mean() if np.isfinite(ratios).all() else 0.0)
+  edge = keeping(chain, _SMALL)
   if chain.sigma_b2.any() or (own > edge + _FLAT).all():
     return own, math.nan
   return np.maximum(own, edge), _SMALL

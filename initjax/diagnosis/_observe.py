@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from initjax._checks import check_integer, check_key
 from initjax._executables import execute
 from initjax._paths import leaves_by_path
 from initjax._statistics import nan_is_unknown
-from initjax.diagnosis._chain import Chain, chain_of
+from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._law import Drift, drift_of
+from initjax.diagnosis._pieces import Pieces, pieces_of
 from initjax.measurement import (
   Leaves,
   RowStatistics,
@@ -26,6 +26,16 @@ from initjax.measurement import (
 )
 
 
+class Call(NamedTuple):
+  """What was measured, of the first draw, to be asked again."""
+
+  fn: Callable[..., Any]
+  params: Any
+  inputs: tuple[Any, ...]
+  options: dict[str, Any]
+  """`key`, `cotangent`, `has_aux`"""
+
+
 class Observed(NamedTuple):
   """A report, and what follows from it before anybody judges."""
 
@@ -34,10 +44,16 @@ class Observed(NamedTuple):
   """the report as arrays"""
   leaves: Leaves
   """parameters that have a gradient, by path, of the first draw"""
-  chain: Chain | None
-  """the model, if it is one whose signal and gradient arrive"""
-  drift: Callable[[str, float | None], Drift | None]
-  """of a direction, with or without a target, by the law of that chain"""
+  parts: Pieces
+  """what of the model is judged together"""
+  drift: Callable[[Chain, str, float | None], Drift | None]
+  """of a chain in a direction, with or without a target, by its law"""
+  call: Call
+
+  @property
+  def chains(self) -> list[Chain]:
+    """Those of its parts whose law is known."""
+    return [part.chain for part in self.parts.pieces if part.chain]
 
 
 @nan_is_unknown()
@@ -82,12 +98,19 @@ def observe(
   report = execute(measured, params, inputs, key, cotangent)
   if draws is not None:
     params = jax.tree.map(lambda leaf: leaf[0], params)
-  leaves = arrays_of(params)
+  options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+  return observed_of(report, Call(fn, params, inputs, options))
+
+
+def observed_of(report: SignalReport, call: Call) -> Observed:
+  """What follows from a report in detail, and the call that it is of."""
+  leaves = arrays_of(call.params)
   found = row_statistics(report)
-  arrived = all(np.isfinite(x).all() for x in found.log2_moments.values())
-  chain = chain_of(report.graph, leaves) if arrived else None
-  drift = functools.cache(functools.partial(drift_of, chain, found))
-  return Observed(report, found, leaves, chain, drift)
+  parts = pieces_of(report.graph, leaves)
+  drift = functools.cache(
+    lambda chain, *options: drift_of(chain, found, *options)
+  )
+  return Observed(report, found, leaves, parts, drift, call)
 
 
 def _check_draws(params: Any, draws: int | None) -> None:

@@ -7,20 +7,17 @@ is passed over, except where equal columns are the point.
 
 import functools
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from initjax.diagnosis._fixes import fix, named_axes
+from initjax.diagnosis._fixes import fix, named, named_axes, together
 from initjax.gains import gain
 from initjax.graph import LinearOp, SignalGraph
 from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import (
   KernelLeaf,
   Leaves,
-  find_duplicates,
   has_equal_rows,
   is_finite,
-  is_random,
   kernel_leaves,
   mean_square,
 )
@@ -39,85 +36,20 @@ def check_values(noun: str, leaves: Leaves) -> Iterator[Verdict]:
       "error",
       bad[0] if noun == "parameter" else "",
       f"The {noun}s hold infinities or NaN, which spread to everything that is "
-      f"computed from them: {_named(bad)}.",
+      f"computed from them: {named(bad)}.",
       fix("", f"find out where this {noun} comes from"),
     )
 
 
 def check_parameters(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
-  yield from duplicates(leaves)
   found = list(kernel_leaves(graph, leaves))
   symmetric = functools.partial(symmetric_units, others=found)
-  for check in (identical_layers, wrong_fan, symmetric):
-    yield from _together([v for kernel in found for v in check(kernel)])
+  for check in (wrong_fan, symmetric):
+    yield from together([v for kernel in found for v in check(kernel)])
   yield from unused(graph, leaves)
   yield from missed(graph)
   yield from not_entered(graph)
-
-
-def _together(found: list[Verdict]) -> Iterator[Verdict]:
-  """The first of each fix; it says which others are mended by the same."""
-  groups: dict[tuple[str, str], list[Verdict]] = {}
-  for verdict in found:
-    groups.setdefault((verdict.severity, verdict.fix), []).append(verdict)
-  for first, *others in groups.values():
-    more = f" So with {_named([v.path for v in others])}." if others else ""
-    yield first._replace(message=first.message + more)
-
-
-def duplicates(leaves: Leaves) -> Iterator[Verdict]:
-  """Leaves drawn with one key: an error if Flax did it; a copy may be meant."""
-  for group in find_duplicates(leaves):
-    words = []
-    if group.equal:
-      words.append(f"equal, entry by entry, to {_named(group.equal)}")
-    if group.scaled:
-      words.append(f"equal up to a factor to {_named(group.scaled)}")
-    said = ", and ".join(words)
-    letters = {"".join(re.findall(r"\w+", path)) for path in group.paths}
-    by_flax = len(letters) == 1  # cut otherwise
-    cause = _FLAX_2157 if by_flax else "drawn with the same key, or copied."
-    own_keys = fix(
-      "", "use a separate key for each; ignore this if the copy is intended"
-    )
-    yield Verdict(
-      "duplicate parameters",
-      "error" if by_flax else "warning",
-      group.paths[0],
-      f"{said[0].upper()}{said[1:]}: {cause}",
-      _FLAX_FIX if by_flax else own_keys,
-    )
-
-
-_FLAX_2157 = (
-  "Flax joins the names along a path before it hashes them, so that ab/cdef "
-  "and abc/def share a key (flax#2157)."
-)
-_FLAX_FIX = fix(
-  'flax.config.update("flax_fix_rng_separator", True)', "before init"
-)
-
-
-def identical_layers(kernel: KernelLeaf) -> Iterator[Verdict]:
-  """Layers stacked on one axis that were drawn with the same key."""
-  layers = [layer.tobytes() for layer in kernel.columns(_FEW)[0]]
-  if len(set(layers)) == len(layers):
-    return
-  distinct = len({layer.tobytes() for layer in kernel.columns()[0]})
-  first = (*kernel.ins, *kernel.outs)  # of the first layer
-  if distinct < len(layers) and is_random(kernel.leaf, first):
-    yield Verdict(
-      "identical layers",
-      "error",
-      kernel.op.path,
-      "Some of its stacked layers were drawn with the same key: of "
-      f"{len(layers)}, only {distinct} are distinct.",
-      fix(
-        'nn.scan(..., split_rngs={"params": True})',
-        "the same for nn.vmap; in NNX, nnx.split_rngs(splits=...)",
-      ),
-    )
 
 
 def symmetric_units(
@@ -249,7 +181,7 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       "unused parameters",
       "warning",
       idle[0],
-      f"They never meet the data, so their gradient is zero: {_named(idle)}.",
+      f"They never meet the data, so their gradient is zero: {named(idle)}.",
       fix("", "remove them, or use them in the forward pass"),
     )
   closed = [op for op in graph.ops if op.origin == "constant"]
@@ -300,7 +232,7 @@ def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
       "note",
       "",
       "The linear operations inside could not be read, and are not judged: "
-      f"{_named(graph.opaque)}.",
+      f"{named(graph.opaque)}.",
       fix("", "a plain JAX function in its place can be read"),
     )
 
@@ -314,8 +246,3 @@ def without_detail(graph: SignalGraph) -> str:
     f"Inside a shard_map sizes alone are measured, of {shards} operations: "
     "nothing is said of dead units, saturation and samples that look alike."
   )
-
-
-def _named(paths: Sequence[str]) -> str:
-  shown = ", ".join(paths[:4])
-  return shown + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")

@@ -12,6 +12,7 @@ import numpy as np
 
 from initjax._activations import is_flat
 from initjax.diagnosis._fixes import fix
+from initjax.diagnosis._unit_causes import why_alike, why_dead
 from initjax.diagnosis._zero_kernels import meant_zeros
 from initjax.graph import LinearOp, Row, fed_by
 from initjax.measurement import Leaves, RowStatistics
@@ -23,11 +24,13 @@ def check_signals(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
   for direction in NOUNS:
     yield from zeros(found, leaves, direction)
-  for check in (nonfinite, dead_units, saturated, collapsed):
+  for check in (saturated, collapsed):
     yield from check(found)
+  yield from dead_units(found, leaves)
 
 
-def _row_name(row: Row) -> str:
+def row_name(row: Row) -> str:
+  """Its path, and which repeat of a loop it is."""
   repeats = ", ".join(map(str, row.repeat))
   inside = f", repeat {repeats}" if repeats else ""
   return f"{row.op.path or '(constant)'}{inside}"
@@ -37,39 +40,13 @@ def _count(rows: Sequence[int]) -> str:
   return f"{len(rows)} row{'s' * (len(rows) > 1)}"
 
 
-def _order(found: RowStatistics, direction: str) -> range:
+def order(found: RowStatistics, direction: str) -> range:
   """Rows in the order that the signal, or the gradient, takes them."""
   return range(len(found.rows))[:: 1 if direction == "forward" else -1]
 
 
-def nonfinite(found: RowStatistics) -> Iterator[Verdict]:
-  """The first infinity or NaN in either direction."""
-  for direction, noun in NOUNS.items():
-    of = found.along(direction)
-    rows = [i for i in _order(found, direction) if of.nonfinite[i] > 0]
-    if not rows:
-      continue
-    first = found.rows[rows[0]]
-    dtype = _float_dtype(first.op)
-    finite = of.largest[of.nonfinite == 0]
-    seen = ""
-    if finite.size:
-      seen = f"the largest magnitude elsewhere is {finite.max():.3g}, and "
-    yield Verdict(
-      f"non-finite {noun}",
-      "error",
-      first.op.path,
-      f"First infinite or NaN values at {_row_name(first)}: "
-      f"{of.nonfinite[rows[0]]:.0f} of {of.size[rows[0]]:.0f} entries; "
-      f"{seen}{dtype} holds up to {float(jnp.finfo(dtype).max):.3g}.",
-      _range_fix(dtype, overflow=True),
-      tuple(rows),
-    )
-    if direction == "forward":
-      return  # the gradient cannot be better
-
-
-def _range_fix(dtype: np.dtype, *, overflow: bool) -> str:
+def range_fix(dtype: np.dtype, *, overflow: bool) -> str:
+  """What mends numbers that leave the range of a dtype, on either side."""
   if dtype == jnp.float16:
     return fix("dtype=jnp.bfloat16", "16 bits with the range of float32")
   if overflow:
@@ -92,13 +69,13 @@ def zeros(
   Also where no gradient comes at all, and so none was measured.
   """
   of = found.along(direction)
-  order = [i for i in _order(found, direction) if found.forward.size[i] > 0]
-  alive = [i for i in order if of.largest[i] != 0]
-  lost = order[order.index(alive[-1]) + 1 :] if alive else order
+  rows = [i for i in order(found, direction) if found.forward.size[i] > 0]
+  alive = [i for i in rows if of.largest[i] != 0]
+  lost = rows[rows.index(alive[-1]) + 1 :] if alive else rows
   if not lost:
     return
   first = found.rows[lost[0]]
-  dtype = _float_dtype(first.op)
+  dtype = float_dtype(first.op)
   smallest = math.log2(float(jnp.finfo(dtype).smallest_subnormal))
   before = of.log2_second_moment[alive[-1]] / 2 if alive else math.nan
   # Rounding made them if half of the dtype's exponents below 1 were used up.
@@ -110,14 +87,14 @@ def zeros(
     f"{NOUNS[direction]} underflows to zero",
     "error",
     first.op.path,
-    f"Exactly 0 from {_row_name(first)} on; it was 2^{before:.0f} before, and "
+    f"Exactly 0 from {row_name(first)} on; it was 2^{before:.0f} before, and "
     f"{dtype} holds nothing below 2^{smallest:.0f}.",
-    _range_fix(dtype, overflow=False),
+    range_fix(dtype, overflow=False),
     tuple(lost),
   )
 
 
-def _float_dtype(op: LinearOp) -> np.dtype:
+def float_dtype(op: LinearOp) -> np.dtype:
   """Of its output; an integer one is read as float32."""
   floating = jnp.issubdtype(op.dtype, jnp.inexact)
   return np.dtype(op.dtype if floating else np.float32)
@@ -131,7 +108,7 @@ def _cut_off(
     f"{NOUNS[direction]} is cut off",
     "note" if meant else "warning",
     first.op.path,
-    f"Exactly 0 in {_count(lost)}, from {_row_name(first)} on, and not by "
+    f"Exactly 0 in {_count(lost)}, from {row_name(first)} on, and not by "
     "rounding. Possible causes: a kernel of zeros (residual branches often "
     "start with one), units that are all dead, a stop_gradient, or a function "
     "with zero slope.",
@@ -143,7 +120,7 @@ def _cut_off(
   )
 
 
-def dead_units(found: RowStatistics) -> Iterator[Verdict]:
+def dead_units(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """More units at exactly 0 on every sample than chance explains."""
   rows, worst, chance = [], 0.0, 0.0
   for index, row in enumerate(found.rows):
@@ -157,18 +134,15 @@ def dead_units(found: RowStatistics) -> Iterator[Verdict]:
       if fraction > worst:
         worst, chance = fraction, expected
   if rows:
+    cause, mended = why_dead(found, leaves, rows[0])
     yield Verdict(
       "dead units",
       "error" if worst > 0.9 else "warning",
       found.rows[rows[0]].op.path,
       "Many of the units that feed it are 0 on every sample, so they pass no "
       f"gradient and cannot learn: up to {worst:.0%} in {_count(rows)}, where "
-      f"chance explains {chance:.0%}. Biases far below zero, or a step with "
-      "too large a learning rate, cause this.",
-      fix(
-        "bias_init=initjax.initializers.zeros",
-        "or a smaller learning rate, or jax.nn.leaky_relu or jax.nn.elu",
-      ),
+      f"chance explains {chance:.0%}. {cause}",
+      mended,
       tuple(rows),
     )
 
@@ -247,18 +221,14 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
   rows = [i for i in alike if not found.rows[i].feed.from_outside]
   if rows and cosine[known[0]] <= 0.99:
     first = found.rows[rows[0]]
+    cause, mended = why_alike(found)
     yield Verdict(
       "rank collapse",
       "warning",
       first.op.path,
-      f"From {_row_name(first)} on, all samples look alike: their mean cosine "
+      f"From {row_name(first)} on, all samples look alike: their mean cosine "
       f"is {cosine[rows[0]]:.6f} and was {cosine[known[0]]:.2f} at first, so "
-      "they differ by less than bfloat16 resolves. Deep networks without "
-      "normalization or residual branches do this.",
-      fix(
-        "",
-        "residual branches, normalization, or fewer layers; for tanh-like "
-        "activations larger weights, up to the edge of chaos",
-      ),
+      f"they differ by less than bfloat16 resolves. {cause}",
+      mended,
       tuple(rows),
     )

@@ -13,6 +13,7 @@ from initjax.graph._compat import (
   Equation,
   open_jaxpr,
   scan_operands,
+  sub_jaxprs,
 )
 from initjax.graph._dataflow import Dataflow, dataflow
 from initjax.graph._factors import entries_of, named_in
@@ -35,9 +36,20 @@ from initjax.graph._graph import (
   terms_within,
 )
 from initjax.graph._holders import Holder, Holders
-from initjax.graph._interpret import FORWARD, Slot, Visited, Visitor, bind, run
+from initjax.graph._interpret import (
+  FORWARD,
+  WITH_RULES,
+  Slot,
+  Visited,
+  Visitor,
+  bind,
+  equations,
+  equations_around,
+  run,
+)
 from initjax.graph._mixing import window_matrix
 from initjax.graph._mixture import Mixing
+from initjax.graph._output_parts import output_parts
 from initjax.graph._place import BY_DEVICE, Scan, Site
 from initjax.graph._primitives import (
   BLOCKWISE,
@@ -45,6 +57,7 @@ from initjax.graph._primitives import (
   KEYS,
   PARTS,
   PURE_ARRAYS,
+  REMAT,
   RESHAPES,
 )
 from initjax.graph._scores import Product, constant_of, factor_after, products

@@ -81,7 +81,7 @@ class _Product(NamedTuple):
     """The parameter and the data, with their types."""
     atoms = [atom.aval for atom in self.node.equation.invars]
     pairs = list(zip(self.node.operands, atoms, strict=True))
-    return sorted(pairs, key=lambda pair: pair[0].kind != "parameter")
+    return sorted(pairs, key=lambda pair: not _may_be_kernel(pair[0]))
 
 
 @dataclasses.dataclass
@@ -99,10 +99,10 @@ class Met:
   """of what is a sum of them"""
   spectra: Spectra = dataclasses.field(default_factory=Spectra)
 
-  def count(self, jaxpr: Any) -> None:
-    """Counts the uses of a jaxpr's variables."""
+  def count(self, reads: Iterable[Iterable[Any]]) -> None:
+    """Counts the uses of variables, given what each equation reads."""
     own: dict[Any, int] = {}
-    for atoms in (*(equation.invars for equation in jaxpr.eqns), jaxpr.outvars):
+    for atoms in reads:
       for atom in {atom for atom in atoms if not hasattr(atom, "val")}:
         own[atom] = own.get(atom, 0) + 1
     self.uses.update(own)
@@ -188,7 +188,7 @@ class Met:
   ) -> Contraction | None:
     """The operation, if the sum is one that is followed."""
     (kernel, aval), (signal, signal_aval) = found.sides
-    both = varying_axes(kernel, aval) & varying_axes(signal, signal_aval)
+    both = _own_axes(kernel, aval) & varying_axes(signal, signal_aval)
     if equation.primitive.name == "fft":
       return self._convolved(equation, found)
     is_sum = equation.primitive.name == "reduce_sum" and axes <= both
@@ -214,13 +214,12 @@ class Met:
     orders: tuple[Shape, ...] | None = ()
     while self._used_once(node):
       data = [value for value in node.operands if value.node is not None]
-      kinds = {value.kind for value in node.operands}
       below = node.only_below(MOVES | KEPT | {"mul", "div", "neg", "pad"})
-      if below is None:
-        return None
-      if node.label == "mul" and "parameter" in kinds:
+      if node.label == "mul" and any(map(_may_be_kernel, node.operands)):
         floats = all(_is_float(v.aval) for v in node.equation.invars)
         return _Product(node, factor, moved, orders) if floats else None
+      if below is None:
+        return None
       if node.label == "div" and node.operands[0] is not data[0]:
         return None
       number, known = _number(node)
@@ -316,7 +315,7 @@ def _sums_over_kernel(
 
   Over samples too, it is a loss.
   """
-  own = varying_axes(*found.sides[0])
+  own = _own_axes(*found.sides[0])
   if not equation.outvars[0].aval.shape:
     return not found.moved and bool(axes) and axes <= own
   return bool(own if found.moved else own & axes)
@@ -332,12 +331,12 @@ def _contraction(
   if view is not None and view.multiplier is not None:
     factor = view.multiplier * found.factor * (terms.value or 1.0)
     view = dataclasses.replace(view, multiplier=factor)
-  own, signals = varying_axes(kernel, aval), varying_axes(signal, signal_aval)
+  own, signals = _own_axes(kernel, aval), varying_axes(signal, signal_aval)
   sizes = found.node.equation.outvars[0].aval.shape
   free = own - signals
   kept = [axis for axis in range(len(sizes)) if axis not in axes_of(equation)]
   return Contraction(
-    dataclasses.replace(kernel, view=view),
+    dataclasses.replace(kernel, kind="parameter", node=None, view=view),
     shape,
     signal,
     Axes(
@@ -381,6 +380,22 @@ def _number(node: Node) -> tuple[float, bool]:
     return 1.0, False
   number = size_of(others[0])
   return (1 / number if node.label == "div" else number), True
+
+
+def _own_axes(kernel: Value, aval: Any) -> frozenset[int]:
+  """Axes along which it differs, and not because of what chooses it."""
+  own = varying_axes(kernel, aval)
+  view, _, places = unrepeated(kernel, aval)
+  if kernel.choice is None or view is None:
+    return own
+  held = zip(places, view.axes or (), strict=False)
+  return own - {axis for axis, axes in held if not axes}
+
+
+def _may_be_kernel(value: Value) -> bool:
+  """Whether it is a parameter, also if data choose which."""
+  chosen = value.choice is not None and value.view is not None
+  return value.kind == "parameter" or chosen
 
 
 def _is_float(aval: Any) -> bool:

@@ -24,11 +24,13 @@ def entries_above(view: View, above: tuple[Node, ...]) -> np.ndarray | None:
     view: of one leaf.
     above: the nodes that are made of it, the latest first.
   """
-  if not any(node.label in PARTS for node in above):
+  if not any(map(takes_part, above)):
     return _every(view)
+  if any(node.equation is None for node in above):
+    return None  # a scan's slices, of which each has its own
   for place, node in enumerate(reversed(above), 1):
     if node.label in JOINS:
-      chosen = any(each.label in PARTS for each in above[:-place])
+      chosen = any(map(takes_part, above[:-place]))
       return None if chosen else _mask(view)
     if node.label not in LAYOUT | PARTS:
       view = _spread(view, tuple(node.equation.outvars[0].aval.shape))
@@ -42,6 +44,11 @@ def entries_above(view: View, above: tuple[Node, ...]) -> np.ndarray | None:
         return None
       view = after[node.output]
   return _mask(view)
+
+
+def takes_part(node: Node) -> bool:
+  """Whether it leaves entries out; a scan over slices takes all of them."""
+  return node.label in PARTS and node.equation is not None
 
 
 def _spread(view: View, shape: tuple[int, ...]) -> View:

@@ -293,7 +293,8 @@ class SignalGraph:
   """How a model uses its parameters, read from its jaxpr."""
 
   ops: tuple[LinearOp, ...]
-  """every use of a parameter, in the order of execution"""
+  """every use of a parameter, in the order of execution; one that reaches no
+  output of the function only where the parameter has no other"""
   products: tuple[LinearOp, ...]
   """products of two data operands, such as attention scores, in order"""
   elementwise: tuple[str, ...]

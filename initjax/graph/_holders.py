@@ -7,14 +7,19 @@ kernel, only the entries that it is made of take c.
 """
 
 import dataclasses
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from initjax.graph._constants import entries_in_place
 from initjax.graph._dataflow import Dataflow
-from initjax.graph._entries import entries_above, entries_of_kernel
+from initjax.graph._entries import (
+  entries_above,
+  entries_of_kernel,
+  takes_part,
+)
 from initjax.graph._graph import LinearOp
 from initjax.graph._normalizations import normalization
 from initjax.graph._place import Site
@@ -22,6 +27,10 @@ from initjax.graph._primitives import JOINS, LAYOUT, PARTS, SUMS
 from initjax.graph._values import Node, Value
 from initjax.graph._view import leaf
 
+_DEEP = 128
+"""Nodes on a way down: a stream of many layers, without a normalization."""
+_MOST = 4096
+"""Nodes on all ways: sums of sums of one signal have very many."""
 _FIRST_ALONE = LAYOUT | PARTS | {"neg", "stop_gradient", "div"}
 
 
@@ -68,10 +77,16 @@ class Holders:
 
   def _is_read_within(self, node: Node, inside: Collection[Node]) -> bool:
     """Whether all that read it are inside, or take other entries of it."""
+    sites = {each.place.site for each in inside if each.place is not None}
+
+    def is_inside(reader: Node) -> bool:  # a loop's body was read repeatedly
+      place = reader.place
+      return reader in inside or (place is not None and place.site in sites)
+
     readers = self.flow.readers[node]
-    own = {reader.text for reader in readers if reader in inside}
+    own = {reader.text for reader in readers if is_inside(reader)}
     return all(
-      reader in inside or (reader.label in PARTS and reader.text not in own)
+      is_inside(reader) or (takes_part(reader) and reader.text not in own)
       for reader in readers
     )
 
@@ -94,10 +109,13 @@ class _Walk:
 
   known: Holders
   scales_first: bool
+  turns: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
   def take(self, value: Value, above: tuple[Node, ...]) -> _Taken | None:
     if value.node is None:
       return self._constant(value, above)
+    if len(above) > _DEEP or next(self.turns) > _MOST:
+      return None
     node = value.node
     if node.operation is not None:
       return self._kernel(node, above)

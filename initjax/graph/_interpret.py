@@ -8,7 +8,7 @@ likewise, whose gradient can carry what is measured going backward. Sites may
 also share states, read and changed in the order of execution.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -119,6 +119,35 @@ def run(
       outputs = bind(equation, operands)
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars], found, states
+
+
+def equations(
+  jaxpr: Any, enter: frozenset[str], place: Site = ()
+) -> Iterator[tuple[Site, Equation]]:
+  """Every equation that `run` binds as it is, in the order of execution.
+
+  A scan of no repeat is one.
+  """
+  for index, equation in enumerate(open_jaxpr(jaxpr).jaxpr.eqns):
+    site, name = (*place, index), equation.primitive.name
+    if name not in enter or equation.params.get("length") == 0:
+      yield site, equation
+    elif name == "cond":
+      for number, branch in enumerate(equation.params["branches"]):
+        yield from equations(branch, enter, (*site, number))
+    else:
+      yield from equations(sub_jaxprs(equation.params)[0], enter, site)
+
+
+def equations_around(jaxpr: Any, site: Site) -> Iterator[Equation]:
+  """The calls around a site, outermost first, and its own equation."""
+  equation = open_jaxpr(jaxpr).jaxpr.eqns[site[0]]
+  yield equation
+  if len(site) > 1 and equation.primitive.name == "cond":
+    branch = equation.params["branches"][site[1]]
+    yield from equations_around(branch, site[2:])
+  elif len(site) > 1:
+    yield from equations_around(sub_jaxprs(equation.params)[0], site[1:])
 
 
 def _in_its_mesh(

@@ -69,8 +69,7 @@ def read_linear(
   if weight.choice is not None:
     reader.roots[place.site] = weight.choice.roots
   others = [value for place, value in enumerate(operands) if place != kernel]
-  made = _features(equation, axes)
-  return output_of(reader, op, signal, weight, others, made)
+  return output_of(reader, op, signal, weight, others, equation)
 
 
 def _read_product(
@@ -127,14 +126,15 @@ def _operation(
   if terms is not None:
     fan_in = without_zeros(equation, terms, fan_in)
     valid = valid and (without_zeros(equation, terms, valid[0]), valid[1])
+  valid = valid and (_unmasked(weight, valid[0]), _unmasked(weight, valid[1]))
   if feed.stream is None and terms is not None and terms.value is not None:
     ones = Term("ones", factor=terms.value)
     feed = Feed(reason=feed.reason, stream=(ones,))
   fan_out *= _devices_fed(reader, weight, signal, axes, place.site)
   return LinearOp(
     kind=kind,
-    fan_in=fan_in,
-    fan_out=fan_out * patch_overlap(signal),
+    fan_in=_unmasked(weight, fan_in),
+    fan_out=_unmasked(weight, fan_out * patch_overlap(signal)),
     valid_fans=valid,
     taps=taps_of(equation, signal),
     feed=feed,
@@ -191,8 +191,7 @@ def look_up(
   )
   reader.look_ups[place.site] = op
   reader.summable[place.site] = _rows_on_devices(reader, table, axes)
-  made = _features(equation, axes)
-  return output_of(reader, op, indices[0], table, indices, made)
+  return output_of(reader, op, indices[0], table, indices, equation)
 
 
 def _read_one_hot(
@@ -246,16 +245,17 @@ def read_contraction(
   looks_up = found.terms.value is not None
   op = LinearOp(
     kind="embedding" if looks_up else "dot",
-    fan_in=found.terms.number,
-    fan_out=found.fan_out,
+    fan_in=_unmasked(kernel, found.terms.number),
+    fan_out=_unmasked(kernel, found.fan_out),
     feed=Feed(reason="indices") if looks_up else feed,
     **common_fields(
       equation.outvars[0].aval, kernel, place, found.axes, found.kernel_shape
     ),
   )
   reader.sites[place.site] = op
-  made = _features(equation, found.axes)
-  return output_of(reader, op, found.signal, kernel, [found.signal], made)
+  if kernel.choice is not None:
+    reader.roots[place.site] = kernel.choice.roots
+  return output_of(reader, op, found.signal, kernel, [found.signal], equation)
 
 
 def output_of(
@@ -264,7 +264,7 @@ def output_of(
   signal: Value,
   weight: Value,
   others: Sequence[Value],
-  features: frozenset[int],
+  equation: Equation | None = None,
 ) -> Value:
   """What comes out; whatever went in beside the kernel is entangled."""
   computed = weight.view is not None and weight.view.computed
@@ -273,16 +273,16 @@ def output_of(
     touched |= weight.choice.touched
   reader.touched |= touched
   touched |= weight.touched & reader.devices(reader.mesh)
-  given: Any = {"operands": (signal,), "place": op.place, "features": features}
-  return reader.data("linear", touched, operation=op.path, **given)
+  given: Any = {"operands": (signal,), "place": op.place, "equation": equation}
+  given |= {"operation": op.path, "features": _features(op, equation)}
+  return reader.data("linear", touched, **given)
 
 
-def _features(equation: Equation, axes: Axes) -> frozenset[int]:
+def _features(op: LinearOp, equation: Equation | None) -> frozenset[int]:
   """Axes of the output that the kernel makes."""
-  if "window_strides" in equation.params:
+  if equation is not None and "window_strides" in equation.params:
     return frozenset((equation.params["dimension_numbers"].out_spec[1],))
-  rank = len(equation.outvars[0].aval.shape)
-  return frozenset(range(rank)) - {*axes.samples}
+  return frozenset(range(len(op.shape))) - {*op.axes.samples}
 
 
 def _rows_on_devices(reader: Reader, table: Value, axes: Axes) -> int:
@@ -316,6 +316,14 @@ def _devices_fed(
       fed *= 1 if signal.touched & bit else split.size
   reader.summable[site] = differs
   return fed
+
+
+def _unmasked(weight: Value, fan: float) -> float:
+  """What a fan counts of a kernel that a constant mask leaves."""
+  if weight.view is None or weight.view.alive == 1:
+    return fan
+  found = round(fan * weight.view.alive, 9)
+  return int(found) if found == int(found) else found
 
 
 def _window(params: dict[str, Any]) -> dict[str, Any]:

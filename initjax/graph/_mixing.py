@@ -96,7 +96,7 @@ def attention(node: Node) -> Attention | None:
     return None
   _, sides = _sides(node)
   for place, (weights, values) in enumerate((sides, sides[::-1])):
-    found = _softmax(weights)
+    found = softmax_of(weights)
     if found is None:
       continue
     scores, shape, axis = found
@@ -137,7 +137,7 @@ def _sides(node: Node) -> tuple[Any, tuple[Node, Node]]:
   return node.equation.params["dimension_numbers"], (first, second)
 
 
-def _softmax(node: Node) -> tuple[Node, tuple[int, ...], int] | None:
+def softmax_of(node: Node) -> tuple[Node, tuple[int, ...], int] | None:
   """The scores of exp(scores - max)/Σ exp(...), their shape, and its axis."""
   node = node.unmoved
   if node.label != "div" or len(node.below) != 2:

@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from initjax.graph._features import features
 from initjax.graph._primitives import LAYOUT, PSUMS
 from initjax.graph._values import Node, Value
@@ -43,6 +45,8 @@ class _Size(NamedTuple):
 
   def times(self, number: float, power: float = 1.0) -> "_Size":
     """Where what is below is multiplied by a number, and raised to a power."""
+    if number == 0:  # a size no more
+      return self._replace(power=0.0)
     factor = self.factor * abs(number) ** self.power
     return self._replace(factor=factor, power=self.power * power)
 
@@ -130,13 +134,13 @@ def _step(size: _Size, below: Node) -> _Size:
     case "pow" if number is not None:
       return size.times(1.0, float(number))
     case "mul" if number is not None:
-      return size.times(float(abs(number)))
+      return size.times(float(np.abs(number)))
     case "mul" if others and size.power > 0:
       return size._replace(scales=(*size.scales, others[0]))
     case "div" if number and node.operands[1] is others[0]:
-      return size.times(1 / float(abs(number)))
+      return size.times(1 / float(np.abs(number)))
     case "div" if number is not None:
-      return size.times(float(abs(number))).times(1.0, -1.0)
+      return size.times(float(np.abs(number))).times(1.0, -1.0)
   return size
 
 

@@ -129,7 +129,7 @@ class _Rule(NamedTuple):
       **common_fields(aval, weight, place, axes, shape),
     )
     self.noted[place.site] = op
-    return output_of(self.reader, op, CONSTANT, value, [], self.held)
+    return output_of(self.reader, op, CONSTANT, value, [])
 
 
 def _whole(view: View, own: list[int]) -> tuple[View, list[int]]:

@@ -32,6 +32,7 @@ from initjax.graph._geometry import product_by_entry
 from initjax.graph._graph import Feed, LinearOp
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
+from initjax.graph._masks import masked
 from initjax.graph._place import BY_DEVICE, Place, Scan, Site
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
@@ -47,7 +48,7 @@ from initjax.graph._primitives import (
   SUMS,
 )
 from initjax.graph._reader import Reader
-from initjax.graph._recurrences import note_recurrences
+from initjax.graph._recurrences import note_powers, note_recurrences
 from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
   CONSTANT,
@@ -74,12 +75,17 @@ def read(
   def look_up(atom: Any) -> Value:
     return _closed_over(atom.val) if hasattr(atom, "val") else known[atom]
 
-  reader.met.count(opened.jaxpr)
-  for index, equation in enumerate(opened.jaxpr.eqns):
+  every = [(place.inside(i), e) for i, e in enumerate(opened.jaxpr.eqns)]
+  live = [(at, each) for at, each in every if at.site not in reader.dead]
+  if len(live) < len(every):
+    gone = (v for at, e in every if at.site in reader.dead for v in e.outvars)
+    known.update(dict.fromkeys(gone, CONSTANT))
+  reader.met.count([e.invars for _, e in live] + [opened.jaxpr.outvars])
+  for at, equation in live:
     operands = [look_up(atom) for atom in equation.invars]
     if reader.statistics:
       check_statistics(reader, equation, operands)
-    outputs = _read_equation(reader, equation, operands, place.inside(index))
+    outputs = _read_equation(reader, equation, operands, at)
     known.update(zip(equation.outvars, outputs, strict=True))
   return [look_up(atom) for atom in opened.jaxpr.outvars]
 
@@ -101,15 +107,21 @@ def _read_equation(
   by_entry = product_by_entry(equation) if name == "dot_general" else None
   if by_entry is not None:
     return read(reader, by_entry, operands, place)
+  note_powers(reader, equation, operands)
   if name in LINEAR:
+    reader.met.as_kernel(operands)
     note_made_kernels(reader, equation, operands)
     return [read_linear(reader, equation, operands, place)]
   by_hand = None
   if name in ADDING and operands:
+    note_made_kernels(reader, equation, operands)
     by_hand = reader.met.contraction(equation, operands)
   if by_hand is not None:
     reader.use_as_data(operands[-1])
     return [read_contraction(reader, equation, by_hand, place)]
+  kept = masked(equation, operands) if name in ("mul", "select_n") else None
+  if kept is not None:
+    return [kept]
   found = read_chosen(reader, equation, operands, place)
   if found is not None:
     return found

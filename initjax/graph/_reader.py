@@ -25,6 +25,8 @@ class Reader:
 
   is_zero: Callable[[str], bool] = lambda path: False
   """whether all entries of a parameter are known to be 0"""
+  dead: frozenset[Site] = frozenset()
+  """of equations that no output depends on, which are not read"""
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)
@@ -50,6 +52,8 @@ class Reader:
   in_kernels: int = 0
   """bits of those that reached an operation as a part of its kernel"""
   streams: Streams = dataclasses.field(default_factory=Streams)
+  samples: dict[Node, frozenset[int]] = dataclasses.field(default_factory=dict)
+  """axes along which a node differs, and not for its parameters alone"""
   met: Met = dataclasses.field(default_factory=Met)
   nodes: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 

@@ -3,18 +3,22 @@
 From one repeat to the next h ← a·h + …, where a is a parameter or, as exp(Δ·A)
 in Mamba, computed of one: after n repeats its power aⁿ is what counts. No size
 of one repeat tells that, so these are not followed. Gates that no parameter
-multiplies are signals.
+multiplies are signals. The powers may be taken without a loop: in pairs, by an
+associative scan, or as exp of a cumulative sum.
 """
 
 from collections.abc import Iterator, Sequence
 
-from initjax.graph._graph import Place
-from initjax.graph._primitives import ELEMENTWISE, JOINS, LAYOUT
+from initjax.graph._compat import Equation
+from initjax.graph._moves import Index
+from initjax.graph._place import Place
+from initjax.graph._primitives import ELEMENTWISE, JOINS, LAYOUT, SCALES
 from initjax.graph._reader import Reader
 from initjax.graph._values import Node, Value
 
 _THROUGH = ELEMENTWISE | LAYOUT | JOINS
 _DECAYS = LAYOUT | {"exp", "exp2", "integer_pow", "neg", "pow"}
+_DIFFERENCES = LAYOUT | SCALES | {"select_n", "sub"}
 _TERMS = frozenset(("add", "add_any", "sub"))
 
 
@@ -41,6 +45,62 @@ def note_recurrences(
           scans = () if value.view is None else value.view.scans
           if all(scan.site != place.site for scan in scans):
             _note(reader, value.paths, name)
+
+
+def note_powers(
+  reader: Reader, equation: Equation, operands: Sequence[Value]
+) -> None:
+  """Notes parameters whose powers are computed without a loop."""
+  name, found = equation.primitive.name, None
+  if name in ("mul", "dot_general"):
+    found = _neighbours(*operands[:2])
+  elif name == "cumprod":
+    found = operands[0]
+  elif name in ("exp", "exp2") and operands[0].node is not None:
+    found = _cumulative(operands[0].node)
+  for value in () if found is None else _parameters(reader, found):
+    _note(reader, value.paths, name)
+
+
+def _neighbours(first: Value, second: Value) -> Value | None:
+  """What an associative scan multiplies in pairs: [0:-1:2] and [1::2] of it."""
+  one, other = _every_other(first), _every_other(second)
+  if one is None or other is None or one[1] == other[1]:
+    return None
+  views = one[0].view, other[0].view
+  alike = one[0] is other[0] or (views[0] is not None and views[0] == views[1])
+  return one[0] if alike else None
+
+
+def _every_other(value: Value) -> tuple[Value, Sequence[int]] | None:
+  """What every other entry was taken of, and before which places."""
+  made, view = value.node or value.made, value.view
+  steps: Sequence[int]
+  ends: Sequence[int]
+  if view is not None and isinstance(view.move, Index):
+    picks = [pick for pick in view.move.picks if not isinstance(pick, int)]
+    below = Value("parameter", view.below[0])
+    steps, ends = (
+      [step for *_, step in picks],
+      [end or 0 for _, end, _ in picks],
+    )
+  elif made is not None and made.label == "slice" and made.equation is not None:
+    params, below = made.equation.params, made.operands[0]
+    steps, ends = params["strides"] or (), params["limit_indices"]
+  else:
+    return None
+  return (below, ends) if any(step > 1 for step in steps) else None
+
+
+def _cumulative(node: Node) -> Value | None:
+  """What was summed up along an axis, before it was moved or masked."""
+  while (below := node.only_below(_DIFFERENCES) or _minuend(node)) is not None:
+    node = below
+  return node.operands[0] if node.label == "cumsum" else None
+
+
+def _minuend(node: Node) -> Node | None:
+  return node.below[0] if node.label == "sub" else None
 
 
 def _note(reader: Reader, paths: Sequence[str], name: str) -> None:

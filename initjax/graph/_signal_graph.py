@@ -13,6 +13,7 @@ from initjax._executables import fresh_jaxpr
 from initjax._paths import paths_of
 from initjax._sharding import fetched
 from initjax.graph._activations import source_of
+from initjax.graph._dead_code import dead_sites
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import LinearOp, SignalGraph, Stream, terms_within
 from initjax.graph._place import Place, Site
@@ -94,10 +95,30 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
   is_zero = functools.partial(_is_zero, params, paths)
-  reader, statistics, outputs = _read(jaxpr, paths, functools.cache(is_zero))
-  graph = _graph(reader, paths, outputs)
-  graph = dataclasses.replace(graph, statistics=tuple(sorted(statistics)))
-  return Trace(jaxpr, graph, out_shape, reader.entangled, tuple(outputs))
+  zeros, dead = functools.cache(is_zero), dead_sites(jaxpr)
+  found = _read(jaxpr, paths, zeros, dead)
+  graph, entangled = _graph(paths, *found)
+  if dead and graph.unused:
+    whole, _ = _graph(paths, *_read(jaxpr, paths, zeros, frozenset()))
+    graph = _completed(graph, whole)
+  return Trace(jaxpr, graph, out_shape, entangled, tuple(found[-1]))
+
+
+def _completed(graph: SignalGraph, whole: SignalGraph) -> SignalGraph:
+  """The graph, with what reaches no output of parameters that do not."""
+  idle = {*graph.unused}
+  found = [op for op in whole.ops if op.paths and idle.issuperset(op.paths)]
+  missed = {p: n for p, n in whole.not_followed.items() if p in idle}
+  return dataclasses.replace(
+    graph,
+    ops=tuple(sorted((*graph.ops, *found), key=lambda op: op.place.site)),
+    elementwise=(
+      *graph.elementwise,
+      *(path for path in whole.elementwise if path in idle),
+    ),
+    unused=tuple(path for path in whole.unused if path in idle),
+    not_followed=graph.not_followed | missed,
+  )
 
 
 def _is_zero(params: Any, paths: list[str], path: str) -> bool:
@@ -108,14 +129,17 @@ def _is_zero(params: Any, paths: list[str], path: str) -> bool:
 
 
 def _read(
-  jaxpr: Any, paths: list[str], is_zero: Callable[[str], bool]
+  jaxpr: Any,
+  paths: list[str],
+  is_zero: Callable[[str], bool],
+  dead: frozenset[Site],
 ) -> tuple[Reader, set[int], list[Value]]:
   """Reads until it is known which inputs are statistics: mostly at once."""
   avals = jaxpr.in_avals[len(paths) :]
   several = avals if len(avals) > 1 else ()
   statistics = {at for at, aval in enumerate(several) if may_be_statistic(aval)}
   for turn in itertools.count():
-    reader = Reader(is_zero)
+    reader = Reader(is_zero, dead)
     values = [
       reader.parameter(path, tuple(aval.shape))
       for path, aval in zip(paths, jaxpr.in_avals, strict=False)
@@ -156,8 +180,9 @@ def _has_data(reader: Reader, statistics: set[int], avals: Any) -> bool:
 
 
 def _graph(
-  reader: Reader, paths: list[str], outputs: list[Value]
-) -> SignalGraph:
+  paths: list[str], reader: Reader, statistics: set[int], outputs: list[Value]
+) -> tuple[SignalGraph, frozenset[str]]:
+  """The graph, and the parameters that are entangled."""
   for value in outputs:
     reader.use_as_data(value)
   reader.forget_kernels_looked_up()
@@ -169,15 +194,17 @@ def _graph(
   reader.met.as_kernel(outputs)
   missed = reader.met.not_followed
   beside = [path for path in paths if path not in used and path not in missed]
-  return SignalGraph(
+  graph = SignalGraph(
     ops=ops,
     products=tuple(op for op in noted if op.origin == "data"),
     elementwise=tuple(path for path in beside if path in reader.elementwise),
     unused=tuple(path for path in beside if path not in reader.elementwise),
     not_followed={path: missed[path] for path in paths if path in missed},
     opaque=tuple(reader.opaque),
+    statistics=tuple(sorted(statistics)),
     output=_output_stream(reader, outputs, ops[-1].place.site) if ops else None,
   )
+  return graph, reader.entangled
 
 
 def _output_stream(

@@ -55,6 +55,7 @@ class Streams:
       return Feed()
     feed, source = feed_of(operand.node)
     stream = self.of(source)
+    reached = self.reached(source) if stream is None else None
     if site is not None:
       self._name(source, Term("stream", site))
     inner = self._normalized(source)
@@ -62,7 +63,6 @@ class Streams:
       self._name(inner, Term("inner", site))
     linear = feed.reason == "linear" or inner is None
     reason = feed.reason if linear else "normalization"
-    reached = self.reached(source) if stream is None else None
     return feed._replace(reason=reason, stream=stream, reached=reached)
 
   def normalization(self, node: Node) -> Normalization | None:

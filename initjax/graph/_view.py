@@ -60,6 +60,8 @@ class View:
   """of the leaf, or each to choose from; None if joined or scaled apart"""
   multiplier: float | None = 1.0
   """constant factor between leaves and array; None if entries differ"""
+  alive: float = 1
+  """share of its entries that no constant mask sets to 0"""
   exact: bool = True
   """whether it is known which entries it holds"""
   computed: bool = False
@@ -262,6 +264,7 @@ def beside(
     axis,
     known[0].scans,
     multiplier=multipliers.pop() if len(multipliers) == 1 else None,
+    alive=sum(view.alive for view in known) / len(known),
     exact=all(view.exact for view in known),
   )
 

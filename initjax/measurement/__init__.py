@@ -6,7 +6,8 @@
 8
 """
 
-from initjax.measurement._duplicates import find_duplicates
+from initjax.measurement._cotangent import gradient_of
+from initjax.measurement._duplicates import Duplicates, find_duplicates
 from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
 from initjax.measurement._leaves import (
   KernelLeaf,
@@ -40,6 +41,7 @@ from initjax.measurement._reductions import (
 )
 from initjax.measurement._report import SignalReport
 from initjax.measurement._row_statistics import RowStatistics, row_statistics
+from initjax.measurement._slices import EqualSlices, find_equal_slices
 
 __all__ = [
   "JacobianSpectrum",

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from initjax._checks import check_key
 from initjax._paths import is_float, leaves_by_path
-from initjax._sharding import sharded_like
 from initjax._statistics import (
   empty_slot,
   nan_is_unknown,
@@ -19,7 +18,6 @@ from initjax._statistics import (
   tap,
   varying_like,
   varying_zeros,
-  wide_dtype,
 )
 from initjax.graph import (
   Feed,
@@ -34,6 +32,7 @@ from initjax.graph import (
   trace,
   with_advice,
 )
+from initjax.measurement._cotangent import cotangent_of, differentiable
 from initjax.measurement._detail import Detail, mean_slope
 from initjax.measurement._detail import detail as detail_of
 from initjax.measurement._leaves import check_arrays
@@ -166,7 +165,7 @@ def _measured(
   main, pull_back, (outputs, found) = jax.vjp(
     lambda slots, own=params: watched(slots, own), *by, has_aux=True
   )
-  backward, *own = pull_back(_cotangent(main, cotangent, key))
+  backward, *own = pull_back(cotangent_of(main, cotangent, key))
   gradients = own[0] if own else None
   report = _report_of(traced, found, backward, gradients if detail else None)
   return Measured(report, outputs, gradients)
@@ -196,7 +195,7 @@ def measure_traced(
   watched, slots = _instrumented(traced, inputs, has_aux=False, detail=False)
   by_slots = lambda slots: watched(slots, params)
   main, pull_back, (_, found) = jax.vjp(by_slots, slots, has_aux=True)
-  (gradients,) = pull_back(_cotangent(main, None, None))
+  (gradients,) = pull_back(cotangent_of(main, None, None))
   return _report_of(traced, found, gradients, None)
 
 
@@ -214,7 +213,7 @@ def _instrumented(
     flat = [jnp.asarray(leaf) for leaf in flat]  # Python's numbers among them
     outputs = jax.tree.unflatten(jax.tree.structure(traced.out_shape), flat)
     main = outputs[0] if has_aux else outputs
-    return _differentiable(main), (outputs, found)
+    return differentiable(main), (outputs, found)
 
   return watched, slots
 
@@ -355,46 +354,3 @@ def _norms(gradients: Any) -> dict[str, jax.Array]:
       log2_squared = found.log2_second_moment + jnp.log2(found.size)
       norms[path] = jnp.exp2(log2_squared / 2)
   return norms
-
-
-def _differentiable(outputs: Any) -> list[jax.Array]:
-  """The leaves that have a gradient."""
-  leaves = jax.tree.leaves(outputs)
-  found = list(filter(is_float, leaves))
-  if not found:
-    kinds = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
-    raise ValueError(
-      f"measure needs an output that can be differentiated; got {kinds}. "
-      "Return the logits or the loss, and has_aux=True for what comes beside."
-    )
-  return found
-
-
-def _cotangent(
-  outputs: list[jax.Array], cotangent: Any, key: jax.Array | None
-) -> list[jax.Array]:
-  """The gradient to start with, leaf by leaf."""
-  if cotangent is not None:
-    given = _differentiable(cotangent)
-    wanted = [leaf.shape for leaf in outputs]
-    if [leaf.shape for leaf in given] != wanted:
-      raise ValueError(
-        f"cotangent must have the shapes of the outputs, {wanted}; got "
-        f"{[leaf.shape for leaf in given]}."
-      )
-    return [
-      sharded_like(new.astype(leaf.dtype), leaf)
-      for new, leaf in zip(given, outputs, strict=True)
-    ]
-  if len(outputs) == 1 and outputs[0].shape == ():
-    return [jnp.ones_like(outputs[0])]
-  key = jax.random.key(0) if key is None else key
-  keys = jax.random.split(key, len(outputs))
-  return list(map(_random_cotangent, keys, outputs))
-
-
-def _random_cotangent(key: jax.Array, like: jax.Array) -> jax.Array:
-  """Numbers with E|x|² = 1; complex ones have a random phase."""
-  dtype = like.dtype if jnp.iscomplexobj(like) else wide_dtype(like.dtype)
-  noise = jax.random.normal(key, like.shape, dtype).astype(like.dtype)
-  return sharded_like(varying_like(noise, like), like)

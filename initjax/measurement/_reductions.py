@@ -89,6 +89,32 @@ def _sample(x: Array, most: int, axes: tuple[int, ...]) -> Array:
   return x[tuple(by_axis.get(axis, zero) for axis in range(x.ndim))]
 
 
+def head(leaf: Array, most: int) -> np.ndarray:
+  """So many entries, or all there are, from the start."""
+  return np.ravel(reduced(_head, leaf, most=most))
+
+
+def _head(x: Array, most: int) -> Array:
+  if not x.ndim or not x.size:
+    return x.reshape(-1)
+  return x[np.unravel_index(np.arange(min(x.size, most)), x.shape)]
+
+
+def slice_samples(leaf: Array, axis: int, most: int) -> np.ndarray:
+  """Of each slice along an axis [slices, entries]: so many, evenly spaced."""
+  return reduced(_slice_samples, leaf, axis=axis, most=most)
+
+
+def _slice_samples(x: Array, axis: int, most: int) -> Array:
+  rest = [n for place, n in enumerate(x.shape) if place != axis]
+  size = math.prod(rest)
+  places = np.linspace(0, size - 1, min(size, most)).astype(int)
+  index: list[Any] = list(np.unravel_index(places, rest))
+  index.insert(axis, slice(None))
+  found = x[tuple(index)]
+  return found if axis == 0 else found.T  # the slice leads, or comes last
+
+
 def direction(leaf: Array, most: int) -> np.ndarray:
   """A sample without its mean, of length 1, or 0 where there is none."""
   with np.errstate(invalid="ignore", divide="ignore"):

@@ -49,6 +49,8 @@ class SignalReport:
   judged: bool = field(default=False, metadata=_STATIC)
   """whether there was an operation to judge, and `diagnose` did: without it no
   verdicts mean nothing"""
+  unjudged: tuple[tuple[int, str], ...] = field(default=(), metadata=_STATIC)
+  """records whose growth `diagnose` could not judge, by number, and why"""
 
   about: tuple[tuple[str, str], ...] = field(default=(), metadata=_STATIC)
   """what was measured, in words, for the head of a page: name and value"""
@@ -98,9 +100,22 @@ class SignalReport:
   def __str__(self) -> str:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
       return repr(self)
-    return str(
-      reports.table(self.to_records(), self._found, missed=self._missed)
-    )
+    table = reports.table(self.to_records(), self._found, missed=self._missed)
+    return "\n".join((str(table).rstrip("\n"), *self._unjudged_lines()))
+
+  def _unjudged_lines(self) -> list[str]:
+    """One line for each reason, with the operations that it is about."""
+    by_reason: dict[str, list[str]] = {}
+    for row, reason in self.unjudged:
+      paths = by_reason.setdefault(reason, [])
+      path = self.graph.rows[row].op.path or "(constant)"
+      if path not in paths:
+        paths.append(path)
+    return [
+      f"growth not judged at {', '.join(paths[:3])}"
+      f"{f' and {len(paths) - 3} more' * (len(paths) > 3)}: {reason}"
+      for reason, paths in by_reason.items()
+    ]
 
   def _repr_html_(self) -> str:
     return reports.html_fragment(
@@ -130,6 +145,9 @@ class SignalReport:
       "about": reports.about(self.about),
       "records": self.to_records(),
       "judged": self.judged,
+      "unjudged": [
+        {"row": row, "reason": reason} for row, reason in self.unjudged
+      ],
       "not_followed": self._missed,
       "verdicts": [verdict._asdict() for verdict in self.verdicts],
       "gradient_norms": fetched(norms),

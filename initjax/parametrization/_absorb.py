@@ -25,15 +25,27 @@ class Demand(NamedTuple):
   """None if nothing can"""
 
 
-def attention(models: Models) -> list[Demand]:
-  """1/d for every product of two activations that contracts a growing axis.
+class Scores(NamedTuple):
+  """A product that contracts a growing axis, and that of the base."""
 
-  c = (m₀·d₀)/(m·d), with m the constant factor that the model has already.
-  """
+  op: LinearOp
+  base_op: LinearOp
+  product: Product
+  base: Product
+
+  @property
+  def factor(self) -> float:
+    """c = (m₀·d₀)/(m·d), m the constant factor that the model has already."""
+    own = self.product.factor * self.op.fan_in
+    return self.base.factor * self.base_op.fan_in / own
+
+
+def growing_products(models: Models) -> list[Scores]:
+  """All products of two activations that contract a growing axis."""
   own, base = products(models.flow), products(models.base_flow)
   sites = [op.place.site for op in models.own.graph.products]
   known = [op.place.site for op in models.base.graph.products]
-  found: dict[float, list[tuple[LinearOp, LinearOp, Product]]] = {}
+  found = []
   for number, op in enumerate(models.own.graph.products):
     if not known or sites[number] not in own:
       continue
@@ -41,25 +53,23 @@ def attention(models: Models) -> list[Demand]:
     here, there = own[sites[number]], base.get(other.place.site)
     if there is None or op.fan_in == other.fan_in:
       continue
-    factor = there.factor * other.fan_in / (here.factor * op.fan_in)
-    if abs(factor - 1) > _EXACT:
-      found.setdefault(factor, []).append((op, other, here))
-  return [
-    _score_demand(models, factor, *each, [here for *_, here in every])
-    for factor, every in found.items()
-    for each in every
-  ]
+    found.append(Scores(op, other, here, there))
+  return found
+
+
+def attention(models: Models, every: Sequence[Scores]) -> list[Demand]:
+  """1/d for these products, where the model does not have it."""
+  wanted = [each for each in every if abs(each.factor - 1) > _EXACT]
+  return [_score_demand(models, each, wanted) for each in wanted]
 
 
 def _score_demand(
-  models: Models,
-  factor: float,
-  op: LinearOp,
-  base: LinearOp,
-  product: Product,
-  alike: Sequence[Product],
+  models: Models, scores: Scores, every: Sequence[Scores]
 ) -> Demand:
-  readers = [each.node for each in alike]
+  op, base, product, _ = scores
+  factor = scores.factor
+  near = lambda each: abs(each.factor / factor - 1) < _EXACT
+  readers = [each.product.node for each in every if near(each)]
   search = Holders(models.flow, models.own.ops)
   holders = None
   for side in product.sides:

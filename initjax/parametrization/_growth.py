@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from initjax._paths import is_float
 from initjax.graph import Dataflow, LinearOp, Trace, View
 
 Shape = tuple[int, ...]
@@ -48,32 +49,71 @@ def pattern(path: str) -> str:
 def pairs(leaves: dict[str, Any], base: dict[str, Any]) -> dict[str, Pair]:
   """For each leaf of floats, the same of the base, by path.
 
-  Where the model has more layers, layers match by their paths without numbers.
+  Where the model has more layers, layers match by their paths without numbers;
+  where these leave several shapes, as of Dense_0, Dense_1, …, a leaf goes with
+  the base's of the shape that comes at the same place among new ones.
 
   Raises:
     ValueError: for leaves that the base, or the model, does not have; for ranks
       that differ.
   """
-  alike: dict[str, list[str]] = {}
-  for path in base:
-    alike.setdefault(pattern(path), []).append(path)
-  found, missing = {}, []
-  for path, leaf in leaves.items():
-    other = path if path in base else alike.get(pattern(path), [""])[-1]
-    if not other:
-      missing.append(path)
-      continue
-    own, known = tuple(leaf.shape), tuple(base[other].shape)
-    if len(own) != len(known):
-      raise ValueError(
-        f"{path} has shape {own}, and in the base {other} has {known}: the "
-        "base must be the same model, narrower."
-      )
-    found[path] = Pair(path, other, own, known, str(leaf.dtype))
-  patterns = set(map(pattern, leaves))
-  extra = [path for path in base if pattern(path) not in patterns]
-  _raise_unmatched(missing, extra)
-  return found
+  groups, known = _by_pattern(leaves), _by_pattern(base)
+  _raise_unmatched(
+    [path for name in groups.keys() - known.keys() for path in groups[name]],
+    [path for name in known.keys() - groups.keys() for path in known[name]],
+  )
+  matched: dict[str, str] = {}
+  for name, group in groups.items():
+    matched |= _matched(group, known[name], leaves, base)
+  return {
+    path: _pair(path, matched[path], leaf, base[matched[path]])
+    for path, leaf in leaves.items()
+  }
+
+
+def _by_pattern(leaves: Iterable[str]) -> dict[str, list[str]]:
+  """Paths that differ in numbers alone, in the order of these."""
+  found: dict[str, list[str]] = {}
+  for path in leaves:
+    found.setdefault(pattern(path), []).append(path)
+  numbers = lambda path: [int(number) for number in _NUMBER.findall(path)]
+  return {name: sorted(group, key=numbers) for name, group in found.items()}
+
+
+def _matched(
+  group: Sequence[str],
+  known: Sequence[str],
+  leaves: dict[str, Any],
+  base: dict[str, Any],
+) -> dict[str, str]:
+  """Of one pattern: by path, or else by which new shape it is."""
+  if set(group) == set(known):
+    return {path: path for path in group}
+  first, other = (
+    list(dict.fromkeys(tuple(tree[path].shape) for path in paths))
+    for paths, tree in ((group, leaves), (known, base))
+  )
+  if len(first) != len(other):
+    raise ValueError(
+      f"{pattern(group[0])} has shapes {first}, and {other} in the base, whose "
+      "number of layers differs: which layers are alike cannot be told. Name "
+      "layers, or put each into a module of its own."
+    )
+  places = {tuple(base[path].shape): path for path in known}
+  return {
+    path: places[other[first.index(tuple(leaves[path].shape))]]
+    for path in group
+  }
+
+
+def _pair(path: str, other: str, leaf: Any, known: Any) -> Pair:
+  shapes = tuple(leaf.shape), tuple(known.shape)
+  if len(shapes[0]) != len(shapes[1]):
+    raise ValueError(
+      f"{path} has shape {shapes[0]}, and in the base {other} has {shapes[1]}: "
+      "the base must be the same model, narrower."
+    )
+  return Pair(path, other, *shapes, str(leaf.dtype))
 
 
 def _raise_unmatched(missing: Sequence[str], extra: Sequence[str]) -> None:
@@ -91,9 +131,12 @@ def check_inputs(inputs: Any, base: Any) -> None:
   own, other = (jax.tree.leaves(each) for each in (inputs, base))
   shapes = [[tuple(jax.numpy.shape(x)) for x in each] for each in (own, other)]
   same_number = len(own) == len(other)
+  floats = [
+    len(s) > 1 and is_float(x) for s, x in zip(shapes[0], own, strict=True)
+  ]
   if same_number and all(
-    a == b or (len(a) > 1 and a[:-1] == b[:-1])
-    for a, b in zip(*shapes, strict=True)
+    a == b or (wide and a[:-1] == b[:-1])
+    for a, b, wide in zip(*shapes, floats, strict=True)
   ):
     return
   raise ValueError(

@@ -74,11 +74,20 @@ def small_shape(row: Scaling, sizes: tuple[int, int]) -> tuple[int, ...]:
   return tuple(found)
 
 
-def largest_singular(row: Scaling, update: np.ndarray) -> float:
-  """Of the update of such a kernel."""
+def singular_values(row: Scaling, update: np.ndarray) -> np.ndarray:
+  """Of the update of such a kernel, the largest first."""
   (first, *_), (last, *_) = matrix_axes(row)
   matrix = np.moveaxis(update, (first, last), (0, 1))
-  return float(np.linalg.norm(matrix.reshape(*matrix.shape[:2]), 2))
+  return np.linalg.svd(matrix.reshape(*matrix.shape[:2]), compute_uv=False)
+
+
+def is_orthogonal(row: Scaling, update: np.ndarray) -> bool:
+  """Whether singular values are alike.
+
+  Of positive gradients: their signs alone have rank 1.
+  """
+  values = singular_values(row, update)
+  return bool(values[-1] > 0.4 * values[0])
 
 
 def dimension_numbers(row: Scaling) -> Any:

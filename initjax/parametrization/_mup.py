@@ -51,10 +51,13 @@ def mup(
     base: `(fn, params, *inputs)` of the same model at the width that is tuned,
       with inputs of the same shape.
     init: key → parameters of the model, for `plan.init`.
-    base_init: key → parameters of the base, from which sizes are measured if
-      those of `base` are abstract.
-    base_depth: layers of the base; None: residual branches are counted.
-    depth_exponent: α of residual branches, 1 or ½; see below.
+    base_init: key → parameters of the base, on which sizes are measured; None:
+      on those of `base`, if these are concrete.
+    base_depth: layers of the base, where it is built as deep as the model;
+      None: residual branches are counted in both.
+    depth_exponent: α. With m times the layers of the base, a residual branch is
+      multiplied by m^-α, and Adam's rate inside it by m^(α-1): 1 is
+      CompleteP, ½ its forerunners.
     overrides: `(pattern, {"adam": 0.5, ...})` pairs, or a dict of these: what
       replaces a leaf's init, adam, sgd, eps, or role.
 
@@ -63,7 +66,9 @@ def mup(
       and depth differs.
 
   Warns:
-    UserWarning: if nothing grows, or the base is the wider one.
+    UserWarning: if nothing grows, or the base is the wider one; of a leaf that
+      has two roles, whose fan_out grows much less than its fan_in, or whose
+      smaller init a normalization undoes.
 
   >>> import jax.numpy as jnp
   >>> fn = lambda params, x: jnp.tanh(x @ params["in"]) @ params["out"]
@@ -75,6 +80,8 @@ def mup(
 
   Reference: Yang et al. 2022, "Tensor Programs V", Tables 3 and 8; Dey et al.
   2025, "Don't be lazy: CompleteP enables compute-efficient deep transformers".
+  Rates of embeddings are debated: Blake et al. 2024, "u-μP", take 1/√fan_out;
+  Hayou & Liu 2025, "Optimal embedding learning rate in LLMs".
   """
   check_number("depth_exponent", depth_exponent, low=0, open_low=True)
   if base_depth is not None:

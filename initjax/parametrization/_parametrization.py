@@ -11,7 +11,7 @@ import jax
 from etils import epath
 
 from initjax._checks import check_choice, check_key, check_number
-from initjax._paths import is_float, paths_of
+from initjax._paths import is_float, paths_of, short_path
 from initjax.parametrization._muon import dimension_numbers, muon_steps
 from initjax.parametrization._optimizer import (
   clipped,
@@ -46,7 +46,7 @@ _FACTORS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Parametrization:
   """How every leaf's initial size and rate follow from those of a base.
 
@@ -59,11 +59,9 @@ class Parametrization:
   """what was assumed, and what to look at"""
   incomplete: tuple[str, ...] = ()
   """what no leaf can take over: the line to write in the model"""
-  draw: Callable[[jax.Array], Any] | None = dataclasses.field(
-    default=None, compare=False
-  )
+  draw: Callable[[jax.Array], Any] | None = None
   """the model's own init(key)"""
-  shapes: Any = dataclasses.field(default=None, compare=False)
+  shapes: Any = None
   """the tree, abstract"""
 
   @functools.cached_property
@@ -72,11 +70,14 @@ class Parametrization:
     return {row.path: row for row in self.rows}
 
   def __getitem__(self, path: str) -> Scaling:
-    """The row of a leaf, by its path as it is printed anywhere.
+    """The row of a leaf, by its path, whole or short.
 
     Raises:
-      KeyError: if there is none.
+      KeyError: if there is none, or more than one.
     """
+    short = [row for row in self.rows if short_path(row.path) == path]
+    if path not in self.table and len(short) == 1:
+      return short[0]
     return of_path(path, self.table)
 
   # Initial weights
@@ -161,8 +162,9 @@ class Parametrization:
     known = {} if kind else self._kinds(tx)
 
     def steps(tree: Any) -> dict[str, Steps]:
-      found = known or ({} if kind else kinds(tx, tree, self.__getitem__))
-      every = {p: self._step(p, kind, found) for p in known_paths(tree)}
+      if not known and not kind:
+        known.update(kinds(tx, tree, self.__getitem__))
+      every = {p: self._step(p, kind, known) for p in known_paths(tree)}
       if decay == "fixed_timescale":
         return every
       return {
@@ -293,6 +295,16 @@ class Parametrization:
     rows = tuple(map(_row, content["rows"]))
     notes, incomplete = content["notes"], content["incomplete"]
     return cls(rows, tuple(notes), tuple(incomplete), init)
+
+  def __eq__(self, other: object) -> bool:
+    if not isinstance(other, Parametrization):
+      return NotImplemented
+    said = self.notes, self.incomplete
+    same = said == (other.notes, other.incomplete)
+    return same and self.to_records() == other.to_records()
+
+  def __hash__(self) -> int:
+    return hash((tuple(row.path for row in self.rows), self.notes))
 
   def __repr__(self) -> str:
     """Short: how much is scaled; `print` shows all."""

@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from initjax._paths import is_float, leaves_by_path, map_floats
+from initjax._paths import is_float, leaves_by_path, map_floats, paths_of
+from initjax.parametrization._growth import pattern
 from initjax.parametrization._muon import (
   LONG,
   Law,
-  largest_singular,
+  is_orthogonal,
   law_of,
+  singular_values,
   small_shape,
 )
 from initjax.parametrization._scaling import Kind, Scaling
@@ -44,6 +46,13 @@ class Found(NamedTuple):
   """of Muon's own factor"""
 
 
+class _Tried(NamedTuple):
+  """A transformation, its update compiled."""
+
+  init: Callable[..., Any]
+  update: Callable[..., Any]
+
+
 def kinds(
   tx: Any, shapes: Any, row_of: Callable[[str], Scaling]
 ) -> dict[str, Found]:
@@ -57,9 +66,10 @@ def kinds(
   Raises:
     ValueError: if it cannot be run, or never updates anything.
   """
+  alike = _alike(shapes, row_of)
   try:
     with concurrent.futures.ThreadPoolExecutor(1) as apart:  # from any trace
-      return apart.submit(_asked, tx, shapes, row_of).result()
+      return apart.submit(_asked, tx, shapes, alike, row_of).result()
   except Exception as error:
     raise ValueError(
       "the optimizer could not be tried on a small tree of your parameters "
@@ -68,25 +78,64 @@ def kinds(
     ) from error
 
 
+def _alike(shapes: Any, row_of: Callable[[str], Scaling]) -> dict[str, str]:
+  """For each leaf, the first of its pattern, rank and role."""
+  first: dict[Any, str] = {}
+  found = {}
+  for path, leaf in leaves_by_path(shapes).items():
+    if is_float(leaf):
+      key = pattern(path), leaf.ndim, row_of(path).role
+      found[path] = first.setdefault(key, path)
+  return found
+
+
 def _asked(
-  tx: Any, shapes: Any, row_of: Callable[[str], Scaling]
+  tx: Any, shapes: Any, alike: dict[str, str], row_of: Callable[[str], Scaling]
 ) -> dict[str, Found]:
-  odd, by_gradient, by_parameter = _answers(tx, shapes)
-  found = {
-    path: Found(_kind(update, by_gradient[path], by_parameter[path]))
-    for path, update in odd.items()
+  """First with one leaf of those that are alike; what has masks wants all."""
+  tried = _Tried(tx.init, jax.jit(tx.update))
+  try:
+    found = _found(tried, _without(shapes, set(alike.values())), row_of)
+  except Exception:
+    return _found(tried, shapes, row_of)
+  return {path: found[other] for path, other in alike.items()}
+
+
+def _without(shapes: Any, kept: set[str]) -> Any:
+  """The tree, None for other leaves of floats."""
+  leaves, structure = jax.tree.flatten(shapes)
+  pairs = zip(paths_of(shapes), leaves, strict=True)
+  return jax.tree.unflatten(
+    structure,
+    [x if path in kept or not is_float(x) else None for path, x in pairs],
+  )
+
+
+def _found(
+  tx: _Tried, shapes: Any, row_of: Callable[[str], Scaling]
+) -> dict[str, Found]:
+  rows = {
+    path: row_of(path)
+    for path, leaf in leaves_by_path(shapes).items()
+    if is_float(leaf) and leaf.ndim > 1
   }
-  muon = {p: row_of(p) for p, each in found.items() if each.kind == "muon"}
+  odd, by_gradient, by_parameter = _answers(tx, shapes, rows)
+  found = {}
+  for path, update in odd.items():
+    kind = _kind(update, by_gradient[path], by_parameter[path])
+    if kind == "adam" and path in rows and is_orthogonal(rows[path], update):
+      kind = "muon"
+    found[path] = Found(kind)
+  muon = {p: rows[p] for p, each in found.items() if each.kind == "muon"}
   if muon:
-    sizes = [_singular(tx, shapes, muon, s) for s in _SHAPES]
+    sizes = [_singular(tx, shapes, rows, s) for s in _SHAPES]
     for path in muon:
-      law = law_of(*(each[path] for each in sizes))
-      found[path] = Found("muon", law)
+      found[path] = Found("muon", law_of(*(each[path] for each in sizes)))
   return found
 
 
 def _singular(
-  tx: Any, shapes: Any, rows: dict[str, Scaling], sizes: tuple[int, int]
+  tx: _Tried, shapes: Any, rows: dict[str, Scaling], sizes: tuple[int, int]
 ) -> dict[str, float]:
   """The largest singular value of the updates of small kernels, by path."""
   like = {path: small_shape(row, sizes) for path, row in rows.items()}
@@ -95,13 +144,16 @@ def _singular(
     _drawn(shapes, _GRADIENT, "gradient", like),
     _drawn(shapes, 1.0, "", like),
   )
-  return {path: largest_singular(row, odd[path]) for path, row in rows.items()}
+  return {p: float(singular_values(rows[p], odd[p])[0]) for p in rows}
 
 
-def _answers(tx: Any, shapes: Any) -> list[dict[str, np.ndarray]]:
+def _answers(
+  tx: _Tried, shapes: Any, rows: dict[str, Scaling]
+) -> list[dict[str, np.ndarray]]:
   """o(g, θ), o(s·g, θ) and o(g, s·θ), by path."""
-  small = _drawn(shapes, 1.0)
-  gradients = _drawn(shapes, _GRADIENT, "gradient")
+  like = {path: small_shape(row, (2, 2)) for path, row in rows.items()}
+  small = _drawn(shapes, 1.0, "", like)
+  gradients = _drawn(shapes, _GRADIENT, "gradient", like)
   return [
     _odd(tx, gradients, small),
     _odd(tx, _times(gradients, _SCALE), small),
@@ -124,26 +176,17 @@ def _kind(
     return "sgd"
   if powers[1] > 0.5:
     return "parameter_scaled"
-  return "muon" if _is_orthogonal(update) else "adam"
+  return "adam"
 
 
-def _is_orthogonal(update: np.ndarray) -> bool:
-  """Whether a kernel's update has singular values alike.
-
-  Gradients are positive, so signs alone have rank 1.
-  """
-  if update.ndim < 2:
-    return False
-  values = np.linalg.svd(update.reshape(-1, *update.shape[-2:])[0])[1]
-  return len(values) > 1 and bool(values[-1] > 0.4 * values[0])
-
-
-def _drawn(shapes: Any, size: float, name: str = "", like: Any = None) -> Any:
+def _drawn(
+  shapes: Any, size: float, name: str, like: dict[str, tuple[int, ...]]
+) -> Any:
   """Positive numbers, in a small array of each leaf's rank."""
 
   def draw(path: str, leaf: Any) -> Any:
     shape = tuple(min(n, 2) for n in leaf.shape)
-    shape = (like or {}).get(path, shape)
+    shape = like.get(path, shape)
     rng = np.random.default_rng(zlib.crc32(f"{path} {name}".encode()))
     return jax.numpy.asarray(rng.uniform(0.5, 1.5, shape) * size, "float32")
 
@@ -154,7 +197,7 @@ def _times(tree: Any, factor: float) -> Any:
   return jax.tree.map(lambda x: x * factor if is_float(x) else x, tree)
 
 
-def _odd(tx: Any, gradients: Any, params: Any) -> dict[str, np.ndarray]:
+def _odd(tx: _Tried, gradients: Any, params: Any) -> dict[str, np.ndarray]:
   """The part of updates that turns its sign with gradients."""
   one, other = (
     leaves_by_path(_update(tx, _times(gradients, sign), params))
@@ -167,7 +210,7 @@ def _odd(tx: Any, gradients: Any, params: Any) -> dict[str, np.ndarray]:
   }
 
 
-def _update(tx: Any, gradients: Any, params: Any) -> Any:
+def _update(tx: _Tried, gradients: Any, params: Any) -> Any:
   """The first update that is not 0, after two steps at least."""
   state = tx.init(params)
   updates = gradients

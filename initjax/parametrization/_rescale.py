@@ -1,6 +1,7 @@
 """Initial weights of the wanted size: base std × init × c, leaf by leaf."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,9 +58,35 @@ def rescaled(
     again: whether parameters may have the wanted size already.
 
   Raises:
-    ValueError: if a size is unknown; if all leaves that would change have the
-      wanted size already.
+    ValueError: if parameters have no values; if a size is unknown; if all
+      leaves that would change have the wanted size already.
   """
+  found = _known(params, table)
+  measured = sizes(params)
+  if not again and _is_done(found, measured, params):
+    raise ValueError(
+      "these parameters already have the std that the plan wants: rescale was "
+      "applied before, and must not be applied twice. Use them as they are."
+    )
+
+  _warn_of_trained(found, measured)
+
+  def visit(path: str, leaf: Any) -> Any:
+    row, size = found[path], measured[path]
+    if size == 0:
+      return leaf
+    return times(leaf, row.init_total / law_of(row, size, leaf.size))
+
+  return map_floats(visit, params)
+
+
+def _known(params: Any, table: Mapping[str, Scaling]) -> dict[str, Scaling]:
+  """The rows of all leaves; raises where a size is not known."""
+  if not measurable(params):
+    raise ValueError(
+      "rescale measures parameters, so they must be concrete: call it outside "
+      "of jit, with arrays."
+    )
   found = {path: of_path(path, table) for path in _floats(params)}
   unknown = [path for path, row in found.items() if row.std is None]
   if unknown:
@@ -68,18 +95,25 @@ def rescaled(
       f"the base's std of {listed} is unknown: pass mup concrete base "
       "parameters, or base_init=key → parameters of the base."
     )
-  measured = sizes(params)
-  if not again and _is_done(found, measured, params):
-    raise ValueError(
-      "these parameters already have the std that the plan wants: rescale was "
-      "applied before, and must not be applied twice. Use them as they are."
+  return found
+
+
+def _warn_of_trained(
+  found: Mapping[str, Scaling], measured: Mapping[str, float]
+) -> None:
+  """Scales that are 1 in the base start at 1 here, too, or were trained."""
+  moved = [
+    path
+    for path, row in found.items()
+    if row.std == 1 and row.role == "vector" and abs(measured[path] - 1) > 1e-3
+  ]
+  if moved:
+    warnings.warn(
+      f"{', '.join(moved[:4])} starts at 1 in the base, and here it does not: "
+      "are these resumed or pretrained parameters? rescale is for initial "
+      "ones; train others with plan.optimizer alone.",
+      stacklevel=4,
     )
-
-  def visit(path: str, leaf: Any) -> Any:
-    row, size = found[path], measured[path]
-    return times(leaf, correction(row, size, leaf.size) * row.absorbed)
-
-  return map_floats(visit, params)
 
 
 def of_path(path: str, table: Mapping[str, Scaling]) -> Scaling:
@@ -88,32 +122,30 @@ def of_path(path: str, table: Mapping[str, Scaling]) -> Scaling:
   return table[path] if path in table else table[f"params/{path}"]
 
 
-def correction(row: Scaling, size: float, entries: int) -> float:
-  """From a leaf's own size to the wanted one, before a factor is absorbed.
+def law_of(row: Scaling, size: float, entries: int) -> float:
+  """Size of a leaf against the base's, as its own initializer makes it.
 
-  How its own initializer goes with width is one of a few laws, up to chance;
-  then the factor is exact. 1 where the leaf starts at 0.
+  That goes with width by one of a few laws, up to chance: then it is exact.
+
+  Raises:
+    ValueError: if it starts at 0 in the base alone.
   """
   assert row.std is not None
-  if size == 0:
-    return 1.0
   if row.std == 0:
     raise ValueError(
       f"{row.path} starts at 0 in the base, and here it does not: give both "
-      "the same initializers."
+      "the same initializers. Trained parameters are not to be rescaled."
     )
   ratio = size / row.std
   law = min(_laws(row), key=lambda law: abs(math.log(ratio / law)))
   chance = _NEAR * error(row, entries)
-  return float(np.mean(row.init)) / (
-    law if abs(ratio / law - 1) <= chance else ratio
-  )
+  return law if abs(ratio / law - 1) <= chance else ratio
 
 
 def _laws(row: Scaling) -> tuple[float, ...]:
   """What common initializers make of a std: fixed, by fan_in, by fan_out."""
   growths = row.growth_in, row.growth_out
-  return 1.0, *(g**-power for g in growths for power in (0.5, 1.0))
+  return 1.0, *(1 / f for g in growths for f in (math.sqrt(g), g))
 
 
 def error(row: Scaling, entries: int) -> float:
@@ -147,18 +179,21 @@ def _varies(factor: Numbers) -> bool:
 def _has_size(row: Scaling, size: float, leaf: Any) -> bool:
   """Whether a leaf has what is wanted, part by part."""
   assert row.std is not None
-  parts = np.broadcast_to(np.asarray(row.init_total), leaf.shape)
+  parts = np.asarray(row.init_total)
   values = np.unique(parts)
-  if len(values) == 1:
-    own = np.array([size])
-  else:
-    array = np.abs(np.asarray(leaf, dtype=float))
-    own = np.array(
-      [math.sqrt(float(np.mean(array[parts == v] ** 2))) for v in values]
-    )
+  own = np.array([size])
+  if len(values) > 1:
+    own = np.array([_size_where(leaf, parts == value) for value in values])
   wanted = row.std * values
   chance = _SURE * error(row, int(leaf.size))
   return bool(np.all(abs(own / wanted - 1) <= chance))
+
+
+def _size_where(leaf: jax.Array, mask: np.ndarray) -> float:
+  """Root mean square of some entries."""
+  squares = jnp.abs(wide(leaf)) ** 2
+  where = jnp.broadcast_to(mask, squares.shape)
+  return float(jnp.sqrt(jnp.mean(squares, where=where)))
 
 
 def measurable(tree: Any) -> bool:

@@ -1,11 +1,16 @@
 """Every leaf's row: its role from its uses, and its factors of width."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from initjax.graph import factor_after, terms_within
-from initjax.parametrization._absorb import attention, readouts, with_demands
+from initjax.graph import Site, factor_after, terms_within
+from initjax.parametrization._absorb import (
+  attention,
+  growing_products,
+  readouts,
+  with_demands,
+)
 from initjax.parametrization._depth import Depth, branch_demands, deeper
 from initjax.parametrization._growth import Use, own_axes, vector_growth
 from initjax.parametrization._models import Models
@@ -14,6 +19,7 @@ from initjax.parametrization._overrides import (
   overridden,
   with_role,
 )
+from initjax.parametrization._parts import with_parts
 from initjax.parametrization._rules import Role, role_of, width
 from initjax.parametrization._scaling import Scaling
 
@@ -43,14 +49,16 @@ def scale(
   by_path: dict[str, list[Use]] = {path: [] for path in models.pairs}
   for use in models.uses:
     by_path[use.path].append(use)
+  scores = growing_products(models)
+  ends = {site for each in scores for site in each.product.ends}
   rows = [
-    with_role(_row(models, path, found), overrides)
+    with_role(_row(models, path, found, ends), overrides)
     for path, found in by_path.items()
   ]
   if depth.ratio == 1:
     _warn_of_widths(rows)
   demands = [
-    *attention(models),
+    *attention(models, scores),
     *readouts(models, rows, by_path),
     *branch_demands(models, depth),
   ]
@@ -61,7 +69,10 @@ def scale(
   return Scaled(tuple(rows), said, tuple(incomplete))
 
 
-def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
+def _row(
+  models: Models, path: str, uses: Sequence[Use], ends: Collection[Site]
+) -> Scaling:
+  """One leaf's; `ends` are operations whose multipliers count in scores."""
   pair = models.pairs[path]
   row = Scaling(path, pair.shape, pair.base_shape, "unknown", 1.0, 1.0, 1.0)
   if path in models.own.graph.not_followed:
@@ -77,10 +88,17 @@ def _row(models: Models, path: str, uses: Sequence[Use]) -> Scaling:
     return _with_width(row, role, 1.0, 1.0, growth)
   ranked = sorted(uses, key=lambda use: _ORDER.index(use_role(models, use)))
   first = ranked[0]
+  if first.op.view is not None and first.op.view.computed:
+    growth = vector_growth(pair, own_axes(path, first.op, models.flow))
+    if growth != first.growth:  # as the length of a weight-normalized kernel
+      row = _with_width(row, "vector", 1.0, 1.0, growth)
+      return row._replace(why="a part of a kernel that is computed")
   row = row._replace(in_axes=first.op.in_axes, out_axes=first.op.out_axes)
   role = use_role(models, first)
   row = _with_width(row, role, first.growth_in, first.growth_out, first.growth)
-  return _with_multiplier(models, row, first)
+  row = with_parts(models, row, first)
+  after = first.op.place.site not in ends
+  return _with_multiplier(models, row, first, after=after)
 
 
 def _of_shape(models: Models, row: Scaling) -> Scaling:
@@ -116,14 +134,18 @@ def _with_width(
   )
 
 
-def _with_multiplier(models: Models, row: Scaling, use: Use) -> Scaling:
+def _with_multiplier(
+  models: Models, row: Scaling, use: Use, *, after: bool
+) -> Scaling:
   """A constant factor of the model itself, which differs in the base."""
-  own = use.op.multiplier * factor_after(models.flow, use.op.place.site)
-  base = use.base.multiplier
-  base *= factor_after(models.base_flow, use.base.place.site)
+  own, base = use.op.multiplier, use.base.multiplier
+  if after:
+    own *= factor_after(models.flow, use.op.place.site)
+    base *= factor_after(models.base_flow, use.base.place.site)
   if own == base or not own or not base:
     return row
   why = f"the model multiplies it by {own:.4g}, and by {base:.4g} in the base"
+  why = "; ".join(filter(None, (row.why, why)))
   return row._replace(absorbed=abs(base / own), why=why)
 
 
@@ -152,6 +174,7 @@ def _notes(
       f"{row.path} has two roles: {' and '.join(sorted(roles))}; it is scaled "
       f"as {row.role}"
     )
+    warnings.warn(found[-1], stacklevel=4)
   if row.role == "bottleneck":
     found.append(_bottleneck(models, row, by_path[row.path]))
   if row.role == "unknown":
@@ -165,6 +188,7 @@ def _notes(
       f"{row.growth_out:.4g}; the rule for hidden kernels takes them to grow "
       "alike"
     )
+    warnings.warn(found[-1], stacklevel=4)
   return found
 
 
@@ -172,12 +196,13 @@ def _bottleneck(models: Models, row: Scaling, uses: Sequence[Use]) -> str:
   said = f"{row.path} is a bottleneck: fan_in grows, fan_out does not"
   sites = {use.op.place.site for use in uses}
   normed = any(
-    within.kind == "output" and within.site in sites
+    {within.site for within in term.inner if within.kind == "output"} <= sites
+    and all(within.kind in ("output", "bias") for within in term.inner)
     for op in models.own.graph.ops
     for term in terms_within(op.usual_feed.stream)
     if term.kind == "normalized"
-    for within in terms_within(term.inner)
   )
   if normed:
     said += "; a normalization follows and undoes the smaller init of its rule"
+    warnings.warn(said, stacklevel=5)
   return said

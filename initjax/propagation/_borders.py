@@ -113,11 +113,12 @@ def raised(profile: Profile, power: float) -> Profile:
   return tuple(along / along.mean() for along in powers)
 
 
+def unevenness(profile: Sequence[np.ndarray]) -> float:
+  """log₂ of E[p²]/E[p]², added over the axes of a map."""
+  known = [along for along in profile if along.mean() > 0]
+  return sum(math.log2((p * p).mean() / p.mean() ** 2) for p in known)
+
+
 def neglected(taps: Sequence[np.ndarray]) -> float:
   """What may be wrong with all this, in bits."""
-  uneven = 0.0
-  for matrix in taps:
-    counts = matrix.sum(axis=1)
-    if counts.mean() > 0:
-      uneven += math.log2((counts**2).mean() / counts.mean() ** 2)
-  return _NEGLECTED * uneven
+  return _NEGLECTED * unevenness([matrix.sum(axis=1) for matrix in taps])

@@ -8,7 +8,7 @@ import numpy as np
 
 from initjax.graph import Image, Term
 from initjax.meanfield import THEORY_FAILS
-from initjax.propagation._borders import centred, raised
+from initjax.propagation._borders import centred, raised, unevenness
 from initjax.propagation._images import (
   affine_of,
   evaluate,
@@ -32,7 +32,10 @@ ASSUMED = "assumed unit second moment"
 _TAKEN = "an activation of inputs or products, taken as Gaussian"
 
 _SAMPLES_ERROR = 0.02
-"""Of the gradient, in bits: a variance over samples is itself one of chance."""
+"""In bits: a variance over samples is itself one of chance."""
+_UNEVEN_ERROR = 0.25
+"""Of what is left of a map without its mean, which differs most at borders: the
+less is left, the more it depends on how much samples share"""
 
 
 @dataclasses.dataclass
@@ -286,8 +289,10 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
     size = 1.0 if assumes else math.nan
     return Signal(size, edges=(Edge(inner, math.nan),))
   profile = inner.profile
+  chance = _SAMPLES_ERROR if over_samples else 0.0
   if over_samples and term.centred:
     profile = centred(inner.size, own, inner.profile, inner.common)
+    chance += _UNEVEN_ERROR * unevenness(profile)
   mean = 0.0 if term.centred else inner.mean / math.sqrt(variance)
   known = math.isfinite(variance)
 
@@ -298,7 +303,6 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
     return (entries - inner.mean * term.centred) / math.sqrt(variance)
 
   own_error = 1 / (4 * term.channels * math.log(2)) if term.channels else 0.0
-  chance = _SAMPLES_ERROR if over_samples else 0.0
   gaussian = inner.gaussian or over_samples or not known
   return Signal(
     1.0 if inner is whole else (inner.size - own) / variance,
@@ -306,8 +310,8 @@ def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
     (inner.shared - own) / variance,
     (inner.near - own) / variance,
     gaussian,
-    error=own_error + (0.0 if inner is whole else inner.error),
+    error=own_error + chance + (0.0 if inner is whole else inner.error),
     profile=profile,
     made=made,
-    edges=(Edge(inner, 1 / variance, error=inner.error + own_error + chance),),
+    edges=(Edge(inner, 1 / variance, error=inner.error + own_error),),
   )

@@ -14,7 +14,7 @@ from initjax.gains import moments
 from initjax.graph import Mixing, window_matrix
 from initjax.propagation._borders import mixed
 from initjax.propagation._images import evaluate, is_plain
-from initjax.propagation._signals import DRAWN, Edge, Fed, Signal, draw_units
+from initjax.propagation._signals import DRAWN, Edge, Signal, draw_units
 from initjax.propagation._softmax import weights_of
 from initjax.typing import Activation
 
@@ -29,35 +29,31 @@ _UNEVEN_ERROR = 0.17
 _POOLED_UNITS = 1 << 13
 
 
-def averaged(fed: Fed, mixing: Mixing, share: float) -> Signal:
-  """The mean of k positions: (E[φ²] + (k - 1)·E[φ·φ'])/k."""
+def averaged(signal: Signal, mixing: Mixing) -> Signal:
+  """The mean of k positions: (E[h²] + (k - 1)·E[h·h'])/k."""
   (k,), together = mixing.counts, mixing.overlap
-  size = (fed.second_moment + (k - 1) * fed.near) / k
-  into = mixing.share * share
-  slope = fed.derivative
-  ratio = fed.derivative_near
   return Signal(
-    size,
-    fed.mean,
-    fed.shared,
-    fed.near,
+    (signal.size + (k - 1) * signal.near) / k,
+    signal.mean,
+    signal.shared,
+    signal.near,
     gaussian=False,
     made=lambda random: None,
-    error=fed.error + (0.0 if together else _POOL_ERROR),
-    profile=mixed(_matrices(mixing), fed.source.profile)[1],
+    error=signal.error + (0.0 if together else _POOL_ERROR),
+    profile=mixed(_matrices(mixing), signal.profile)[1],
     edges=(
       Edge(
-        fed.source,
-        into * slope / k,
-        mixing.share**2 * ratio,
-        lift=ratio * together / k**2,
+        signal,
+        mixing.share / k,
+        mixing.share**2,
+        lift=together / k**2,
         taps=_matrices(mixing),
       ),
     ),
-    stretch=fed.slope * fed.source.stretch,
-    upstream=fed.slope * fed.source.upstream,
-    slope=fed.steepness,
-    doubt=fed.doubt,
+    stretch=signal.stretch,
+    upstream=signal.upstream,
+    slope=signal.slope,
+    doubt=signal.doubt,
   )
 
 

@@ -265,17 +265,16 @@ class Walk:
     mixing = term.mixing
     assert mixing is not None
     fed = [self._image(image, site) for image in term.images]
+    images = zip(term.images, fed, strict=True)
+    noted = lambda pair: self._note(self.images.signal(*pair))
     found: Any = None
     if term.kind == "attention":
-      values, queries, keys = (
-        self._note(self.images.signal(*pair))
-        for pair in zip(term.images, fed, strict=True)
-      )
+      values, queries, keys = map(noted, images)
       found = attended(values, queries, keys, mixing)
     elif math.isnan(fed[0].second_moment):
       found = fed[0].doubt
     elif term.kind == "average":
-      found = averaged(fed[0], mixing, term.images[0].share)
+      found = averaged(noted(next(images)), mixing)
     else:
       phi = term.images[0].activation
       found = largest(phi, fed[0].source, mixing, self.images.random)

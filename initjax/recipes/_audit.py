@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import jax
 
 from initjax._paths import is_float, leaves_by_path
-from initjax.measurement import arrays_of, find_duplicates, mean_and_std
+from initjax.measurement import (
+  EqualSlices,
+  arrays_of,
+  find_duplicates,
+  find_equal_slices,
+  mean_and_std,
+)
 from initjax.reports import (
   Note,
   TextTable,
@@ -41,20 +47,25 @@ class Audit(NamedTuple):
 
   rows: tuple[AuditRow, ...]
   duplicates: tuple[tuple[str, ...], ...]
-  """paths of leaves that are equal, or equal up to a factor"""
+  """paths of leaves that are copies, or were drawn with one key"""
   not_looked_at: tuple[str, ...] = ()
   """paths of leaves that hold no numbers of floating point"""
+  equal_slices: tuple[EqualSlices, ...] = ()
+  """leaves with slices that repeat one another: layers, experts, members"""
 
   def __str__(self) -> str:
     return str(_audit_table(self))
 
 
 def audit(params: Any, *, expected: Any = None) -> Audit:
-  """Mean and standard deviation of each leaf, and leaves drawn twice.
+  """Mean and standard deviation of each leaf, and what was drawn twice.
 
   It is given no function, and so says nothing of how a model uses them: of
-  fans, biases, or what is unused (see `diagnose`). A leaf of few values (zeros,
-  ones, an identity) is nobody's duplicate. What an initializer promises is what
+  fans, biases, or what is unused (see `diagnose`). Leaves that were drawn with
+  one key are found whatever their shapes, scales and laws, but not where one
+  was drawn in another width (bfloat16, float64), transposed, or orthogonalized;
+  slices that are equal, along every axis. A leaf of few values (zeros, ones, an
+  identity) is nobody's duplicate. What an initializer promises is what
   it gives to another key:
   `expected=jax.tree.map(jnp.std, init_variables(other_key, model, x))`.
 
@@ -85,9 +96,11 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
     for (path, leaf), std in zip(found.items(), stds, strict=True)
     if is_float(leaf)
   )
-  repeated = find_duplicates(arrays_of(params))
+  arrays = arrays_of(params)
+  repeated = tuple(each.paths for each in find_duplicates(arrays))
+  slices = tuple(find_equal_slices(arrays))
   others = tuple(path for path, leaf in found.items() if not is_float(leaf))
-  return Audit(rows, tuple(each.paths for each in repeated), others)
+  return Audit(rows, repeated, others, slices)
 
 
 def _expected(expected: Any, params: Any) -> list[float | None]:
@@ -125,8 +138,12 @@ def _audit_table(found: Audit) -> TextTable:
     number_column("off by", "deviation", 3),
   )
   notes = [
-    Note(f"equal up to a factor: {', '.join(paths)}")
+    Note(f"copies, or drawn with one key: {', '.join(paths)}")
     for paths in found.duplicates
+  ]
+  notes += [
+    Note(f"{path}: of {count} slices along axis {axis}, {distinct} distinct")
+    for path, axis, count, distinct in found.equal_slices
   ]
   names = list(short_paths(found.not_looked_at).values())
   if names:

@@ -9,7 +9,14 @@ import jax
 
 from initjax._checks import check_number
 from initjax._statistics import nan_is_unknown
-from initjax.diagnosis import Observed, observe, verdicts_on, without_detail
+from initjax.diagnosis import (
+  ODD,
+  Observed,
+  allowed_sigmas,
+  observe,
+  verdicts_on,
+  without_detail,
+)
 from initjax.graph import as_function, with_advice
 from initjax.reports import NOUNS, not_followed, nothing_judged
 from initjax.testing._findings import Finding, of_drift, of_verdict, raise_all
@@ -17,8 +24,13 @@ from initjax.typing import Verdict
 
 _LOST = ("underflows to zero", "is cut off")
 _KINDS = {
-  "variance": ("exploding signal", "vanishing signal"),
-  "gradients": ("exploding gradient", "vanishing gradient"),
+  "variance": ("exploding signal", "vanishing signal", ODD),
+  "gradients": (
+    "exploding gradient",
+    "vanishing gradient",
+    "no gradient",
+    ODD,
+  ),
   "dead": ("dead units",),
   "symmetry": ("symmetric units", "identical layers", "duplicate parameters"),
   "finite": (
@@ -26,6 +38,8 @@ _KINDS = {
     *(f"{noun} {lost}" for noun in NOUNS.values() for lost in _LOST),
   ),
 }
+_OF_INPUTS = ("non-finite input", "input of zeros", "ids beyond the vocabulary")
+"""What explains anything that signals show, which then is not said."""
 _CALLER = 6  # who called the assertion, counted from where it warns
 _DIRECTION = {"variance": "forward", "gradients": "backward"}
 
@@ -54,7 +68,8 @@ def assert_variance_stable(
   For a chain of layers the drift of log₂ E[z²] per layer is estimated by
   generalized least squares from all of them, and must be what chance does to
   healthy weights at these widths: for He-ReLU of width n, |log q_L/q_0| within
-  about z·√(5L/n) of -5L/(2n). For contracting maps (tanh) a wrong gain does
+  about z·√(5L/n) of -5L/(2n). No single layer may be odd: change the size as
+  none of its neighbours does. For contracting maps (tanh) a wrong gain does
   not make the signal drift, it shifts the fixed point: `target` asks for that.
   In models of another shape, growth beyond chance and a factor 4 in size fails.
 
@@ -62,7 +77,8 @@ def assert_variance_stable(
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
     params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
-    false_alarm: the probability that a healthy draw fails, two-sided.
+    false_alarm: the probability that a healthy draw fails, two-sided: half
+        of it by a drift, which all chains share, half by an odd layer.
     target: E[h²] of pre-activations, biases included, that the weights shall
       keep, such as `meanfield.critical_point(φ, σ_b²).q`.
     **options: `key` for the random cotangent, `cotangent`, `has_aux`; `init`
@@ -108,7 +124,8 @@ def assert_gradients_flow(
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
     params: its parameters; none for a module that holds them.
     *inputs: its other arguments.
-    false_alarm: the probability that a healthy draw fails, two-sided.
+    false_alarm: the probability that a healthy draw fails, two-sided: half
+        of it by a drift, which all chains share, half by an odd layer.
     **options: as in `assert_variance_stable`.
 
   Raises:
@@ -289,7 +306,9 @@ def _raise_findings(
   if target is not None:
     check_number("target", target, low=0, open_low=True)
   fn, params, inputs, _ = as_function(fn, params, inputs)
-  observed = observe(fn, params, inputs, **options, norms=False)
+  observed = observe(
+    fn, params, inputs, **options, norms="gradients" in subjects
+  )
   nothing = nothing_judged(observed.found.forward.size.tolist())
   missed = observed.found.graph.not_followed
   if nothing:
@@ -303,10 +322,22 @@ def _raise_findings(
     for subject in subjects
     for finding in _findings(subject, observed, verdicts, each, target)
   ]
+  if len(subjects) == len(_KINDS):
+    found += _other_errors(observed, verdicts())
   raise_all(list(dict.fromkeys(found)), missed, stacklevel=_CALLER)
   uncounted = without_detail(observed.found.graph)
   if "dead" in subjects and uncounted:
     warnings.warn(uncounted, stacklevel=_CALLER - 1)
+
+
+def _other_errors(
+  observed: Observed, verdicts: tuple[Verdict, ...]
+) -> Iterator[Finding]:
+  """What `diagnose` calls an error, and no assertion is about."""
+  about = {kind for kinds in _KINDS.values() for kind in kinds}
+  for verdict in verdicts:
+    if verdict.severity == "error" and verdict.kind not in about:
+      yield of_verdict(observed, verdict)
 
 
 def _findings(
@@ -316,17 +347,33 @@ def _findings(
   false_alarm: float,
   target: float | None,
 ) -> Iterator[Finding]:
-  kinds = _KINDS[subject]
+  kinds, drifting = _KINDS[subject], set()
   if subject in _DIRECTION:
     direction = _DIRECTION[subject]
-    drift = observed.drift(direction, target)
-    if drift is not None:
-      yield from of_drift(observed, direction, drift, false_alarm)
-      return
     noun = NOUNS[direction]
+    for path, finding in _drifts(observed, direction, false_alarm, target):
+      drifting |= {(kind, path) for kind in kinds if noun in kind}
+      yield finding
     finite = [kind for kind in _KINDS["finite"] if noun in kind]
     kinds += ("non-finite signal", *finite)  # through it no gradient flows
+  if subject != "symmetry":
+    kinds += _OF_INPUTS
   for verdict in verdicts():
-    grave = verdict.severity == "error" or subject != "symmetry"
-    if verdict.kind in kinds and grave and verdict.severity != "note":
+    certain = subject != "symmetry" and verdict.kind != "no gradient"
+    grave = verdict.severity == "error" or certain
+    wanted = verdict.kind in kinds and verdict.severity != "note"
+    if wanted and grave and (verdict.kind, verdict.path) not in drifting:
       yield of_verdict(observed, verdict)
+
+
+def _drifts(
+  observed: Observed, direction: str, false_alarm: float, target: float | None
+) -> Iterator[tuple[str, Finding]]:
+  """Chains that drift, by the path of the first row that the signal meets."""
+  allowed = allowed_sigmas(false_alarm, len(observed.chains))
+  for chain in observed.chains:
+    drift = observed.drift(chain, direction, target)
+    if drift is not None and abs(drift.sigmas) > allowed:
+      first = chain.rows[0 if direction == "forward" else -1]
+      path = observed.found.rows[first].op.path
+      yield path, of_drift(observed, chain, direction, drift, allowed)

@@ -2,12 +2,12 @@
 
 import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from initjax.diagnosis import Drift, Observed, explain, typical
+from initjax.diagnosis import Chain, Drift, Observed, cause_of_drift
 from initjax.reports import NOUNS, Column, TextTable, not_followed
 from initjax.typing import Verdict
 
@@ -74,34 +74,24 @@ def of_verdict(observed: Observed, verdict: Verdict) -> Finding:
 
 
 def of_drift(
-  observed: Observed, direction: str, drift: Drift, false_alarm: float
-) -> Iterator[Finding]:
-  """A drift beyond what chance does in all but `false_alarm` of all draws."""
-  from statistics import NormalDist
-
-  allowed = -NormalDist().inv_cdf(false_alarm / 2)
-  if abs(drift.sigmas) <= allowed or observed.chain is None:
-    return
-  steps = observed.chain.length - 1
+  observed: Observed, chain: Chain, direction: str, drift: Drift, allowed: float
+) -> Finding:
+  """A drift beyond so many standard deviations of what chance does."""
   margin = drift.margin(allowed)
   off = abs(drift.measured - drift.expected) > margin
-  shown = np.flatnonzero(off).tolist() or range(steps + 1)
+  shown = np.flatnonzero(off).tolist() or range(chain.length)
   lines = [
     (
-      _name(observed, at),
+      _name(observed, chain.rows[at]),
       f"{drift.measured[at]:.2f}",
       f"{drift.expected[at]:.2f} ± {margin[at]:.2f}",
     )
     for at in _at_most_eight(shown)
   ]
-  ops = [row.op for row in observed.found.rows[: steps + 1]]
-  layer = typical(ops, observed.leaves)
-  growth = (drift.measured[-1] - drift.measured[0]) / steps
-  growth = growth if direction == "forward" else -growth
-  cause, fix = explain(direction, growth, layer, len(ops))
+  cause, fix = cause_of_drift(observed, chain, direction, drift)
   noun = NOUNS[direction]
-  yield Finding(
-    f"The {noun} is not stable: over {len(ops)} operations its "
+  return Finding(
+    f"The {noun} is not stable: over {chain.length} operations its "
     f"{_UNITS[direction]} drifts by {drift.per_layer:+.3g} ± {drift.error:.2g} "
     f"per layer compared with a healthy {noun}. That is "
     f"{abs(drift.sigmas):.1f} standard deviations of what chance does at these "

@@ -1,5 +1,7 @@
 """Verdicts on parameters: each mistake is found, and what is meant is not."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -70,9 +72,19 @@ def test_equal_kernels_drawn_apart_are_duplicates():
 
 def test_copies_that_may_be_meant_are_no_error():
   """A target network; an identity and a Hadamard matrix are not drawn."""
-  target = {"online": HE, "target": HE}
-  loss = lambda p, x: jnp.mean((x @ p["online"] - 0.5 * x @ p["target"]) ** 2)
-  assert kinds(diagnose(loss, target, X)) == {"duplicate parameters": "warning"}
+
+  def loss(params, x, stop=jnp.asarray):
+    (_, online), (_, target) = sorted(params.items())
+    return jnp.mean((x @ online - 0.5 * x @ stop(target)) ** 2)
+
+  def severity(loss, *names):
+    report = diagnose(loss, dict.fromkeys(names, HE), X)
+    return kinds(report)["duplicate parameters"]
+
+  assert severity(loss, "online", "target") == "note"
+  assert severity(loss, "a", "b") == "warning"
+  stopped = functools.partial(loss, stop=jax.lax.stop_gradient)
+  assert severity(stopped, "a", "b") == "note"
   model = lambda p, x: jnp.tanh(jnp.tanh(x @ p[0]) @ p[1])
   assert not diagnose(model, [np.eye(64, dtype=np.float32)] * 2, X).verdicts
 
@@ -112,11 +124,32 @@ def test_layers_of_a_scan_drawn_with_one_key_are_identical():
     assert ("identical layers" in kinds(report)) is not split
 
 
+def test_one_key_for_two_shapes_is_found():
+  init, key = jax.nn.initializers.he_normal(), jax.random.key(1)
+  params = {"in": init(key, (64, 64)), "out": 0.3 * init(key, (64, 48))}
+  report = diagnose(two_layers, two_layer_params(**params), X)
+  found = verdict(report, "duplicate parameters")
+  assert (found.severity, found.path) == ("warning", "in")
+  assert "same random numbers as out (" in found.message
+  assert "correlation 1.00" in found.message
+
+
+def test_rows_that_were_copied_are_a_note():
+  params = two_layer_params()
+  params["in"][32:] = params["in"][:32]  # as where a kernel is inflated
+  found = verdict(diagnose(two_layers, params, X), "equal rows")
+  assert (found.severity, found.path) == ("note", "in")
+  assert "of 64 along axis 0, only 32 are distinct" in found.message
+
+
 def test_two_equal_layers_of_a_stack_are_found():
   params = kernels(1.0, 4)
   params[2] = params[1]
   report = diagnose(stack(jnp.tanh), params, X)
-  assert "only 3 are distinct" in verdict(report, "identical layers").message
+  assert (
+    "along axis 0, only 3 are distinct"
+    in verdict(report, "identical layers").message
+  )
 
 
 WRONG_FANS = [

@@ -39,13 +39,6 @@ def whole(tmp_path_factory):
   return processes.content(directory)
 
 
-def test_two_processes_give_the_same_and_one_writes(tmp_path, whole):
-  (output, _), (silent, _) = map(processes.finish, start_two(tmp_path))
-  assert processes.content(tmp_path) == whole
-  assert "wrote small.json" in output
-  assert "wrote" not in silent
-
-
 def test_both_stop_in_a_part_shorter_than_what_was_before(tmp_path):
   """Told in its first item of two, after five items, they do not do a third."""
   both = start_two(tmp_path, PAUSE="1.5", PART="1")
@@ -57,13 +50,16 @@ def test_both_stop_in_a_part_shorter_than_what_was_before(tmp_path):
 
 
 def test_both_stop_when_one_is_told_and_go_on_together(tmp_path, whole):
+  """What they give in the end is that of one process, and one writes it."""
   both = start_two(tmp_path, PAUSE="1.5")
   processes.wait_for(both[1], "item 1")
   both[1].send_signal(signal.SIGTERM)
   (_, errors), _ = (processes.finish(process, 143) for process in both)
   assert "stopped; to go on: " in errors
   assert not list(tmp_path.glob("small-*"))
-  (output, errors), _ = map(processes.finish, start_two(tmp_path))
+  (output, errors), (silent, _) = map(processes.finish, start_two(tmp_path))
+  assert "wrote small.json" in output
+  assert "wrote" not in silent
   done = int(re.search(r"goes on after (\d) items", errors)[1])
   assert 2 <= done < 7
   assert len(re.findall(r"item \d", output)) == 7 - done

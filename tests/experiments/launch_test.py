@@ -64,26 +64,20 @@ def test_the_default_directory_is_here(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_name_of_a_directory_can_be_printed(tmp_path):
-  """Also one that a terminal cannot show, or that looks like markup."""
-  flags = f"--output_dir={tmp_path / '[/red]µ'}", "--items=1"
+def test_a_trace_and_other_directories(tmp_path):
+  """One of them no terminal can show, and looks like markup."""
+  kept, written = tmp_path / "kept", tmp_path / "[/red]µ"
+  flags = f"--output_dir={written}", f"--checkpoint_dir={kept}"
+  away = {"TMPDIR": str(tmp_path / "away"), "PYTHONIOENCODING": "ascii"}
+  os.mkdir(away["TMPDIR"])
   output, _ = processes.finish(
-    processes.start(*flags, PYTHONIOENCODING="ascii")
+    processes.start(*flags, "--profile", "--items=1", **away)
   )
   assert "small.json, small.png to " in output
   assert "[/red]?/small-" in output
-
-
-@pytest.mark.slow
-def test_a_trace_and_another_directory_of_checkpoints(tmp_path):
-  kept = tmp_path / "kept"
-  flags = f"--output_dir={tmp_path}", f"--checkpoint_dir={kept}"
-  away = {"TMPDIR": str(tmp_path / "away")}
-  os.mkdir(away["TMPDIR"])
-  processes.finish(processes.start(*flags, "--profile", "--items=1", **away))
   os.rmdir(away["TMPDIR"])  # nothing is left in it
   assert not kept.exists()
-  (directory,) = tmp_path.iterdir()
+  (directory,) = written.iterdir()
   names = sorted(os.listdir(directory))
   assert names == ["profile", "small.json", "small.png"]
   assert list(directory.glob("profile/**/*.xplane.pb"))

@@ -30,6 +30,13 @@ def once(choose):
   return lambda p, x, i: x @ choose(p, i)
 
 
+def summed(choose):
+  """The same, by hand."""
+  return lambda p, x, i: jax.vmap(
+    lambda x, i: (choose(p, i) * x[:, None]).sum(0)
+  )(x, i)
+
+
 def switched(p, i):
   return lax.switch(i, [lambda k=k: k for k in p.values()])
 
@@ -70,11 +77,11 @@ def counted(fn, params, x, *others):
   return found.sum(1).max(), found.sum(0).max()
 
 
-@pytest.mark.parametrize("way", [each, once])
+@pytest.mark.parametrize("way", [each, once, summed])
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_kernel_that_data_choose_has_the_fans_of_its_contraction(name, way):
   choose, params = CHOICES[name]
-  fn, index = way(choose), IDS if way is each else ONE
+  fn, index = way(choose), ONE if way is once else IDS
   (op,) = signal_graph(fn, params, X, index).ops
   assert (op.fan_in, op.fan_out) == counted(fn, params, X, index)
   assert (op.kind, op.origin, op.feed.reason) == ("dot", "parameter", "input")
@@ -83,6 +90,16 @@ def test_a_kernel_that_data_choose_has_the_fans_of_its_contraction(name, way):
   assert op.view.choices == (2 if name in ("cond", "where") else N)
   assert op.axes.units == (1,)  # all else tells samples apart
   assert op.axes.samples == (0,)
+
+
+def test_rows_that_are_weighed_and_added_by_hand_are_looked_up():
+  def model(p, x, i):
+    rows = p["table"][jnp.stack([i, i + 1], 1)]
+    pooled = (rows * jax.nn.softmax(x[:, :2])[..., None]).sum(1)
+    return (pooled.reshape(B, 1, IN) * jax.nn.softmax(x)[:, None]).sum(1)
+
+  (op,) = signal_graph(model, {"table": normal(N + 1, IN)}, X, IDS).ops
+  assert (op.kind, op.fan_in, op.fan_out) == ("embedding", 1, IN)
 
 
 COMPUTED = {

@@ -18,6 +18,11 @@ PARAMS = {
   "gain": normal(3, OUT),
   "v": normal(OUT, OUT),
   "bias": normal(OUT),
+  "left": normal(IN, 2),
+  "low": normal(3, IN * 2),
+  "high": normal(3, 2 * OUT),
+  "right": normal(2, OUT),
+  "core": normal(3, 2),
 }
 
 
@@ -27,6 +32,12 @@ def of(p, c):
 
 def each(kernel):
   return lambda p, x, c: jax.vmap(lambda x: x @ kernel(p, jnp.tanh(x[:3])))(x)
+
+
+def by_hand(kernel):
+  return lambda p, x, c: jax.vmap(
+    lambda x: (kernel(p, jnp.tanh(x[:3])) * x[:, None]).sum(0)
+  )(x)
 
 
 def once(kernel):
@@ -41,10 +52,32 @@ MADE = {
   "scaled outputs": (lambda p, c: p["w"] * (1 + c @ p["gain"]), {"w"}),
   "scaled": (lambda p, c: p["w"] * c[0], {"w"}),
   "shifted rows": (lambda p, c: p["w"] + c[0], {"w"}),
+  "plus an outer product": (
+    lambda p, c: p["w"] + c[jnp.arange(IN) % 3][:, None] * c[:1],
+    {"w"},
+  ),
+  "low rank, scaled": (
+    lambda p, c: (p["left"] * (c @ p["core"])) @ p["right"],
+    {"left", "right"},
+  ),
+  "low rank, half of it": (
+    lambda p, c: (c @ p["low"]).reshape(IN, 2) @ p["right"],
+    {"low", "right"},
+  ),
+  "low rank, from the left": (
+    lambda p, c: (p["right"].T @ (c @ p["low"]).reshape(2, IN)).T,
+    {"low", "right"},
+  ),
+  "low rank": (
+    lambda p, c: (
+      p["w"] + (c @ p["low"]).reshape(IN, 2) @ (c @ p["high"]).reshape(2, OUT)
+    ),
+    {"w", "low", "high"},
+  ),
 }
 
 
-@pytest.mark.parametrize("way", [each, once])
+@pytest.mark.parametrize("way", [each, once, by_hand])
 @pytest.mark.parametrize("name", MADE)
 def test_parameters_of_a_kernel_that_data_make_are_named(name, way):
   kernel, named = MADE[name]
@@ -77,6 +110,11 @@ SIGNALS = {
   "gates": lambda p, x, c: jnp.einsum(
     "bk,bko->bo", jax.nn.sigmoid(c), (x @ p["w"]).reshape(B, 3, 2)
   ),
+  "with a decay": attend(lambda q, k, v: (q @ k.T * 0.9 ** jnp.arange(B)) @ v),
+  "relative positions": attend(
+    lambda q, k, v: jax.nn.softmax(q @ k.T + normal(B, B)) @ v
+  ),
+  "mixed tokens": attend(lambda q, k, v: k @ k.T @ (normal(B, B) @ v)),
 }
 
 
@@ -123,6 +161,38 @@ def selective(decay, inside):
   return model, params, ("a",)
 
 
+def pairs(left, right):
+  return left[0] * right[0], right[0] * left[1] + right[1]
+
+
+def at_once(decay):
+  """h ← a·h + x by an associative scan."""
+
+  def model(p, x):
+    a, driven = decay(p, x), jnp.tanh(x @ p["w"] + p["bias"])
+    return lax.associative_scan(pairs, (a, driven.astype(a.dtype)))[1]
+
+  return model, DIAGONAL, ("a",)
+
+
+def summed_decay(p, x):
+  """Of Mamba 2: exp of differences of a cumulative sum."""
+  step = jax.nn.softplus(x @ p["w"] + p["bias"])
+  total = jnp.cumsum(-jnp.exp(p["a"]) * step, 0)
+  later = jnp.tri(TIME, dtype=bool)[..., None, None]
+  decay = jnp.exp(jnp.where(later, total[:, None] - total, -jnp.inf))
+  return jnp.einsum("tsbd,sbd->tbd", decay, x)
+
+
+def matrices(p, x):
+  def pairs(left, right):
+    carried = jnp.einsum("tij,tbj->tbi", right[0], left[1])
+    return jnp.einsum("tij,tjk->tik", right[0], left[0]), carried + right[1]
+
+  every = jnp.broadcast_to(p["w"], (TIME, IN, IN))
+  return lax.associative_scan(pairs, (every, x))[1]
+
+
 def gated(p, x):
   """Of Griffin: a = exp(-8·softplus(Λ)·r)."""
   gate = jax.nn.sigmoid(x @ p["w"] + p["bias"])
@@ -165,6 +235,40 @@ def test_what_multiplies_the_carry_of_a_loop_is_named(name):
   assert "bias" in graph.elementwise
 
 
+AT_ONCE = {
+  "parameter": at_once(lambda p, x: jnp.broadcast_to(p["a"], x.shape)),
+  "computed": at_once(lambda p, x: jnp.broadcast_to(jnp.exp(-p["a"]), x.shape)),
+  "selective": at_once(lambda p, x: jnp.exp(x * p["a"])),
+  "complex": at_once(
+    lambda p, x: jnp.broadcast_to(jnp.exp(1j * p["a"]), x.shape)
+  ),
+  "product": (lambda p, x: jnp.cumprod(p["a"] * x, 0), DIAGONAL, ("a",)),
+  "segments": (summed_decay, DIAGONAL, ("a",)),
+  "matrices": (matrices, DIAGONAL, ("w",)),
+}
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_powers_without_a_loop_are_named(name):
+  model, params, named = AT_ONCE[name]
+  graph = signal_graph(model, params, SERIES)
+  assert {*graph.not_followed} == {*named}
+  assert {*graph.elementwise} <= {"bias"}
+
+
+def test_gates_by_an_associative_scan_are_signals():
+  model, params, _ = at_once(lambda p, x: jax.nn.sigmoid(x @ p["w"] + p["a"]))
+  graph = signal_graph(model, params, SERIES)
+  assert (graph.not_followed, graph.elementwise) == ({}, ("a", "bias"))
+
+
+def test_every_other_feature_as_a_gate_is_no_power():
+  gate = lambda h: h[..., ::2] * h[..., 1::2]
+  fn = lambda p, x: gate(x @ p["w"] * p["a"])
+  graph = signal_graph(fn, DIAGONAL, X)
+  assert (graph.not_followed, graph.elementwise) == ({}, ("a",))
+
+
 def test_in_a_while_loop_as_well():
   step = lambda p: lambda c: (c[0] + 1, p["a"] * c[1] + jnp.tanh(c[1] @ p["w"]))
   fn = lambda p, x: lax.while_loop(lambda c: c[0] < 4, step(p), (0, x))[1]
@@ -197,3 +301,13 @@ def test_gates_are_signals():
 
   graph = signal_graph(over_time(cell), DIAGONAL, SERIES)
   assert (graph.not_followed, graph.elementwise) == ({}, ("bias",))
+
+
+def test_a_kernel_below_many_layers_is_found():
+  def model(p, x):
+    h = x
+    for _ in range(400):
+      h = h + jnp.tanh(h)
+    return jax.vmap(lambda x, c: x @ of(p, c))(h, jnp.tanh(h @ p["w"])[:, :3])
+
+  assert {*signal_graph(model, PARAMS, X).not_followed} == {"made"}

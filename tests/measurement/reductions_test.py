@@ -38,6 +38,9 @@ QUESTIONS = {
   "one row": lambda x: _leaves._moments_at(x, (1,)),
   "sample": functools.partial(_reductions.sample, most=64),
   "of a layer": functools.partial(_reductions.sample, most=8, axes=(1, 2)),
+  "head": functools.partial(_reductions.head, most=100),
+  "slices": functools.partial(_reductions.slice_samples, axis=1, most=8),
+  "last": functools.partial(_reductions.slice_samples, axis=2, most=8),
   "random": _leaves.is_random,
   "columns": functools.partial(_reductions.fingerprints, ins=(1,)),
   "few": functools.partial(_reductions.fingerprints, ins=(1,), most=3),
@@ -111,6 +114,8 @@ def test_no_device_gathers_the_leaf(spec):
       _reductions._is_finite(x),
       _reductions._row_moments(x, 1),
       _reductions._sample(x, 256, (0, 1, 2)),
+      _reductions._head(x, 256),
+      _reductions._slice_samples(x, 1, 4),
       _reductions._fingerprints(x, (1,), None),
       _reductions._has_equal_rows(x, (1,)),
     )

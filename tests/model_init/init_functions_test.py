@@ -220,7 +220,7 @@ def test_bits_are_those_of_the_plain_call(steps):
 
 
 @pytest.mark.slow
-@hypothesis.settings(some, max_examples=100)
+@hypothesis.settings(some, max_examples=40)
 @hypothesis.given(st.lists(STEP, min_size=4, max_size=12))
 def test_bits_of_many_functions(steps):
   assert_bits(steps)

@@ -75,6 +75,14 @@ def test_it_may_divide_queries_as_well():
   assert absorbed(plan_of(*attention(0.0, divided), X)) == {"q": HALF}
 
 
+def test_rotary_positions_after_that_do_not_hide_it():
+  def divided(params, q, k):
+    q = q * q.shape[-1] ** -0.5
+    return rotated(q[..., None, :])[..., 0, :], k
+
+  assert absorbed(plan_of(*attention(0.0, divided), X)) == {"q": HALF}
+
+
 def unit(x, power):
   return (
     x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True)) / x.shape[-1] ** power
@@ -130,29 +138,34 @@ def rotated(x):
 
 
 @pytest.mark.parametrize("layout", ["parts", "heads"])
-def test_a_fused_kernel_takes_it_on_its_part(layout):
-  def model(params, x):
-    h = (x @ params["in"]) @ params["qkv"] + params["qkv_bias"]
+def test_a_fused_kernel_of_a_scan_takes_it_on_its_part(layout):
+  def layer(h, params):
+    h = h @ params["qkv"] + params["qkv_bias"]
     if layout == "parts":
       q, k, v = (models.heads(y, h.shape[-1] // 6) for y in jnp.split(h, 3, -1))
     else:  # each head has its queries, keys and values side by side
       h = h.reshape(*h.shape[:2], 2, 3, -1)
       q, k, v = h[..., 0, :], h[..., 1, :], h[..., 2, :]
-    return models.attend(rotated(q), rotated(k), v, q.shape[-1] ** -0.5)
+    q, k = rotated(q), rotated(k)
+    return models.attend(q, k, v, q.shape[-1] ** -0.5), None
+
+  def model(params, x):
+    return jax.lax.scan(layer, x @ params["in"], params["layers"])[0]
 
   def shapes(n):
-    sizes = {"in": (16, n), "qkv": (n, 3 * n), "qkv_bias": (3 * n,)}
-    return {name: models.shape(*size) for name, size in sizes.items()}
+    layers = {"qkv": models.shape(3, n, 3 * n)}
+    layers["qkv_bias"] = models.shape(3, 3 * n)
+    return {"in": models.shape(16, n), "layers": layers}
 
   plan = plan_of(model, shapes, X)
-  kernel, bias = plan["qkv"].absorbed, plan["qkv_bias"].absorbed
+  kernel, bias = (plan[f"layers/{n}"].absorbed for n in ("qkv", "qkv_bias"))
   order = (3, 64) if layout == "parts" else (2, 3, 32)
-  parts = np.broadcast_to(bias, (192,)).reshape(order)
+  parts = bias.reshape(order)
   queries = parts[0] if layout == "parts" else parts[:, 0]
   others = parts[1:] if layout == "parts" else parts[:, 1:]
   assert np.all(queries == 0.5)
   assert np.all(others == 1)
-  np.testing.assert_array_equal(kernel, bias[None])
+  np.testing.assert_array_equal(kernel, bias[:, None])
 
 
 def test_grouped_queries_of_a_scan_over_layers():
@@ -255,3 +268,48 @@ def test_what_is_absorbed_is_what_a_multiplier_does():
   tokens = np.arange(12).reshape(2, 6) % models.VOCABULARY
   explicit = models.gpt(given, tokens, score=0.5, logits=0.25)
   np.testing.assert_allclose(models.gpt(taken, tokens), explicit, rtol=1e-4)
+
+
+def test_means_over_features_need_none():
+  def model(params, x):  # scores of features, summed over positions
+    h = x @ params["in"]
+    q, k, v = (h @ params[name] for name in "qkv")
+    scores = jnp.einsum("btd,bte->bde", q, k) / x.shape[1]
+    return jnp.einsum("bde,bte->btd", jax.nn.softmax(scores), v)
+
+  assert not absorbed(plan_of(model, attention(0.5)[1], X))
+
+
+def test_softmax_in_chunks_of_keys():
+  def model(params, x):
+    h = x @ params["in"]
+    q, k, v = (h @ params[name] for name in "qkv")
+    d = q.shape[-1]
+    chunks = [y.reshape(2, 3, 2, d).swapaxes(0, 1) for y in (k, v)]
+
+    def body(carry, chunk):
+      top, total, mixed = carry
+      scores = jnp.einsum("btd,bsd->bts", q, chunk[0]) * d**-0.5
+      new = jnp.maximum(top, scores.max(-1))
+      weights, fade = jnp.exp(scores - new[..., None]), jnp.exp(top - new)
+      own = jnp.einsum("bts,bsd->btd", weights, chunk[1])
+      total = total * fade + weights.sum(-1)
+      return (new, total, mixed * fade[..., None] + own), None
+
+    start = jnp.full((2, 6), -1e30), jnp.zeros((2, 6)), jnp.zeros((2, 6, d))
+    (_, total, mixed), _ = jax.lax.scan(body, start, tuple(chunks))
+    return mixed / total[..., None]
+
+  assert absorbed(plan_of(model, attention(0.5)[1], X)) == {"q": HALF}
+
+
+def test_features_of_linear_attention_take_no_factor():
+  def model(params, x):
+    h = x @ params["in"]
+    q, k, v = (h @ params[name] for name in "qkv")
+    sums = jnp.einsum("btd,bte->bde", jax.nn.elu(k) + 1, v)
+    return (jax.nn.elu(q) + 1) @ sums
+
+  plan = plan_of(model, attention(0.5)[1], X)
+  assert not absorbed(plan)
+  assert "write the product = the product * 0.25" in plan.incomplete[0]

@@ -151,3 +151,48 @@ def test_absorbed_depth_is_what_a_multiplier_does():
   wanted = explicit(params, x)
   params["layers"]["w"] = params["layers"]["w"] * plan["layers/w"].absorbed
   np.testing.assert_allclose(model(params, x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_are_numbered_together_match_by_shape():
+  def model(w, x):
+    names = sorted(w, key=lambda name: int(name.split("_")[1]))
+    first, *layers, last = (w[name] for name in names)
+    x = x @ first
+    for up, down in zip(layers[::2], layers[1::2], strict=True):
+      x = x + jnp.tanh(x @ up) @ down
+    return x @ last
+
+  def shapes(n, layers):
+    sizes = [(3, n), *[(n, 2 * n), (2 * n, n)] * layers, (n, 5)]
+    return {f"Dense_{i}": models.shape(*s) for i, s in enumerate(sizes)}
+
+  x = models.shape(4, 3)
+  base = (model, shapes(8, 1), x)
+  plan = initjax.mup(model, shapes(32, 6), x, base=base)
+  # Dense_3 is the readout of the base, and a hidden kernel here
+  assert [plan[f"Dense_{i}"].role for i in (0, 3, 4, 13)] == [
+    "input", "hidden", "hidden", "output"
+  ]  # fmt: skip
+  assert plan["Dense_13"].adam == 1 / 4
+  odd = (model, shapes(8, 1) | {"Dense_3": models.shape(8, 16)}, x)
+  with pytest.raises(ValueError, match="which layers are alike cannot be told"):
+    initjax.mup(model, shapes(32, 6), x, base=odd)
+
+
+def test_cross_attention_is_of_its_branch_and_the_encoder_is_not():
+  def model(w, x):
+    z = jnp.tanh(x @ w["encoder"])
+    x = x @ w["in"]
+    for p in w["layers"]:
+      q, k, v = (y[..., None, :] for y in (x @ p["q"], z @ p["k"], z @ p["v"]))
+      x = x + models.attend(q, k, v, 0.25) @ p["o"]
+    return x
+
+  def shapes(layers):
+    layer = {name: models.shape(16, 16) for name in "qkvo"}
+    ends = {name: models.shape(16, 16) for name in ("encoder", "in")}
+    return ends | {"layers": [dict(layer) for _ in range(layers)]}
+
+  plan = plan_of(model, shapes, X)
+  inside = {row.path for row in plan.rows if row.eps != 1}
+  assert inside == {f"layers/{i}/{name}" for i in range(6) for name in "qkvo"}

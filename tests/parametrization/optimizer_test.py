@@ -1,5 +1,8 @@
 """Absorbed factors train as explicit multipliers do; kinds of optimizers."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,6 +198,58 @@ def test_decay_has_the_timescale_that_is_asked_for(decay):
   np.testing.assert_allclose(steps["in"], -0.1 * params["in"])
 
 
+def test_relative_updates_have_their_own_rates():
+  plan = mlp_plan()
+  rates = {row.path: row.steps("parameter_scaled").update for row in plan.rows}
+  assert rates.pop("hidden") == pytest.approx(0.5**0.5)
+  assert set(rates.values()) == {1.0}
+
+
+def test_muon_is_told_which_axes_are_summed():
+  def model(w, x):
+    layer = lambda h, w: (jnp.einsum("bhk,hkd->bd", jnp.einsum(
+      "bd,dhk->bhk", h, w["up"]), w["down"]), None)  # fmt: skip
+    return jax.lax.scan(layer, x @ w["in"], w["layers"])[0] @ w["out"]
+
+  def shapes(n):
+    layers = {"up": models.shape(3, n, 2, n), "down": models.shape(3, 2, n, n)}
+    ends = {"in": models.shape(3, n), "out": models.shape(n, 2)}
+    return ends | {"layers": layers}
+
+  base = (model, shapes(4), models.X)
+  plan = initjax.mup(model, shapes(8), models.X, base=base)
+  found = plan.muon_weight_dimension_numbers(shapes(8))
+  assert found["in"] is found["out"] is None
+  assert found["layers"]["up"] == ((1,), (2, 3))
+  assert found["layers"]["down"] == ((1, 2), (3,))
+
+
+@pytest.mark.slow
+def test_a_tied_transformer_trains_as_with_multipliers():
+  shapes = functools.partial(models.gpt_shapes, layers=1, tied=True)
+  base = (models.gpt, shapes(4), models.TOKENS)
+  plan = initjax.mup(models.gpt, shapes(16), models.TOKENS, base=base)
+  ones = {"adam": 1.0, "eps": 1.0}  # the same rates for both
+  rows = [row._replace(**ones) for row in plan.rows]
+  plan = dataclasses.replace(plan, rows=tuple(rows))
+  tokens = np.arange(12).reshape(2, 6) % models.VOCABULARY
+  leaves, structure = jax.tree.flatten(models.drawn(shapes(16)))
+  params = [np.float64(leaf) for leaf in leaves]
+  start = [leaf * row.absorbed for leaf, row in zip(params, rows, strict=True)]
+
+  def loss(params, **multipliers):
+    logits = models.gpt(params, tokens, **multipliers)
+    return -jax.nn.log_softmax(logits)[..., 0].mean()
+
+  tx = optax.adamw(0.01, weight_decay=0.1)
+  explicit = functools.partial(loss, score=0.5, logits=0.25)
+  one = trained(tx, explicit, jax.tree.unflatten(structure, params))
+  wrapped = plan.optimizer(tx, kind="adam")
+  other = trained(wrapped, loss, jax.tree.unflatten(structure, start))
+  np.testing.assert_allclose(loss(other), explicit(one), rtol=1e-10)
+  assert explicit(jax.tree.unflatten(structure, params)) > 1.1 * explicit(one)
+
+
 def start_of(n):
   drawn = models.drawn(models.mlp_shapes(n))
   return {name: np.float64(leaf) for name, leaf in drawn.items()}
@@ -241,3 +296,30 @@ def test_an_optimizer_that_cannot_be_tried_wants_its_kind():
   broken = optax.GradientTransformation(lambda params: (), update)
   with pytest.raises(ValueError, match=r"needs a mesh.*kind='adam'"):
     plan_of(FACTORS).optimizer(broken)
+
+
+def test_the_state_is_that_of_the_optimizer():
+  tx = optax.inject_hyperparams(optax.adamw)(learning_rate=0.1)
+  params, plan = start(), plan_of(FACTORS)
+  wrapped = plan.optimizer(tx, kind="adam")
+  states = [jax.tree.structure(each.init(params)) for each in (tx, wrapped)]
+  assert states[0] == states[1]
+
+
+def test_a_plan_of_a_file_asks_the_optimizer_at_its_first_tree(tmp_path):
+  plan_of(FACTORS).to_json(tmp_path / "plan.json")
+  plan = Parametrization.from_json(tmp_path / "plan.json")
+  tx = plan.optimizer(optax.sgd(1.0))
+  params = start()
+  steps, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  np.testing.assert_allclose(steps["out"], -9 * params["out"])
+
+
+def test_sharding_stays():
+  mesh = jax.make_mesh((4,), ("x",), (jax.sharding.AxisType.Auto,))
+  sharding = jax.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+  params = start()
+  params["hidden"] = jax.device_put(params["hidden"], sharding)
+  tx = plan_of(FACTORS).optimizer(optax.sgd(1.0), kind="sgd")
+  steps, _ = tx.update(params, tx.init(params), params)
+  assert steps["hidden"].sharding.is_equivalent_to(sharding, 2)

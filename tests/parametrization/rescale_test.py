@@ -8,7 +8,7 @@ import pytest
 import scaled_models as models
 
 import initjax
-from initjax.parametrization import Parametrization
+from initjax.parametrization import Parametrization, Scaling
 
 WIDE, BASE = 64, 16
 
@@ -101,3 +101,47 @@ def test_a_file_holds_all_that_is_needed(tmp_path):
   (tmp_path / "other.json").write_text("[]")
   with pytest.raises(ValueError, match="no plan of format 1"):
     Parametrization.from_json(tmp_path / "other.json")
+
+
+def test_rescale_wants_arrays():
+  plan = plan_of(models.drawn(shapes(BASE)))
+  with pytest.raises(ValueError, match="outside of jit"):
+    jax.eval_shape(plan.rescale, models.drawn(shapes(WIDE)))
+
+
+def test_a_factor_of_parts_is_not_applied_twice():
+  row = Scaling("w", (64, 64), (16, 16), "hidden", 4.0, 4.0, 16.0, std=0.25)
+  absorbed = np.where(np.arange(64) < 32, 0.5, 1.0)[None]
+  plan = Parametrization((row._replace(init=0.5, absorbed=absorbed),))
+  rng = np.random.default_rng(0)
+  params = {"w": np.float32(rng.normal(size=(64, 64)) / 8)}
+  once = plan.rescale(params)
+  np.testing.assert_allclose(once["w"], params["w"] * absorbed)
+  with pytest.raises(ValueError, match="must not be applied twice"):
+    plan.rescale(once)
+
+
+def test_factors_of_parts_are_written_and_read(tmp_path):
+  row = Scaling("w", (4, 4), (2, 2), "hidden", 2.0, 2.0, 4.0)
+  plan = Parametrization((row._replace(absorbed=np.array([[0.5, 1, 1, 1]])),))
+  plan.to_json(tmp_path / "plan.json")
+  read = Parametrization.from_json(tmp_path / "plan.json")
+  assert read == plan
+  assert read != Parametrization((row,))
+
+
+def test_trained_parameters_are_warned_of():
+  def model(w, x):
+    return models.norm(x @ w["in"], w["scale"], 0.0) @ w["out"]
+
+  def of(n):
+    sizes = {"in": (3, n), "scale": (n,), "out": (n, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, models.drawn(of(BASE)), models.X)
+  plan = initjax.mup(model, of(WIDE), models.X, base=base)
+  params = models.drawn(of(WIDE))
+  plan.rescale(params)
+  trained = params | {"scale": params["scale"] * 1.1}
+  with pytest.warns(UserWarning, match="resumed or pretrained"):
+    plan.rescale(trained)

@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import scaled_models as models
 
@@ -192,3 +193,111 @@ def test_overrides_set_factors_and_roles():
 def test_overrides_are_checked(overrides, message):
   with pytest.raises(ValueError, match=message):
     overridden(overrides)
+
+
+def test_joined_parts_that_grow_differently_have_their_own_factors():
+  def model(w, x):
+    h = jnp.concatenate([jnp.tanh(x @ w["in"]), x], axis=-1)
+    return jnp.tanh(h @ w["joined"]) @ w["out"]
+
+  def shapes(n):
+    sizes = {"in": (3, n), "joined": (n + 3, n), "out": (n, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, shapes(16), models.X)
+  plan = initjax.mup(model, shapes(64), models.X, base=base)
+  row = plan["joined"]
+  assert row.role == "hidden"
+  np.testing.assert_allclose(row.init.ravel(), [R**-0.5] * 64 + [1] * 3)
+  np.testing.assert_allclose(row.adam.ravel(), [1 / R] * 64 + [1] * 3)
+  np.testing.assert_allclose(row.sgd.ravel(), [1] * 64 + [R] * 3)
+  assert row.eps == 1 / R
+
+
+def test_what_is_to_be_looked_at_is_warned_of():
+  def model(w, x):
+    h = models.norm(x @ w["in"] @ w["down"], w["scale"], w["scale"])
+    h = h @ w["up"]
+    return h @ w["square"] @ w["out"] + h @ w["square"][:, :2]
+
+  def shapes(n):
+    sizes = {"in": (3, n), "down": (n, 4), "up": (4, n), "out": (n, 2)}
+    sizes |= {"square": (n, n), "scale": (4,)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, shapes(16), models.X)
+  with (
+    pytest.warns(UserWarning, match="a normalization follows"),
+    pytest.warns(UserWarning, match="square has two roles: hidden and output"),
+  ):
+    initjax.mup(model, shapes(64), models.X, base=base)
+
+
+def test_a_router_is_no_bottleneck_of_the_stream_that_it_gates():
+  def model(w, x):
+    h = x @ w["in"]
+    gates = jax.nn.softmax(h @ w["router"])
+    y = jnp.einsum("bd,edf,be->bf", h, w["experts"], gates)
+    return models.norm(h + y, w["scale"], w["scale"]) @ w["out"]
+
+  def shapes(n):
+    sizes = {"in": (3, n), "router": (n, 4), "out": (n, 2)}
+    sizes |= {"experts": (4, n, n), "scale": (n,)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, shapes(16), models.X)
+  plan = initjax.mup(model, shapes(64), models.X, base=base)
+  assert (plan["router"].role, plan["experts"].role) == ("bottleneck", "hidden")
+
+
+def test_the_length_of_a_normalized_kernel_is_a_vector():
+  def model(w, x):
+    kernel = w["v"] / jnp.linalg.norm(w["v"], axis=0) * w["length"]
+    return jnp.tanh(x @ w["in"]) @ kernel @ w["out"]
+
+  def shapes(n):
+    sizes = {"in": (3, n), "v": (n, n), "length": (n,), "out": (n, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, shapes(16), models.X)
+  plan = initjax.mup(model, shapes(64), models.X, base=base)
+  assert factors(plan["length"]) == VECTOR
+  assert factors(plan["v"]) == HIDDEN
+
+
+def test_outputs_that_are_cut_into_parts_that_grow_differently():
+  """Queries of more heads, fused with keys and values of one."""
+
+  def model(w, x):
+    n = w["in"].shape[1]
+    h = jnp.tanh(x @ w["in"]) @ w["qkv"] + w["bias"]
+    q, k, v = jnp.split(h, [n, n + 8], axis=-1)
+    return (q.reshape(len(x), -1, 8) * (k + v)[:, None]).reshape(len(x), -1) @ (
+      w["out"]
+    )
+
+  def shapes(n):
+    sizes = {"in": (3, n), "qkv": (n, n + 16), "bias": (n + 16,), "out": (n, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (model, shapes(16), models.X)
+  row = initjax.mup(model, shapes(64), models.X, base=base)["qkv"]
+  assert (row.role, row.growth_out) == ("hidden", R)
+  np.testing.assert_allclose(row.init.ravel(), [R**-0.5] * 64 + [1 / R] * 16)
+  np.testing.assert_allclose(row.eps.ravel(), [1 / R] * 64 + [1] * 16)
+  assert row.adam == 1 / R
+
+
+def test_widths_may_grow_differently():
+  def shapes(n, m):
+    sizes = {"in": (3, n), "bias": (n,), "hidden": (n, m), "out": (m, 2)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  base = (models.mlp, shapes(4, 4), models.X)
+  plan = initjax.mup(models.mlp, shapes(8, 32), models.X, base=base)
+  assert factors(plan["in"]) == ("input", 1, 1, 2, 1 / 2)
+  # r_in is 2 and r_out 8; entries grow × 16
+  expected = ("hidden", pytest.approx(2**-0.5), 1 / 2, 4, 1 / 8)
+  assert factors(plan["hidden"]) == expected
+  assert plan["hidden"].muon == 2
+  assert factors(plan["out"]) == ("output", 1 / 8, 1 / 8, 1 / 8, 1)

@@ -55,6 +55,25 @@ def test_an_average_keeps_what_positions_share():
   assert found.backward == pytest.approx([math.log2(0.5 / T**2), 0], abs=1e-5)
 
 
+def test_an_average_leaves_each_unit_its_slopes():
+  """δ at z, for relu(y + F(y)) of y = relu(z): masks of one unit go together.
+
+  P(z > 0, y + F > 0) is that of normals of correlation 1/√(1 + σ²/2), and half
+  of σ²·P(y + F > 0) comes through F.
+  """
+
+  def fn(p, x):
+    y = relu(x @ p[0])
+    return relu(y + y @ p[1]).mean(axis=1) @ p[2]
+
+  kernels = [square(), square(2.0, seed=1), square(seed=2)]
+  both = 0.25 + math.asin(2**-0.5) / (2 * math.pi)
+  at_branch = both + 0.25
+  expected = np.array([both + at_branch, at_branch, T**2]) / T**2
+  found = predict(fn, kernels, X).backward
+  assert found == pytest.approx(np.log2(expected), abs=0.02)
+
+
 def test_an_average_over_units_is_not_followed():
   fn = lambda p, x: relu(x @ p[0]).mean(axis=-1, keepdims=True) @ p[1][:1]
   found = predict(fn, [square(), square(seed=1)], X)

@@ -33,7 +33,14 @@ def test_copies_up_to_scale():
     {"a": one, "b": -3 * one, "c": two, "d": np.ones(9), "e": np.ones(9)}
   )
   assert found.duplicates == (("a", "b"),)
-  assert "equal up to a factor: a, b" in str(found)
+  assert "copies, or drawn with one key: a, b" in str(found)
+
+
+def test_copies_within_a_leaf():
+  experts = np.repeat(normal(3, 1, 8, 8), 4, axis=0)
+  found = audit({"experts": experts, "other": normal(4, 4, 8, 8)})
+  assert found.equal_slices == (("experts", 0, 4, 1),)
+  assert "experts: of 4 slices along axis 0, 1 distinct" in str(found)
 
 
 def test_what_is_not_looked_at_is_said():

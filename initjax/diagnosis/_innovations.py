@@ -1,0 +1,218 @@
+"""One bad layer: what a layer does to sizes that its neighbours do not.
+
+Of a chain, what layer l adds to log₂ sizes is compared with what theory expects
+of what feeds it, forward and backward,
+
+    r_l = log₂ q_l - log₂ K(q_{l-1}),  log₂ |g_{l-1}|² - log₂ |g_l|² - log₂ χ_l
+
+less the median over layers, so that weights which are all too large are no
+finding here. To first order that is the whitened e = R⁻¹(d - μ), C = RRᵀ, in
+units of R's diagonal: with the law's own maps, large steps are no error. Where
+a chain's layers scatter more than the law says (weights that were trained) or
+where no law is known, their own scatter is used.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple, get_args
+
+import numpy as np
+
+from initjax.diagnosis._chain import Chain
+from initjax.diagnosis._law import one_layer
+from initjax.diagnosis._observe import Observed
+from initjax.diagnosis._pieces import Piece
+from initjax.diagnosis._spread import kappa
+from initjax.diagnosis._tails import drawn_layer, tail
+from initjax.meanfield import THEORY_FAILS
+from initjax.typing import Direction
+
+_FALSE_ALARM = 0.0015  # of all rows and both directions; growth has as much
+_NOTABLE = 1.5  # log₂ of the second moment; Xavier shrinks 1:4 layers by 1.32
+_SUSPICIOUS = 3.0  # standard deviations by the law of first order
+_FEWEST = 3  # steps, of which a median can be told from one odd step
+_OWN_SCATTER = 1.5  # standard deviations of the law that are still the law's
+_NORMAL = 1.4826  # standard deviation by median absolute deviation
+
+
+class Innovation(NamedTuple):
+  """One row that is off."""
+
+  row: int
+  bits: dict[str, float]
+  """by direction, log₂ by which its step is off"""
+  p: float
+  law: str
+  """which law says so"""
+  is_fresh: bool
+  """whether the law is that of fresh weights"""
+
+
+class Steps(NamedTuple):
+  """Steps of one direction, between neighbours of a sequence."""
+
+  rows: tuple[int, ...]
+  """[steps]: the row of the later one, forward; it holds the kernel"""
+  off: np.ndarray
+  """[steps]: from what is expected, log₂"""
+  std: np.ndarray
+  """[steps]: by the law of first order, or a bound"""
+
+
+def innovations(observed: Observed) -> Iterator[list[Innovation]]:
+  """Of each piece those that are off, neighbours together."""
+  each = _FALSE_ALARM / max(2 * len(observed.found.rows), 1)
+  seen: set[int] = set()
+  for piece in observed.parts.pieces:
+    for sequence in piece.sequences:
+      found = _of_sequence(observed, piece, sequence, each)
+      new = {row: one for row, one in found.items() if row not in seen}
+      seen |= set(new)
+      yield from _neighbours(new, sequence)
+
+
+def _of_sequence(
+  observed: Observed, piece: Piece, sequence: tuple[int, ...], allowed: float
+) -> dict[int, Innovation]:
+  found: dict[int, Innovation] = {}
+  for direction in get_args(Direction):
+    steps = _steps(observed, piece, sequence, direction)
+    if steps is None:
+      continue
+    for at, p, law, fresh in _unlikely(steps, piece.chain, observed, direction):
+      row = steps.rows[at]
+      if p >= allowed or row in (sequence[0], sequence[-1]):
+        continue
+      before = found.get(row)
+      bits = {direction: float(steps.off[at])} | (before.bits if before else {})
+      least = min(p, before.p) if before else p
+      found[row] = Innovation(row, bits, least, law, fresh)
+  return _spikes(found, sequence) if piece.kind == "blocks" else found
+
+
+def _steps(
+  observed: Observed,
+  piece: Piece,
+  sequence: tuple[int, ...],
+  direction: Direction,
+) -> Steps | None:
+  """By the chain's law, or else as they are; None where they are too few."""
+  if piece.chain is not None:
+    law = one_layer(piece.chain, observed.found, direction)
+    if law is not None:
+      off, std = law
+      return _checked(piece.chain.rows[1:], off, std)
+    if direction == "backward":
+      return None  # it comes back by other ways too
+  found = observed.found
+  bits = found.log2_moments[direction].mean(axis=0)
+  if direction == "backward":
+    bits = bits + np.log2(np.maximum(found.backward.size, 1))
+  if piece.kind == "path":
+    return None
+  rows = list(sequence)
+  if not np.isfinite(bits[rows]).all():
+    return None
+  off = np.diff(bits[rows]) * (1 if direction == "forward" else -1)
+  ops = [found.rows[at].op for at in rows[1:]]
+  variances = [2 * kappa(op, direction) / max(op.fan_in, 1) for op in ops]
+  return _checked(tuple(rows[1:]), off, np.sqrt(variances) / math.log(2))
+
+
+def _checked(
+  rows: tuple[int, ...], off: np.ndarray, std: np.ndarray
+) -> Steps | None:
+  if len(rows) < _FEWEST or not np.isfinite(off).all():
+    return None
+  return Steps(rows, off - np.median(off), std)
+
+
+def _unlikely(
+  steps: Steps, chain: Chain | None, observed: Observed, direction: Direction
+) -> Iterator[tuple[int, float, str, bool]]:
+  """Steps that stand out, their probability, and the law that says so."""
+  sigmas = steps.off / steps.std
+  own = _NORMAL * float(np.median(abs(sigmas)))
+  stands_out = (abs(steps.off) > _NOTABLE) & (abs(sigmas) > _SUSPICIOUS)
+  for at in np.flatnonzero(stands_out).tolist():
+    if own > _OWN_SCATTER:
+      freedom = max(1.0, 0.37 * (len(sigmas) - 1))  # of a median deviation
+      p = _student(abs(sigmas[at]) / own, freedom)
+      yield at, p, "the scatter of its neighbours", False
+    elif chain is None:
+      yield at, math.erfc(abs(sigmas[at]) / math.sqrt(2)), _BOUND, True
+    else:
+      p = _by_draws(steps, at, chain, observed, direction)
+      yield at, p, _POSITIONS if chain.has_positions else _WIDTHS, True
+
+
+_BOUND = "a bound on what chance does at this width"
+_WIDTHS = "what chance does at these widths"
+_POSITIONS = (
+  "what chance does to one position at these widths, a bound for averages"
+)
+
+
+def _student(t: float, freedom: float) -> float:
+  from scipy import special
+
+  return 2 * float(special.stdtr(freedom, -t))
+
+
+def _by_draws(
+  steps: Steps, at: int, chain: Chain, observed: Observed, direction: Direction
+) -> float:
+  """Tails of the layer's own law; of the law of first order if unknown."""
+  normal = math.erfc(abs(steps.off[at] / steps.std[at]) / math.sqrt(2))
+  bits = observed.found.log2_moments["forward"]
+  if len(bits) > 1:
+    return normal  # a mean over draws
+  row = chain.rows[at]
+  try:
+    log2_q = float(np.logaddexp2(bits[0, row], _log2(chain.sigma_b2[at])))
+    widths = chain.widths[at], chain.widths[at + 1]
+    phi = chain.activations[at]
+    drawn = drawn_layer(phi, round(log2_q, 1), -round(log2_q, 1), widths)
+  except THEORY_FAILS:
+    return normal
+  own = drawn[direction == "backward"]
+  own = own[np.isfinite(own)]
+  if own.size < 100:
+    return normal
+  return 2 * tail(own, float(own.mean() + steps.off[at]))
+
+
+def _log2(x: float) -> float:
+  return math.log2(x) if x > 0 else -math.inf
+
+
+def _spikes(
+  found: dict[int, Innovation], sequence: tuple[int, ...]
+) -> dict[int, Innovation]:
+  """A block that is off changes two steps: to it and from it.
+
+  A step at an end does not tell which of two blocks it is.
+  """
+  kept = dict(found)
+  for before, at in itertools.pairwise(sequence):
+    pair = found.get(before), found.get(at)
+    if pair[0] is not None and pair[1] is not None and before in kept:
+      kept.pop(at, None)
+  kept.pop(sequence[1], None)
+  return kept
+
+
+def _neighbours(
+  found: dict[int, Innovation], sequence: tuple[int, ...]
+) -> Iterator[list[Innovation]]:
+  """Those that follow each other, together: they may cancel."""
+  group: list[Innovation] = []
+  for row in sequence:
+    if row in found:
+      group.append(found[row])
+    elif group:
+      yield group
+      group = []
+  if group:
+    yield group
