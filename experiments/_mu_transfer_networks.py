@@ -94,64 +94,59 @@ def apply(model: Model) -> _training.Apply:
   return _FAMILIES[model.family][0]
 
 
-def draw(key: jax.Array, model: Model) -> Params:
+def shapes(model: Model) -> Params:
+  """Of the parameters, abstract."""
+  is_shape = lambda node: isinstance(node, tuple)
+  return jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+    _FAMILIES[model.family][1](model.width, model.layers),
+    is_leaf=is_shape,
+  )
+
+
+def draw(seed: int, model: Model) -> Params:
   """The standard parametrization: variance 1/fan_in, 2/fan_in between ReLUs.
 
-  Tables are N(0, 1), scales 1, biases 0.
+  Tables are N(0, 1), scales 1; biases and the readout 0, which spares small
+  widths a function that they start with (Yang et al. 2022, App. D.2).
   """
-  shapes = _FAMILIES[model.family][1](model.width, model.layers)
-  is_shape = lambda node: isinstance(node, tuple)
-  paths, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=is_shape)
-  leaves = []
-  for number, (path, shape) in enumerate(paths):
+  random = np.random.default_rng((seed, model.width, model.layers))
+
+  def leaf(path: Any, shape: Any) -> np.ndarray:
     name = jax.tree_util.keystr(path)
-    if len(shape) == 1:
-      leaves.append(jnp.full(shape, float("scale" in name)))
-      continue
+    if len(shape.shape) == 1 or name == "['out']":
+      return np.full(shape.shape, "scale" in name, np.float32)
     is_table = "tokens" in name or "positions" in name
     gain = 2.0 if "hidden" in name else 1.0
-    std = 1.0 if is_table else (gain / shape[0]) ** 0.5
-    own = jax.random.fold_in(key, number)
-    leaves.append(std * jax.random.normal(own, shape))
-  return jax.tree.unflatten(tree, leaves)
+    std = 1.0 if is_table else (gain / shape.shape[0]) ** 0.5
+    return np.float32(std) * random.standard_normal(shape.shape, np.float32)
+
+  return jax.tree_util.tree_map_with_path(leaf, shapes(model))
 
 
 @functools.cache
 def plan(model: Model, base: Model) -> initjax.parametrization.Parametrization:
   """How a model follows from its base."""
-  kinds: Any = {
-    "mlp": ((2, FEATURES), jnp.float32),
-    "gpt": ((2, LENGTH), jnp.int32),
-  }
-  inputs = jax.ShapeDtypeStruct(*kinds[model.family])
-  shapes = [
-    jax.eval_shape(functools.partial(draw, model=each), jax.random.key(0))
-    for each in (model, base)
-  ]
+  features = {"mlp": (FEATURES, jnp.float32), "gpt": (LENGTH, jnp.int32)}
+  size, dtype = features[model.family]
+  inputs = jax.ShapeDtypeStruct((2, size), dtype)
   fn = apply(model)
   return initjax.mup(
-    fn,
-    shapes[0],
-    inputs,
-    base=(fn, shapes[1], inputs),
-    base_init=functools.partial(draw, model=base),
+    fn, shapes(model), inputs, base=(fn, draw(0, base), inputs)
   )
 
 
 def drawn(
-  keys: jax.Array, model: Model, base: Model, *, scaled: bool
+  seeds: range, model: Model, base: Model, *, scaled: bool
 ) -> list[Params]:
-  """Initial parameters from each key; those of the base are standard ones."""
-  own = jax.jit(draw, static_argnames="model")
-  found = [own(key, model=model) for key in keys]
+  """Initial parameters of each seed; those of the base are standard ones."""
+  found = [draw(seed, model) for seed in seeds]
   if not scaled or model == base:
     return found
   return [plan(model, base).rescale(params) for params in found]
 
 
-@functools.partial(
-  jax.jit, static_argnames=("model", "base", "scaled", "steps", "batch")
-)
+@functools.partial(jax.jit, static_argnames=("model", "base", "scaled"))
 def losses(
   given: tuple[Params, dict[str, jax.Array]],
   data: _training.Labelled,
@@ -159,10 +154,17 @@ def losses(
   model: Model,
   base: Model,
   scaled: bool,
-  steps: int,
-  batch: int,
 ) -> jax.Array:
-  """[runs]: mean training loss of the last fifth of the updates by Adam."""
+  """[runs]: mean training loss of the last fifth of the updates by Adam.
+
+  Args:
+    given: initial parameters; "rate" [runs], and the "rows" of each batch
+      [runs, steps, batch].
+    data: what is learnt.
+    model: the network.
+    base: of the plan.
+    scaled: whether rates are those of the plan.
+  """
   function = apply(model)
 
   def one(params: Params, run: dict[str, jax.Array]) -> jax.Array:
@@ -170,17 +172,16 @@ def losses(
     if scaled and model != base:
       tx = plan(model, base).optimizer(tx, kind="adam")
 
-    def update(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    def update(carry: Any, rows: jax.Array) -> tuple[Any, jax.Array]:
       params, state = carry
-      rows = jax.random.randint(key, (batch,), 0, len(data.labels))
       loss, gradients = jax.value_and_grad(_training.cross_entropy, 1)(
         function, params, data.inputs[rows], data.labels[rows]
       )
       changes, state = tx.update(gradients, state, params)
       return (optax.apply_updates(params, changes), state), loss
 
-    keys = jax.random.split(run["batches"], steps)
-    course = jax.lax.scan(update, (params, tx.init(params)), keys)[1]
-    return course[-(-4 * steps // 5) :].mean()
+    start = params, tx.init(params)
+    course = jax.lax.scan(update, start, run["rows"])[1]
+    return course[4 * len(course) // 5 :].mean()
 
   return jax.vmap(one)(*given)

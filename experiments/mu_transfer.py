@@ -41,7 +41,7 @@ from experiments._experiment import (
 from experiments._job import Job
 from experiments._launch import launch
 from experiments._mu_transfer_fit import optima, slope_and_interval
-from experiments._mu_transfer_networks import Model, draw, drawn, losses
+from experiments._mu_transfer_networks import Model, drawn, losses, shapes
 from experiments._mu_transfer_views import WAYS, claims, figure, tables
 from experiments._own_init_tasks import source_text
 from experiments._training import Labelled
@@ -55,10 +55,10 @@ class Config:
     (64, 128, 256, 512, 1024), "Units of the MLP's layers.", low=2
   )
   mlp_layers: int = option(3, "Hidden layers of the MLP.", low=2)
-  mlp_slowest: int = option(-14, "log₂ of its least rate.")
+  mlp_slowest: int = option(-13, "log₂ of its least rate.")
   mlp_rates: int = option(9, "Rates, each twice the last.", low=3)
   mlp_seeds: int = option(8, "MLPs of each kind.", low=2)
-  mlp_steps: int = option(200, "Updates.", low=5)
+  mlp_steps: int = option(100, "Updates.", low=5)
   mlp_batch: int = option(64, "Images of each.", low=1)
   gpt_widths: tuple[int, ...] = option(
     (32, 64, 128, 256), "Units of the GPT's stream.", low=4, multiple=4
@@ -66,7 +66,7 @@ class Config:
   gpt_depths: tuple[int, ...] = option(
     (2,), "Layers of the GPT; the first is that of all widths.", low=1
   )
-  gpt_slowest: int = option(-12, "log₂ of its least rate.")
+  gpt_slowest: int = option(-11, "log₂ of its least rate.")
   gpt_rates: int = option(7, "Rates, each twice the last.", low=3)
   gpt_seeds: int = option(2, "GPTs of each kind.", low=2)
   gpt_steps: int = option(150, "Updates.", low=5)
@@ -153,9 +153,11 @@ def _data(config: Config, family: str) -> Labelled:
   return source_text(config.samples, config.seed)
 
 
-def _keys(config: Config, seeds: int) -> jax.Array:
-  """For the draws and for the batches, [2, seeds]."""
-  return jax.random.split(jax.random.key(config.seed), (2, seeds))
+def _rows(config: Config, how: Training, samples: int) -> np.ndarray:
+  """Of each batch, with replacement: [seeds, steps, batch]."""
+  random = np.random.default_rng(config.seed)
+  shape = how.seeds, how.steps, how.batch
+  return random.integers(0, samples, shape, np.int32)
 
 
 def run(config: Config, job: Job) -> Result:
@@ -177,27 +179,23 @@ def _trained(
   """[rates, seeds] of one model."""
   model, base, way = item
   how = training(config, model.family)
-  keys = _keys(config, how.seeds)
-  params = drawn(keys[0], model, base, scaled=way != WAYS[0])
-  repeated = [params[seed] for _ in how.rates for seed in range(how.seeds)]
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *repeated)
-  runs = {
-    "batches": jnp.tile(keys[1], len(how.rates)),
-    "rate": jnp.repeat(jnp.array(how.rates, jnp.float32), how.seeds),
-  }
-  given = functools.partial(losses, **_options(config, item))
+  seeds = range(config.seed, config.seed + how.seeds)
+  params = drawn(seeds, model, base, scaled=way != WAYS[0])
+  rows = _rows(config, how, len(data[model.family].labels))
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+  stacked, rows = jax.tree.map(
+    lambda leaf: np.concatenate([leaf] * len(how.rates)), (stacked, rows)
+  )
+  rates = np.repeat(np.array(how.rates, np.float32), how.seeds)
+  runs = {"rows": rows, "rate": rates}
+  given = functools.partial(losses, **_options(item))
   loss = job.spread(given, (stacked, runs), data[model.family])
   return np.reshape(loss, (len(how.rates), how.seeds))
 
 
-def _options(config: Config, item: Item) -> dict[str, Any]:
+def _options(item: Item) -> dict[str, Any]:
   model, base, way = item
-  how = training(config, model.family)
-  scaled = way != WAYS[0]
-  return {
-    "model": model, "base": base, "scaled": scaled, "steps": how.steps,
-    "batch": how.batch,
-  }  # fmt: skip
+  return {"model": model, "base": base, "scaled": way != WAYS[0]}
 
 
 def _result(config: Config, sweep: Sweep, found: Any) -> dict[str, Any]:
@@ -231,19 +229,16 @@ def programs(config: Config) -> dict[str, Program]:
     model = item.model
     how = training(config, model.family)
     count = len(how.rates) * how.seeds
-    one = jax.eval_shape(
-      functools.partial(draw, model=model), jax.random.key(0)
-    )
     stack = lambda leaf, count=count: jax.ShapeDtypeStruct(
       (count, *leaf.shape), leaf.dtype
     )
-    runs = {
-      "batches": abstract(jax.random.split(jax.random.key(0), count)),
-      "rate": jax.ShapeDtypeStruct((count,), jnp.float32),
+    each = {
+      "rows": jax.ShapeDtypeStruct((how.steps, how.batch), jnp.int32),
+      "rate": jax.ShapeDtypeStruct((), jnp.float32),
     }
-    given = jax.tree.map(stack, one), runs
+    given = jax.tree.map(stack, (shapes(model), each))
     data = abstract(_data(config, model.family))
-    found[label] = Program(losses, (given, data), _options(config, item))
+    found[label] = Program(losses, (given, data), _options(item))
   return found
 
 
@@ -251,7 +246,7 @@ EXPERIMENT = Experiment(
   "mu_transfer",
   Config,
   {"smoke": {"mlp_widths": (64, 256), "mlp_seeds": 2, "mlp_steps": 100,
-             "mlp_rates": 5, "mlp_slowest": -11, "gpt_widths": (32, 64),
+             "mlp_rates": 6, "mlp_slowest": -10, "gpt_widths": (32, 64),
              "gpt_rates": 3, "gpt_slowest": -8, "gpt_steps": 20,
              "gpt_batch": 4},
    "tpu": {"mlp_widths": (64, 128, 256, 512, 1024, 2048), "mlp_seeds": 32,

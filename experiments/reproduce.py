@@ -40,7 +40,7 @@ from experiments._launch import launch
 NAMES = (
   "signal_propagation", "phase_diagram", "vanishing", "exploding", "symmetry",
   "xavier", "kaiming", "rectifiers", "normalization", "residual",
-  "trainability", "broken_fans",
+  "trainability", "broken_fans", "mu_transfer",
 )  # fmt: skip
 
 

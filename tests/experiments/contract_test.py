@@ -30,6 +30,10 @@ SMALLEST = {
     "slopes": (0.0,), "layers": 3, "networks": 2, "seeds": 2, "depths": (4,),
     "width": 8, "steps": 10,
   },
+  "mu_transfer": {
+    "mlp_widths": (4, 8), "mlp_layers": 2, "mlp_rates": 3, "mlp_steps": 5,
+    "gpt_widths": (4,), "gpt_depths": (1,), "gpt_steps": 5, "samples": 8,
+  },
   "normalization": {
     "scales": (0.1, 1.0), "kinds": ("batch", "none"), "batches": (8,),
     "gradient_depth": 24, "gradient_width": 16, "draws": 2, "depths": (3,),

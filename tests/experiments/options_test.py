@@ -14,6 +14,7 @@ from experiments import (
   _trainability_fit,
   exploding,
   kaiming,
+  mu_transfer,
   normalization,
   phase_diagram,
   rectifiers,
@@ -27,8 +28,8 @@ from experiments import (
 from experiments._job import Job
 
 MODULES = (
-  exploding, kaiming, normalization, phase_diagram, rectifiers, residual,
-  signal_propagation, symmetry, trainability, vanishing, xavier,
+  exploding, kaiming, mu_transfer, normalization, phase_diagram, rectifiers,
+  residual, signal_propagation, symmetry, trainability, vanishing, xavier,
 )  # fmt: skip
 IN_BLOCKS = exploding, normalization, rectifiers, residual, vanishing
 """Those that note 20 points of a course"""
