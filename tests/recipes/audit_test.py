@@ -56,4 +56,5 @@ def test_alike_leaves_fold_and_what_is_unlike_them_shows():
   params["layer_077"]["w"] *= 9
   text = str(audit(params))
   assert len(text.splitlines()) < 20
-  assert "layer_077/w" in text and "layer_076/w" not in text
+  assert "layer_077/w" in text
+  assert "layer_076/w" not in text
