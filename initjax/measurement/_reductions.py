@@ -87,8 +87,8 @@ def _moments_by_blocks(x: np.ndarray, axes: int) -> tuple[Array, Array]:
       part = in_double(rows[i : i + many, j : j + _BLOCK])
       squares[i : i + many] += (part * part.conj()).real.sum(1)
       total[i : i + many] += part.sum(1)
-  moments = (squares / number, abs(total / number) ** 2)
-  return tuple(moment.reshape(x.shape[:axes]) for moment in moments)
+  shape, shift = x.shape[:axes], abs(total / number) ** 2
+  return (squares / number).reshape(shape), shift.reshape(shape)
 
 
 def sample(

@@ -143,7 +143,7 @@ def _unlike(rows: Sequence[AuditRow]) -> set[int]:
   for at, row in enumerate(rows):
     kind = (re.sub(r"\d+", "#", row.path), row.shape)
     groups.setdefault(kind, []).append(at)
-  bits = {}
+  bits: dict[int, float] = {}
   for group in groups.values():
     stds = np.array([rows[at].std for at in group])
     with np.errstate(divide="ignore", invalid="ignore"):
