@@ -12,10 +12,12 @@ import rich.table
 from experiments._experiment import Result
 
 
-def seconds(function: Callable[..., Any], *arguments: Any) -> float:
+def seconds(
+  function: Callable[..., Any], *arguments: Any, **options: Any
+) -> float:
   """Of one call, its result waited for."""
   start = time.perf_counter()
-  jax.block_until_ready(function(*arguments))
+  jax.block_until_ready(function(*arguments, **options))
   return time.perf_counter() - start
 
 

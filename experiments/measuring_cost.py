@@ -11,7 +11,8 @@ minutes on 2 CPU cores. Expect on an idle machine: run time 1.0 to 1.1 times,
 memory 1.02 to 1.03 times; a first call below 2 times for a scan, 2.5 to 3 for
 100 layers unrolled, each of which XLA compiles anew (1.7 if nothing but a sum
 is taken of each). `detail=True` takes the gradient of every parameter too,
-which by itself is half as much work again: compare its second ratio. If torch
+which by itself is half as much work again: compare its second ratio. `diagnose`
+compiles equal layers once: below 3 times a first call unrolled. If torch
 is installed, the same statistics are taken by its hooks, on one thread or all,
 whichever is faster. Reading the graph is compared with `jax.make_jaxpr`.
 
@@ -119,9 +120,34 @@ def compare(config: Config, form: str) -> dict[str, float]:
   seconds = _timing.in_turn({**timed, **hooked, **plain}, config.runs)
   memory = {name: _temporary_bytes(run) for name, run in compiled.items()}
   ratios = _ratios(seconds, first, memory)
+  if not is_scan:
+    ratios |= diagnosed(arguments, first["parameters"])
   if hooked:
     ratios |= _against_torch(seconds, list(hooked), list(plain))
   return ratios
+
+
+def diagnosed(arguments: Any, first: float) -> dict[str, float]:
+  """What `diagnose` costs: its first call, against `first`, and another one.
+
+  Apart from what any first call of it does, which a small model takes.
+  """
+  params, x, cotangent = arguments
+  small = jax.tree.map(lambda kernel: kernel[..., :2, :2], params)
+  initjax.diagnose(unrolled, small, x[..., :2], cotangent=cotangent[..., :2])
+  diagnose = functools.partial(
+    _timing.seconds, initjax.diagnose, unrolled, params, x, cotangent=cotangent
+  )
+  jax.clear_caches()
+  once, again = diagnose(), diagnose()
+  gradient = jax.jit(ways(unrolled)["parameters"])
+  lowering = _timing.seconds(lambda: gradient.trace(*arguments).lower() and 0)
+  program = gradient.lower(*arguments).compile()
+  run = min(_timing.seconds(program, *arguments) for _ in range(2))
+  return {
+    "diagnose: first call / gradient of parameters": once / first,
+    "diagnose: again / (lowering + 2 gradients)": again / (lowering + 2 * run),
+  }
 
 
 def _ratios(

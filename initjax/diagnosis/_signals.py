@@ -4,6 +4,7 @@ Each check reads the rows in order of execution and yields verdicts. A verdict
 stands for all rows that show the same thing and names the first.
 """
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
 
@@ -156,13 +157,15 @@ def _dead_by_chance(found: RowStatistics, index: int) -> float:
   """
   from scipy.special import log_ndtr
 
-  path = found.rows[index].feed.source
+  path = found.rows[index].feed.source or ""
   c, number = 0.0, 1.0
-  sources = [i for i in range(index) if found.rows[i].op.path == path]
-  if sources:
-    cosine = float(found.detail.correlation[sources[-1]])
+  sources = found.graph.rows_by_path.get(path, [])
+  before = bisect.bisect_left(sources, index)
+  if before:
+    latest = sources[before - 1]
+    cosine = float(found.detail.correlation[latest])
     c = min(max(cosine if math.isfinite(cosine) else 0.0, 0.0), 1 - 1e-9)
-    number = float(found.detail.samples[sources[-1]])
+    number = float(found.detail.samples[latest])
   # Given z, what the numbers share, each is off by itself: a plain sum over z
   # is exact to rounding for an integrand as smooth, and in logarithms Φ^N
   # does not underflow.

@@ -327,6 +327,14 @@ class SignalGraph:
     )
     return tuple(sorted(rows, key=_turn))
 
+  @functools.cached_property
+  def rows_by_path(self) -> dict[str, list[int]]:
+    """Positions in `rows` of the operations with a path, in order."""
+    found: dict[str, list[int]] = {}
+    for index, row in enumerate(self.rows):
+      found.setdefault(row.op.path, []).append(index)
+    return found
+
   def __repr__(self) -> str:
     """Short: how much was found; `print` lists the operations."""
     counts = {

@@ -17,6 +17,9 @@ Array = Any
 """Of NumPy, of JAX, or traced."""
 
 
+_BLOCK = 2**16  # entries that a processor holds beside itself
+
+
 def in_double(x: Array) -> Array:
   """In float64 or complex128."""
   return x.astype(complex if np.iscomplexobj(x) else float)
@@ -28,7 +31,7 @@ def mean_square(leaf: Array) -> float:
 
 
 def _mean_square(x: Array) -> Array:
-  return (abs(in_double(x)) ** 2).mean()
+  return _row_moments(x, 0)[0]
 
 
 def mean_and_std(leaf: Array) -> tuple[float, float]:
@@ -66,8 +69,26 @@ def row_moments(leaf: Array, axes: int) -> tuple[Array, Array]:
 
 
 def _row_moments(x: Array, axes: int) -> Array:
+  if isinstance(x, np.ndarray) and x.size > _BLOCK:
+    return _moments_by_blocks(x, axes)
   x, rest = in_double(x), tuple(range(axes, x.ndim))
   return (abs(x) ** 2).mean(rest), abs(x.mean(rest)) ** 2
+
+
+def _moments_by_blocks(x: np.ndarray, axes: int) -> tuple[Array, Array]:
+  """The same without a copy in double precision: a block of it at a time."""
+  rows = x.reshape(math.prod(x.shape[:axes]), -1)
+  number = rows.shape[1]
+  squares = np.zeros(len(rows))
+  total = np.zeros(len(rows), in_double(rows[:0]).dtype)
+  many = max(1, _BLOCK // number)  # rows in a block, or a part of one
+  for i in range(0, len(rows), many):
+    for j in range(0, number, _BLOCK):
+      part = in_double(rows[i : i + many, j : j + _BLOCK])
+      squares[i : i + many] += (part * part.conj()).real.sum(1)
+      total[i : i + many] += part.sum(1)
+  shape, shift = x.shape[:axes], abs(total / number) ** 2
+  return (squares / number).reshape(shape), shift.reshape(shape)
 
 
 def sample(

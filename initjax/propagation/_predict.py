@@ -142,11 +142,11 @@ def predict_rows(
   """`predict`, for parameters by path."""
   known = known_of(graph, leaves, inputs)
   walk = Walk(
-    functools.partial(mean_square_at, known),
+    functools.cache(functools.partial(mean_square_at, known)),
     second_moment,
     assumes=False,
     pairs=any(map(_mixes, _terms(graph))),
-    near_of=functools.partial(shared_by_positions, known),
+    near_of=functools.cache(functools.partial(shared_by_positions, known)),
     lacks=functools.partial(_lacks, known),
     tape=[],
   )

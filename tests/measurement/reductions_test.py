@@ -15,6 +15,7 @@ import pytest
 from initjax import _sharding
 from initjax.graph._graph import Computed
 from initjax.measurement import _leaves, _reductions
+from initjax.measurement._reductions import row_moments
 from initjax.testing import _orthogonal
 
 P = jax.sharding.PartitionSpec
@@ -136,3 +137,14 @@ def test_numbers_alone_are_fetched(monkeypatch):
   found = _sharding.fetched(tree)
   assert found["a"].tolist() == list(range(8))
   assert float(found["c"]) == 1
+
+
+@pytest.mark.parametrize("axes", [0, 1])
+@pytest.mark.parametrize("shape", [(3, 70_001), (90_000, 2), (5, 40, 1000)])
+def test_moments_by_blocks_are_those_of_the_whole(shape, axes):
+  """In float64, to rounding; blocks are parts of rows, or several rows."""
+  x = np.random.default_rng(0).normal(1, 2, shape).astype(np.float32)
+  size, shift = row_moments(x, axes)
+  rest = tuple(range(axes, x.ndim))
+  np.testing.assert_allclose(size, (x.astype(float) ** 2).mean(rest), 1e-12)
+  np.testing.assert_allclose(shift, x.astype(float).mean(rest) ** 2, 1e-11)
