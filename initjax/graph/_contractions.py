@@ -11,8 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
+from initjax._paths import is_float
 from initjax.graph._activations import without_layout
 from initjax.graph._compat import Equation
 from initjax.graph._geometry import Axes
@@ -123,7 +122,7 @@ class Met:
     paths = {
       path: name
       for value, atom in zip(operands, equation.invars, strict=True)
-      if value.kind == "parameter" and _is_float(atom.aval)
+      if value.kind == "parameter" and is_float(atom.aval)
       for path in value.paths
     }
     nodes = [value.node for value in outputs if value.node is not None]
@@ -216,7 +215,7 @@ class Met:
       data = [value for value in node.operands if value.node is not None]
       below = node.only_below(MOVES | KEPT | {"mul", "div", "neg", "pad"})
       if node.label == "mul" and any(map(_may_be_kernel, node.operands)):
-        floats = all(_is_float(v.aval) for v in node.equation.invars)
+        floats = all(is_float(v.aval) for v in node.equation.invars)
         return _Product(node, factor, moved, orders) if floats else None
       if below is None:
         return None
@@ -396,7 +395,3 @@ def _may_be_kernel(value: Value) -> bool:
   """Whether it is a parameter, also if data choose which."""
   chosen = value.choice is not None and value.view is not None
   return value.kind == "parameter" or chosen
-
-
-def _is_float(aval: Any) -> bool:
-  return jnp.issubdtype(getattr(aval, "dtype", bool), jnp.inexact)

@@ -7,13 +7,13 @@ stops changing: first fed by the initial carry, then by the body.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from initjax.graph._carry import settled, sites_under, slice_of, stacked
 from initjax.graph._chosen import choose, read_chosen, read_terms
 from initjax.graph._collectives import (
   into_shards,
@@ -29,11 +29,10 @@ from initjax.graph._compat import (
 )
 from initjax.graph._follow import follow
 from initjax.graph._geometry import rewritten
-from initjax.graph._graph import Feed, LinearOp
 from initjax.graph._linear import read_contraction, read_linear
 from initjax.graph._made_kernels import note_made_kernels
 from initjax.graph._masks import masked
-from initjax.graph._place import BY_DEVICE, Place, Scan, Site
+from initjax.graph._place import BY_DEVICE, Place, Scan
 from initjax.graph._positions import read_tables
 from initjax.graph._primitives import (
   ADDING,
@@ -48,19 +47,15 @@ from initjax.graph._primitives import (
   SUMS,
 )
 from initjax.graph._reader import Reader
-from initjax.graph._recurrences import note_powers, note_recurrences
+from initjax.graph._recurrences import note_powers
 from initjax.graph._statistics import check_statistics
 from initjax.graph._values import (
   CONSTANT,
   Node,
   Value,
   joined,
-  same_kind,
   touched_by,
 )
-from initjax.graph._view import sliced
-
-_PASSES = 4
 
 
 def read(
@@ -249,16 +244,17 @@ def _read_scan(
   consts, carry = operands[:num_consts], operands[num_consts:][:num_carry]
   scan = Scan(place.site, params["length"], params["reverse"])
   slices = [
-    _repeat(reader, value, scan) for value in operands[num_consts + num_carry :]
+    slice_of(reader, value, scan)
+    for value in operands[num_consts + num_carry :]
   ]
   inner = place._replace(scans=(*place.scans, scan))
 
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["jaxpr"], [*consts, *carried, *slices], inner)
 
-  outputs = _fixpoint(reader, body, carry, place, "scan")
-  stacked = [_stacked(reader, value) for value in outputs[num_carry:]]
-  return [*outputs[:num_carry], *stacked]
+  outputs = settled(reader, body, carry, place, "scan")
+  rows = [stacked(reader, value) for value in outputs[num_carry:]]
+  return [*outputs[:num_carry], *rows]
 
 
 def _read_while(
@@ -273,8 +269,8 @@ def _read_while(
   def body(carried: list[Value]) -> list[Value]:
     return read(reader, params["body_jaxpr"], [*consts, *carried], place)
 
-  outputs = _fixpoint(reader, body, carry, place, "while")
-  for site, op in _sites_under(reader, place).items():
+  outputs = settled(reader, body, carry, place, "while")
+  for site, op in sites_under(reader, place).items():
     feed, later = op.feed._replace(stream=None), op.later_feed
     later = later and later._replace(stream=None)
     reader.sites[site] = dataclasses.replace(op, feed=feed, later_feed=later)
@@ -300,7 +296,7 @@ def _read_linear_solve(
   given = operands[start:][: lengths.solve] + operands[sum(lengths) :]
   place = place.run_whole("custom_linear_solve")
   outputs = read(reader, solve, given, place)
-  for op in _sites_under(reader, place).values():
+  for op in sites_under(reader, place).values():
     for path in op.paths:
       reader.met.not_followed.setdefault(path, equation.primitive.name)
   return [
@@ -318,75 +314,6 @@ def _read_shard_map(
   touched = touched_by(operands)
   together = out_of_shards(reader, equation, outputs)
   return [value.more_touched(touched) for value in together]
-
-
-def _fixpoint(
-  reader: Reader,
-  body: Callable[[list[Value]], list[Value]],
-  carry: list[Value],
-  place: Place,
-  name: str,
-) -> list[Value]:
-  """Reads a body until its carry is stable; keeps its first and last feeds."""
-  # Each pass reads one more repeat, until the carry is of the kind it was: the
-  # second names its streams, the third meets the names, and one that alternates
-  # is left after the fourth. What touched a carry stays, so that set grows from
-  # pass to pass until it holds everything, however many passes that takes.
-  outputs, fed = body(carry), carry
-  first = _sites_under(reader, place)
-  for turn in itertools.count():
-    for before, value in zip(carry, outputs, strict=False):
-      if value is not before:
-        reader.use_as_data(before)
-        reader.use_as_data(value)
-    fed = list(map(_carried, carry, fed, outputs))
-    outputs = body(fed)
-    pairs = list(zip(fed, outputs, strict=False))
-    closed = all(not after.touched & ~before.touched for before, after in pairs)
-    settled = turn and all(same_kind(*pair) for pair in pairs)
-    if closed and (settled or turn >= _PASSES - 2):
-      break
-  note_recurrences(reader, fed, outputs, place, name)
-  for site, op in _sites_under(reader, place).items():
-    began = first[site].feed if site in first else Feed(reason="constant")
-    later = op.feed
-    reader.sites[site] = dataclasses.replace(op, feed=began, later_feed=later)
-  return [*map(_carried, carry, fed, outputs), *outputs[len(carry) :]]
-
-
-def _carried(began: Value, fed: Value, value: Value) -> Value:
-  """A carry that changes is no view of a parameter, and no number."""
-  if value is began:
-    return value
-  value = value.as_data if value.kind == "data" else joined((value,), "loop")
-  return value.more_touched(fed.touched)
-
-
-def _sites_under(reader: Reader, place: Place) -> dict[Site, LinearOp]:
-  size = len(place.site)
-  return {
-    site: op
-    for site, op in reader.sites.items()
-    if site[:size] == place.site and len(site) > size
-  }
-
-
-def _repeat(reader: Reader, value: Value, scan: Scan) -> Value:
-  """The slice of a stacked operand that one repeat of a scan sees."""
-  view = None if value.view is None else sliced(value.view, scan)
-  if value.kind == "data":
-    data = reader.data("slice", operands=(value,), kept=view is not None)
-    return dataclasses.replace(data, view=view, choice=value.choice)
-  if view is None:
-    return value
-  return dataclasses.replace(value, view=view, choice=None)
-
-
-def _stacked(reader: Reader, value: Value) -> Value:
-  """A value of all repeats, as a scan hands it out."""
-  if value.kind != "data":
-    return joined((value,), "stack")
-  return reader.data("reshape", operands=(value,))
 
 
 def _read_cond(
