@@ -1,5 +1,6 @@
 """Verdicts on single layers that are off: see `_innovations`."""
 
+import math
 from collections.abc import Iterator
 
 from initjax.diagnosis._fixes import fix
@@ -34,24 +35,24 @@ def _is_grave(one: Innovation) -> bool:
 
 
 def _message(group: list[Innovation], rows: tuple[Row, ...]) -> str:
-  told = "; ".join(f"{_name(rows[one.row])}: {_sizes(one)}" for one in group)
-  likely = max(one.p for one in group)
-  chance = f"less than once in {1 / likely:.0e}" if likely > 1e-99 else "never"
-  together = ""
+  told = "; ".join(f"{_name(rows[one.row])} {_sizes(one)}" for one in group)
+  likely = max(1e-99, *(one.p for one in group))
+  start, end = "One layer is unlike its neighbours.", ""
   if len(group) > 1:
-    together = " These follow each other, so that they may cancel."
+    start = "Some layers are unlike their neighbours."
+    end = " They follow each other, and may cancel."
   return (
-    "It changes sizes as no other operation around it does, by factors in "
-    f"the second moment beyond theirs: {told}.{together} That is far beyond "
-    f"{group[0].law}: {chance} in a healthy model."
+    f"{start} Beyond what the others do, {told}.{end} That is far beyond "
+    f"{group[0].law}: less than once in 10^{-math.log10(likely):.0f} healthy "
+    "models."
   )
 
 
 def _sizes(one: Innovation) -> str:
-  return ", ".join(
-    f"{NOUNS[direction]} 2^{bits:+.1f}"
-    for direction, bits in sorted(one.bits.items(), reverse=True)
-  )
+  both = sorted(one.bits.items(), reverse=True)
+  told = (f"that of the {NOUNS[way]} by 2^{bits:+.1f}" for way, bits in both)
+  text = " and ".join(told).removeprefix("that of ")
+  return f"multiplies the second moment of {text}"
 
 
 def _name(row: Row) -> str:
