@@ -40,7 +40,7 @@ def test_one_layer_is_named_and_fails_all_three_assertions(factor):
   assert kinds(report) == {"odd layer": "error"}
   found = verdict(report, "odd layer")
   assert found.rows == (25,)
-  assert "repeat 25: signal 2^" in found.message
+  assert "repeat 25 multiplies the second moment of the" in found.message
   ((one,),) = odd(params)
   for bits in one.bits.values():
     assert abs(bits - 2 * math.log2(factor)) < 4 * math.sqrt(5 / 64) / 0.69
