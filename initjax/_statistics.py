@@ -182,11 +182,6 @@ def _bits(x: jax.Array) -> jax.Array:
   return jax.lax.bitcast_convert_type(x, integer) & jnp.iinfo(integer).max
 
 
-def largest_of(x: jax.Array) -> jax.Array:
-  """max |x| of real numbers; NaN if one is."""
-  return jax.lax.bitcast_convert_type(_bits(x).max(), x.dtype)
-
-
 def statistics(x: jax.Array) -> Statistics:
   """The statistics of all entries of `x`, summed in float32 or wider.
 

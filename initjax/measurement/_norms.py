@@ -10,7 +10,7 @@ import numpy as np
 
 from initjax._paths import is_float, leaves_by_path
 from initjax._sharding import fetched
-from initjax._statistics import largest_of, total_of, unit, wide
+from initjax._statistics import tally, unit
 
 _SMALL = 2**14  # entries: arrays of one shape, as biases, are looked at as one
 
@@ -43,7 +43,7 @@ def norms_of(tree: Any) -> Norms:
     kind = path if leaf.size > _SMALL else jax.typeof(leaf)
     groups.setdefault(kind, []).append(path)
   parts = [
-    jax.vmap(scaled)(jnp.stack([leaves[path] for path in paths]))
+    _scaled_together([leaves[path] for path in paths])
     for paths in groups.values()
   ]
   dtype = max((p.unit.dtype for p in parts), key=lambda kind: kind.itemsize)
@@ -55,6 +55,13 @@ def norms_of(tree: Any) -> Norms:
   places = np.array([order.index(path) for path in leaves])
   norms = (units * jnp.sqrt(squares)).astype(jnp.float32)
   return Norms(norms[places], tuple(leaves))
+
+
+def _scaled_together(arrays: list[jax.Array]) -> "Scaled":
+  """Stacked; of one alone, which may be large, no copy is made."""
+  if len(arrays) == 1:
+    return jax.tree.map(lambda number: number[None], scaled(arrays[0]))
+  return jax.vmap(scaled)(jnp.stack(arrays))
 
 
 def norms_from(scales: Mapping[str, "Scaled | None"]) -> Norms:
@@ -76,7 +83,5 @@ class Scaled(NamedTuple):
 @jax.jit  # so that arrays of one shape are traced once
 def scaled(x: jax.Array) -> Scaled:
   """Of one array."""
-  x = jnp.atleast_1d(wide(x))
-  largest = unit(largest_of(x)) if x.size else jnp.ones((), x.dtype)
-  x = x / largest
-  return Scaled(largest, total_of(x * x))
+  largest, _, squares, *_ = tally(x).numbers
+  return Scaled(unit(largest), squares)
