@@ -50,7 +50,6 @@ from initjax.graph._interpret import (
 from initjax.graph._mixing import window_matrix
 from initjax.graph._mixture import Mixing
 from initjax.graph._output_parts import output_parts
-from initjax.graph._pieces import Piece, Pieces, cut
 from initjax.graph._place import BY_DEVICE, Scan, Site
 from initjax.graph._primitives import (
   BLOCKWISE,
@@ -62,6 +61,7 @@ from initjax.graph._primitives import (
   RESHAPES,
 )
 from initjax.graph._scores import Product, constant_of, factor_after, products
+from initjax.graph._segments import Segment, Segments, cut
 from initjax.graph._signal_graph import Trace, signal_graph, trace
 from initjax.graph._slips import with_advice
 from initjax.graph._view import View, memory_of, overlap

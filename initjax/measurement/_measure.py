@@ -22,8 +22,8 @@ from initjax.graph import (
   trace,
   with_advice,
 )
+from initjax.measurement._by_segments import passes_by_segments
 from initjax.measurement._cotangent import cotangent_of, differentiable
-from initjax.measurement._in_pieces import passes_in_pieces
 from initjax.measurement._leaves import check_arrays
 from initjax.measurement._norms import Norms, norms_of
 from initjax.measurement._report import SignalReport
@@ -197,7 +197,7 @@ def measure_detail(
     gradients = cotangent_of(differentiable(main), cotangent, key)
     return dict(zip(floats, gradients, strict=True))
 
-  passes = passes_in_pieces(traced, params, inputs, start)
+  passes = passes_by_segments(traced, params, inputs, start)
   if passes is None:
     options = {"has_aux": has_aux, "detail": True}
     return execute(

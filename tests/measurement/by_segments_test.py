@@ -1,4 +1,4 @@
-"""A model in pieces is measured as it is in one, and its layers once."""
+"""A model in segments is measured as it is in one, and its layers once."""
 
 import functools
 
@@ -72,7 +72,7 @@ def cut_off(kernels, x):
 
 def compare(model, params, x, **options):
   found = measure_detail(model, params, x, **options)
-  # Where no gradient comes, the pieces count its zeros, and the whole nothing.
+  # Where no gradient comes, segments count its zeros, and the whole nothing.
   apart = ("backward_zeros", "backward_size") if model is cut_off else ()
   whole = jax.jit(functools.partial(measure, model, detail=True, **options))
   want = whole(params, x).to_records()
@@ -98,7 +98,7 @@ SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in (tied, cut_off)]
 
 
 @pytest.mark.parametrize("model", [plain, with_rules, *SLOW])
-def test_pieces_and_whole_give_the_same(model):
+def test_segments_and_whole_give_the_same(model):
   compare(model, KERNELS, X)
 
 

@@ -1,7 +1,7 @@
 """A model cut after each of its operations, so that equal layers are equal.
 
 XLA compiles every layer of an unrolled model anew, although all but a few are
-the same. Cut into pieces, each with its sites at its end, one of each kind is
+the same. Cut into segments, each with its sites at its end, one of each kind is
 compiled, however deep the model is.
 """
 
@@ -35,32 +35,32 @@ class Line(NamedTuple):
   ctx: Any
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
   """Some equations in a row, as a jaxpr that `run` takes."""
 
   eqns: list[Line]
   invars: list[Variable]
   outvars: list[Variable]
-  """what later pieces, or the outputs, want"""
+  """what later segments, or the outputs, want"""
   sites: dict[Site, Site]
   """of the whole model, by where they are here"""
   first_read: set[Variable]
-  """what no earlier piece reads"""
+  """what no earlier segment reads"""
   constvars: tuple[Variable, ...] = ()
 
   @property
   def kind(self) -> Hashable:
-    """Equal for pieces that compute the same of inputs of the same types.
+    """Equal for segments that compute the same of inputs of the same types.
 
     What has no other name is known by identity: it is to be kept meanwhile.
     """
     return _kind_of_jaxpr(self), tuple(self.sites)
 
 
-class Pieces(NamedTuple):
-  """A model in pieces."""
+class Segments(NamedTuple):
+  """A model in segments."""
 
-  pieces: list[Piece]
+  segments: list[Segment]
   invars: list[Variable]
   """of the model, its constants first"""
   outputs: list[Any]
@@ -136,8 +136,10 @@ def _hashable(value: Any) -> Hashable:
   return type(value), value
 
 
-def cut(jaxpr: Any, sites: Collection[Site], ends: Collection[Site]) -> Pieces:
-  """Pieces of a model.
+def cut(
+  jaxpr: Any, sites: Collection[Site], ends: Collection[Site]
+) -> Segments:
+  """Segments of a model.
 
   Args:
     jaxpr: of the model, closed.
@@ -156,33 +158,33 @@ def cut(jaxpr: Any, sites: Collection[Site], ends: Collection[Site]) -> Pieces:
     if any(site in ends for site in inside.values()):
       rows.append(_Row([], {}))
   outputs = [_look_up(known, atom) for atom in opened.jaxpr.outvars]
-  return Pieces(_linked(rows, outputs), invars, outputs, opened.consts)
+  return Segments(_linked(rows, outputs), invars, outputs, opened.consts)
 
 
 class _Row(NamedTuple):
-  """What becomes a piece."""
+  """What becomes a segment."""
 
   lines: list[Line]
   sites: dict[Site, Site]
 
 
-def _linked(rows: list[_Row], outputs: list[Any]) -> list[Piece]:
-  """The pieces, each with what it reads and what later ones read of it."""
+def _linked(rows: list[_Row], outputs: list[Any]) -> list[Segment]:
+  """The segments, each with what it reads and what later ones read of it."""
   wanted = {atom for atom in outputs if isinstance(atom, Variable)}
-  pieces = []
+  segments = []
   for lines, sites in reversed(rows):
     made = dict.fromkeys(var for line in lines for var in line.outvars)
     read = (atom for line in lines for atom in line.invars)
     own = dict.fromkeys(a for a in read if isinstance(a, Variable))
     invars = [var for var in own if var not in made]
     outvars = [var for var in made if var in wanted]
-    pieces.append(Piece(lines, invars, outvars, sites, set()))
+    segments.append(Segment(lines, invars, outvars, sites, set()))
     wanted.update(invars)
   seen: set[Variable] = set()
-  for piece in reversed(pieces):
-    piece.first_read.update(set(piece.invars) - seen)
-    seen.update(piece.invars)
-  return pieces[::-1]
+  for segment in reversed(segments):
+    segment.first_read.update(set(segment.invars) - seen)
+    seen.update(segment.invars)
+  return segments[::-1]
 
 
 def _look_up(known: dict[Any, Any], atom: Any) -> Any:
