@@ -37,8 +37,8 @@ def coordinate_check(
   Accepted are −0.20 to +0.10 over all widths and ±0.10 over the last two; −0.6
   to +0.10 for scores of attention, and for readouts that do not start at 0,
   whose sums of n terms are of size 1/√n at the start. A bound is passed if it
-  is by three standard errors over seeds. Changes at the level of rounding are
-  no change.
+  is by three standard errors over seeds, more where these are few (Student).
+  Changes at the level of rounding are no change.
 
   Args:
     build: width → `Setup(loss, init, optimizer, batch, plan=None)`: all that is

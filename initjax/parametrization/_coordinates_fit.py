@@ -31,7 +31,7 @@ class Exponents(NamedTuple):
 
   exponent: np.ndarray
   error: np.ndarray
-  """standard error of the mean over seeds"""
+  """standard error of the mean over seeds, at least that of most operations"""
   last: np.ndarray
   """of the two largest widths alone"""
   last_error: np.ndarray
@@ -56,8 +56,25 @@ def exponents(log2_widths: np.ndarray, log2_sizes: np.ndarray) -> Exponents:
   """Of sizes [widths, seeds, steps + 1, rows]: those of all finite cells."""
   known = np.isfinite(log2_sizes).all(axis=(0, 1))
   sizes = np.where(known, log2_sizes, np.nan)
-  whole = power_law(log2_widths, sizes)
-  return Exponents(*whole, *power_law(log2_widths[-2:], sizes[-2:]))
+  mean, error = power_law(log2_widths, sizes)
+  last, last_error = power_law(log2_widths[-2:], sizes[-2:])
+  seeds = sizes.shape[1]
+  return Exponents(
+    mean, _pooled(error, seeds), last, _pooled(last_error, seeds)
+  )
+
+
+def _pooled(errors: np.ndarray, seeds: int) -> np.ndarray:
+  """At least the median over rows: few seeds often happen to agree.
+
+  The median of a standard deviation of n seeds is (1 - 2/9(n - 1))^(3/2) of the
+  true one (Wilson and Hilferty 1931).
+  """
+  known = np.isfinite(errors)
+  typical = [np.median(row[at]) if at.any() else 0.0
+             for row, at in zip(errors, known, strict=True)]  # fmt: skip
+  of_true = (1 - 2 / (9 * (seeds - 1))) ** 1.5
+  return np.maximum(errors, np.array(typical)[:, None] / of_true)
 
 
 def without_rounding(
@@ -93,24 +110,37 @@ Judgement = Literal["stable", "grows", "shrinks", "unknown", "none"]
 """Of one size at one step; "none" where there was none to fit."""
 
 
-def judged(found: Exponents, kinds: list[Kind]) -> np.ndarray:
+def sure(seeds: int) -> float:
+  """Errors that are as sure as three known ones, by Student's t.
+
+  Pooling leaves as many degrees of freedom as seeds, not one less.
+  """
+  from scipy import stats
+
+  return float(stats.t.isf(stats.norm.sf(SURE), seeds))
+
+
+def judged(found: Exponents, kinds: list[Kind], seeds: int) -> np.ndarray:
   """A `Judgement` for each step and row [steps + 1, rows].
 
-  What passes a bound by three standard errors is outside; where these are so
-  large that a growth of ½ could hide in them, it is unknown.
+  What passes a bound by as much as three standard errors would, were they known
+  exactly, is outside; where these are so large that a growth of ½ could hide in
+  them, it is unknown.
   """
   laws = [bounds(kind) for kind in kinds]
   low, high, last = (
     np.array([np.inf if x is None else x for x in column], float)
     for column in zip(*laws, strict=True)
   )
-  margin, last_margin = SURE * found.error, SURE * found.last_error
+  margin, last_margin = (
+    sure(seeds) * each for each in (found.error, found.last_error)
+  )
   with np.errstate(invalid="ignore"):
     grows = found.exponent - margin > high
     grows |= found.last - last_margin > last
     shrinks = found.exponent + margin < low
     shrinks |= found.last + last_margin < -last
-    words = np.where(margin > LOOSE, "unknown", "stable")
+    words = np.where(SURE * found.error > LOOSE, "unknown", "stable")
   words = np.where(shrinks, "shrinks", words)
   words = np.where(grows, "grows", words)
   return np.where(np.isnan(found.exponent), "none", words)

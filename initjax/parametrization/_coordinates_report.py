@@ -150,8 +150,10 @@ class CoordinateCheck:
   @property
   def _conclusion(self) -> str:
     found, missed = self.found, reports.not_followed(self.not_followed)
-    if self.verdicts:
-      said = "sizes depend on width, or could not be judged"
+    if any(verdict.severity == "error" for verdict in self.verdicts):
+      said = "sizes depend on width"
+    elif self.verdicts:
+      said = "no size is seen to depend on width, but not all could be judged"
     else:
       said = (
         f"no size depends on width: {len(found.operations)} operations, widths "

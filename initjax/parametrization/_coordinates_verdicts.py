@@ -51,7 +51,8 @@ class Found(NamedTuple):
 def judgements(found: Found) -> dict[str, np.ndarray]:
   """By "signal" and "change", words for each step and row."""
   sides = zip(_NOUNS, (found.signal, found.change), strict=True)
-  return {noun: judged(side, found.kinds) for noun, side in sides}
+  seeds = found.sizes.loss.shape[1]
+  return {noun: judged(side, found.kinds, seeds) for noun, side in sides}
 
 
 def verdicts_on(
@@ -190,12 +191,13 @@ def _unknown(found: Found, words: dict[str, np.ndarray]) -> Iterator[Verdict]:
   rows = np.flatnonzero(unsure).tolist()
   if rows:
     names = [found.operations[row].path for row in rows]
+    count = f"{len(rows)} of {len(found.operations)} operations"
     yield Verdict(
       "too uncertain",
       "warning",
       names[0],
-      f"{len(rows)} of {len(names)} exponents vary too much from seed to seed "
-      f"to be judged: {', '.join(names[:_MOST])}.",
+      f"The exponents of {count} vary too much from seed to seed to be judged: "
+      f"{', '.join(names[:_MOST])}.",
       "Take more seeds, or a larger batch.",
       tuple(rows),
     )
