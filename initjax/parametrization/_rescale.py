@@ -22,7 +22,8 @@ is wanted already."""
 
 def sizes(params: Any) -> dict[str, float]:
   """Root mean square of each leaf of floats, by path, in one program."""
-  return {p: float(size) for p, size in _sizes(_floats(params)).items()}
+  with jax.ensure_compile_time_eval():  # also where a plan is made under jit
+    return {p: float(size) for p, size in _sizes(_floats(params)).items()}
 
 
 def _floats(params: Any) -> dict[str, Any]:
