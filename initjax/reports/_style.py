@@ -40,6 +40,7 @@ STYLE = """
   color: var(--accent); font-size: 0.75rem; font-weight: 500;
 }
 .initjax h2 code { font-weight: 500; overflow-wrap: anywhere }
+.initjax p { overflow-wrap: anywhere }
 .initjax section p { margin: 0.3rem 0 0; white-space: pre-line }
 .initjax code, .initjax pre {
   font-family: ui-monospace, "DejaVu Sans Mono", Consolas, monospace;
