@@ -144,6 +144,7 @@ class Parametrization:
         AdamW is given groups with rates of their own.
 
     Raises:
+      TypeError: if `tx` is no optax transformation.
       ValueError: if `tx` cannot be tried; then say `kind`.
 
     >>> import jax.numpy as jnp, initjax, optax
@@ -157,6 +158,11 @@ class Parametrization:
     [-0.4000000059604645, -0.02500000037252903]
     """
     check_choice("decay", decay, ("fixed_timescale", "with_rate"))
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+      raise TypeError(
+        f"optimizer wants an optax transformation, such as optax.adam(1e-3); "
+        f"got {tx!r:.60}."
+      )
     if kind is not None:
       check_choice("kind", kind, _KINDS)
     known = {} if kind else self._kinds(tx)

@@ -59,8 +59,8 @@ def rescaled(
     again: whether parameters may have the wanted size already.
 
   Raises:
-    ValueError: if parameters have no values; if a size is unknown; if all
-      leaves that would change have the wanted size already.
+    ValueError: if parameters have no values, or other shapes; if a size is
+      unknown; if all leaves that would change have the wanted size already.
   """
   found = _known(params, table)
   measured = sizes(params)
@@ -89,6 +89,12 @@ def _known(params: Any, table: Mapping[str, Scaling]) -> dict[str, Scaling]:
       "of jit, with arrays."
     )
   found = {path: of_path(path, table) for path in _floats(params)}
+  for path, leaf in _floats(params).items():
+    if tuple(leaf.shape) != tuple(found[path].shape):
+      raise ValueError(
+        f"the plan is of {path} with shape {tuple(found[path].shape)}; got "
+        f"{tuple(leaf.shape)}: give parameters of the model, not of the base."
+      )
   unknown = [path for path, row in found.items() if row.std is None]
   if unknown:
     listed = ", ".join(unknown[:4])

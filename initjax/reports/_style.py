@@ -47,7 +47,7 @@ STYLE = """
   font-size: 0.875em; color: inherit; background: none;
 }
 .initjax pre {
-  margin: 0.6rem 0 0; padding: 0.6rem 0.8rem; overflow-x: auto;
+  margin: 0.6rem 0 0; padding: 0.6rem 0.8rem; white-space: pre-wrap;
   border: 1px solid var(--rule); border-radius: 4px; background: var(--paper);
   user-select: all;
 }

@@ -296,6 +296,8 @@ def test_an_optimizer_that_cannot_be_tried_wants_its_kind():
   broken = optax.GradientTransformation(lambda params: (), update)
   with pytest.raises(ValueError, match=r"needs a mesh.*kind='adam'"):
     plan_of(FACTORS).optimizer(broken)
+  with pytest.raises(TypeError, match=r"optax transformation.*got 'adam'"):
+    plan_of(FACTORS).optimizer("adam")
 
 
 def test_the_state_is_that_of_the_optimizer():

@@ -79,6 +79,12 @@ def test_unknown_sizes_are_said():
     plan.init(jax.random.key(0))
 
 
+def test_parameters_of_the_base_are_refused():
+  base = models.drawn(shapes(BASE))
+  with pytest.raises(ValueError, match="parameters of the model, not of the"):
+    plan_of(base).rescale(base)
+
+
 def test_zeros_stay_and_must_be_zeros_in_both():
   base = models.drawn(shapes(BASE)) | {"out": np.zeros((BASE, 2), np.float32)}
   plan = plan_of(base)
