@@ -237,7 +237,7 @@ def _which(paths: list[str], facts: list[Facts]) -> str:
 def _one_sample(observed: Observed) -> Iterator[Verdict]:
   samples = observed.found.detail.samples
   known = samples[np.isfinite(samples)]
-  if known.size and known.max() <= 1:
+  if known.size and known.max() == 1:
     yield Verdict(
       "one sample",
       "note",

@@ -30,6 +30,8 @@ class Links(NamedTuple):
 
   before: tuple[int, ...]
   """[rows]: as bits of a number, all rows that have a say in it"""
+  terms: tuple[int, ...]
+  """[rows]: likewise, those whose outputs are added to make what feeds it"""
   links: tuple[Link | None, ...]
   """[rows]: the only row that feeds it, if there is one"""
   readers: tuple[int, ...]
@@ -41,11 +43,16 @@ class Links(NamedTuple):
     """Whether one row has a say in another."""
     return bool(self.before[second] >> first & 1)
 
+  def adds(self, first: int, second: int) -> bool:
+    """Whether one row's output is a term of the sum that another reads."""
+    return bool(self.terms[second] >> first & 1)
+
 
 def links_of(graph: SignalGraph) -> Links:
   """Reads the streams of a graph once, in the order of execution."""
   latest = _Latest(graph)
   before: list[int] = []
+  terms: list[int] = []
   links: list[Link | None] = []
   readers = [0] * len(graph.rows)
   known = not graph.opaque and not graph.not_followed
@@ -55,6 +62,9 @@ def links_of(graph: SignalGraph) -> Links:
     for term, of in latest.named(feed, at):
       bits |= before[of] | (term.kind == "output") << of
     before.append(bits)
+    added = (t for t in feed.stream or () if t.kind == "output")
+    sources = (latest.row(term.site, at) for term in added)
+    terms.append(sum(1 << of for of in {*sources} if of is not None))
     links.append(_link(feed.stream or (), at, links, latest))
     known &= feed.stream is not None or feed.from_outside
     for read in _read(latest.named(feed, at), links):
@@ -65,7 +75,7 @@ def links_of(graph: SignalGraph) -> Links:
   for feed in others:
     for read in _read(latest.named(feed, end), links):
       readers[read] += feed.stream is not graph.output or read < end - 1
-  return Links(tuple(before), tuple(links), tuple(readers), known)
+  return Links(tuple(before), tuple(terms), tuple(links), tuple(readers), known)
 
 
 class _Latest:

@@ -3,13 +3,13 @@
     chain   operations that feed each other, one by one
     blocks  the same operation in one block after another: a residual stream,
             time steps, couplings; each kind of operation is one sequence
-    path    other operations, each of which has a say in the next
+    path    other operations, each a term of the sum that the next one reads
 
 Every row is in one piece, or in none: `unjudged` then says why.
 """
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from initjax.diagnosis._chain import Chain, chain_of, paths_of
@@ -60,8 +60,8 @@ def pieces_of(graph: SignalGraph, leaves: Leaves) -> Pieces:
   ]
   found += blocks
   rest = _others(len(graph.rows), found)
-  successions = [p for p in _successions(links, rest) if len(p) >= _SHORTEST]
-  found += [Piece("path", (path,)) for path in successions]
+  successions = _successions(rest, links.adds)
+  found += [Piece("path", (p,)) for p in successions if len(p) >= _SHORTEST]
   rest = [
     at
     for at in _others(len(graph.rows), found)
@@ -90,11 +90,13 @@ def _is_end(
   return links.are_known or any(links.leads(first, at) for first, _ in ends)
 
 
-def _successions(links: Links, rows: Iterable[int]) -> list[tuple[int, ...]]:
+def _successions(
+  rows: Iterable[int], leads: Callable[[int, int], bool]
+) -> list[tuple[int, ...]]:
   """Rows in sequences: each goes on with the first whose end leads to it."""
   found: list[list[int]] = []
   for at in rows:
-    ends = (each for each in found if links.leads(each[-1], at))
+    ends = (each for each in found if leads(each[-1], at))
     sequence = next(ends, None)
     if sequence is None:
       found.append([at])
@@ -116,7 +118,7 @@ def _blocks(
     roles.setdefault(_role(row), []).append(at)
   groups: list[list[tuple[int, ...]]] = []
   for role in roles.values():
-    for sequence in _successions(links, role):
+    for sequence in _successions(role, links.leads):
       if len({path_of[at] for at in sequence}) < 2:
         continue
       along = (each for each in groups if _take_turns(links, each[0], sequence))

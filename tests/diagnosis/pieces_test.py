@@ -149,7 +149,7 @@ def test_the_longest_path_goes_first_and_no_row_is_in_two():
   """A row with readers 1 and 3, of which 3 leads further."""
   feeds = [None, 0, 1, 0, 3, 4]
   links = [None if f is None else Link(f, (), True) for f in feeds]
-  found = paths_of(Links((0,) * 6, tuple(links), (0,) * 6, True))
+  found = paths_of(Links((0,) * 6, (0,) * 6, tuple(links), (0,) * 6, True))
   assert found == [(0, 3, 4, 5), (1, 2)]
 
 
