@@ -5,13 +5,14 @@ what error?
 
     python -m experiments.reproduce
 
-runs every experiment at `--scale=smoke`, `laptop` or `tpu` (laptop: 11 minutes
-on 2 CPU cores; smoke: five, too small to agree everywhere) and puts each
-published number beside ours. An error is what a law allows, or two standard
-errors, which one number in twenty exceeds by chance at another seed. Expect 98
-of 100 to agree; not the exponent of ξ_c in the depth that trains (0.83 ± 0.09
-for 1), nor how many of the measured ξ_c are within two standard errors of
-theory (25 of 30).
+runs every experiment at `--scale=smoke`, `laptop` or `tpu` (laptop: 40 minutes
+on 2 CPU cores, of which `mu_transfer` takes 30; smoke: six, too small to agree
+everywhere) and puts each published number beside ours. An error is what a law
+allows, or two standard errors, which one number in twenty exceeds by chance at
+another seed. Expect 103 of 106 to agree; not the exponent of ξ_c in the depth
+that trains (0.83 ± 0.09 for 1), nor how many of the measured ξ_c are within two
+standard errors of theory (25 of 30), nor the slope of the GPT's best rate in μP
+(0.18, where 0.15 is allowed).
 
 Results go to a new directory: reproduce.json, reproduce.png (every difference
 in units of its error) and reproduce.html, one page with all figures and tables.
