@@ -1,5 +1,6 @@
 """The command line: what it builds, what it says, how it exits."""
 
+import ast
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import initjax
+from initjax import diagnosis
 from initjax._cli import _inputs, main
 from initjax._cli._errors import CallError, on_one_line
 from initjax.typing import Verdict
@@ -295,6 +297,25 @@ def test_help_is_printed(call):
   assert out.startswith("usage: initjax diagnose")
   for flag in ("--input", "--seeds", "--json", "--html"):
     assert flag in out
+
+
+def kinds_of_verdicts():
+  """Texts with which the library begins a verdict; of an f-string its parts."""
+  folder = pathlib.Path(diagnosis.__file__).parent
+  for path in folder.glob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Call) and ast.unparse(node.func) == "Verdict":
+        for part in ast.walk(node.args[0]):
+          if isinstance(part, ast.Constant) and part.value.strip():
+            yield part.value.strip()
+
+
+def test_help_knows_every_kind_of_verdict():
+  known = ", ".join(diagnosis.CATALOGUE).split(", ")
+  found = {*kinds_of_verdicts()}
+  assert len(found) > 20
+  for kind in found:
+    assert any(each in kind or kind in each for each in known), kind
 
 
 def test_inputs_follow_their_law():

@@ -39,6 +39,7 @@ dtypes: f16 bf16 f32 f64, i8 i16 i32 i64, u8 u16 u32 u64, bool.
 import io
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 
@@ -47,6 +48,7 @@ from absl import flags
 
 from initjax._cli import _inputs, _models
 from initjax._cli._errors import CallError, on_one_line
+from initjax.diagnosis import CATALOGUE
 from initjax.measurement import SignalReport
 from initjax.reports import SEVERITIES, check_directory, check_free, versions
 
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = values(sys.argv if argv is None else argv)[1:]
     if values.help:
       print(__doc__.partition("\n\n")[2].rstrip())
+      print(f"\nverdicts:\n{_catalogue()}")
       return 0
     if values.version:
       print(", ".join(" ".join(pair) for pair in versions().items()))
@@ -105,6 +108,15 @@ def _flags() -> flags.FlagValues:
   )
   flags.DEFINE_boolean("version", False, "Of what.", flag_values=values)
   return values
+
+
+def _catalogue() -> str:
+  """Kinds of verdicts, each with what it says, below 80 columns."""
+  lines = (f"{kinds}: {said}." for kinds, said in CATALOGUE.items())
+  wrapper = textwrap.TextWrapper(
+    78, initial_indent="  ", subsequent_indent="    "
+  )
+  return "\n".join(map(wrapper.fill, lines))
 
 
 def _check_call(words: Sequence[str], values: flags.FlagValues) -> None:
