@@ -23,16 +23,6 @@ flags:
   --html report.html            writes a page to look at
   --version                     prints the versions of initjax and JAX
 
-words:
-  fan_in, fan_out  terms summed into one output of an operation; outputs that
-                   one of its inputs feeds
-  fed by           the activation, or else what the operation is applied to
-  second moment    the mean square E[x²] of a signal, or of a gradient
-  chance           what random weights of this width and depth do to the size
-                   of a signal in a healthy network
-  edge of chaos    weights for which gradients neither grow nor shrink with
-                   depth: between samples that become alike and noise
-
 dtypes: f16 bf16 f32 f64, i8 i16 i32 i64, u8 u16 u32 u64, bool.
 """
 
@@ -41,7 +31,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags
@@ -50,7 +40,13 @@ from initjax._cli import _inputs, _models
 from initjax._cli._errors import CallError, on_one_line
 from initjax.diagnosis import CATALOGUE
 from initjax.measurement import SignalReport
-from initjax.reports import SEVERITIES, check_directory, check_free, versions
+from initjax.reports import (
+  GLOSSARY,
+  SEVERITIES,
+  check_directory,
+  check_free,
+  versions,
+)
 
 __all__ = ["main"]
 
@@ -67,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = values(sys.argv if argv is None else argv)[1:]
     if values.help:
       print(__doc__.partition("\n\n")[2].rstrip())
-      print(f"\nverdicts:\n{_catalogue()}")
+      print(f"\nwords:\n{_listed(GLOSSARY)}")
+      print(f"\nverdicts:\n{_listed(CATALOGUE)}")
       return 0
     if values.version:
       print(", ".join(" ".join(pair) for pair in versions().items()))
@@ -110,9 +107,9 @@ def _flags() -> flags.FlagValues:
   return values
 
 
-def _catalogue() -> str:
-  """Kinds of verdicts, each with what it says, below 80 columns."""
-  lines = (f"{kinds}: {said}." for kinds, said in CATALOGUE.items())
+def _listed(words: Mapping[str, str]) -> str:
+  """Words, each with what it says, below 80 columns."""
+  lines = (f"{word}: {said}." for word, said in words.items())
   wrapper = textwrap.TextWrapper(
     78, initial_indent="  ", subsequent_indent="    "
   )

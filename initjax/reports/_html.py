@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from initjax.reports import _figure, _words
 from initjax.reports._fold import one_by_one
+from initjax.reports._glossary import GLOSSARY
 from initjax.reports._style import STYLE
 from initjax.reports._table import table
 from initjax.reports._text_table import (
@@ -88,9 +89,22 @@ def page(content: Content, title: str, about: Mapping[str, str]) -> str:
 </head>
 <body>
 {fragment(content, _heading(title, about))}
+{_words_explained()}
 </body>
 </html>
 """
+
+
+def _words_explained() -> str:
+  lines = (
+    f"<dt>{escape(word)}</dt><dd>{escape(said)}</dd>"
+    for word, said in GLOSSARY.items()
+  )
+  summary = "<summary><span>What the words mean</span></summary>"
+  return (
+    f'<div class="initjax"><details>{summary}<dl>{"".join(lines)}</dl>'
+    "</details></div>"
+  )
 
 
 def _heading(title: str, about: Mapping[str, str]) -> str:

@@ -90,6 +90,8 @@ STYLE = """
 }
 .initjax summary span { padding: 0.2rem 0.5rem; white-space: nowrap }
 .initjax summary span:first-child::after { content: " ▸" }
+.initjax dt { font-weight: 600 }
+.initjax dd { margin: 0 0 0.5rem 1rem; color: var(--faint) }
 .initjax details[open] summary span:first-child::after { content: " ▾" }
 .initjax summary:hover { color: var(--ink) }
 .initjax details table { border-top: 1px solid var(--rule) }
