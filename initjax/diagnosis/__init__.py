@@ -9,4 +9,4 @@ from initjax.diagnosis._observe import Observed, observe
 from initjax.diagnosis._odd_layers import ODD
 from initjax.diagnosis._parameters import without_detail
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "verdicts_of_draws"]

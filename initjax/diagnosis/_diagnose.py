@@ -160,11 +160,22 @@ def verdicts_of_draws(
 ) -> list[tuple[Verdict, ...]]:
   """Of each draw of the parameters its verdicts: one program measures all.
 
+  For rates of false alarms, and of what is found, on a model of your own;
+  `diagnose(init=, draws=)` is one judgement of several draws.
+
   Args:
     fn: a function of parameters and inputs.
     init: from a key to parameters.
     keys: [draws], each of parameters and of a random cotangent.
     *inputs: the other arguments of `fn`.
+
+  >>> init = lambda key: jax.random.normal(key, (16, 16)) / 4
+  >>> keys = jax.random.split(jax.random.key(0), 3)
+  >>> x = jax.random.normal(jax.random.key(1), (16, 8))
+  >>> [len(each) for each in verdicts_of_draws(jnp.matmul, init, keys, x)]
+  [0, 0, 0]
+
+  Reference: as `diagnose`.
   """
 
   def one(key: jax.Array) -> Any:
