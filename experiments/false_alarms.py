@@ -10,8 +10,8 @@ and diagnoses each: some 20 minutes on 2 idle CPU cores (`--verdict_draws=20`
 for a first look). A verdict other than a note, or a drift for which assertions
 fail, is an alarm. Expect at most 6 of 400 in any healthy kind (3 in 5,200 of
 thirteen of them were seen), and at least 99 % of each sickness found (100 of
-100 in all). The exception is 200 layers of leaky ReLU, of which 39 of 400 are
-told of rank collapse: their samples do become that alike.
+100 in all). Nearest to the limit are 200 layers of leaky ReLU, whose samples
+become alike: 3 of 200.
 
     python -m experiments.false_alarms --draws=500 --verdict_draws=0
 
