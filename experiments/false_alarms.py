@@ -194,34 +194,30 @@ def rates(config: Config, job: Job) -> list[Rate]:
   """Diagnoses every kind; each is one item."""
   networks = [*healthy_networks().items(), *sick_networks().items()]
   sick = sick_networks()
-  kinds: dict[str, collections.Counter[str]] = {}
 
-  def one(name: str) -> np.ndarray:
-    network = dict(networks)[name]
+  def one(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers, and the verdicts' text as bytes: what is kept is arrays."""
+    network, kinds = dict(networks)[name], collections.Counter[str]()
     count = config.verdict_draws // 4 if name in sick else config.verdict_draws
     keys = jax.random.split(jax.random.key(0), max(count, 1))
-    found = 0
-    kinds[name] = collections.Counter()
-    draws = verdicts_of_draws(
-      network.apply, network.init, keys, *network.inputs
-    )
-    for verdicts in draws:
+    found, fn, init = 0, network.apply, network.init
+    signs = network.signs if name in sick else ("",)
+    for verdicts in verdicts_of_draws(fn, init, keys, *network.inputs):
       loud = {v.kind for v in verdicts if is_alarm(v)}
-      signs = network.signs if name in sick else ("",)
       found += any(sign in kind for sign in signs for kind in loud)
-      kinds[name].update(loud)
-    params = network.init(keys[0])
-    report = initjax.diagnose(network.apply, params, *network.inputs)
+      kinds.update(loud)
+    report = initjax.diagnose(fn, init(keys[0]), *network.inputs)
     rows = len(report.graph.rows)
-    return np.array([found, len(keys), len(report.unjudged), rows])
+    numbers = np.array([found, len(keys), len(report.unjudged), rows])
+    return numbers, np.frombuffer(_listed(kinds).encode(), np.uint8)
 
-  counts = job.map(one, [name for name, _ in networks])
-  found = []
-  for (name, _), row in zip(networks, counts, strict=True):
-    k, draws, unjudged, rows = (int(number) for number in row)
-    said = _listed(kinds.get(name))
-    found.append(Rate(name, name in sick, k, draws, unjudged, rows, said))
-  return found
+  rates = []
+  found = job.map(one, [name for name, _ in networks])
+  for (name, _), (numbers, text) in zip(networks, found, strict=True):
+    said = bytes(text).decode()
+    k, draws, unjudged, rows = (int(number) for number in numbers)
+    rates.append(Rate(name, name in sick, k, draws, unjudged, rows, said))
+  return rates
 
 
 def is_alarm(verdict: Verdict) -> bool:
@@ -229,8 +225,8 @@ def is_alarm(verdict: Verdict) -> bool:
   return verdict.severity != "note" or verdict.kind.startswith("slow drift")
 
 
-def _listed(kinds: collections.Counter[str] | None) -> str:
-  return ", ".join(f"{kind} {n}" for kind, n in (kinds or {}).items())
+def _listed(kinds: collections.Counter[str]) -> str:
+  return ", ".join(f"{kind} {n}" for kind, n in kinds.items()) or "none"
 
 
 def counts_of(config: Config, job: Job) -> list[Count]:

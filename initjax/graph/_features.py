@@ -20,14 +20,6 @@ def features(node: Node, rank: int) -> frozenset[int]:
   return _after(moved, found)
 
 
-def made_features(node: Node, rank: int) -> frozenset[int] | None:
-  """The same; None where no kernel is known to have made them."""
-  source, moved, _ = _source(node, rank)
-  if source.features is None or source.operation is None:
-    return None
-  return _after(moved, source.features)
-
-
 def _source(node: Node, rank: int) -> tuple[Node, list[Node], int]:
   """What knows its features, the moves from there on, and how many axes."""
   moved: list[Node] = []

@@ -197,18 +197,13 @@ def measure_detail(
     gradients = cotangent_of(differentiable(main), cotangent, key)
     return dict(zip(floats, gradients, strict=True))
 
+  def whole(params: Any, inputs: Any, key: Any, cotangent: Any) -> SignalReport:
+    options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}
+    return measure(fn, params, *inputs, **options, detail=True)
+
   passes = passes_by_segments(traced, params, inputs, start)
   if passes is None:
-    options = {"has_aux": has_aux, "detail": True}
-    return execute(
-      lambda params, inputs, key, cotangent: measure(
-        fn, params, *inputs, key=key, cotangent=cotangent, **options
-      ),
-      params,
-      inputs,
-      key,
-      cotangent,
-    )
+    return execute(whole, params, inputs, key, cotangent)
   return _report_of(traced, *passes)
 
 

@@ -66,12 +66,9 @@ def watch(traced: Trace, detail: bool) -> Watch:
   ) -> tuple[list[Any], Seen, None]:
     if visited.equation.primitive.name == "while":  # it has no gradient
       return visited.outputs, slot.forward, state
-    slopes = {
-      at: slope(feed.activation)(
-        jax.lax.stop_gradient(visited.outputs[feed.output])
-      )
-      for at, feed in sources.get(visited.site, {}).items()
-    }
+    still = jax.lax.stop_gradient(list(visited.outputs))
+    feeds = sources.get(visited.site, {}).items()
+    slopes = {at: slope(f.activation)(still[f.output]) for at, f in feeds}
     return *_seen_at(ops.get(visited.site), slopes, visited, slot), state
 
   avals = traced.jaxpr.in_avals
@@ -80,18 +77,30 @@ def watch(traced: Trace, detail: bool) -> Watch:
     site: empty_slot(op.repeats, op.dtype, varying) for site, op in ops.items()
   }
 
-  def not_run(site: Site) -> Seen:
-    nothing = {
-      at: varying_zeros(feed.place.repeats if feed.place else (), varying)
-      for at, feed in sources.get(site, {}).items()
-    }
-    if not detail or site not in ops:
-      return Seen(slots.get(site), None, nothing)
-    more = varying_zeros((*ops[site].repeats, LENGTH), varying)
-    return Seen(slots.get(site), more, nothing)
-
-  blanks = {site: not_run(site) for site in {**ops, **sources}}
+  nothing = functools.partial(_nothing_seen, varying=varying, detail=detail)
+  blanks = {
+    site: nothing(ops.get(site), slots.get(site), sources.get(site, {}))
+    for site in {**ops, **sources}
+  }
   return Watch(Visitor(visit), slots, blanks, sources)
+
+
+def _nothing_seen(
+  op: LinearOp | None,
+  slot: Any,
+  feeds: dict[tuple[int, bool], Feed],
+  varying: set[str],
+  detail: bool,
+) -> Seen:
+  """What a site hands out that is not run."""
+  slopes = {
+    at: varying_zeros(feed.place.repeats if feed.place else (), varying)
+    for at, feed in feeds.items()
+  }
+  more = None
+  if detail and op is not None:
+    more = varying_zeros((*op.repeats, LENGTH), varying)
+  return Seen(slot, more, slopes)
 
 
 def _feeds_by_site(
