@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments.runtime.experiment import Claim
+from experiments.runtime.experiment import KINDS, Claim
 
 _STYLE = """
 body { max-width: 72rem; margin: 0 auto; padding: 1rem 1.25rem 3rem;
@@ -45,11 +45,11 @@ class Section(NamedTuple):
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
   """The page, as HTML that needs no other file."""
   claims = [(s.name, claim) for s in sections for claim in s.claims]
-  agree = sum(claim.agrees for _, claim in claims)
   body = [
     f"<h1>{html.escape(title)}</h1>",
     f"<p class='faint'>{html.escape(subtitle)}</p>",
-    f"<p>{agree} of {len(claims)} numbers agree within their error.</p>",
+    f"<p>{html.escape(summary([claim for _, claim in claims]))}.</p>",
+    f"<ul>{_kinds()}</ul>",
     _claims_table(claims),
     *map(_section, sections),
   ]
@@ -59,6 +59,24 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
     + "\n".join(body)
     + "</body></html>\n"
+  )
+
+
+def summary(claims: Sequence[Claim]) -> str:
+  """How many agree, of those that are independent of each other."""
+  counted = [claim for claim in claims if not claim.shares]
+  agree = sum(claim.agrees for claim in counted)
+  more = len(claims) - len(counted)
+  text = (
+    f"{agree} of {len(counted)} independent claims agree within their error"
+  )
+  return text + (f"; {more} more share their draws" if more else "")
+
+
+def _kinds() -> str:
+  return "".join(
+    f"<li><b>{kind}</b>: {html.escape(text)}.</li>"
+    for kind, text in KINDS.items()
   )
 
 
@@ -76,7 +94,7 @@ def _claims_table(claims: Sequence[tuple[str, Claim]]) -> str:
   head = (
     "<tr><th>experiment</th><th>source</th><th>quantity</th>"
     "<th class='number'>published</th><th class='number'>ours ± error</th>"
-    "<th>agree</th></tr>"
+    "<th>error</th><th>agree</th></tr>"
   )
   rows = []
   for name, claim in claims:
@@ -85,12 +103,22 @@ def _claims_table(claims: Sequence[tuple[str, Claim]]) -> str:
       f"<tr class='{'yes' if claim.agrees else 'no'}'>"
       f"<td><a href='#{name}'>{name}</a></td>"
       f"<td>{html.escape(claim.source)}</td>"
-      f"<td>{html.escape(claim.quantity)}</td>"
+      f"<td>{html.escape(claim.quantity)}{_remarks(claim)}</td>"
       f"<td class='number'>{published}</td>"
       f"<td class='number'>{ours} ± {error}</td>"
+      f"<td>{claim.kind}</td>"
       f"<td>{'yes' if claim.agrees else 'no'}</td></tr>"
     )
   return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _remarks(claim: Claim) -> str:
+  said = [claim.why, claim.shares and f"same draws as: {claim.shares}"]
+  return "".join(
+    f"<br><span class='faint'>{html.escape(text)}</span>"
+    for text in said
+    if text
+  )
 
 
 def _section(section: Section) -> str:

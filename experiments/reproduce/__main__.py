@@ -101,16 +101,12 @@ def tables(result: Result) -> list[Any]:
   from rich.markup import escape
 
   found = claims(result)
-  agree = sum(claim.agrees for claim in found)
-  table = rich.table.Table(
-    title=f"{agree} of {len(found)} numbers agree within their error",
-    box=None,
-    pad_edge=False,
-  )
+  table = rich.table.Table(title=pages.summary(found), box=None, pad_edge=False)
   table.add_column("source")
   table.add_column("quantity")
   for heading in ("published", "ours", "± error"):
     table.add_column(heading, justify="right", no_wrap=True)
+  table.add_column("error is", no_wrap=True)
   table.add_column("agree", no_wrap=True)
   for section in result["_sections"]:
     table.add_row(f"[bold underline]{section.name}")
@@ -121,6 +117,7 @@ def tables(result: Result) -> list[Any]:
         escape(claim.source),
         escape(claim.quantity),
         *pages.numbers(claim),
+        "(same draws)" if claim.shares else claim.kind,
         "yes" if claim.agrees else "[red]no",
       )
   return [table]

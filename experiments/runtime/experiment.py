@@ -19,6 +19,15 @@ Result = dict[str, Any]
 SCALES = ("smoke", "laptop", "tpu")
 
 
+KINDS = {
+  "two errors": "two standard errors of the mean: one in 22 fails by chance",
+  "law": "three standard deviations by a law: one in 370 fails by chance",
+  "allowance": "what the approximation leaves open, on top of two errors",
+  "consistency": "two numbers of this run: no number of the literature",
+}
+"""what the error of a claim is"""
+
+
 class Claim(NamedTuple):
   """A number of the literature, or of theory, beside ours."""
 
@@ -28,8 +37,13 @@ class Claim(NamedTuple):
   published: float
   ours: float
   error: float
-  """by how much an honest measurement may differ: from a law, or two standard
-  errors"""
+  """by how much an honest measurement may differ"""
+  kind: str = "two errors"
+  """of the error, among `KINDS`"""
+  why: str = ""
+  """what is allowed beyond chance, if anything, and why"""
+  shares: str = ""
+  """the quantity of another claim made of the same draws: shown, not counted"""
 
   @property
   def agrees(self) -> bool:

@@ -52,7 +52,7 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_shows():
   assert "A &amp; B 2015" in html
   assert "&lt;growth&gt;" in html
   assert "Why &lt;half&gt;?" in html
-  assert "0 of 1 numbers agree" in html
+  assert "0 of 1 independent claims agree" in html
   assert "data:image/png;base64," in html
   assert "http" not in html
 
