@@ -33,7 +33,6 @@ import numpy as np
 import optax
 
 from experiments.common import training
-from experiments.common.networks import log2_second_moment
 from experiments.data import datasets
 from experiments.normalization import networks
 from experiments.normalization.claims import claims, tables
@@ -52,6 +51,7 @@ from experiments.runtime.experiment import (
 )
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
+from initjax.measurement import log2_second_moment
 
 HE = 2**0.5
 """σ_w that keeps the second moment of ReLU layers"""

@@ -42,6 +42,7 @@ from experiments.runtime.launch import launch
 from experiments.xavier.claims import claims, tables
 from experiments.xavier.show import figure
 from experiments.xavier.theory import ACTIVATIONS, INITS, squashed
+from initjax.measurement import correlation
 
 SHAPES = ("narrowing", "widening")
 KINDS = (*((mode, "normal") for mode in MODES), ("fan_avg", "uniform"))
@@ -132,13 +133,6 @@ def squash(
     }
 
   return jax.vmap(one)(networks)
-
-
-def correlation(h: jax.Array) -> jax.Array:
-  """Mean of h_a·h_b over pairs of different inputs, against that of h_a·h_a."""
-  own = (h**2).sum()
-  pairs = (h.sum(0) ** 2).sum() - own
-  return pairs / (len(h) - 1) / own
 
 
 def _against_last(moments: jax.Array) -> jax.Array:
