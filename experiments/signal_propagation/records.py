@@ -143,7 +143,9 @@ def _growth(
     growth * math.log(2) * bits.std(ddof=1) / math.sqrt(bits.size),
     predicted,
     predicted * math.log(2) * half_width / steps,
-    bool(abs(last.mean() - expected.middle[end]) <= half_width),
+    bool(abs(last.mean() - expected.middle[end]) <= half_width)
+    if np.isfinite(half_width)
+    else None,
   )
 
 

@@ -69,8 +69,9 @@ def _caption(conditions: Conditions) -> str:
 
 def _cells(course: Course, in_full: bool) -> tuple[str | rich.text.Text, ...]:
   measured, theory = "-", rich.text.Text("- ")
-  if course.in_band is not None:
+  if np.isfinite(course.growth):
     measured = _with_error(course.growth, course.growth_error)
+  if course.in_band is not None:
     predicted = _with_error(course.predicted_growth, course.predicted_band)
     theory = rich.text.Text(predicted + " ")
     if not course.in_band:

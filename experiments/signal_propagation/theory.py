@@ -10,12 +10,14 @@ there, y_s, is known. So the mean over seeds of y_l should lie within
 where k_l is what layer l keeps of a deviation in s: of the signal, as much as
 the covariance says; of the gradient, which is linear, all.
 
-All to first order in depth/width, for Gaussian weights. Left out is that at
-finite width inputs become correlated by chance: where theory has them all but
-independent (tanh, softsign), signals fluctuate up to 3 times as much. Uniform
-and truncated weights differ by their fourth moment over the width, a few
-percent. Orthogonal ones drift and fluctuate less (ReLU: 3 instead of 5 per
-layer), so their band reaches from infinite width to that of Gaussian weights.
+All to first order in depth/width, for Gaussian weights; where that order does
+not hold, mean and covariance are those of draws by `meanfield.simulate`. Left
+out of the first order is that at finite width inputs become correlated by
+chance: where theory has them all but independent (tanh, softsign), signals
+fluctuate up to 3 times as much. Uniform and truncated weights differ by their
+fourth moment over the width, a few percent. Orthogonal ones drift and fluctuate
+less (ReLU: 3 instead of 5 per layer), so their band reaches from infinite width
+to that of Gaussian weights.
 """
 
 import math
@@ -28,6 +30,7 @@ from initjax import meanfield
 from initjax.typing import Activation
 
 SIGMAS = 3.0  # standard deviations from the middle of a band to its edge
+DRAWS = 64  # where the first order does not hold
 
 
 class Conditions(NamedTuple):
@@ -88,17 +91,29 @@ def laws(
   """Of signal and gradient, in networks that start with q_1 in their first."""
   width, hidden = conditions.width, conditions.depth - 1
   layer = meanfield.Layer(activation, 2.0**log2_sigma_w2, width=width)
-  t = meanfield.trajectory(
-    [meanfield.Layer(width=width)] + hidden * [layer],
-    second_moment=2.0**log2_q1,
-    correlation=conditions.correlation,
-    batch=conditions.batch,
-    cotangent_correlation=0.0,  # drawn at random
-  )
-  return (
+  layers = [meanfield.Layer(width=width)] + hidden * [layer]
+  given = {
+    "second_moment": 2.0**log2_q1,
+    "correlation": conditions.correlation,
+    "cotangent_correlation": 0.0,  # drawn at random
+  }
+  t = meanfield.trajectory(layers, batch=conditions.batch, **given)
+  found = (
     Law(t.forward + t.forward_drift, t.forward_drift, t.forward_covariance),
     Law(t.backward + t.backward_drift, t.backward_drift, t.backward_covariance),
   )
+  if all(np.isfinite(law.covariance).all() for law in found):
+    return found
+  drawn = meanfield.simulate(
+    jax.random.key(0), layers, DRAWS, batch=min(conditions.batch, 8), **given
+  )
+  return _law(t.forward, drawn.forward), _law(t.backward, drawn.backward)
+
+
+def _law(infinite: np.ndarray, drawn: np.ndarray) -> Law:
+  """Of log₂ second moments [draws, depth]."""
+  mean = drawn.mean(axis=0)
+  return Law(mean, mean - infinite, np.cov(drawn, rowvar=False))
 
 
 def healthy(conditions: Conditions) -> tuple[Law, Law]:
