@@ -95,8 +95,8 @@ def _sums(state: _State, reader: Node, experts: int) -> bool:
     return experts in _contracted(reader) and _keeps_features(
       reader, state.node
     )
-  if reader.equation is None or not reader.equation.invars:
-    return False
+  if reader.equation is None or state.node.equation is None:
+    return False  # a scan's slices
   shape = _shape(state.node)
   if reader.label in REDUCTIONS and state.weighs:
     axes = reader.equation.params["axes"]
