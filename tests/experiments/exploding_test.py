@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _exploding_networks, exploding
-from experiments.exploding import EXPERIMENT
+from experiments.exploding import __main__ as exploding
+from experiments.exploding import networks
+from experiments.exploding.__main__ import EXPERIMENT
 
 
 def test_lanczos_finds_the_largest_eigenvalue_not_the_largest_in_size():
@@ -22,9 +23,7 @@ def test_lanczos_finds_the_largest_eigenvalue_not_the_largest_in_size():
     x = jnp.concatenate([params["a"], params["b"].ravel()])
     return x @ matrix @ x / 2
 
-  found = _exploding_networks.largest_eigenvalue(
-    loss, params, jax.random.key(1), 20
-  )
+  found = networks.largest_eigenvalue(loss, params, jax.random.key(1), 20)
   np.testing.assert_allclose(found, 5.0, rtol=40 * 2**-24 * 9)
 
 
@@ -32,7 +31,7 @@ def test_lanczos_finds_the_largest_eigenvalue_not_the_largest_in_size():
 def test_clipping_bounds_what_it_says(kind):
   gradients = {"a": jnp.array([3.0, -0.01, 0.0, 4.0]), "b": jnp.full(12, 1e-3)}
   limit = 0.8  # each entry, or each block's root mean square: 0.2
-  clip = _exploding_networks.clipped(jnp.array(kind), limit, 16)
+  clip = networks.clipped(jnp.array(kind), limit, 16)
   found, _ = clip.update(gradients, clip.init(gradients))
   expected = {
     0: gradients["a"],

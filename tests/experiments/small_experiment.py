@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _datasets, _plots
-from experiments._experiment import (
+from experiments.common import plots
+from experiments.data import datasets
+from experiments.runtime.experiment import (
   Claim,
   Experiment,
   Program,
@@ -25,7 +26,7 @@ from experiments._experiment import (
   check,
   option,
 )
-from experiments._launch import launch
+from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Config:
 
   items: int = option(6, "How many.", low=1)
   runs: int = option(5, "Of each; no multiple of the devices.", low=1)
-  dataset: str = option("synthetic", "Not used.", choices=_datasets.INPUTS)
+  dataset: str = option("synthetic", "Not used.", choices=datasets.INPUTS)
   batch: int = option(4, "Not used.", low=1)
   seed: int = option(0, "Of all random numbers.")
 
@@ -100,7 +101,7 @@ def run(config, job):
 
 def figure(result):
   """The courses."""
-  drawn, ((axis,),) = _plots.grid(1, 1)
+  drawn, ((axis,),) = plots.grid(1, 1)
   axis.plot(np.mean(result["courses"], axis=1).T)
   return drawn
 
