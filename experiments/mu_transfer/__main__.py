@@ -70,7 +70,7 @@ class Config:
   )
   gpt_slowest: int = option(-11, "log₂ of its least rate.")
   gpt_rates: int = option(7, "Rates, each twice the last.", low=3)
-  gpt_seeds: int = option(2, "GPTs of each kind.", low=2)
+  gpt_seeds: int = option(6, "GPTs of each kind.", low=2)
   gpt_steps: int = option(150, "Updates.", low=5)
   gpt_batch: int = option(16, "Samples of 32 bytes of each.", low=1)
   samples: int = option(4096, "Of source text.", low=4)
@@ -229,7 +229,7 @@ EXPERIMENT = Experiment(
   Config,
   {"smoke": {"mlp_widths": (64, 256), "mlp_seeds": 2, "mlp_steps": 100,
              "mlp_rates": 6, "mlp_slowest": -10, "gpt_widths": (32, 64),
-             "gpt_rates": 3, "gpt_slowest": -8, "gpt_steps": 20,
+             "gpt_rates": 3, "gpt_slowest": -8, "gpt_steps": 20, "gpt_seeds": 2,
              "gpt_batch": 4},
    "tpu": {"mlp_widths": (64, 128, 256, 512, 1024, 2048), "mlp_seeds": 32,
            "gpt_widths": (64, 128, 256, 512), "gpt_seeds": 8,

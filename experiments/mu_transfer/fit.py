@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 _DRAWS = 1000
 """of the bootstrap"""
@@ -62,6 +63,10 @@ def slope_and_interval(
 ) -> Slope:
   """The slope, and the bootstrap's interval over seeds.
 
+  Means of n redrawn values vary by √((n - 1)/n) of what means of n fresh ones
+  do (Efron & Tibshirani 1993, Section 6.2), and few seeds tell little of their
+  own variation: quantiles are as much further away, and by Student's t.
+
   Args:
     sizes: widths or depths.
     rates: increasing.
@@ -74,8 +79,16 @@ def slope_and_interval(
     rows = random.integers(0, seeds, (len(sizes), seeds))
     redrawn = np.take_along_axis(loss, rows[:, None], -1)
     found.append(slope(sizes, optima(rates, redrawn)))
+  own = slope(sizes, optima(rates, loss))
   known = np.array(found)[np.isfinite(found)]
-  edges = [float("nan")] * 2
+  edges = np.full(2, np.nan)
   if len(known) > _DRAWS / 2:
-    edges = np.quantile(known, (0.025, 0.975)).tolist()
-  return Slope(slope(sizes, optima(rates, loss)), *edges)
+    edges = np.quantile(known, (0.025, 0.975))
+  wider = _of_few(seeds, len(sizes) * (seeds - 1))
+  return Slope(own, *(own + wider * (edges - own)).tolist())
+
+
+def _of_few(seeds: int, freedom: int) -> float:
+  """By how much a bootstrap's interval of few seeds is too small."""
+  student = stats.t.isf(0.025, freedom) / stats.norm.isf(0.025)
+  return float(student * (seeds / (seeds - 1)) ** 0.5)

@@ -60,6 +60,7 @@ from initjax.graph._primitives import (
   REMAT,
   RESHAPES,
 )
+from initjax.graph._routers import is_router
 from initjax.graph._scores import Product, constant_of, factor_after, products
 from initjax.graph._segments import Segment, Segments, cut
 from initjax.graph._signal_graph import Trace, signal_graph, trace

@@ -5,7 +5,7 @@ Masks of booleans that broadcast against a leaf: axes that are whole have size
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def _spread(view: View, shape: tuple[int, ...]) -> View:
 
 
 def entries_of_kernel(
-  op: LinearOp, view: View, features: np.ndarray
+  op: LinearOp, view: View, features: np.ndarray, made: Sequence[int]
 ) -> np.ndarray | None:
   """Entries of the leaf that make some features of an operation's output.
 
@@ -69,12 +69,13 @@ def entries_of_kernel(
     op: the operation.
     view: of its kernel, of one leaf.
     features: which, of booleans that broadcast against the output.
+    made: axes of the output that the kernel makes, in the kernel's order.
   """
   ((path, shape),) = view.leaves.items()
   if features.all():
     whole = view.distinct and view.size == math.prod(shape)
     return _every(view) if whole else _mask(view)
-  wanted = _kernel_part(op, features)
+  wanted = _kernel_part(op, features, made)
   memory = np.empty(shape, np.int8)  # never read or written
   try:
     part = np.asarray(view.apply({path: memory}))
@@ -88,14 +89,15 @@ def entries_of_kernel(
   return np.logical_or.reduce(np.broadcast_arrays(*known))
 
 
-def _kernel_part(op: LinearOp, features: np.ndarray) -> list[tuple[slice, ...]]:
+def _kernel_part(
+  op: LinearOp, features: np.ndarray, made: Sequence[int]
+) -> list[tuple[slice, ...]]:
   """Runs of features, as slices of the kernel; none if they cannot be told."""
-  own = [a for a in range(len(op.shape)) if a not in op.axes.samples]
   varying = [a for a in range(features.ndim) if features.shape[a] > 1]
-  known = len(own) == len(op.axes.free) and len(varying) == 1
-  if not known or varying[0] not in own or op.kind == "convolution":
+  known = len(made) == len(op.axes.free) and len(varying) == 1
+  if not known or varying[0] not in made:
     return []
-  axis = op.axes.free[own.index(varying[0])]
+  axis = op.axes.free[made.index(varying[0])]
   rank = len(op.kernel_shape)
   return [
     tuple(run if a == axis else slice(None) for a in range(rank))

@@ -178,7 +178,8 @@ class _Walk:
     features = entries_above(leaf("", op.shape), above)
     if op.view.computed or not op.view.exact or features is None:
       return None
-    entries = entries_of_kernel(op, op.view, features)
+    made = sorted(node.features or ())
+    entries = entries_of_kernel(op, op.view, features, made)
     if entries is None:
       return None
     holder = Holder(op.paths[0], entries, op.place.site)

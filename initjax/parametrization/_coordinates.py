@@ -9,7 +9,11 @@ import numpy as np
 from initjax._checks import check_integer, check_key, type_of
 from initjax._statistics import nan_is_unknown
 from initjax.parametrization._coordinates_fit import exponents
-from initjax.parametrization._coordinates_pass import Setup, course
+from initjax.parametrization._coordinates_pass import (
+  Setup,
+  course,
+  left_out,
+)
 from initjax.parametrization._coordinates_report import CoordinateCheck
 from initjax.parametrization._coordinates_rows import paired
 from initjax.parametrization._coordinates_verdicts import Found, verdicts_on
@@ -52,7 +56,8 @@ def coordinate_check(
 
   Returns:
     The exponents by operation and step, and verdicts. `print(check)` is a
-    table; `check.plot()` the figure.
+    table; `check.plot()` the figure. What is not read, and what runs inside of
+    `shard_map`, is not measured, and listed in `check.not_followed`.
 
   Raises:
     TypeError: if `build` does not return a `Setup`.
@@ -88,9 +93,8 @@ def coordinate_check(
     exponents(x, sizes.signal),
     exponents(x, sizes.change),
   )
-  graph = courses[-1].traced.graph
   verdicts = verdicts_on(found, setups[-1].plan)
-  return CoordinateCheck(found, verdicts, graph.not_followed)
+  return CoordinateCheck(found, verdicts, left_out(courses[-1].traced))
 
 
 def _check(widths: Sequence[int], steps: int, seeds: int) -> None:

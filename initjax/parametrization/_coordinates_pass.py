@@ -63,8 +63,19 @@ class Course(NamedTuple):
 def measured_ops(traced: Trace) -> dict[Site, LinearOp]:
   """Operations and products of two signals, in order, where they are seen."""
   every = (*traced.graph.ops, *traced.graph.products)
-  found = (op for op in every if "shard_map" not in op.place.whole)
+  found = (op for op in every if not _by_device(op))
   return {op.place.site: op for op in sorted(found, key=_site)}
+
+
+def left_out(traced: Trace) -> dict[str, str]:
+  """Parameters that are not read, and those that each device uses by itself."""
+  apart = (op for op in traced.graph.ops if _by_device(op))
+  paths = (path for op in apart for path in op.paths)
+  return {**traced.graph.not_followed, **dict.fromkeys(paths, "shard_map")}
+
+
+def _by_device(op: LinearOp) -> bool:
+  return "shard_map" in op.place.whole
 
 
 def _site(op: LinearOp) -> Site:

@@ -29,7 +29,8 @@ class CoordinateCheck:
   verdicts: tuple[Verdict, ...]
   """what leaves the accepted range; `rows` count the records"""
   not_followed: Mapping[str, str]
-  """parameters that are used in a way that is not read"""
+  """parameters that are not measured: used in a way that is not read, or by
+  each device alone (shard_map)"""
 
   @property
   def is_stable(self) -> bool:

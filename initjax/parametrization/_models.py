@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from initjax._paths import is_float, leaves_by_path
-from initjax.graph import Dataflow, Trace, as_function, dataflow, trace
+from initjax.graph import (
+  Dataflow,
+  Trace,
+  as_function,
+  dataflow,
+  is_router,
+  trace,
+)
 from initjax.parametrization._growth import (
   Pair,
   Use,
@@ -42,16 +49,21 @@ def read_models(
   own = trace(call.fn, call.params, *call.inputs)
   known = trace(other.fn, other.params, *other.inputs)
   paired = pairs(_floats(call.params), _floats(other.params))
-  return Models(
-    call.params,
-    other.params,
-    own,
-    known,
-    dataflow(own.outputs),
-    dataflow(known.outputs),
-    paired,
-    uses(own, known, paired),
-  )
+  flows = dataflow(own.outputs), dataflow(known.outputs)
+  found = uses(own, known, paired)
+  _check_experts(found, flows[0])
+  return Models(call.params, other.params, own, known, *flows, paired, found)
+
+
+def _check_experts(found: Sequence[Use], flow: Dataflow) -> None:
+  for use in found:
+    node = flow.sites.get(use.op.place.site)
+    if use.growth_out != 1 and node is not None and is_router(flow, node):
+      raise ValueError(
+        f"{use.path} weights a sum of {use.op.fan_out:g}, and of "
+        f"{use.base.fan_out:g} in the base: the number of experts is no width; "
+        "give both the same."
+      )
 
 
 def _floats(params: Any) -> dict[str, Any]:

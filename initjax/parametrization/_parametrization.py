@@ -16,6 +16,7 @@ from initjax.parametrization._muon import dimension_numbers, muon_steps
 from initjax.parametrization._optimizer import (
   clipped,
   known_paths,
+  scaled,
   shapes_of,
   stateless,
   wrapped,
@@ -138,10 +139,11 @@ class Parametrization:
         is used as it is.
       kind: how it answers to the size of gradients; None: `tx` is tried on a
         small tree of your parameters, leaf by leaf.
-      decay: "fixed_timescale": decoupled decay is that of `tx`, whatever a
-        leaf's rate (rate × decay constant; Wang & Aitchison 2024);
-        "with_rate": it is multiplied by the rate of width, as where torch's
-        AdamW is given groups with rates of their own.
+      decay: what decoupled decay λ inside of `tx`, of rate η, takes away in a
+        step. "fixed_timescale", what the formula above gives: ηλθ, whatever a
+        leaf's factors (Wang & Aitchison 2024); "with_rate": ηλθ times the
+        leaf's rate against the base, as where torch's AdamW is given groups
+        with rates of their own.
 
     Raises:
       TypeError: if `tx` is no optax transformation.
@@ -179,6 +181,35 @@ class Parametrization:
       }
 
     return wrapped(tx, steps)
+
+  def evaluation_params(
+    self, state: Any, params: Any, *, kind: Kind = "adam"
+  ) -> Any:
+    """Parameters to evaluate, of schedule-free training.
+
+    The state is in the units of `tx`, θ/b: what optax makes of it and of the
+    parameters themselves is wrong, and this is right.
+
+    Args:
+      state: optax's `ScheduleFreeState`, of `plan.optimizer(tx)`.
+      params: that are trained.
+      kind: of the optimizer: "sgd" of `schedule_free_sgd`.
+
+    >>> import jax.numpy as jnp, initjax, optax
+    >>> fn = lambda params, x: jnp.tanh(x @ params["in"]) @ params["out"]
+    >>> shapes = lambda n: {"in": jnp.ones((3, n)), "out": jnp.ones((n, 2))}
+    >>> x = jnp.ones((5, 3))
+    >>> plan = initjax.mup(fn, shapes(64), x, base=(fn, shapes(16), x))
+    >>> tx = plan.optimizer(optax.contrib.schedule_free_adamw(), kind="adam")
+    >>> found = plan.evaluation_params(tx.init(shapes(64)), shapes(64))
+    >>> bool(jnp.allclose(found["out"], 1))  # before the first step
+    True
+    """
+    from optax.contrib import schedule_free_eval_params
+
+    units = {row.path: row.steps(kind).parameter for row in self.rows}
+    state = state._replace(z=scaled(state.z, units))
+    return schedule_free_eval_params(state, params)
 
   def _kinds(self, tx: Any) -> dict[str, Found]:
     """Of leaves, where the tree is known; it may be tried without "params"."""

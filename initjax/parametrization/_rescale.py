@@ -15,9 +15,9 @@ from initjax.parametrization._optimizer import factor_of, times
 from initjax.parametrization._scaling import Scaling
 from initjax.typing import Numbers
 
-_NEAR, _SURE = 2.0, 4.0
-"""Standard errors within which a size is taken to follow a law, and to be what
-is wanted already."""
+_SURE = 4.0
+"""Standard errors within which a size is taken to follow a law, or to be what
+is wanted already: one leaf in 16,000 is further off by chance."""
 
 
 def sizes(params: Any) -> dict[str, float]:
@@ -145,7 +145,7 @@ def law_of(row: Scaling, size: float, entries: int) -> float:
     )
   ratio = size / row.std
   law = min(_laws(row), key=lambda law: abs(math.log(ratio / law)))
-  chance = _NEAR * error(row, entries)
+  chance = _SURE * error(row, entries)
   return law if abs(ratio / law - 1) <= chance else ratio
 
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.mu_transfer import __main__ as mu_transfer
 from experiments.mu_transfer import fit, networks
@@ -31,12 +32,17 @@ def test_the_best_rate_is_the_vertex_or_unknown_at_the_edge():
 def test_a_slope_and_its_interval_are_those_of_the_optima():
   exact = fit.slope_and_interval(SIZES, RATES, losses([-6, -6.5, -7]), 0)
   np.testing.assert_allclose(exact, [-0.5] * 3)
-  found = fit.slope_and_interval(SIZES, RATES, losses([-6, -6.5, -7], 0.3), 0)
   # a parabola through x - 1, x, x + 1 has its vertex at (y₋ - y₊)/(2·2), so
-  # the error of a vertex is 0.3/√8·√2/4, and that of the slope 1/√2 of it
-  error = 0.3 / 8**0.5 * 2**0.5 / 4 / 2**0.5
-  assert abs(found.slope + 0.5) < 4 * error
-  assert 1.96 * error < found.high - found.low < 2 * 1.96 * 1.5 * error
+  # the error of a vertex is 0.3/√n·√2/4, and that of the slope 1/√2 of it;
+  # a width varies by 1/√2(n - 1) for each of three sizes
+  for seeds in (2, 8):
+    noisy = losses([-6, -6.5, -7], 0.3, seeds)
+    found = fit.slope_and_interval(SIZES, RATES, noisy, 0)
+    error = 0.3 / seeds**0.5 * 2**0.5 / 4 / 2**0.5
+    assert abs(found.slope + 0.5) < 4 * error
+    wanted = 2 * error * stats.t.isf(0.025, 3 * (seeds - 1))
+    chance = 4 / (6 * (seeds - 1)) ** 0.5
+    assert 1 - min(chance, 0.9) < (found.high - found.low) / wanted < 1 + chance
 
 
 def sweep_of(standard, scaled):

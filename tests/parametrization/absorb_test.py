@@ -168,6 +168,24 @@ def test_a_fused_kernel_of_a_scan_takes_it_on_its_part(layout):
   np.testing.assert_array_equal(kernel, bias[:, None])
 
 
+def test_a_fused_convolution_takes_it_on_its_features():
+  def model(w, x):
+    names = ("NWC", "WIO", "NWC")
+    y = jax.lax.conv_general_dilated(
+      x, w["qkv"], (1,), "SAME", dimension_numbers=names
+    )
+    q, k, v = (y[..., None, :] for y in jnp.split(y, 3, -1))
+    return models.attend(q, k, v, q.shape[-1] ** -0.5) @ w["out"]
+
+  def shapes(n):
+    return {"qkv": models.shape(3, 16, 3 * n), "out": models.shape(n, 2)}
+
+  found = absorbed(plan_of(model, shapes, X))
+  assert set(found) == {"qkv"}
+  expected = np.where(np.arange(192) < 64, 0.5, 1.0)
+  np.testing.assert_array_equal(found["qkv"], expected[None, None])
+
+
 def test_grouped_queries_of_a_scan_over_layers():
   def layer(h, w):
     q = jnp.einsum("btd,dghk->btghk", h, w["q"])

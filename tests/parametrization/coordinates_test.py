@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import initjax
+from initjax.graph import trace
 from initjax.parametrization import Parametrization, Scaling, Setup
 from initjax.parametrization import _coordinates_fit as fit
 from initjax.parametrization import _coordinates_pass as one_pass
@@ -167,6 +168,18 @@ def test_what_cannot_be_compared_is_refused():
 def check_of_two():
   found = found_of([0.0, 0.9], ["linear", "readout"], 1e-3)
   return CoordinateCheck(found, verdicts_on(found, None), {})
+
+
+def test_what_each_device_does_alone_is_listed():
+  mesh = jax.make_mesh((1,), ("one",))
+  spec = jax.sharding.PartitionSpec()
+  apart = jax.shard_map(jnp.dot, mesh=mesh, in_specs=spec, out_specs=spec)
+  model = lambda w, x: apart(x @ w["seen"], w["apart"])
+  params = {"seen": jnp.ones((3, 4)), "apart": jnp.ones((4, 2))}
+  traced = trace(model, params, jnp.ones((5, 3)))
+  assert one_pass.left_out(traced) == {"apart": "shard_map"}
+  (op,) = one_pass.measured_ops(traced).values()
+  assert op.path == "seen"
 
 
 def test_a_check_becomes_text_and_json(tmp_path):

@@ -188,14 +188,26 @@ def test_rates_and_epsilon_are_those_of_the_table():
 @pytest.mark.parametrize("decay", ["fixed_timescale", "with_rate"])
 def test_decay_has_the_timescale_that_is_asked_for(decay):
   params = {name: jnp.asarray(leaf) for name, leaf in start_of(8).items()}
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  tx = optax.adamw(1.0, weight_decay=0.1)
-  steps = one_step(
-    mlp_plan().optimizer(tx, kind="adam", decay=decay), params, zeros
-  )
+  tx = optax.adamw(0.3, weight_decay=0.1, eps=1e-30)
+  options = {} if decay == "fixed_timescale" else {"decay": decay}
+  given = mlp_plan().optimizer(tx, kind="adam", **options)
+  steps = one_step(given, params, jax.tree.map(jnp.ones_like, params))
+  # Adam's first step is the sign of the gradient, 1; u = -η(b·1 + λθ)
   rate = 1.0 if decay == "fixed_timescale" else 0.5  # of hidden kernels
-  np.testing.assert_allclose(steps["hidden"], -0.1 * rate * params["hidden"])
-  np.testing.assert_allclose(steps["in"], -0.1 * params["in"])
+  hidden = -0.3 * (0.5 + 0.1 * rate * params["hidden"])
+  np.testing.assert_allclose(steps["hidden"], hidden, rtol=1e-12)
+  np.testing.assert_allclose(steps["in"], -0.3 * (1 + 0.1 * params["in"]))
+
+
+def test_evaluation_parameters_are_those_of_explicit_multipliers():
+  tx = optax.contrib.schedule_free_adamw(0.1)
+  params, shift = start(), {"in": 0.1, "bias": 0.2, "hidden": 0.3, "out": 0.4}
+  state = tx.init(params)
+  state = state._replace(z={n: z + shift[n] for n, z in state.z.items()})
+  explicit = optax.contrib.schedule_free_eval_params(state, params)
+  found = plan_of(FACTORS).evaluation_params(state, multiplied(params))
+  for name, leaf in multiplied(explicit).items():
+    np.testing.assert_allclose(found[name], leaf, rtol=1e-12)
 
 
 def test_relative_updates_have_their_own_rates():

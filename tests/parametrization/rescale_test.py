@@ -59,6 +59,17 @@ def test_what_has_its_size_is_kept_to_the_bit():
   np.testing.assert_array_equal(found["hidden"], params["hidden"])
 
 
+@pytest.mark.parametrize(("errors", "kept"), [(3, True), (10, False)])
+def test_the_chance_of_the_base_is_left_out(errors, kept):
+  """Of √(1/2n) for each of two sizes of n entries, 16² and 64²."""
+  off = 1 + errors * (0.5 / 16**2 + 0.5 / 64**2) ** 0.5
+  row = Scaling("w", (64, 64), (16, 16), "hidden", 4.0, 4.0, 16.0, init=0.5)
+  plan = Parametrization((row._replace(std=0.25 * off),))
+  signs = np.random.default_rng(0).choice((-0.125, 0.125), (64, 64))
+  found = plan.rescale({"w": np.float32(signs)})["w"]
+  np.testing.assert_allclose(found, signs * (1 if kept else off), rtol=1e-6)
+
+
 def test_init_is_rescale_of_init():
   own = functools.partial(init, WIDE)
   plan = plan_of(init=own, base_init=functools.partial(init, BASE))

@@ -301,3 +301,68 @@ def test_widths_may_grow_differently():
   assert factors(plan["hidden"]) == expected
   assert plan["hidden"].muon == 2
   assert factors(plan["out"]) == ("output", 1 / 8, 1 / 8, 1 / 8, 1)
+
+
+def mixture(form):
+  """Experts of a number of their own, in one of the ways to write them."""
+
+  def model(w, x):
+    h = jnp.tanh(x @ w["in"])
+    gates = jax.nn.sigmoid(h @ w["router"])
+    gates /= gates.sum(-1, keepdims=True)
+    number = gates.shape[-1]
+    match form:
+      case "one product":
+        return jnp.einsum("bd,edf,be->bf", h, w["experts"], gates)
+      case "written out":
+        each = [
+          gates[:, e, None] * (h @ w["experts"][e]) for e in range(number)
+        ]
+        return sum(each)
+      case "one-hot rows":
+        top, which = jax.lax.top_k(gates, 2)
+        gates = jnp.einsum("bk,bke->be", top, jax.nn.one_hot(which, number))
+    y = jax.nn.relu(jnp.einsum("bd,edf->bef", h, w["experts"]))
+    if form == "entry by entry":
+      return (y * gates[..., None]).sum(1)
+    return jnp.einsum("bef,be->bf", y, gates)
+
+  def shapes(n, number):
+    sizes = {"in": (3, n), "router": (n, number), "experts": (number, n, n)}
+    return {name: models.shape(*size) for name, size in sizes.items()}
+
+  return model, shapes
+
+
+FORMS = ("one product", "written out", "one-hot rows", "entry by entry", "two")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_number_of_experts_is_an_error(form):
+  model, shapes = mixture(form)
+  base = (model, shapes(16, 4), models.X)
+  with pytest.raises(ValueError, match="router weights a sum of 8, and of 4"):
+    initjax.mup(model, shapes(64, 8), models.X, base=base)
+
+
+def efficient_attention(w, x):
+  q, k, v = (x @ w["in"] @ w[name] for name in "qkv")
+  sums = jnp.einsum("btd,bte->bde", jax.nn.softmax(k, 1), v)
+  return jax.nn.softmax(q) @ sums
+
+
+def gated_heads(w, x):
+  heads = lambda name: (x @ w["in"] @ w[name]).reshape(*x.shape[:2], -1, 8)
+  gates = jax.nn.sigmoid(heads("q").mean(-1, keepdims=True))
+  return (heads("v") * gates * heads("k")).reshape(*x.shape[:2], -1)
+
+
+@pytest.mark.parametrize("model", [efficient_attention, gated_heads])
+def test_shares_of_features_that_are_no_experts_may_grow(model):
+  def shapes(n):
+    return {name: models.shape(n, n) for name in "qkv"} | {
+      "in": models.shape(16, n)
+    }
+
+  x = models.shape(2, 6, 16)
+  initjax.mup(model, shapes(64), x, base=(model, shapes(16), x))
