@@ -67,6 +67,8 @@ class Term(NamedTuple):
   """whether its mean is subtracted before it is normalized"""
   channels: int = 0
   """of those units, where positions are normalized with them"""
+  counts: tuple[int, ...] = ()
+  """of those samples, then of positions; () where that is not known"""
   images: "tuple[Image, ...]" = ()
   """of a product: independent, given what feeds their streams"""
   factor: float = 1.0

@@ -28,6 +28,9 @@ class Normalization(NamedTuple):
   """what else multiplies it"""
   channels: int
   """of the units, where positions are normalized with them; else 0"""
+  counts: tuple[int, ...]
+  """of samples, then of positions, that a statistic is taken over; () where it
+  is of units, or how many is not known"""
 
 
 class _Size(NamedTuple):
@@ -73,29 +76,40 @@ def _of(numerator: Node, size: Node, power: float) -> Normalization | None:
     return None
   numerator, scales = _unscaled(numerator, found.node)
   inner, centred = _without_mean(numerator)
-  reduction, units, number, channels, others = found.node, False, 1.0, 1, 1
+  reduction, units, others = found.node, list[float](), list[float]()
   while _is_reduction(reduction):  # one after another, as of a pmean
-    axes = reduction.equation.params["axes"]
-    shape = reduction.equation.invars[0].aval.shape
-    held = features(reduction.below[0], len(shape))
-    units |= not held.isdisjoint(axes)
-    for axis in axes:
-      if axis in held:
-        channels *= shape[axis]
-      elif not isinstance(axis, str):
-        others *= shape[axis]
-    sizes = [math.nan if isinstance(i, str) else shape[i] for i in axes]
-    number *= math.prod(sizes)  # how many devices there are is not known
+    for sizes, more in zip((units, others), _counted(reduction), strict=True):
+      sizes += more
     last, found = reduction, _number_below(found.at(reduction.below[0]))
     reduction = found.node
   if not last.made_of(inner):
     return None
+  number = math.prod(units + others)
   factor = found.factor / math.sqrt(number) if number else 1.0
   factor = factor if abs(factor - 1) >= _NEARLY else 1.0
-  over = "units" if units else "samples"
-  channels = channels if units and others > 1 else 0
-  scales = (*scales, *found.scales)
-  return Normalization(inner, over, centred, factor, scales, channels)
+  beside = math.prod(each for each in others if not math.isnan(each))
+  counts = () if units or math.isnan(number) else tuple(map(int, others))
+  return Normalization(
+    inner,
+    "units" if units else "samples",
+    centred,
+    factor,
+    (*scales, *found.scales),
+    int(math.prod(units)) if units and beside > 1 else 0,
+    counts,
+  )
+
+
+def _counted(reduction: Node) -> tuple[list[float], list[float]]:
+  """How many units a sum is over, and how many samples and positions."""
+  assert reduction.equation is not None
+  axes = reduction.equation.params["axes"]
+  shape = reduction.equation.invars[0].aval.shape
+  held = features(reduction.below[0], len(shape))
+  # how many devices there are is not known
+  sizes = {i: math.nan if isinstance(i, str) else shape[i] for i in axes}
+  units = [size for i, size in sizes.items() if i in held]
+  return units, [size for i, size in sizes.items() if i not in held]
 
 
 def _is_reduction(node: Node) -> bool:

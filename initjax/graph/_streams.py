@@ -157,6 +157,7 @@ class _Descent:
     inner = self.of(found.inner) or (self._unknown(found.inner),)
     fields: Any = {"inner": inner, "over": found.over, "centred": found.centred}
     fields |= {"factor": found.factor, "channels": found.channels}
+    fields["counts"] = found.counts
     stream: Stream = (Term("normalized", **fields),)
     for value in found.scales:
       factor = factor_of(value)

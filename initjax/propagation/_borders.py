@@ -13,9 +13,6 @@ import numpy as np
 Profile = tuple[np.ndarray, ...]
 """Along each axis; empty where all positions are alike"""
 
-_NEGLECTED = 0.15
-"""Of what a profile changes: it need not be a product, and pools forget it."""
-
 
 def mixed(
   taps: Sequence[np.ndarray], profile: Profile
@@ -39,54 +36,21 @@ def mixed(
   return float(factor), tuple(found)
 
 
-def matrices_of(taps: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-  """For each axis [outputs, entries] of a convolution: which meet."""
-  found = []
-  for entries in taps:
-    matrix = np.zeros((len(entries), entries.max(initial=0) + 1))
+def matrices_of(
+  taps: Sequence[np.ndarray], profile: Profile
+) -> tuple[np.ndarray, ...]:
+  """For each axis [outputs, entries] of a convolution: which meet.
+
+  A strided one may meet none of the last entries: their number is that of the
+  profile, where there is one.
+  """
+  found, known = [], len(profile) == len(taps)
+  for axis, entries in enumerate(taps):
+    length = max(entries.max(initial=0) + 1, len(profile[axis]) if known else 0)
+    matrix = np.zeros((len(entries), length))
     outputs, _ = np.nonzero(entries >= 0)
     np.add.at(matrix, (outputs, entries[entries >= 0]), 1.0)
     found.append(matrix)
-  return tuple(found)
-
-
-def in_common(taps: Sequence[np.ndarray]) -> tuple[float, float, Profile]:
-  """Taps that two outputs both have, against those of one: the mean.
-
-  Of two positions of a map; of any two, the same included; and how the latter
-  varies. Only through one tap of the kernel do outputs have anything in common.
-  """
-  positions, own, both, rows = 1, 1.0, 1.0, []
-  for entries in taps:
-    inside = (entries >= 0).astype(float)
-    shared = inside @ inside.T  # [outputs, outputs]
-    positions *= len(inside)
-    own *= inside.sum() / max(1, len(inside))
-    both *= shared.mean() if len(inside) else 1.0
-    rows.append(shared.mean(axis=1))
-  if not own > 0 or not both > 0:
-    return 1.0, 1.0, ()
-  ratio = both / own
-  near = (ratio * positions - 1) / (positions - 1) if positions > 1 else 1.0
-  return near, ratio, tuple(row / row.mean() for row in rows)
-
-
-def centred(
-  size: float, shared: float, profile: Profile, common: Profile
-) -> Profile:
-  """Of E[(h - m)²] for the mean m over samples and positions.
-
-  It is E[h²] - 2·E[h·m] + E[m²], the second of which varies as `common`.
-  """
-  lengths = [len(along) for along in profile]
-  if not profile or [len(along) for along in common] != lengths:
-    return profile
-  found = []
-  for along, both in zip(profile, common, strict=True):
-    left = np.maximum(size * along - 2 * shared * both + shared, 0.0)
-    if not left.sum() > 0:
-      return profile
-    found.append(left / left.mean())
   return tuple(found)
 
 
@@ -120,5 +84,9 @@ def unevenness(profile: Sequence[np.ndarray]) -> float:
 
 
 def neglected(taps: Sequence[np.ndarray]) -> float:
-  """What may be wrong with all this, in bits."""
-  return _NEGLECTED * unevenness([matrix.sum(axis=1) for matrix in taps])
+  """What may be wrong with all this, in bits.
+
+  A profile is taken for a product along the axes, whose marginals are right:
+  what it lacks is of second order.
+  """
+  return unevenness([matrix.sum(axis=1) for matrix in taps]) ** 2

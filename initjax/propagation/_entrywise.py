@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from initjax.graph import Image, Term
+from initjax.graph import Image
 from initjax.meanfield import THEORY_FAILS
-from initjax.propagation._borders import centred, raised, unevenness
+from initjax.propagation._borders import raised
 from initjax.propagation._images import (
   affine_of,
   evaluate,
@@ -30,12 +30,6 @@ from initjax.typing import Activation
 
 ASSUMED = "assumed unit second moment"
 _TAKEN = "an activation of inputs or products, taken as Gaussian"
-
-_SAMPLES_ERROR = 0.02
-"""In bits: a variance over samples is itself one of chance."""
-_UNEVEN_ERROR = 0.25
-"""Of what is left of a map without its mean, which differs most at borders: the
-less is left, the more it depends on how much samples share"""
 
 
 @dataclasses.dataclass
@@ -114,12 +108,15 @@ class Images:
       (self.of(phi, part, needs_mean), weight) for part, weight in source.parts
     ]
     mean = lambda name: sum(getattr(fed, name) * w for fed, w in every)
-    derivative, both = mean("derivative"), mean("derivative_near")
+    derivative, both, others = (
+      mean(f"derivative{which}") for which in ("", "_near", "_shared")
+    )
     edges = tuple(
       Edge(
         fed.source,
         fed.derivative / derivative if derivative else 0.0,
         fed.derivative_near / both if both else 0.0,
+        fed.derivative_shared / others if others else 0.0,
       )
       for fed, _ in every
     )
@@ -135,6 +132,7 @@ class Images:
       mean("shared"),
       mean("near"),
       both,
+      others,
       mean("mean"),
       joined(fed.doubt for fed, _ in every),
       weighted("error"),
@@ -152,7 +150,7 @@ class Images:
       if entries is None:
         return None
       slope = evaluate(phi, entries)[1]  # type: ignore[arg-type]
-      return factor * np.stack([slope[0] ** 2, slope[0] * slope[1]])
+      return factor * slope[0] * slope
 
     return slopes
 
@@ -175,11 +173,13 @@ class Images:
       gaussian,
       fed.error,
       raised(source.profile, fed.slope),
+      fed.common,
       edges=(
         Edge(
           source,
           image.share * fed.derivative,
           image.share * fed.derivative_near,
+          image.share * fed.derivative_shared,
           slopes=self.slopes(phi, source, image.share),
         ),
       ),
@@ -197,15 +197,14 @@ class Images:
     """
     if len(fed) == 1:
       return self.signal(images[0], fed[0])
-    sizes = [each.second_moment for each in fed]
-    pairs = [each.near for each in fed]
+    moments = np.array([(f.second_moment, f.near, f.shared) for f in fed])
     edges = []
     for i, (each, image) in enumerate(zip(fed, images, strict=True)):
-      own = image.share * math.prod(sizes[:i] + sizes[i + 1 :])
-      near = image.share * math.prod(pairs[:i] + pairs[i + 1 :])
-      slope, both = each.derivative, each.derivative_near
+      others = image.share * np.delete(moments, i, axis=0).prod(axis=0)
+      slopes = (each.derivative, each.derivative_near, each.derivative_shared)
       units = self._slopes_in_product(images, fed, i)
-      edges.append(Edge(each.source, own * slope, near * both, slopes=units))
+      own, near, shared = (float(factor) for factor in others * slopes)
+      edges.append(Edge(each.source, own, near, shared, slopes=units))
     upstream = sum(each.slope * each.source.upstream for each in fed)
     own = max(each.slope * each.source.stretch for each in fed)
     signals = [
@@ -222,10 +221,10 @@ class Images:
       return found
 
     return Signal(
-      math.prod(sizes),
+      math.prod(each.second_moment for each in fed),
       math.prod(each.mean for each in fed),
       math.prod(each.shared for each in fed),
-      math.prod(pairs),
+      math.prod(each.near for each in fed),
       gaussian=False,
       error=sum(each.error for each in fed),
       edges=tuple(edges),
@@ -254,7 +253,7 @@ class Images:
         elif at != place:
           found *= entries
       share = images[place].share
-      return share * np.stack([found[0] ** 2, found[0] * found[1]])
+      return share * found[0] * found
 
     return slopes
 
@@ -268,50 +267,10 @@ def _unchanged(source: Signal) -> Fed:
     mean=source.mean,
     doubt=source.doubt,
     error=source.error,
+    common=source.common,
   )
 
 
 def _not_known(source: Signal, why: str) -> Fed:
   nan = math.nan
-  return Fed(source, nan, nan, nan, nan, nan, nan, nan, doubt=why)
-
-
-def divided(inner: Signal, whole: Signal, term: Term, assumes: bool) -> Signal:
-  """A signal, or a part of one, by the size of the whole."""
-  own = 0.0  # what all units of a sample, or one unit of all samples, share
-  over_samples = term.over == "samples"
-  if term.centred:
-    own = whole.shared if over_samples else whole.mean * whole.mean
-    if term.channels:  # a mean over few of them keeps what positions share
-      own += max(0.0, np.nan_to_num(whole.near - own)) / term.channels
-  variance = whole.size - own
-  if variance <= 0:
-    size = 1.0 if assumes else math.nan
-    return Signal(size, edges=(Edge(inner, math.nan),))
-  profile = inner.profile
-  chance = _SAMPLES_ERROR if over_samples else 0.0
-  if over_samples and term.centred:
-    profile = centred(inner.size, own, inner.profile, inner.common)
-    chance += _UNEVEN_ERROR * unevenness(profile)
-  mean = 0.0 if term.centred else inner.mean / math.sqrt(variance)
-  known = math.isfinite(variance)
-
-  def made(random: np.random.Generator) -> np.ndarray | None:
-    entries = draw_units(inner, random)
-    if entries is None or not known or over_samples:
-      return None
-    return (entries - inner.mean * term.centred) / math.sqrt(variance)
-
-  own_error = 1 / (4 * term.channels * math.log(2)) if term.channels else 0.0
-  gaussian = inner.gaussian or over_samples or not known
-  return Signal(
-    1.0 if inner is whole else (inner.size - own) / variance,
-    mean if known else 0.0,
-    (inner.shared - own) / variance,
-    (inner.near - own) / variance,
-    gaussian,
-    error=own_error + chance + (0.0 if inner is whole else inner.error),
-    profile=profile,
-    made=made,
-    edges=(Edge(inner, 1 / variance, error=inner.error + own_error),),
-  )
+  return Fed(source, nan, nan, nan, nan, nan, nan, nan, nan, doubt=why)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.propagation._borders import Profile, average_profile, mixed
-from initjax.propagation._signals import DRAWN_ERROR, Edge, Signal
+from initjax.propagation._signals import DRAWN_ERROR, Batch, Edge, Signal
 
 
 class Returned(NamedTuple):
@@ -25,6 +25,8 @@ class Returned(NamedTuple):
   """of log₂ E[δ²]"""
   profile: Profile = ()
   """of E[δ²] over the positions of a map"""
+  shared: float | np.ndarray = 0.0
+  """E[δ·δ'] of two samples"""
 
 
 Gradients = dict[Signal, Returned]
@@ -36,8 +38,9 @@ def mean_of(gradients: Gradients, signal: Signal) -> tuple[float, float]:
   found = gradients.get(signal)
   if found is None:
     return math.nan, math.nan
-  drawn = DRAWN_ERROR * isinstance(found.own, np.ndarray)
-  return float(np.mean(found.own)), found.error + drawn
+  error = found.error + DRAWN_ERROR * isinstance(found.own, np.ndarray)
+  error += math.log2(signal.raised) / 2
+  return float(np.mean(found.own)) * signal.raised, error
 
 
 def gradients_of(tape: Sequence[Signal], last: Signal) -> Gradients:
@@ -55,25 +58,30 @@ def gradients_of(tape: Sequence[Signal], last: Signal) -> Gradients:
   for signal in reversed(tape):
     given = found.get(signal)
     if given is None:
-      if not signal.is_output:
+      if signal.fan_in is None:
         continue  # its parts are fed to others, and not the whole
       given = found[signal] = Returned(math.nan, math.nan, math.nan)
-    if signal.is_output:
+    if signal.fan_in is not None:
       own, near = float(np.mean(given.own)), float(np.mean(given.near))
-      error = mean_of(found, signal)[1]
-      given = Returned(own, near, error, given.profile)
+      error = mean_of(found, signal)[1] - math.log2(signal.raised) / 2
+      shared = float(np.mean(given.shared))
+      given = Returned(own, near, error, given.profile, shared)
     for edge in signal.edges:
       _add(found, edge.below, _through(edge, given))
   return found
 
 
 def _through(edge: Edge, given: Returned) -> Returned:
+  if edge.batch is not None:
+    given = _without_mean(given, edge.batch)
   own: float | np.ndarray = edge.own
-  near: float | np.ndarray = edge.own if math.isnan(edge.near) else edge.near
+  near, shared = (
+    edge.own if math.isnan(each) else each for each in (edge.near, edge.shared)
+  )
   if edge.slopes is not None and _by_unit(edge, given):
     slopes = edge.slopes()
     if slopes is not None:
-      own, near = slopes
+      own, near, shared = slopes
   uneven, profile = 1.0, given.profile
   if edge.taps:
     back = [matrix.T for matrix in edge.taps]
@@ -85,6 +93,37 @@ def _through(edge: Edge, given: Returned) -> Returned:
     uneven * near * given.near + lifted,
     given.error + edge.error,
     profile,
+    uneven * shared * given.shared,
+  )
+
+
+def _without_mean(given: Returned, batch: Batch) -> Returned:
+  """δ - mean(δ) - h·mean(δ·h), over a batch and its positions.
+
+  Of pairs, E[δ·δ'·h·h'] is E[δ·δ'] times E[h·h'], where φ' does not tell the
+  sign of h, and 2/π more of it where it tells no more than that, as of relu.
+  """
+  own, near, shared = (
+    float(np.mean(each)) for each in (given.own, given.near, given.shared)
+  )
+  entries = batch.samples * batch.positions
+  pairs = np.array([batch.positions - 1, entries - batch.positions])
+  if math.isinf(entries):
+    return given
+  pairs = pairs * [near, shared] / entries
+  mean = batch.centred * (own / entries + pairs.sum())
+  unsure = abs(pairs.sum()) / math.pi
+  along = own / entries + pairs @ [batch.near, batch.shared]
+  along += pairs.sum() / math.pi
+  left = own - mean - along
+  if not left > 0:
+    return Returned(math.nan, math.nan, math.nan)
+  return Returned(
+    given.own * left / own,
+    near - mean - along * batch.near,
+    given.error + unsure / left / math.log(2),
+    given.profile,
+    shared - mean - along * batch.shared,
   )
 
 
@@ -111,4 +150,5 @@ def _add(found: Gradients, below: Signal, more: Returned) -> None:
         for each, part in zip((before, more), parts, strict=True)
       ]
     ),
+    before.shared + more.shared,
   )

@@ -23,6 +23,7 @@ from initjax._activations import (
 )
 from initjax.gains import joint_moments, length, moments
 from initjax.meanfield import Response
+from initjax.propagation._common import Common, responding
 from initjax.propagation._signals import DRAWN_ERROR, Fed, Signal, draw_units
 from initjax.typing import Activation
 
@@ -66,10 +67,14 @@ def image_of_gaussian(
 ) -> Fed:
   """φ of a Gaussian, by integrals; raises what `moments` does."""
   found = _moments(phi, source, needs_mean or pairs)
-  near = shared = derivative_near = 0.0
+  near = shared = derivative_near = by_product = 0.0
+  common: Common = ()
   if pairs:
     near, derivative_near = _pair(phi, source, source.near)
-    shared, _ = _pair(phi, source, source.shared)
+    shared, by_product = _pair(phi, source, source.shared)
+    if source.profile:
+      by_size = _by_size(phi, source, shared)
+      common = responding(source.profile, source.common, by_size, by_product)
   return Fed(
     source,
     found.second,
@@ -78,9 +83,11 @@ def image_of_gaussian(
     shared,
     near,
     derivative_near,
+    by_product,
     found.mean,
     source.doubt,
     abs(found.slope) * source.error,
+    common,
   )
 
 
@@ -98,6 +105,9 @@ def image_of_drawn(
     own = float(products / second) if second else 1.0
   if not math.isfinite(second):
     raise OverflowError("theory leaves float64")
+  by_product = float((slope[0] * slope[2]).mean())
+  by_size = float((slope[0] * entries[0] * value[2]).mean())
+  by_size = (by_size - by_product * source.shared) / 2
   return Fed(
     source,
     second,
@@ -106,9 +116,11 @@ def image_of_drawn(
     float((value[0] * value[2]).mean()),
     float((value[0] * value[1]).mean()),
     float((slope[0] * slope[1]).mean()),
+    by_product,
     float(value.mean()),
     source.doubt,
     abs(own) * source.error + DRAWN_ERROR,
+    responding(source.profile, source.common, by_size, by_product),
   )
 
 
@@ -139,9 +151,11 @@ def image_by_line(line: tuple[float, float], source: Signal) -> Fed:
     square * source.shared + apart,
     square * source.near + apart,
     square,
+    square,
     mean,
     source.doubt,
     source.error,
+    tuple(square * each for each in source.common),
   )
 
 
@@ -181,6 +195,13 @@ def _shifted_moments(phi: Activation, source: Signal) -> ImageMoments:
   slope = float(length(shifted, v).slope) * v / second if v and second else 1.0
   derivative = float(found.derivative_second_moment)
   return ImageMoments(float(found.mean), second, slope, derivative)
+
+
+def _by_size(phi: Activation, source: Signal, product: float) -> float:
+  """dE[φ·φ']/d log E[h²] of one of two samples."""
+  step = 1e-3
+  larger = dataclasses.replace(source, size=source.size * (1 + step))
+  return (_pair(phi, larger, source.shared)[0] - product) / (2 * step)
 
 
 def _pair(

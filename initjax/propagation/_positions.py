@@ -46,6 +46,7 @@ def averaged(signal: Signal, mixing: Mixing) -> Signal:
         signal,
         mixing.share / k,
         mixing.share**2,
+        mixing.share**2,
         lift=together / k**2,
         taps=_matrices(mixing),
       ),
@@ -77,7 +78,7 @@ def largest(
   place = value.argmax(axis=1)[:, None]
   best = np.take_along_axis(value, place, 1)[:, 0]
   passed = np.take_along_axis(slope, place, 1)[:, 0]
-  own, near = float((passed**2).mean()), float((passed[0] * passed[1]).mean())
+  own, near, shared = (float(x) for x in (passed[0] * passed).mean(axis=1))
   matrices = _matrices(mixing)
   given: dict[str, Any] = {"stretch": source.stretch, "slope": source.slope}
   return Signal(
@@ -89,7 +90,13 @@ def largest(
     error=source.error + _POOL_ERROR,
     profile=mixed(matrices, source.profile)[1],
     edges=(
-      Edge(source, mixing.share * own, mixing.share**2 * near, taps=matrices),
+      Edge(
+        source,
+        mixing.share * own,
+        mixing.share**2 * near,
+        mixing.share**2 * shared,
+        taps=matrices,
+      ),
     ),
     drawn=best,
     made=lambda random: best,
@@ -221,6 +228,7 @@ def _back(
     values,
     ratio * alone,
     max(0.0, ratio * (ratio * number - 1) - cross) / (number - 1),
+    ratio * ratio,
     cross=cross,
     lift=ratio * (1 - alone) / (number - 1),
     error=_UNEVEN_ERROR * heard.uneven,
@@ -235,11 +243,13 @@ def _back(
       queries,
       scored * own_keys,
       scored * own_keys * relative,
+      0.0,
       error=error,
     ),
     Edge(
       keys,
       scored * queries.size * ratio,
+      0.0,
       0.0,
       cross=slope * apart * queries.near * cross * (1 - heard.overlap),
       error=error,

@@ -8,17 +8,31 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.propagation._borders import Profile, average_profile
+from initjax.propagation._common import Common, sum_common
 
-DRAWN = 1 << 14
+DRAWN = 1 << 16
 """Units that are drawn, where a law is no Gaussian."""
-DRAWN_ERROR = 0.02
+DRAWN_ERROR = 0.01
 """Of a mean over them, in bits"""
+
+
+class Batch(NamedTuple):
+  """A signal h that was divided by its deviation over samples."""
+
+  samples: float
+  positions: float
+  centred: bool
+  near: float
+  """E[h·h'] of two positions, for E[h²] = 1"""
+  shared: float
+  """the same of two samples"""
 
 
 class Edge(NamedTuple):
   """What a signal is made of, and how the gradient goes back there.
 
-  Of the gradient δ, G = E[δ²] and N = E[δ·δ'] of two positions are followed.
+  Of the gradient δ, G = E[δ²] and N = E[δ·δ'] of two positions are followed,
+  and S, that of two samples, which comes of what is normalized over them.
   """
 
   below: "Signal"
@@ -26,6 +40,8 @@ class Edge(NamedTuple):
   """G below is own·G + cross·N"""
   near: float = math.nan
   """N below is near·N + lift·G; NaN: as `own`"""
+  shared: float = math.nan
+  """S below is shared·S; NaN: as `own`"""
   cross: float = 0.0
   lift: float = 0.0
   error: float = 0.0
@@ -33,7 +49,9 @@ class Edge(NamedTuple):
   taps: Sequence[np.ndarray] = ()
   """of a convolution with borders: which outputs meet which entries"""
   slopes: Callable[[], np.ndarray | None] | None = None
-  """gives [2, units]: `own` and `near` for each unit that was drawn"""
+  """gives [3, units]: `own`, `near`, `shared` for each unit that was drawn"""
+  batch: Batch | None = None
+  """whose mean is taken away, and what goes along the signal"""
 
 
 @dataclasses.dataclass(eq=False)
@@ -53,8 +71,8 @@ class Signal:
   """of log₂ E[h²]: what theory neglects"""
   profile: Profile = ()
   """of E[h²] over the positions of a map"""
-  common: Profile = ()
-  """likewise, of what it shares with the mean over samples and positions"""
+  common: Common = ()
+  """of what two samples share"""
   edges: tuple[Edge, ...] = ()
   """what it is made of, and the gradient's factors going back"""
   made: Callable[[np.random.Generator], np.ndarray | None] | None = None
@@ -82,8 +100,12 @@ class Signal:
   parts: tuple[tuple["Signal", float], ...] = ()
   """of different sizes that it has side by side, each with its part of all
   entries"""
-  is_output: bool = False
-  """whether it is an operation's, so that its units have fresh kernels"""
+  fan_in: float | None = None
+  """of the operation whose output it is, so that its units have fresh kernels;
+  None if it is no operation's"""
+  raised: float = 1.0
+  """by what its gradient is more than its kernel hands on: where each unit is
+  divided by its deviation, those with small kernels get most"""
 
   @property
   def variance(self) -> float:
@@ -108,12 +130,16 @@ class Fed(NamedTuple):
   """the same of two positions"""
   derivative_near: float = 1.0
   """E[φ'·φ'] of two positions"""
+  derivative_shared: float = 1.0
+  """the same of two samples"""
   mean: float = 0.0
   """E[φ(h)]; as 0 where nobody asks"""
   doubt: str = ""
   """what was assumed of any of these, or why they are not known"""
   error: float = 0.0
   """of log₂ E[φ²]"""
+  common: Common = ()
+  """of what two samples share"""
 
   @property
   def steepness(self) -> float:
@@ -203,7 +229,7 @@ def sum_of(
     average_profile([(p.profile, p.size * r * r) for p, r in parts]),
     edges=tuple(Edge(p, r * r * w) for (p, r), w in backwards),
     made=made,
-    common=average_profile([(p.common, p.shared * r * r) for p, r in parts]),
+    common=sum_common([(p.common, r * r) for p, r in parts]),
     stretch=weighted("stretch"),
     upstream=weighted("upstream"),
     slope=weighted("slope"),

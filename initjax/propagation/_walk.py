@@ -20,14 +20,15 @@ from initjax._activations import identity
 from initjax.graph import Feed, Image, LinearOp, Scale, Site, Stream, Term
 from initjax.meanfield import THEORY_FAILS
 from initjax.propagation._borders import (
-  in_common,
   matrices_of,
   mixed,
   neglected,
   raised,
 )
-from initjax.propagation._entrywise import ASSUMED, Images, divided
+from initjax.propagation._common import in_common
+from initjax.propagation._entrywise import ASSUMED, Images
 from initjax.propagation._images import affine_of, is_plain
+from initjax.propagation._normalized import divided
 from initjax.propagation._positions import attended, averaged, largest
 from initjax.propagation._signals import (
   Edge,
@@ -96,7 +97,7 @@ class Walk:
     """
     source, upstream = fed.source, fed.slope * fed.source.stretch
     output = Signal(
-      stretch=max(1.0, upstream), upstream=upstream, is_output=True
+      stretch=max(1.0, upstream), upstream=upstream, fan_in=op.fan_in
     )
     if variance is None:
       output.size = 1.0 if fed.second_moment else 0.0
@@ -106,14 +107,12 @@ class Walk:
       profile = raised(source.profile, fed.slope)
       if not self.assumes:  # what is measured has borders
         fan_in, fan_out = op.valid_fan_in, op.valid_fan_out
-        taps = matrices_of(op.taps)
+        taps = matrices_of(op.taps, profile)
       uneven, mixed_profile = mixed(taps, profile)
       sigma_w2 = variance * fan_in * uneven
       output.profile = mixed_profile if taps else profile
       output.size = sigma_w2 * fed.second_moment
-      near, shared, output.common = in_common(op.taps)
-      output.near = sigma_w2 * fed.near * near
-      output.shared = sigma_w2 * fed.shared * shared
+      _share(op, fed, variance * fan_in, output)
       output.error = fed.error + neglected(taps) + _width_error(op)
       output.doubt = fed.doubt if math.isnan(output.size) else ""
       output.edges = (self._back(op, fed, variance * fan_out, taps),)
@@ -134,6 +133,7 @@ class Walk:
       fed.source,
       factor * fed.derivative * share,
       factor * fed.derivative_near * share,
+      factor * fed.derivative_shared * share,
       error=neglected(taps) + _width_error(op),
       taps=taps,
       slopes=self.images.slopes(
@@ -227,6 +227,8 @@ class Walk:
     """Of unit second moment, without the mean of samples or of units."""
     inner = self.inners[site] = self.total(term.inner, site)
     over_samples = term.over == "samples"
+    if over_samples:
+      self._note_own_kernel(term.inner)
     if not inner.parts or (math.isnan(inner.size) and not over_samples):
       return self._note(divided(inner, inner, term, self.assumes))
     pieces = [
@@ -239,6 +241,21 @@ class Walk:
       for part, weight in inner.parts
     ]
     return self._note(side_by_side(pieces))
+
+  def _note_own_kernel(self, inner: Stream) -> None:
+    """Of an operation whose output alone is divided by its deviation.
+
+    s² is proportional to the square of a kernel of fan_in entries; but for that
+    no size that depends on chance is left.
+    """
+    chain = [each for each in inner if each.kind != "bias"]
+    if len(chain) == 1 and chain[0].kind == "output":
+      before = self.outputs.get(chain[0].site)
+      if before is not None:
+        before.raised = 1 / (1 - 2 / max(before.fan_in or 0.0, 4.0))
+        before.edges = tuple(
+          edge._replace(error=neglected(edge.taps)) for edge in before.edges
+        )
 
   def _piece(self, image: Image, site: Site) -> Signal:
     """What is joined to others: an image of a stream."""
@@ -299,6 +316,15 @@ class Walk:
     if self.tape is not None:
       self.tape.append(signal)
     return signal
+
+
+def _share(op: LinearOp, fed: Fed, sigma_w2: float, output: Signal) -> None:
+  """Notes what positions and samples share of an output."""
+  found = in_common(op.taps, fed.shared, fed.common)
+  own = (fed.near - fed.shared) * found.apart
+  output.near = sigma_w2 * (found.near + own)
+  output.shared = sigma_w2 * found.shared
+  output.common = tuple(sigma_w2 * each for each in found.common)
 
 
 _CONSTANTS = "constants without values, taken to scale by 1 and shift by 0"

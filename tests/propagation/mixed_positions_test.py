@@ -228,6 +228,33 @@ def test_borders_take_less_from_layer_to_layer():
   assert found.backward == pytest.approx(back, abs=1e-5)
 
 
+def test_batch_statistics_know_what_borders_do_to_every_sample():
+  """relu of white maps, 3 × 3 taps, BN: δ by N × N covariances in NumPy.
+
+  K = (1/2 - 1/2π)·diag + (1/2π)·(taps that two positions share); of what is
+  left without its mean s² is χ² of m = (tr K)²/tr K² over m, and δ loses two of
+  its N directions. A kernel of fan_in 9·32 adds 2/fan_in.
+  """
+  batch, size = 8, 4
+  bn = lambda z: jax.nn.standardize(z, axis=(0, 1, 2), epsilon=0)
+  fn = lambda p, x: bn(convolve(relu(bn(convolve(x, p[0]))), p[1])) @ p[2]
+  kernels = [signs(k, k, N, N, variance=1 / k / k / N) for k in (1, 3)]
+  x = jnp.zeros((batch, size, size, N))
+  found = predict(fn, [*kernels, square()], x)
+  inside = np.array([[0, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 0]])
+  taps = np.kron(inside @ inside.T, inside @ inside.T) / 9
+  many, shared = batch * size**2, 1 / (2 * math.pi)
+  own = np.kron(np.eye(batch), np.diag(np.diag(taps))) * (0.5 - shared)
+  own += np.kron(np.ones((batch, batch)), taps * shared)
+  away = np.eye(many) - 1 / many
+  own = away @ own @ away
+  m = np.trace(own) ** 2 / (own**2).sum()
+  growth = many / np.trace(own) * m / (m - 2) * (1 - 2 / many)
+  law = math.log2(growth / (1 - 2 / 9 / N))
+  assert found.backward[1] == pytest.approx(law, abs=0.01)
+  assert abs(found.backward[1] - law) <= found.backward_error[1] <= 0.1
+
+
 def test_a_slice_gives_its_share_of_the_gradient():
   """The first of T tokens alone has one: 1/T of the mean square."""
   fn = lambda p, x: (x @ p[0])[:, 0] @ p[1]

@@ -17,7 +17,7 @@ from small_models import drawn, normal
 
 from initjax import measure, signal_graph
 from initjax.gains import moments
-from initjax.meanfield import Layer, trajectory
+from initjax.meanfield import Layer, batch_norm_gradient_growth, trajectory
 from initjax.propagation import predict
 
 N, X = 64, normal(8, 64)
@@ -124,11 +124,21 @@ def test_pre_norm_grows_linearly():
   check(found, np.zeros(depth + 2), [*(stream + last), 0.0])
 
 
-def test_batch_norm_explodes_by_pi_over_pi_minus_one():
-  fn = through(lambda h, w: relu(standardize(h, axis=0)) @ w)
-  found = predicted(fn, stack(5, 2.0))
-  step = math.log2(math.pi / (math.pi - 1))
-  check(found, np.zeros(6), [4 * step, *(step * np.arange(5.0)[::-1])])
+@pytest.mark.parametrize("phi", [relu, jnp.tanh, lambda x: x])
+def test_batch_norm_explodes_by_the_law_of_its_batch(phi):
+  """By E[φ'²]/Var φ of many samples, π/(π - 1) for relu; more of few."""
+  fn = through(lambda h, w: phi(standardize(h, axis=0, epsilon=0)) @ w)
+  shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+  for batch in (6, 8, 32, 10**6):
+    found = predicted(fn, [shape(N, N)] * 5, shape(batch, N))
+    step = found.backward[2] - found.backward[3]
+    stated = found.backward_error[2] - found.backward_error[3]
+    law = math.log2(batch_norm_gradient_growth(phi, min(batch, 10**4)))
+    assert abs(step - law) <= stated + 2e-4
+    assert stated <= 8 / batch**1.5 + 1 / N  # beside first order in 1/N
+  found = predicted(fn, [shape(N, N)] * 5, shape(3, N))
+  assert np.isnan(found.backward[:-1]).all()  # E[1/s²] is infinite
+  assert np.isfinite(found.forward).all()
 
 
 def test_embeddings_and_biases():
