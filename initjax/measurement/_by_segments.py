@@ -7,8 +7,9 @@ a segment reads is kept for its way back, on which all but its operation, which
 comes last, is computed again. No more than one gradient of a large parameter is
 held at a time.
 
-Operations hand out arrays, whose sums are taken beside the segments: one program
-for each shape, and none for small arrays in this memory, which NumPy sums.
+Operations hand out arrays, whose sums are taken beside the segments: by one
+program for each shape, and without any, by NumPy, where an array is small and in
+this memory.
 """
 
 from collections.abc import Callable, Hashable, Mapping
