@@ -8,8 +8,8 @@ comes last, is computed again. No more than one gradient of a large parameter is
 held at a time.
 
 Operations hand out arrays, whose sums are taken beside the segments: by one
-program for each shape, and without any, by NumPy, where an array is small and in
-this memory.
+program for each shape, or, where an array is small and in this memory, by NumPy
+without any.
 """
 
 from collections.abc import Callable, Hashable, Mapping
