@@ -7,7 +7,7 @@ model only sums arise, a `Tally`; the logarithms are taken afterwards.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +60,7 @@ class Tally(NamedTuple):
     """What each of several equal copies has, if all together count as one."""
     if copies == 1:
       return self
-    return Tally(self.numbers.at[..., 1:].divide(copies))
+    return Tally(jnp.asarray(self.numbers).at[..., 1:].divide(copies))
 
 
 @jax.jit
@@ -101,13 +101,13 @@ def _numbers_of(numbers: Any) -> list[Any]:
   return [numbers[..., index] for index in range(_LENGTH)]
 
 
-def unit(largest: jax.Array) -> jax.Array:
+def unit(largest: Any, xp: Any = jnp) -> Any:
   """What entries are divided by before they are squared.
 
   Never 0, nor so extreme that its reciprocal is not normal.
   """
   bound = bound_of(largest.dtype)
-  return jnp.clip(largest, 1 / bound, bound)
+  return xp.clip(largest, 1 / bound, bound)
 
 
 def bound_of(dtype: Any) -> float:
@@ -115,12 +115,17 @@ def bound_of(dtype: Any) -> float:
   return 2.0 ** int(0.8 * jnp.finfo(dtype).maxexp)
 
 
-def wide(x: jax.Array) -> jax.Array:
+def wide(x: Any) -> Any:
   """`x` in float32 or wider; a complex number as two, on a last axis."""
   if jnp.issubdtype(x.dtype, jnp.complexfloating):
-    return jnp.stack([x.real, x.imag], axis=-1)
+    return functions_of(x).stack([x.real, x.imag], axis=-1)
   is_wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
-  return x if is_wide else x.astype(jnp.float32)
+  return x if is_wide else x.astype(np.float32)
+
+
+def functions_of(x: Any) -> Any:
+  """NumPy for its own arrays, else jax.numpy."""
+  return np if isinstance(x, np.ndarray) else jnp
 
 
 def wide_dtype(dtype: Any) -> jnp.dtype:
@@ -137,23 +142,34 @@ def tally(x: jax.Array) -> Tally:
 
   No axis is merged with another, so sharded arrays stay in place.
   """
+  return _tally(x, _extremes)
+
+
+def tally_in_numpy(x: np.ndarray) -> Tally:
+  """The same of an array of NumPy, which has nothing to compile."""
+  with np.errstate(all="ignore"):
+    return _tally(x, _extremes_in_numpy)
+
+
+def _tally(x: Any, extremes: Callable[[Any], tuple[Any, ...]]) -> Tally:
+  xp = functions_of(x)
   real = wide(x.real)
-  x = jnp.atleast_1d(wide(abs(x)) if jnp.iscomplexobj(x) else real)
+  x = xp.atleast_1d(wide(abs(x)) if xp.iscomplexobj(x) else real)
   if x.size == 0:
     return empty_slot((), x.dtype)
-  largest, zeros, nonfinite = _extremes(x)
+  largest, zeros, nonfinite = extremes(x)
   numbers = (
     largest,
-    total_of(jnp.atleast_1d(real)),
-    total_of((x / unit(largest)) ** 2),
+    total_of(xp.atleast_1d(real)),
+    total_of((x / unit(largest, xp)) ** 2),
     zeros,
     nonfinite,
     x.size,
   )
-  return Tally(jnp.stack([jnp.asarray(one, x.dtype) for one in numbers]))
+  return Tally(xp.stack([xp.asarray(one, x.dtype) for one in numbers]))
 
 
-def total_of(terms: jax.Array) -> jax.Array:
+def total_of(terms: Any) -> Any:
   """The last axis goes last: its entries are lanes for the processor."""
   return terms.sum(axis=tuple(range(terms.ndim - 1))).sum()
 
@@ -174,6 +190,11 @@ def _extremes(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     tuple(range(x.ndim)),
   )
   return jax.lax.bitcast_convert_type(found[0], x.dtype), found[1], found[2]
+
+
+def _extremes_in_numpy(x: np.ndarray) -> tuple[Any, ...]:
+  finite = np.isfinite(x)
+  return abs(x).max(), x.size - np.count_nonzero(x), (~finite).sum()
 
 
 def _bits(x: jax.Array) -> jax.Array:
@@ -274,8 +295,9 @@ def varying_zeros(
   shape: tuple[int, ...],
   varying: Collection[str],
   dtype: jnp.dtype = jnp.float32,
-) -> jax.Array:
+) -> Any:
   """Zeros that JAX takes to differ over these axes of a shard_map's mesh."""
-  same = jnp.zeros(shape, dtype)
   axes = tuple(varying)
-  return jax.lax.pcast(same, axes, to="varying") if axes else same
+  if not axes:
+    return np.zeros(shape, dtype)  # of JAX, each shape would be a program
+  return jax.lax.pcast(jnp.zeros(shape, dtype), axes, to="varying")

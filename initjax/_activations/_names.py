@@ -44,8 +44,9 @@ _POINTS = np.linspace(-7, 7, 57, dtype=np.float32)
 
 
 def is_of_library(activation: Activation) -> bool:
-  """Whether it is one that nobody edits, so that identity is enough."""
-  return any(activation is known for known in KNOWN.values())
+  """Whether nobody edits it: JAX's own, or one that was read off a graph."""
+  fixed = getattr(activation, "never_changes", False)
+  return fixed or any(activation is known for known in KNOWN.values())
 
 
 @functools.cache

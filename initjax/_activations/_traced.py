@@ -171,14 +171,11 @@ def _unjitted(
 @functools.lru_cache(maxsize=64)
 def evaluator(traced: TracedActivation) -> Evaluate:
   """x -> (φ(x), φ'(x)) for float64 arrays; must run inside `in_float64`."""
-  jaxpr = _slope_jaxpr(traced, BLOCK)
+  run = _run(traced, BLOCK)
 
   def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     padded = np.resize(x, (-(-x.size // BLOCK), BLOCK))
-    blocks = [
-      jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, jnp.asarray(block))
-      for block in padded
-    ]
+    blocks = list(map(run, padded))
     value, slope = (
       np.concatenate([np.asarray(block[i]) for block in blocks])
       for i in range(2)
@@ -195,10 +192,8 @@ def compiled(traced: TracedActivation) -> Evaluate:
 
   Must run inside `in_float64`.
   """
-  from jax.extend.core import jaxpr_as_fun
-
   evaluator(traced)  # checks that φ is elementwise
-  run = jax.jit(jaxpr_as_fun(_slope_jaxpr(traced, _LARGE_BLOCK)))
+  run = _run(traced, _LARGE_BLOCK)
 
   def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = x.ravel()
@@ -211,6 +206,13 @@ def compiled(traced: TracedActivation) -> Evaluate:
     return value.reshape(x.shape), slope.reshape(x.shape)
 
   return evaluate
+
+
+def _run(traced: TracedActivation, size: int) -> Callable[..., Any]:
+  """One program: JAX would compile each primitive that is run by itself."""
+  from jax.extend.core import jaxpr_as_fun
+
+  return jax.jit(jaxpr_as_fun(_slope_jaxpr(traced, size)))
 
 
 def _slope_jaxpr(traced: TracedActivation, size: int) -> Any:

@@ -116,12 +116,14 @@ def _of_averages(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Drifts over a batch, of gradients that are drawn at random at the end.
 
-  In deep chains samples collapse sooner than the first order says, which is
-  NaN; then of draws, if cheap. In others a drift is not worth them.
+  In deep chains samples collapse sooner than the first order says: backward
+  it is a bound then. Where it says nothing, draws do, if they are cheap. In
+  others a drift is not worth them.
   """
   given = {"second_moment": start, "correlation": correlation}
   t = trajectory(layers, **given, batch=batch)
   forward, backward = t.forward_drift, t.backward_drift
+  backward = np.where(np.isnan(backward), t.drift_apart[1], backward)
   if deep and not np.isfinite([forward, backward]).all():
     few = min(batch, _INPUTS)
     drawn = _drawn(layers, start, _FEWEST, correlation, few)

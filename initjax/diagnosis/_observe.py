@@ -75,14 +75,14 @@ def observe(
   if draws is not None:
     check_integer("draws", draws, low=1)
   check_arrays(inputs)
-  key = jax.random.key(0) if key is None else key
-  check_key(key)
+  if key is not None:
+    check_key(key)
   if init is None:
     _check_draws(params, draws)
     check_arrays(params)
   else:
     draws = draws or 8
-    keys = jax.random.split(key, draws)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, draws)
     params = jax.jit(functools.partial(jax.lax.map, init))(keys)
 
   options = {"key": key, "cotangent": cotangent, "has_aux": has_aux}

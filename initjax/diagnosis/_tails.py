@@ -12,14 +12,14 @@ as of one ReLU layer, whose size is nearly a multiple of χ².
 import functools
 import math
 
-import jax
 import numpy as np
 
-from initjax.meanfield import Layer, simulate
+from initjax._activations import compiled, in_float64, trace
 from initjax.propagation import kept_response
 from initjax.typing import Activation
 
 _DRAWS = 10_000
+_MOST = 1 << 22  # normal numbers of a kind that are held at a time
 
 
 @functools.lru_cache(maxsize=64)
@@ -31,17 +31,51 @@ def drawn_layer(
 ) -> tuple[np.ndarray, np.ndarray]:
   """What one layer adds by chance [draws] to log₂ sizes, forward and backward.
 
-  Its input has the second moment 2^log2_q on average over draws.
+  Its input has the second moment 2^log2_q on average over draws. The law is
+  that of `simulate`, of which one layer needs no program.
   """
-  layers = [Layer(width=widths[0])]
-  layers += [Layer(activation, 2**log2_sigma_w2, width=widths[1])]
-  drawn = simulate(jax.random.key(0), layers, _DRAWS, second_moment=2**log2_q)
+  generator = np.random.Generator(np.random.SFC64(0))
+  each = max(1, min(_DRAWS, _MOST // max(widths)))
+  draw = functools.partial(
+    _sizes, generator, activation, 2**log2_q, 2**log2_sigma_w2, widths
+  )
+  parts = in_float64(lambda: [draw(each) for _ in range(-(-_DRAWS // each))])
+  with np.errstate(divide="ignore"):  # where all units are 0
+    sizes = np.log2(np.concatenate(parts, axis=1)[:, :_DRAWS])
+  before, after, returned = sizes
   here = kept_response(activation)(log2_q)
-  off = drawn.forward[:, 0] - log2_q
+  off = before - log2_q
   kept = log2_sigma_w2 + here.log2_second_moment + here.slope * off
   passed = log2_sigma_w2 + here.log2_derivative + here.derivative_slope * off
   ratio = math.log2(widths[0] / widths[1])
-  return drawn.forward[:, 1] - kept, drawn.backward[:, 0] + ratio - passed
+  return after - kept, returned + ratio - passed
+
+
+def _sizes(
+  generator: np.random.Generator,
+  activation: Activation,
+  q: float,
+  sigma_w2: float,
+  widths: tuple[int, int],
+  draws: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Mean squares [draws]: of h, of W·φ(h), of what a gradient δ becomes at h.
+
+  Given y = W·x, the gradient Wᵀδ is known along x, and fresh beside it.
+  """
+  normal = lambda side: generator.standard_normal((draws, widths[side]))
+  mean = lambda x: (x * x).mean(axis=1)
+  h = math.sqrt(q) * normal(0)
+  x, slope = compiled(trace(activation))(h)
+  y = np.sqrt(sigma_w2 * mean(x))[:, None] * normal(1)
+  delta = normal(1)
+  fresh = np.sqrt(sigma_w2 * widths[1] / widths[0] * mean(delta))[:, None]
+  fresh = fresh * normal(0)
+  known = (delta * y).sum(axis=1) - (fresh * x).sum(axis=1)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    along = known / (x * x).sum(axis=1)
+    returned = (fresh + along[:, None] * x) * slope
+    return mean(h), mean(y), mean(returned) / mean(delta)
 
 
 def tail(draws: np.ndarray, x: float) -> float:

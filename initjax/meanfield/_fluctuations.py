@@ -46,6 +46,8 @@ class Chance:
   variance: np.ndarray
   scale: np.ndarray
   """what averaging leaves of deviations that inputs do not share"""
+  apart: np.ndarray
+  """the mean, if inputs collapse no sooner than at infinite width"""
   own: Spread | None = None
   """of one input; None if all is 0, or not known"""
   shared: Spread | None = None
@@ -81,7 +83,7 @@ def chance_of(
   if any(map(_is_unknown, layers)) or not inverse_widths.any():
     known = np.nan if inverse_widths.any() else 0.0
     nothing = np.full((2, len(layers)), known)
-    return Chance(nothing, nothing, nothing)
+    return Chance(nothing, nothing, nothing, nothing)
   spectra = _unit_spectra(layers, steps)
   units = spectra * np.sqrt(inverse_widths)[:, None]
   maps = _maps(layers, steps, units)
@@ -101,10 +103,11 @@ def chance_of(
     axis=1,
   )
   valid = holds(layers, steps, own, back, inverse_widths)
+  apart = np.where(valid, mean, np.nan)
   if batch > 1:
     valid &= holds_for_batch(steps, own, shared, inverse_widths, variance)
   mean, variance = (np.where(valid, x, np.nan) for x in (mean, variance))
-  return Chance(mean, variance, scale, own, shared)
+  return Chance(mean, variance, scale, apart, own, shared)
 
 
 def _is_unknown(layer: Layer) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 from initjax._activations import (
   evaluator,
   in_float64,
+  is_of_library,
   trace,
 )
 from initjax.gains import moments
@@ -32,6 +33,7 @@ _TAIL_STEP = 0.25  # octaves of what is only estimated
 _TAIL = (_ORDERS - 1) * 2 ** (_TAIL_STEP * (np.arange(36) + 0.5))
 ORDERS = np.concatenate([np.arange(_ORDERS), _TAIL])
 _TINY = 1e-300
+_REMEMBERED = 1 << 14  # places of a table: layers of a stack ask for the same
 _INFINITE = 900.0  # log₂ in a table, where a moment is infinite
 
 
@@ -85,10 +87,16 @@ def response(activation: Activation) -> Callable[[float], Response[float]]:
 
   Reference: Poole et al. 2016, Eq. 3, for E[φ²]; Schoenholz et al. 2017, Eq. 7.
   """
+  kept = _kept if is_of_library(activation) else _response
+  return kept(activation)
+
+
+def _response(activation: Activation) -> Callable[[float], Response[float]]:
   window = functools.cache(functools.partial(_window, activation))
   around = functools.lru_cache(256)(functools.partial(_around, activation))
   failed: dict[int, str] = {}
 
+  @functools.lru_cache(_REMEMBERED)
   def respond(log2_q: float) -> Response[float]:
     place = math.floor(log2_q / _WINDOW)
     if place in failed:  # to find that out takes seconds
@@ -102,6 +110,9 @@ def response(activation: Activation) -> Callable[[float], Response[float]]:
       raise
 
   return respond
+
+
+_kept = functools.lru_cache(maxsize=256)(_response)
 
 
 def _window(activation: Activation, index: int) -> Spline | None:
@@ -225,17 +236,11 @@ def powers(rho: np.ndarray) -> np.ndarray:
 
 
 def mehler(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> np.ndarray:
-  """Σ_k ρ^k f_k g_k with k >= 0.
+  """Σ_k ρ^k f_k g_k with k >= 0 [...].
 
   Args:
     f: coefficients, orders last; the rest broadcasts against g and ρ.
     g: likewise.
     rho: correlations in [-1, 1].
   """
-  total = np.zeros(np.broadcast_shapes(f.shape[:-1], g.shape[:-1], rho.shape))
-  for k in reversed(range(_ORDERS)):  # Horner
-    total = total * rho + f[..., k] * g[..., k]
-  rough = (f[..., _ORDERS:] * g[..., _ORDERS:]).any(axis=-1).any()
-  for k, order in enumerate(_TAIL, _ORDERS) if rough else ():
-    total += abs(rho) ** order * f[..., k] * g[..., k]
-  return total
+  return (f * g * powers(rho)).sum(axis=-1)

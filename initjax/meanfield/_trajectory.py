@@ -41,6 +41,15 @@ class Trajectory:
     ends = f"signal 2^{self.forward[-1]:.2f}, gradient 2^{self.backward[0]:.2f}"
     return f"Trajectory({len(self.forward)} layers: {ends})"
 
+  @property
+  def drift_apart(self) -> np.ndarray:
+    """[2, depth]: both drifts, if inputs collapse no sooner than in theory.
+
+    Where drifts are NaN since they do, those lie between these and the drifts
+    of a single input.
+    """
+    return self._chance.apart / _BIT
+
   @functools.cached_property
   def forward_covariance(self) -> np.ndarray:
     """[depth, depth]: over nets, computed when it is first asked for."""

@@ -6,18 +6,41 @@ forward and then backward, and those that are equal share what is compiled. What
 a segment reads is kept for its way back, on which all but its operation, which
 comes last, is computed again. No more than one gradient of a large parameter is
 held at a time.
+
+Operations hand out arrays, whose sums are taken beside the segments: by one
+program for each shape, or, where an array is small and in this memory, by NumPy
+without any.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from initjax._executables import placement, prepared
 from initjax._paths import is_float, paths_of
-from initjax.graph import Segment, Site, Slot, Trace, Visited, Visitor, cut, run
-from initjax.measurement._norms import Norms, Scaled, norms_from, scaled
-from initjax.measurement._watch import Seen, Watch, looks_at, watch
+from initjax._sharding import at_hand
+from initjax._statistics import Tally, tally, tally_in_numpy
+from initjax.graph import (
+  LinearOp,
+  Segment,
+  Site,
+  Slot,
+  Trace,
+  Visited,
+  Visitor,
+  cut,
+  run,
+)
+from initjax.measurement._norms import (
+  Norms,
+  Scaled,
+  norms_from,
+  scaled,
+  scaled_of,
+)
+from initjax.measurement._watch import Seen, Watch, looks_at, sums_of, watch
 
 Start = Callable[[list[Any]], dict[int, jax.Array]]
 """From a model's outputs, flat, to the gradients of some of them, by number."""
@@ -33,8 +56,9 @@ class Passes(NamedTuple):
 
 
 class _State(NamedTuple):
-  """What is known while the segments run; all of it changes."""
+  """What is known while the segments run; most of it changes."""
 
+  ops: Mapping[Site, LinearOp]
   watched: Watch
   values: dict[Any, Any]
   """of variables"""
@@ -63,7 +87,7 @@ def passes_by_segments(
   own = model.invars[len(model.constants) :]
   named = zip(own, paths_of(params), strict=False)
   paths = {var: path for var, path in named if is_float(var.aval)}
-  state = _State(watched, values, set(paths), {}, {})
+  state = _State(traced.ops, watched, values, set(paths), {}, {})
   found: dict[Site, Seen] = {}
   for segment, kind in zip(model.segments, kinds, strict=True):
     found |= _forward(state, segment, kind)
@@ -75,9 +99,9 @@ def passes_by_segments(
   for segment, kind in zip(model.segments[::-1], kinds[::-1], strict=True):
     backward |= _backward(state, segment, kind)
     whole = paths.keys() & segment.first_read & state.gradients.keys()
-    scales |= {paths[var]: scaled(state.gradients.pop(var)) for var in whole}
+    scales |= {paths[var]: _norm(state.gradients.pop(var)) for var in whole}
   alone = paths.keys() & state.gradients.keys()  # outputs, and nothing else
-  scales |= {paths[var]: scaled(state.gradients.pop(var)) for var in alone}
+  scales |= {paths[var]: _norm(state.gradients.pop(var)) for var in alone}
   return Passes(found, backward, norms_from(scales))
 
 
@@ -95,11 +119,51 @@ def _forward(
 
   outputs, seen = _call(state, kind, program, moving, still, slots)
   state.values.update(zip(segment.outvars, outputs, strict=True))
-  if moving or slots:
+  if moving or not state.ops.keys().isdisjoint(segment.sites.values()):
     state.moving.update(v for v in segment.outvars if is_float(v.aval))
   # Of another segment of this kind, the sites have other numbers.
   found = jax.tree.unflatten(jax.tree.structure(blanks), jax.tree.leaves(seen))
+  for own in _handing_out(state, segment):
+    found[own] = _summed(state, state.ops[segment.sites[own]], found[own])
   return {segment.sites[own]: one for own, one in found.items()}
+
+
+def _handing_out(state: _State, segment: Segment) -> list[Site]:
+  """Operations outside of loops and devices, whose arrays are handed out."""
+  ops = {own: state.ops.get(site) for own, site in segment.sites.items()}
+  return [
+    own
+    for own, op in ops.items()
+    if op is not None and len(own) == 1
+    if not (op.place.whole or op.place.scans or op.summed_over)
+  ]
+
+
+def _summed(state: _State, op: LinearOp, seen: Seen) -> Seen:
+  """What it is with the sums of the arrays that a site has handed out."""
+  output, signal = at_hand(seen.tally.numbers), at_hand(seen.detail)
+  if isinstance(output, np.ndarray) and isinstance(signal, np.ndarray):
+    with np.errstate(all="ignore"):
+      found, detail = sums_of(op, output, signal, tally_in_numpy)
+    return Seen(found, detail, seen.slopes)
+  program = lambda output, signal: sums_of(op, output, signal, tally)
+  arrays = seen.tally.numbers, seen.detail
+  found, detail = _call(state, (op.kind, op.axes), program, *arrays)
+  return Seen(found, detail, seen.slopes)
+
+
+def _tally(state: _State, gradient: jax.Array) -> Tally:
+  near = at_hand(gradient)
+  if isinstance(near, np.ndarray):
+    return tally_in_numpy(near)
+  return _call(state, "tally", tally, gradient)
+
+
+def _norm(gradient: jax.Array) -> Scaled:
+  near = at_hand(gradient)
+  if isinstance(near, np.ndarray):
+    return scaled_of(tally_in_numpy(near))
+  return scaled(gradient)
 
 
 def _backward(
@@ -108,13 +172,13 @@ def _backward(
   """Runs a segment again and back; the tallies of its sites' gradients."""
   slots = _slots(state, segment)
   moving, still = _arguments(state, segment)
+  tallies = slots | _tallies(state, segment)
   wanted = {
     i: state.gradients.pop(var)
     for i, var in enumerate(segment.outvars)
     if var in state.gradients
   }
-  tallies = slots
-  if wanted:
+  if wanted and (moving or slots):
 
     def program(moving: Any, still: Any, slots: Any, wanted: Any) -> Any:
       def outputs(moving: Any, slots: Any) -> Any:
@@ -125,12 +189,23 @@ def _backward(
       return jax.vjp(outputs, moving, slots)[1](wanted)
 
     arguments = (moving, still, slots, wanted)
-    gradients, tallies = _call(state, kind, program, *arguments)
+    gradients, found = _call(state, kind, program, *arguments)
+    tallies |= found
     for i, gradient in gradients.items():
       _add(state, segment.invars[i], gradient)
   for var in segment.outvars:
     del state.values[var]
-  return {segment.sites[own]: tallies[own] for own in slots}
+  return {segment.sites[own]: found for own, found in tallies.items()}
+
+
+def _tallies(state: _State, segment: Segment) -> dict[Site, Any]:
+  """Of the gradients at what hands out arrays: what later segments gave it."""
+  tallies = {}
+  for own in _handing_out(state, segment):
+    gradient = state.gradients.get(segment.eqns[own[0]].outvars[0])
+    blank = state.watched.slots[segment.sites[own]]
+    tallies[own] = blank if gradient is None else _tally(state, gradient)
+  return tallies
 
 
 def _run(
@@ -155,9 +230,11 @@ def _run(
 
 
 def _slots(state: _State, segment: Segment) -> dict[Site, Any]:
-  slots = state.watched.slots
+  slots, apart = state.watched.slots, _handing_out(state, segment)
   return {
-    own: slots[site] for own, site in segment.sites.items() if site in slots
+    own: slots[site]
+    for own, site in segment.sites.items()
+    if site in slots and own not in apart
   }
 
 

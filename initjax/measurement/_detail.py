@@ -5,14 +5,13 @@ layouts are right: a unit is a place along the summed axes of its input (a
 channel of a convolution), a sample a place along the free ones (an image).
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._statistics import unit, wide
+from initjax._statistics import functions_of, unit, wide
 from initjax.graph import Feed, LinearOp, Scan
 from initjax.typing import Activation
 
@@ -37,61 +36,65 @@ LENGTH = 5
 samples, those that have a direction, and |Σ u|² over these"""
 
 
-def detail_sums(
-  op: LinearOp, operands: list[Any] | None, output: jax.Array, largest: Any
-) -> jax.Array:
+def detail_sums(op: LinearOp, signal: Any, output: Any, largest: Any) -> Any:
   """The sums [5] of an operation just run; NaN if only its output is at hand.
 
   Args:
     op: the operation.
-    operands: its operands, if they are at hand.
+    signal: the operand that is no kernel, if it is at hand; like all arrays
+      here of JAX or of NumPy.
     output: what it computed.
     largest: max |output|.
   """
-  dead = units = samples = live = squares = jnp.nan
-  if operands is not None and op.kind != "data":
+  dead = units = samples = live = squares = np.nan
+  xp = functions_of(output)
+  if signal is not None and op.kind != "data":
+    dead_units, directions = _BY_NUMPY if xp is np else _BY_JAX
     if op.axes.units:
-      dead, units = _dead_units(operands[1 - op.axes.kernel], op.axes.units)
-    samples, live, squares = _directions(output, largest, op.axes.samples)
+      dead, units = dead_units(signal, op.axes.units)
+    samples, live, squares = directions(output, largest, op.axes.samples)
   numbers = (dead, units, samples, live, squares)
-  return jnp.stack([jnp.asarray(number, jnp.float32) for number in numbers])
+  return xp.stack([xp.asarray(number, np.float32) for number in numbers])
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _dead_units(
-  signal: jax.Array, units: tuple[int, ...]
-) -> tuple[jax.Array, int]:
+def _dead_units(signal: Any, units: tuple[int, ...]) -> tuple[Any, int]:
   """How many units are 0 on every sample, and how many there are.
 
   NaN if there is no sample.
   """
   samples = tuple(axis for axis in range(signal.ndim) if axis not in units)
   dead = (signal == 0).all(samples)
-  count = dead.sum(dtype=jnp.float32)
-  return count if signal.size else jnp.full_like(count, jnp.nan), dead.size
+  count = dead.sum(dtype=np.float32)
+  return count if signal.size else count + np.nan, dead.size
 
 
-@functools.partial(jax.jit, static_argnums=2)
 def _directions(
-  output: jax.Array, largest: jax.Array, samples: tuple[int, ...]
-) -> tuple[int, jax.Array, jax.Array | float]:
+  output: Any, largest: Any, samples: tuple[int, ...]
+) -> tuple[int, Any, Any]:
   """The number of samples a, of those with a direction u_a, and |Σ u_a|².
 
   Samples that are exactly 0 have none. NaN if each is a single number, whose
   cosine with another is 1 or -1 and tells nothing.
   """
-  x = wide(output)
-  x = x / unit(largest)
+  xp, x = functions_of(output), wide(output)
+  x = x / unit(largest, xp)
   rest = tuple(axis for axis in range(x.ndim) if axis not in samples)
-  squares = jnp.sum(x * x, axis=rest, keepdims=True)
+  squares = (x * x).sum(axis=rest, keepdims=True)
   # As a real number: the pairs of 46,341 samples are more than int32 holds.
-  live = jnp.sum(squares > 0, dtype=jnp.float32)
+  live = (squares > 0).sum(dtype=np.float32)
   tiny = jnp.finfo(x.dtype).tiny
-  units = x * jax.lax.rsqrt(jnp.maximum(squares, tiny))
-  total = jnp.sum(units, axis=samples)
+  units = x / xp.sqrt(xp.maximum(squares, tiny))
+  total = units.sum(axis=samples)
   number = squares.size
   single = x.size == number
-  return number, live, jnp.nan if single else jnp.sum(total * total)
+  return number, live, np.nan if single else (total * total).sum()
+
+
+_BY_NUMPY = _dead_units, _directions
+_BY_JAX = (  # so that operations of one shape are traced once
+  jax.jit(_dead_units, static_argnums=1),
+  jax.jit(_directions, static_argnums=2),
+)
 
 
 def detail_of(sums: np.ndarray) -> Detail:

@@ -194,7 +194,9 @@ def measure_detail(
     main = outputs[0] if has_aux else outputs
     number = len(jax.tree.leaves(main))
     floats = [i for i in range(number) if is_float(flat[i])]
-    gradients = cotangent_of(differentiable(main), cotangent, key)
+    # What is drawn would be a program for each step; what is given is none.
+    begin = cotangent_of if cotangent is not None else _in_one_program
+    gradients = begin(differentiable(main), cotangent, key)
     return dict(zip(floats, gradients, strict=True))
 
   def whole(params: Any, inputs: Any, key: Any, cotangent: Any) -> SignalReport:
@@ -205,6 +207,12 @@ def measure_detail(
   if passes is None:
     return execute(whole, params, inputs, key, cotangent)
   return _report_of(traced, *passes)
+
+
+def _in_one_program(
+  outputs: list[jax.Array], cotangent: None, key: jax.Array | None
+) -> list[jax.Array]:
+  return execute(cotangent_of, outputs, cotangent, key)
 
 
 @nan_is_unknown()

@@ -10,7 +10,7 @@ import numpy as np
 
 from initjax._paths import is_float, leaves_by_path
 from initjax._sharding import fetched
-from initjax._statistics import tally, unit
+from initjax._statistics import Tally, functions_of, tally, unit
 
 _SMALL = 2**14  # entries: arrays of one shape, as biases, are looked at as one
 
@@ -83,5 +83,10 @@ class Scaled(NamedTuple):
 @jax.jit  # so that arrays of one shape are traced once
 def scaled(x: jax.Array) -> Scaled:
   """Of one array."""
-  largest, _, squares, *_ = tally(x).numbers
-  return Scaled(unit(largest), squares)
+  return scaled_of(tally(x))
+
+
+def scaled_of(found: Tally) -> Scaled:
+  """Of an array whose sums were taken."""
+  largest, _, squares, *_ = found.numbers
+  return Scaled(unit(largest, functions_of(found.numbers)), squares)

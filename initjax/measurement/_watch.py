@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from initjax._statistics import (
+  Tally,
   empty_slot,
   spread,
   tally,
@@ -32,7 +33,11 @@ Slopes = dict[tuple[int, bool], jax.Array]
 
 
 class Seen(NamedTuple):
-  """What a site hands out."""
+  """What a site hands out.
+
+  Where it has no slot for what goes back, arrays whose sums are still to be
+  taken: its output in place of a tally, and for detail the signal it was fed.
+  """
 
   tally: Any
   detail: Any
@@ -123,17 +128,34 @@ def _seen_at(
   outputs = list(visited.outputs)
   if op is None:
     return outputs, Seen(None, None, slopes)
+  if slot.backward is None:
+    handed = jax.lax.stop_gradient((outputs[0], _signal(op, visited.operands)))
+    return outputs, Seen(Tally(handed[0]), handed[1], slopes)
   seen, copies = _summed(op, jax.lax.stop_gradient(outputs[0]))
   if jnp.issubdtype(seen.dtype, jnp.inexact):
     outputs[0] = tap(outputs[0], slot.backward)
   found, more = tally(seen), None
   if slot.forward.detail is not None:
-    operands = jax.lax.stop_gradient(visited.operands)
-    operands = None if op.place.closed else operands
-    more = detail_sums(op, operands, seen, found.numbers[0])
+    signal = jax.lax.stop_gradient(_signal(op, visited.operands))
+    more = detail_sums(op, signal, seen, found.numbers[0])
     more = varying_like(more, slot.forward.detail)
   tallied = spread(found.shared(copies), slot.forward.tally)
   return outputs, Seen(tallied, more, slopes)
+
+
+def _signal(op: LinearOp, operands: list[Any] | None) -> Any:
+  """The operand that is no kernel; None if it is not at hand."""
+  if not operands or op.place.closed:  # a site that is an operand has none
+    return None
+  return operands[1 - op.axes.kernel]
+
+
+def sums_of(
+  op: LinearOp, output: Any, signal: Any, by: Callable[[Any], Tally]
+) -> tuple[Tally, Any]:
+  """The tally and the detail of what an operation has handed out."""
+  found = by(output)
+  return found, detail_sums(op, signal, output, found.numbers[0])
 
 
 def partial_sums(op: LinearOp) -> dict[str, int]:

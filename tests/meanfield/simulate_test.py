@@ -258,6 +258,21 @@ def test_the_law_of_first_order_knows_where_it_holds(
     assert np.all(abs(np.log(ratio)) < 0.25 + 4 / math.sqrt(2 * draws))
 
 
+@pytest.mark.slow
+def test_gradients_of_inputs_that_collapse_lie_between_two_laws():
+  """That of one input, and that of inputs which stay as far apart as theory."""
+  stack = [Layer(width=16)] + 39 * [Layer(jax.nn.relu, 2.0, width=16)]
+  one, four = trajectory(stack), trajectory(stack, batch=4)
+  unknown = np.isnan(four.backward_drift)
+  assert unknown.sum() == 25
+  assert not np.isnan(one.backward_drift).any()
+  drawn = simulate(jax.random.key(0), stack, 400, batch=4).backward
+  off = (drawn - four.backward)[:, unknown]
+  error = 4 * off.std(axis=0) / math.sqrt(400)
+  assert np.all(off.mean(axis=0) < four.drift_apart[1][unknown] + error)
+  assert np.all(off.mean(axis=0) > one.backward_drift[unknown] - error)
+
+
 PHIS = (jax.nn.relu, jnp.tanh, jax.nn.gelu)
 STREAMS = {
   "pre-norm": {"skip": 1.0, "normalization": "layer"},
