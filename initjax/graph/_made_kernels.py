@@ -115,12 +115,10 @@ def _by_hand(equation: Equation, node: Node) -> list[_Side]:
 
 def _kernels(reader: Reader, sides: Sequence[_Side]) -> list[_Side]:
   """Which sides of a product are kernels."""
-  matrices = [side for side in sides if side.is_matrix]
-  found = [side for side in matrices if _is_kernel(reader, side)]
+  found = [side for side in sides if side.is_matrix]
+  found = [side for side in found if _is_kernel(reader, side)]
   others = [side.node for side in sides if side not in found]
-  if len(found) == 1 and not _weighs(others[0]):
-    return found
-  return [side for side in matrices if side.node in reader.met.spread]
+  return found if len(found) == 1 and not _weighs(others[0]) else []
 
 
 @dataclasses.dataclass

@@ -121,7 +121,6 @@ def _read_sum(
 ) -> Value | None:
   """A product, or a sum of products that is one; None if it is none."""
   if equation.primitive.name in LINEAR:
-    reader.met.as_kernel(operands)
     note_made_kernels(reader, equation, operands)
     return read_linear(reader, equation, operands, place)
   if equation.primitive.name not in ADDING or not operands:

@@ -13,6 +13,8 @@ from initjax._executables import fresh_jaxpr
 from initjax._paths import paths_of
 from initjax._sharding import fetched
 from initjax.graph._activations import source_of
+from initjax.graph._biases import not_biases
+from initjax.graph._dataflow import dataflow
 from initjax.graph._dead_code import dead_sites
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import LinearOp, SignalGraph, Stream, terms_within
@@ -191,8 +193,7 @@ def _graph(
   used = {path for op in ops for path in op.paths}
   returned = (value for value in outputs if value.kind != "data")
   used |= {path for value in returned for path in value.paths}
-  reader.met.as_kernel(outputs)
-  missed = reader.met.not_followed
+  missed = reader.met.not_followed | not_biases(reader, dataflow(outputs))
   beside = [path for path in paths if path not in used and path not in missed]
   graph = SignalGraph(
     ops=ops,
