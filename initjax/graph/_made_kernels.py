@@ -154,6 +154,10 @@ class _Samples:
     ]
     if name in MOVES:
       return every & places_after(equation, below[0], node.output)
+    if name == "stack":
+      new = equation.params["axis"] % len(equation.outvars[0].aval.shape)
+      own = frozenset().union(*below)
+      return every & frozenset(axis + (axis >= new) for axis in own)
     if name in REDUCTIONS:
       ranks = range(len(equation.invars[0].aval.shape))
       kept = [axis for axis in ranks if axis not in equation.params["axes"]]
