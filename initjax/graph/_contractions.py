@@ -30,7 +30,6 @@ from initjax.graph._values import Node, Value
 from initjax.graph._variation import (
   KEPT,
   axes_of,
-  long_axes,
   summed_axes,
   unrepeated,
   varying_axes,
@@ -90,10 +89,8 @@ class Met:
   not_followed: Paths = dataclasses.field(default_factory=dict)
   uses: dict[Any, int] = dataclasses.field(default_factory=dict)
   """of each variable: the number of equations that read it"""
-  outer: dict[Node, Paths] = dataclasses.field(default_factory=dict)
-  """of outer products of a parameter and data, and functions of these"""
-  spread: dict[Node, Paths] = dataclasses.field(default_factory=dict)
-  """likewise of outer sums that are read once"""
+  followed: set[Node] = dataclasses.field(default_factory=set)
+  """products that were read as operations, with their sums"""
   taps: dict[Node, tuple[_Tap, ...]] = dataclasses.field(default_factory=dict)
   """of what is a sum of them"""
   spectra: Spectra = dataclasses.field(default_factory=Spectra)
@@ -114,11 +111,6 @@ class Met:
   ) -> None:
     """Notes what an equation does where parameters meet data, or did before."""
     name = equation.primitive.name
-    for value in operands:
-      if value.kind == "parameter" or self._has(value):
-        break
-    else:
-      return
     paths = {
       path: name
       for value, atom in zip(operands, equation.invars, strict=True)
@@ -128,43 +120,8 @@ class Met:
     nodes = [value.node for value in outputs if value.node is not None]
     if name not in _SIMPLE:
       self.not_followed |= paths
-      self.as_kernel(operands)
-      self._folded(equation, operands)
-      return
-    self._note_taps(name, operands, nodes[0])
-    self._note_outer(equation, operands, nodes, paths)
-
-  def _note_outer(
-    self,
-    equation: Equation,
-    operands: Sequence[Value],
-    nodes: Sequence[Node],
-    paths: Paths,
-  ) -> None:
-    """Which outputs are outer products or sums of parameters and data."""
-    name = equation.primitive.name
-    outer, spread = self._inherited(equation, operands)
-    if paths and _is_outer(list(zip(operands, equation.invars, strict=True))):
-      if name in ("mul", "div"):
-        outer = outer | paths
-      elif name in SUMS and self._used_once(nodes[0]):
-        spread = spread | paths
-    for node in nodes:
-      if outer:
-        self.outer[node] = outer
-      if spread and self._used_once(node):
-        self.spread[node] = spread
-
-  def _has(self, value: Value) -> bool:
-    """Whether something is known of a value."""
-    node = value.node
-    return node in self.outer or node in self.spread or node in self.taps
-
-  def as_kernel(self, values: Iterable[Value]) -> None:
-    """An outer product that is used as a signal, or as a kernel of one."""
-    for value in values:
-      if value.node is not None:
-        self.not_followed |= self.outer.get(value.node, {})
+    elif paths or any(value.node in self.taps for value in operands):
+      self._note_taps(name, operands, nodes[0])
 
   def contraction(
     self, equation: Equation, operands: Sequence[Value]
@@ -180,6 +137,7 @@ class Met:
     if operation is None:
       paths = found.sides[0][0].paths
       self.not_followed |= dict.fromkeys(paths, found.node.label)
+    self.followed.add(found.node)
     return operation
 
   def _operation(
@@ -245,40 +203,6 @@ class Met:
     terms = math.prod(shape[first:])
     axes = Axes(1, tuple(range(first, len(shape))), (), (), ())
     return Contraction(kernel, shape, signal, axes, NonZeros(terms), terms)
-
-  def _inherited(
-    self, equation: Equation, operands: Sequence[Value]
-  ) -> tuple[Paths, Paths]:
-    """What a function of outer products and sums, and nothing else, is one of.
-
-    Data of fewer axes only scales them; other data is scaled by them.
-    """
-    pairs = zip(operands, equation.invars, strict=True)
-    given = [(v.node, varying_axes(v, a.aval)) for v, a in pairs if v.node]
-    if equation.primitive.name in ELEMENTWISE and len(given) > 1:
-      shape = equation.outvars[0].aval.shape
-      given = [each for each in given if each[1] >= long_axes(shape)]
-    joins = equation.primitive.name in JOINS
-    found = []
-    for known in (self.outer, self.spread):
-      some = [known[node] for node, _ in given if node in known]
-      if some and (joins or len(some) == len(given)):
-        found.append({p: n for each in some for p, n in each.items()})
-      else:
-        found.append({})
-    return found[0], found[1]
-
-  def _folded(self, equation: Equation, operands: Sequence[Value]) -> None:
-    """Outer sums that are folded along an axis: distances, the largest of sums.
-
-    What is folded into one number is a loss.
-    """
-    if not equation.outvars[0].aval.shape:
-      return
-    for node in (value.node for value in operands if value.node is not None):
-      plain = node.label in SUMS | LAYOUT
-      if not (plain and equation.primitive.name == "reduce_sum"):
-        self.not_followed |= self.spread.get(node, {})
 
   def _note_taps(
     self, name: str, operands: Sequence[Value], node: Node
@@ -350,20 +274,6 @@ def _contraction(
     terms,
     math.prod(sizes[axis] for axis in free),
   )
-
-
-def _is_outer(pairs: Sequence[tuple[Value, Any]]) -> bool:
-  """Whether a parameter varies along axes along which no data does."""
-  own, data = (
-    {
-      axis
-      for v, a in pairs
-      if v.kind == kind
-      for axis in varying_axes(v, a.aval)
-    }
-    for kind in ("parameter", "data")
-  )
-  return bool(own - data)
 
 
 def _number(node: Node) -> tuple[float, bool]:

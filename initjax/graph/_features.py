@@ -20,6 +20,14 @@ def features(node: Node, rank: int) -> frozenset[int]:
   return _after(moved, found)
 
 
+def made_features(node: Node, rank: int) -> frozenset[int] | None:
+  """Those that a kernel makes; None of raw inputs, whose are not known."""
+  source, moved, rank = _source(node, rank)
+  if source.features is None:
+    return None if source.label == "input" else frozenset(range(rank))
+  return _after(moved, source.features)
+
+
 def _source(node: Node, rank: int) -> tuple[Node, list[Node], int]:
   """What knows its features, the moves from there on, and how many axes."""
   moved: list[Node] = []

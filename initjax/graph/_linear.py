@@ -43,7 +43,7 @@ def read_linear(
   first, second = operands[:2]
   is_data = [value.kind == "data" for value in (first, second)]
   if not any(is_data):
-    return _no_operation(reader, (first, second), place.site)
+    return _no_operation(reader, equation, (first, second), place)
   kernel = 0 if is_data == [False, True] else 1
   weight, signal = operands[kernel], operands[1 - kernel]
   reader.in_kernels |= weight.touched
@@ -78,6 +78,8 @@ def _read_kernel(
   reader.sites[place.site] = op
   if weight.choice is not None:
     reader.roots[place.site] = weight.choice.roots
+  if weight.view is not None and weight.view.mixed:
+    reader.mixed[place.site] = weight
   return output_of(reader, op, signal, weight, sides[1:], equation)
 
 
@@ -157,7 +159,9 @@ def _operation(
   )
 
 
-def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
+def _no_operation(
+  reader: Reader, equation: Equation, values: Sequence[Value], place: Place
+) -> Value:
   """A product without data, or of what is no data yet in a loop."""
   touched = 0
   for operand, value in enumerate(values):
@@ -165,10 +169,12 @@ def _no_operation(reader: Reader, values: Sequence[Value], site: Site) -> Value:
     if value.view is not None and not value.view.computed:
       for path in value.paths:
         own &= ~reader.touch(path)
-        own |= reader.touch(path, site, operand)
+        own |= reader.touch(path, place.site, operand)
     touched |= own
   touched |= reader.contract(touched) if touched & reader.statistics else 0
-  return joined(values, "product", touched)
+  if all(value.view is None for value in values):
+    return joined(values, "product", touched)
+  return joined(values, "product", touched, equation, place)
 
 
 def look_up(

@@ -115,12 +115,10 @@ def _by_hand(equation: Equation, node: Node) -> list[_Side]:
 
 def _kernels(reader: Reader, sides: Sequence[_Side]) -> list[_Side]:
   """Which sides of a product are kernels."""
-  matrices = [side for side in sides if side.is_matrix]
-  found = [side for side in matrices if _is_kernel(reader, side)]
+  found = [side for side in sides if side.is_matrix]
+  found = [side for side in found if _is_kernel(reader, side)]
   others = [side.node for side in sides if side not in found]
-  if len(found) == 1 and not _weighs(others[0]):
-    return found
-  return [side for side in matrices if side.node in reader.met.spread]
+  return found if len(found) == 1 and not _weighs(others[0]) else []
 
 
 @dataclasses.dataclass
@@ -156,6 +154,10 @@ class _Samples:
     ]
     if name in MOVES:
       return every & places_after(equation, below[0], node.output)
+    if name == "stack":
+      new = equation.params["axis"] % len(equation.outvars[0].aval.shape)
+      own = frozenset().union(*below)
+      return every & frozenset(axis + (axis >= new) for axis in own)
     if name in REDUCTIONS:
       ranks = range(len(equation.invars[0].aval.shape))
       kept = [axis for axis in ranks if axis not in equation.params["axes"]]

@@ -47,7 +47,8 @@ class Index:
 
   def __call__(self, x: Array, lead: int) -> Array:
     own = (p if isinstance(p, int) else slice(*p) for p in self.picks)
-    return x[(slice(None),) * lead + tuple(own)]
+    # The ellipsis makes one entry of a NumPy array a view of it, too.
+    return x[(*[slice(None)] * lead, *own, ...)]
 
   def axes(self, held: Held) -> Held:
     kept = zip(self.picks, held, strict=True)

@@ -49,6 +49,7 @@ from initjax.graph._primitives import (
 from initjax.graph._reader import Reader
 from initjax.graph._recurrences import note_powers
 from initjax.graph._statistics import check_statistics
+from initjax.graph._tables import read_copy
 from initjax.graph._values import (
   CONSTANT,
   Node,
@@ -99,6 +100,8 @@ def _read_equation(
   name = equation.primitive.name
   if name == "optimization_barrier":
     return operands
+  if name == "copy" and place.site < (len(reader.tables),):
+    return [read_copy(reader, equation, operands[0], place)]
   simpler = rewritten(equation)
   if simpler is not None:
     return read(reader, simpler, operands, place)
@@ -121,7 +124,6 @@ def _read_sum(
 ) -> Value | None:
   """A product, or a sum of products that is one; None if it is none."""
   if equation.primitive.name in LINEAR:
-    reader.met.as_kernel(operands)
     note_made_kernels(reader, equation, operands)
     return read_linear(reader, equation, operands, place)
   if equation.primitive.name not in ADDING or not operands:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from initjax.graph._contractions import Met
@@ -27,6 +27,10 @@ class Reader:
   """whether all entries of a parameter are known to be 0"""
   dead: frozenset[Site] = frozenset()
   """of equations that no output depends on, which are not read"""
+  tables: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
+  """parameters that are copied first, as data, and their axes of features"""
+  mixed: dict[Site, Value] = dataclasses.field(default_factory=dict)
+  """kernels of operations that are products of parameters"""
   sites: dict[Site, LinearOp] = dataclasses.field(default_factory=dict)
   elementwise: dict[str, None] = dataclasses.field(default_factory=dict)
   opaque: dict[str, None] = dataclasses.field(default_factory=dict)

@@ -41,7 +41,7 @@ def note_recurrences(
   for before, after in zip(carried, outputs, strict=False):
     if before.node is not None and after.node is not None:
       for factor in _factors(reader, before.node, after.node):
-        for value in _parameters(reader, factor):
+        for value in parameters_of(reader, factor):
           scans = () if value.view is None else value.view.scans
           if all(scan.site != place.site for scan in scans):
             _note(reader, value.paths, name)
@@ -58,7 +58,7 @@ def note_powers(
     found = operands[0]
   elif name in ("exp", "exp2") and operands[0].node is not None:
     found = _cumulative(operands[0].node)
-  for value in () if found is None else _parameters(reader, found):
+  for value in () if found is None else parameters_of(reader, found):
     _note(reader, value.paths, name)
 
 
@@ -133,7 +133,7 @@ def _passes(reader: Reader, node: Node) -> bool:
   return plain and reader.streams.normalization(node) is None
 
 
-def _parameters(reader: Reader, factor: Value) -> Iterator[Value]:
+def parameters_of(reader: Reader, factor: Value) -> Iterator[Value]:
   """Those that a factor is a product of, or a power."""
   open_values = [(factor, False)]
   while open_values:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,8 @@ from initjax._executables import fresh_jaxpr
 from initjax._paths import paths_of
 from initjax._sharding import fetched
 from initjax.graph._activations import source_of
+from initjax.graph._biases import not_biases
+from initjax.graph._dataflow import dataflow
 from initjax.graph._dead_code import dead_sites
 from initjax.graph._frameworks import as_function
 from initjax.graph._graph import LinearOp, SignalGraph, Stream, terms_within
@@ -26,10 +29,20 @@ from initjax.graph._statistics import (
   largest,
   may_be_statistic,
 )
+from initjax.graph._tables import Tables, late_tables, with_copies
 from initjax.graph._values import Value
 
 _TURNS = 3
 """Then inputs of the shape of data are data, too: there are too many."""
+
+
+class _Found(NamedTuple):
+  """What was read."""
+
+  jaxpr: Any
+  reader: Reader
+  statistics: set[int]
+  outputs: list[Value]
 
 
 @with_advice
@@ -95,13 +108,22 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Trace:
   jaxpr, out_shape = fresh_jaxpr(fn, params, *inputs)
   paths = paths_of(params)
   is_zero = functools.partial(_is_zero, params, paths)
-  zeros, dead = functools.cache(is_zero), dead_sites(jaxpr)
-  found = _read(jaxpr, paths, zeros, dead)
-  graph, entangled = _graph(paths, *found)
-  if dead and graph.unused:
-    whole, _ = _graph(paths, *_read(jaxpr, paths, zeros, frozenset()))
-    graph = _completed(graph, whole)
-  return Trace(jaxpr, graph, out_shape, entangled, tuple(found[-1]))
+  zeros = functools.cache(is_zero)
+  found = _read(jaxpr, paths, zeros, dead_sites(jaxpr))
+  tables: dict[str, frozenset[int]] = {}
+  for _ in range(_TURNS):
+    more = late_tables(found.reader, dataflow(found.outputs))
+    if more.keys() <= tables.keys():
+      break
+    tables |= more
+    numbers = [i for i, path in enumerate(paths) if path in tables]
+    copied = with_copies(jaxpr, numbers, params, *inputs)
+    found = _read(copied, paths, zeros, dead_sites(copied), tables)
+  graph, entangled = _graph(paths, found)
+  if found.reader.dead and graph.unused:
+    every = _read(found.jaxpr, paths, zeros, frozenset(), tables)
+    graph = _completed(graph, _graph(paths, every)[0])
+  return Trace(found.jaxpr, graph, out_shape, entangled, tuple(found.outputs))
 
 
 def _completed(graph: SignalGraph, whole: SignalGraph) -> SignalGraph:
@@ -133,13 +155,14 @@ def _read(
   paths: list[str],
   is_zero: Callable[[str], bool],
   dead: frozenset[Site],
-) -> tuple[Reader, set[int], list[Value]]:
+  tables: Tables = MappingProxyType({}),
+) -> _Found:
   """Reads until it is known which inputs are statistics: mostly at once."""
   avals = jaxpr.in_avals[len(paths) :]
   several = avals if len(avals) > 1 else ()
   statistics = {at for at, aval in enumerate(several) if may_be_statistic(aval)}
   for turn in itertools.count():
-    reader = Reader(is_zero, dead)
+    reader = Reader(is_zero, dead, tables)
     values = [
       reader.parameter(path, tuple(aval.shape))
       for path, aval in zip(paths, jaxpr.in_avals, strict=False)
@@ -160,7 +183,7 @@ def _read(
     if not statistics or _has_data(reader, statistics, avals):
       break
     statistics = set()  # statistics of what, if there are no data?
-  return reader, statistics, outputs
+  return _Found(jaxpr, reader, statistics, outputs)
 
 
 def _has_data(reader: Reader, statistics: set[int], avals: Any) -> bool:
@@ -180,9 +203,10 @@ def _has_data(reader: Reader, statistics: set[int], avals: Any) -> bool:
 
 
 def _graph(
-  paths: list[str], reader: Reader, statistics: set[int], outputs: list[Value]
+  paths: list[str], found: _Found
 ) -> tuple[SignalGraph, frozenset[str]]:
   """The graph, and the parameters that are entangled."""
+  _, reader, statistics, outputs = found
   for value in outputs:
     reader.use_as_data(value)
   reader.forget_kernels_looked_up()
@@ -191,8 +215,7 @@ def _graph(
   used = {path for op in ops for path in op.paths}
   returned = (value for value in outputs if value.kind != "data")
   used |= {path for value in returned for path in value.paths}
-  reader.met.as_kernel(outputs)
-  missed = reader.met.not_followed
+  missed = reader.met.not_followed | not_biases(reader, dataflow(outputs))
   beside = [path for path in paths if path not in used and path not in missed]
   graph = SignalGraph(
     ops=ops,

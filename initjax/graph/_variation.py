@@ -43,12 +43,15 @@ def long_axes(shape: Sequence[int]) -> frozenset[int]:
 
 def varying_axes(value: Value, aval: Any) -> frozenset[int]:
   """Axes along which an operand's entries may differ."""
-  if value.node is None:
+  node, kept = value.node or value.made, long_axes(aval.shape)
+  if node is None or (value.view is not None and not value.view.computed):
     _, shape, places = unrepeated(value, aval)
     return frozenset(places[axis] for axis in long_axes(shape))
-  node, kept = value.node, long_axes(aval.shape)
-  while node.label in KEPT and node.operands[0].node is not None:
-    node = node.operands[0].node
+  while node.label in KEPT:
+    below = node.operands[0].node or node.operands[0].made
+    if below is None:
+      break
+    node = below
   if node.label != "broadcast_in_dim" or node.equation is None:
     return kept
   places = node.equation.params["broadcast_dimensions"]

@@ -246,14 +246,18 @@ ATTENDING |= {"probe": normal(2, WIDTH), "bias": normal(WIDTH), "words": WORDS}
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_kernels_of_learned_queries_are_named(name):
+def test_learned_queries_and_their_kernels_are_rows(name):
   def model(p, ids):
     e = p["words"][ids]
     return attend(QUERIES[name](p, e), e @ p["k"], e @ p["v"])
 
   graph = signal_graph(model, ATTENDING, IDS)
-  assert {*graph.not_followed} == {"probe", "q"}
-  assert {"k", "v"} <= {op.path for op in graph}
+  assert {op.path: (op.kind, op.fan_in) for op in graph} == {
+    "probe": ("embedding", 1),
+    "words": ("embedding", 1),
+    **dict.fromkeys("qkv", ("dot", WIDTH)),
+  }
+  assert graph.not_followed == {}
 
 
 def test_queries_of_data_and_plain_low_rank_kernels_are_not_named():
