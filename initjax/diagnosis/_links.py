@@ -43,6 +43,12 @@ class Links(NamedTuple):
     """Whether one row has a say in another."""
     return bool(self.before[second] >> first & 1)
 
+  def after(self, first: int) -> int:
+    """As bits of a number, all rows in which a row has a say."""
+    return sum(
+      1 << at for at in range(first, len(self.before)) if self.leads(first, at)
+    )
+
   def adds(self, first: int, second: int) -> bool:
     """Whether one row's output is a term of the sum that another reads."""
     return bool(self.terms[second] >> first & 1)

@@ -8,6 +8,8 @@
 Every row is in one piece, or in none: `unjudged` then says why.
 """
 
+import collections
+import itertools
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -51,7 +53,7 @@ def pieces_of(graph: SignalGraph, leaves: Leaves) -> Pieces:
   """
   links = links_of(graph)
   paths = paths_of(links)
-  blocks = _blocks(graph, links, paths)
+  blocks = _with_siblings(_blocks(graph, links, paths), graph, links, paths)
   in_blocks = {at for piece in blocks for at in piece.rows}
   found = [
     Piece("chain", (path,), chain_of(path, graph, links, leaves))
@@ -113,11 +115,8 @@ def _blocks(
   Those within one path are none: it is judged as a chain.
   """
   path_of = {at: number for number, path in enumerate(paths) for at in path}
-  roles: dict[Hashable, list[int]] = {}
-  for at, row in enumerate(graph.rows):
-    roles.setdefault(_role(row), []).append(at)
   groups: list[list[tuple[int, ...]]] = []
-  for role in roles.values():
+  for role in _roles(graph.rows):
     for sequence in _successions(role, links.leads):
       if len({path_of[at] for at in sequence}) < 2:
         continue
@@ -130,10 +129,70 @@ def _blocks(
   return [Piece("blocks", tuple(group)) for group in groups]
 
 
-def _role(row: Row) -> Hashable:
-  """What tells operations of a block from each other, the same in all."""
-  numberless = re.sub(r"\d+", "#", row.op.path)
-  return row.op.kind, numberless, fed_by(row.feed), len(row.repeat)
+def _with_siblings(
+  blocks: Sequence[Piece],
+  graph: SignalGraph,
+  links: Links,
+  paths: Sequence[Sequence[int]],
+) -> list[Piece]:
+  """With rows of these blocks that all read one thing from outside of them.
+
+  The keys and values of cross-attention do; none leads to the next, but what
+  follows one in its block follows those of earlier blocks too.
+  """
+  taken = {at for piece in blocks for at in piece.rows}
+  taken |= {at for path in paths if len(path) >= _SHORTEST for at in path}
+  rest = [row for at, row in enumerate(graph.rows) if at not in taken]
+  places = [at for at in range(len(graph.rows)) if at not in taken]
+  added: dict[int, list[tuple[int, ...]]] = {}
+  for role in _roles(rest):
+    rows = tuple(places[at] for at in role)
+    number = next(
+      (i for i, of in enumerate(blocks) if _are_beside(rows, of, links)), None
+    )
+    if number is not None:
+      added.setdefault(number, []).append(rows)
+  return [
+    piece._replace(sequences=(*piece.sequences, *added.get(number, ())))
+    for number, piece in enumerate(blocks)
+  ]
+
+
+def _are_beside(rows: Sequence[int], piece: Piece, links: Links) -> bool:
+  """Whether these are siblings, each of which feeds a block of this piece."""
+  first, last = piece.sequences[0][0], piece.sequences[0][-1]
+  if len({links.before[at] for at in rows}) > 1 or len(rows) < 2:
+    return False
+  if not links.leads(rows[0], last):
+    return False
+  after = [links.after(at) for at in rows]
+  within = [links.after(first), *after]
+  nested = all(b and not b & ~a for a, b in itertools.pairwise(within))
+  return nested and len(set(after)) == len(after)
+
+
+def _roles(rows: Sequence[Row]) -> list[list[int]]:
+  """Rows by what tells operations of a block from each other.
+
+  What is fed as no other of its name is, as in the first block, is one of them;
+  a first time step, whose state is 0, is not.
+  """
+  kinds: dict[Hashable, collections.Counter[str]] = {}
+  for row in rows:
+    kinds.setdefault(_name(row), collections.Counter())[fed_by(row.feed)] += 1
+  roles: dict[Hashable, list[int]] = {}
+  for at, row in enumerate(rows):
+    feeds, feed = kinds[_name(row)], fed_by(row.feed)
+    usual = feeds.most_common(1)[0][0]
+    is_first = feeds[feed] == 1 and not row.repeat
+    role = _name(row), usual if is_first else feed
+    roles.setdefault(role, []).append(at)
+  return list(roles.values())
+
+
+def _name(row: Row) -> Hashable:
+  """The same in all blocks."""
+  return row.op.kind, re.sub(r"\d+", "#", row.op.path), len(row.repeat)
 
 
 def _take_turns(links: Links, one: Sequence[int], other: Sequence[int]) -> bool:

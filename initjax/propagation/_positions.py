@@ -69,7 +69,8 @@ def largest(
   Given what they share they are independent, and of a Gaussian both parts are
   drawn; of anything else it is not known.
   """
-  if not source.gaussian or not source.variance > 0:
+  known = source.variance > 0 and math.isfinite(source.near)
+  if not source.gaussian or not known:
     return None
   drawn = _windows(source, mixing.counts[0], random)
   value, slope = drawn, np.ones_like(drawn)

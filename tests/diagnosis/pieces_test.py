@@ -118,6 +118,26 @@ def test_pools_are_followed_but_have_no_law():
   assert found.pieces[0].chain is None
 
 
+def decoder(params, x, seen):
+  """Cross-attention: each block reads `seen` through a kernel of its own."""
+  h = x @ params["in"]
+  for query, key in zip(params["a"], params["b"], strict=True):
+    h = h + jax.nn.softmax(norm(h) @ query @ (seen @ key).T) @ seen
+  return norm(h) @ params["out"]
+
+
+def test_what_reads_one_thing_is_judged_with_the_blocks_that_it_feeds():
+  kinds, found = parts(decoder, of_blocks(), X, X)
+  ((kind, sequences),) = kinds
+  paths = [row.op.path for row in signal_graph(decoder, of_blocks(), X, X).rows]
+  named = [[paths[at] for at in sequence] for sequence in sequences]
+  assert kind == "blocks"
+  assert named == [["a/0", "a/1", "a/2"], ["b/0", "b/1", "b/2"]]
+  assert not found.unjudged
+  towers = lambda params, x, seen: sum(seen @ key for key in params["b"])
+  assert parts(towers, of_blocks(), X, X)[0] == []  # nothing follows them
+
+
 def test_what_is_in_no_piece_is_listed_with_its_reason():
   """Of two branches that are summed one is left over."""
 
