@@ -88,11 +88,15 @@ def mean_and_two_errors(values: Any) -> tuple[float, float]:
   So many standard errors that one in 22 errs by more, as one does by two for
   many networks: Student's t, 2.4 for eight.
   """
+  mean, error = mean_and_error(np.ravel(values))
+  return float(mean), float(few_errors(np.size(values)) * error)
+
+
+def few_errors(count: int) -> float:
+  """What takes the place of two standard errors for so many networks."""
   from scipy import stats
 
-  mean, error = mean_and_error(np.ravel(values))
-  few = stats.t.isf(stats.norm.sf(2), np.size(values) - 1)
-  return float(mean), float(few * error)
+  return float(stats.t.isf(stats.norm.sf(2), count - 1))
 
 
 def of_finite(values: Any) -> tuple[np.ndarray, np.ndarray]:
