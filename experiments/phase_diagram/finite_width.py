@@ -26,9 +26,10 @@ class Shift(NamedTuple):
   """its standard error"""
 
   def mean(self) -> tuple[np.ndarray, np.ndarray]:
-    """Over points, and its standard error: [widths]."""
-    count = self.value.shape[1]
-    return self.value.mean(1), np.sqrt((self.error**2).sum(1)) / count
+    """Over points, each by its precision, and its standard error: [widths]."""
+    weights = self.error**-2
+    total = weights.sum(1)
+    return (weights * self.value).sum(1) / total, total**-0.5
 
 
 def measured_at_all(diagram: Diagram, phase: str = "") -> list[Point]:
