@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -132,10 +131,9 @@ def decay(kind: Kind, width: int, start: int, stop: int) -> float:
   is the `concentration`: from the `start`-th layer multiplied to `stop`.
   """
   point = meanfield.fixed_point(kind.activation, kind.sigma_w2, 0.0)
-  z, weights = np.polynomial.hermite_e.hermegauss(100)
-  slope = jax.vmap(jax.grad(kind.activation))(jnp.sqrt(point.q) * z)
-  square, fourth = (weights @ np.float64(slope) ** p for p in (2, 4))
-  kurtosis = float(fourth * weights.sum() / square**2)
+  kurtosis = meanfield.jacobian_moments(
+    kind.activation, 1, kind.sigma_w2, point.q
+  ).relative_variance
   c = concentration(width, stop, kurtosis)[start:stop].mean()
   drift = -(kurtosis * (1 + 2 * c) - 1) / (2 * width)
   return (math.log2(point.chi_1) + drift / math.log(2)) / 2

@@ -55,6 +55,7 @@ SMALLEST = {
   },
   "signal_propagation": {
     "activations": ("relu",), "depth": 4, "width": 8, "seeds": 2,
+    "networks": 16, "layers": 3,
     "dataset": "synthetic",
   },
   "symmetry": {
