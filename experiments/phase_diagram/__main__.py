@@ -44,9 +44,7 @@ from experiments.phase_diagram.records import Diagram, Point, as_numbers
 from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -230,17 +228,6 @@ def claims(result: Result) -> list[Claim]:
   return finite_width.claims(result["_diagram"])
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """A batch of networks at one point of the plane."""
-  keys = jax.random.split(jax.random.key(0), config.seeds)
-  nets = networks.Nets(keys, *jnp.ones((3, config.seeds)))
-  shape = (2, config.pairs, 2, datasets.FEATURES[config.dataset])
-  pairs = jax.ShapeDtypeStruct(shape, jnp.float32)
-  phi = ACTIVATIONS[config.activation].activation
-  given = phi, config.depth, config.widths[-1], abstract(nets), pairs
-  return {"distances": Program(networks.distances, given)}
-
-
 EXPERIMENT = Experiment(
   "phase_diagram",
   Config,
@@ -253,7 +240,6 @@ EXPERIMENT = Experiment(
   table.tables,
   show.figure,
   claims,
-  programs,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -32,9 +32,7 @@ from experiments.common.training import best_rate
 from experiments.data import datasets
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -246,20 +244,6 @@ def _course(config: Config, course: Any) -> Result:
   }
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Every call of `run`."""
-  found = {
-    name: Program(call.func, abstract((runs, shared)), call.keywords)
-    for name, (call, runs, shared) in _calls(config).items()
-  }
-  one = abstract((jnp.ones(()),))
-  for dtype in DTYPES:
-    found[f"halvings, {dtype}"] = Program(
-      networks.halvings, one, {"dtype": dtype}
-    )
-  return found
-
-
 EXPERIMENT = Experiment(
   "vanishing",
   Config,
@@ -267,7 +251,7 @@ EXPERIMENT = Experiment(
              "isometry_width": 32, "isometry_depth": 4, "rates": (0.1,),
              "variances": (1.0, 256.0)},
    "tpu": {"seeds": 64, "width": 512, "steps": 2000}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":
