@@ -131,13 +131,13 @@ def run(config: Config, job: Job) -> Result:
     for by_pair in found.values()
     for pair, (signals, factor) in by_pair.items()
   }
-  far = functools.partial(
-    extremes.measure, jax.random.fold_in(key, 1), config.networks
-  )
-  sizes = config.depth // 2, config.width // 2, config.layers, job
+  further = extremes.measure(
+    jax.random.fold_in(key, 1),
+    config.networks, config.depth // 2, config.width // 2, config.layers, job,
+  )  # fmt: skip
   return {
     "conditions": conditions,
-    "extremes": job.map(lambda _: far(*sizes), ["extremes"])[0],
+    "extremes": further,
     "band_in_standard_deviations": theory.SIGMAS,
     "records": [
       records[activation, scheme]

@@ -82,13 +82,15 @@ def measure(
   keys = jax.random.split(key, (2, networks))
   sizes = functools.partial(relu_log_sizes, depth=depth, width=width)
   deep = functools.partial(convolved, depth=layers)
-  return {
-    "depth": depth,
-    "width": width,
-    "log_sizes": job.spread(sizes, keys[0]),
-    "layers": layers,
-    "convolved": job.undivided().spread(deep, keys[1, :2]),
-  }
+
+  def at(name: str) -> Any:
+    if name == "log_sizes":
+      return job.spread(sizes, keys[0])
+    return job.undivided().spread(deep, keys[1, :2])
+
+  names = ("log_sizes", "convolved")
+  found = dict(zip(names, job.map(at, names), strict=True))
+  return {"depth": depth, "width": width, "layers": layers, **found}
 
 
 def claims(found: dict[str, Any]) -> list[Claim]:

@@ -122,9 +122,10 @@ def _isometry(config: Config, job: Job) -> Result:
     "kind": jnp.repeat(jnp.arange(kinds), config.seeds),
   }
   traces = functools.partial(networks.traces, depth=depth, width=width)
+  alone = job.undivided()
+  (found,) = alone.map(lambda _: alone.spread(traces, runs), ["isometry"])
   first, second = (
-    np.float64(found).reshape(kinds, config.seeds, depth)
-    for found in job.undivided().spread(traces, runs)
+    np.float64(trace).reshape(kinds, config.seeds, depth) for trace in found
   )
   square = (first**2).mean(1)
   ratio = second.mean(1) / square
@@ -154,7 +155,7 @@ def run(config: Config, job: Job) -> Result:
       name: _kind(config, name, _at(found["spectra"], i))
       for i, name in enumerate(KINDS)
     },
-    "isometry": job.map(lambda _: _isometry(config, job), ["isometry"])[0],
+    "isometry": _isometry(config, job),
     "underflow": {
       dtype: _underflow(config, dtype, *found[f"gradients, {dtype}"])
       for dtype in DTYPES

@@ -129,7 +129,7 @@ def test_one_compilation_per_activation():
   job = Job(advance=lambda label, total, **_: done.append((label, total)))
   records = main.run(config, job)["records"]
   assert len(records) == 4
-  assert done == [("truncated", 1), ("extremes", 1)]
+  assert done == [("truncated", 1), ("log_sizes", 2), ("convolved", 2)]
   assert main.send._cache_size() == 2
 
 
