@@ -46,6 +46,11 @@ def grid(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
   return figure, axes
 
 
+def setting(figure: Any, text: str) -> None:
+  """A small line below all panels: what was run, and how large."""
+  figure.supxlabel(text, fontsize=8, color="0.35")
+
+
 def line_with_band(
   axis: Any,
   x: Any,
@@ -75,6 +80,23 @@ def mean_and_error(values: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
   if count < 2:
     return values.mean(axis), np.full_like(values.mean(axis), np.nan)
   return values.mean(axis), values.std(axis, ddof=1) / np.sqrt(count)
+
+
+def mean_and_two_errors(values: Any) -> tuple[float, float]:
+  """Of numbers of independent networks: mean, and what it may err by.
+
+  So many standard errors that one in 22 errs by more, as one does by two for
+  many networks: Student's t, 2.4 for eight.
+  """
+  mean, error = mean_and_error(np.ravel(values))
+  return float(mean), float(few_errors(np.size(values)) * error)
+
+
+def few_errors(count: int) -> float:
+  """What takes the place of two standard errors for so many networks."""
+  from scipy import stats
+
+  return float(stats.t.isf(stats.norm.sf(2), count - 1))
 
 
 def of_finite(values: Any) -> tuple[np.ndarray, np.ndarray]:

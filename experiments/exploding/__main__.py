@@ -30,19 +30,17 @@ al. 2020; Cohen et al. 2021.
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import plots
 from experiments.data import datasets
 from experiments.exploding import networks
+from experiments.exploding.claims import claims
 from experiments.exploding.show import figure, tables
 from experiments.runtime.experiment import (
-  Claim,
   Experiment,
   Result,
   check,
@@ -50,10 +48,10 @@ from experiments.runtime.experiment import (
 )
 from experiments.runtime.job import Job, joined
 from experiments.runtime.launch import launch
+from experiments.signal_propagation.theory import typical_correlation
 from initjax import gains, meanfield
 
-LANCZOS = 1e-4
-"""Error of λ_max, over itself: 400 roundings of float32 in X·v"""
+RECURRENT = "recurrent"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +81,11 @@ class Config:
   descent_steps: int = option(300, "Updates of descent.", low=20)
   lanczos_steps: int = option(40, "Products with a Hessian.", low=2)
   shallow: int = option(4, "Layers where weights or rate are wrong.", low=3)
+  pause: int = option(12, "Steps after the last row, recurrent.", low=0)
+  recurrent_variance: float = option(2.25, "σ_w², recurrent.", low=0.01)
   deep: int = option(40, "Layers where depth is wrong.", low=3)
   deep_variance: float = option(2.6, "σ_w² of those.", low=0.01)
-  rate: float = option(0.1, "Learning rate of SGD, the good one.", low=0)
+  rate: float = option(0.3, "Learning rate of SGD, the good one.", low=0)
   limit: float = option(1.0, "Global norm that clipping allows.", low=1e-9)
   steps: int = option(
     400, "Updates of SGD, a multiple of 20.", low=20, multiple=20
@@ -100,50 +100,55 @@ class Config:
 
 def causes(config: Config) -> dict[str, tuple[float, float, int]]:
   """σ_w², rate and depth; each but the first is wrong in one of them."""
-  good, shallow = config.rate, config.shallow
+  good, shallow, n = config.rate, config.shallow, config.width
   return {
     "nothing wrong": (2.0, good, shallow),
-    "weights × 10": (200.0, good, shallow),
+    "normal(0.01)": (n * 1e-4, good, shallow),
+    "normal(1.0)": (n, good, shallow),
     "depth": (config.deep_variance, good, config.deep),
     "rate × 10": (2.0, 10 * good, shallow),
-    "rate × 100": (2.0, 100 * good, shallow),
   }
 
 
 def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   """By name: a jitted function, its runs, and what all runs share."""
-  keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+  variances, keys = config.variances, jax.random.key(config.seed)
+  keys = jax.random.split(keys, (len(variances) + 2, config.seeds))
   inputs = jnp.asarray(
     datasets.load_inputs("digits", config.inputs, config.seed)
   )
   data = datasets.load_labelled(config.dataset, config.seed)
+  call = functools.partial
+  shape = {"depth": config.depth, "width": config.width}
+  random = joined(
+    _runs(key, sigma_w2=w) for key, w in zip(keys[2:], variances, strict=True)
+  )
   calls: dict[str, tuple[Any, Any, Any]] = {
-    "sizes": (
-      functools.partial(networks.sizes, depth=config.depth, width=config.width),
-      joined(_runs(keys, sigma_w2=w) for w in config.variances),
-      inputs,
-    )
+    "sizes": (call(networks.sizes, **shape), random, inputs)
   }
-  rates = joined(_runs(keys, factor=factor) for factor in config.factors)
+  rates = joined(_runs(keys[0], factor=factor) for factor in config.factors)
+  steps = {"steps": config.descent_steps, "lanczos_steps": config.lanczos_steps}
   for name, widths in (("quadratic", ()), ("deep", config.hidden)):
-    descents = functools.partial(
-      networks.descents, widths=widths, steps=config.descent_steps,
-      lanczos_steps=config.lanczos_steps,
-    )  # fmt: skip
-    calls[name] = descents, rates, data
+    calls[name] = call(networks.descents, widths=widths, **steps), rates, data
+  sgd = {"steps": config.steps, "batch": config.batch}
   for name, (variance, rate, depth) in causes(config).items():
-    courses = functools.partial(
-      networks.courses, depth=depth, width=config.width, steps=config.steps,
-      batch=config.batch,
-    )  # fmt: skip
-    runs = joined(
-      _runs(
-        keys, sigma_w2=variance, rate=rate, limit=config.limit, clipping=kind
-      )
-      for kind in range(len(networks.CLIPPING))
-    )
+    courses = call(networks.courses, depth=depth, width=config.width, **sgd)
+    runs = _clipped(config, keys[1], sigma_w2=variance, rate=rate)
     calls[name] = courses, runs, data
+  recurrent = call(networks.recurrent_courses, pause=config.pause, width=32)
+  runs = _clipped(
+    config, keys[1], sigma_w2=config.recurrent_variance, rate=config.rate
+  )
+  calls[RECURRENT] = call(recurrent, **sgd), runs, data
   return calls
+
+
+def _clipped(config: Config, keys: jax.Array, **options: float) -> networks.Run:
+  """With each kind of clipping in turn."""
+  kinds = range(len(networks.CLIPPING))
+  return joined(
+    _runs(keys, limit=config.limit, clipping=kind, **options) for kind in kinds
+  )
 
 
 def _runs(keys: jax.Array, **options: float) -> networks.Run:
@@ -155,12 +160,17 @@ def run(config: Config, job: Job) -> Result:
   """The three causes apart, then clipping against each."""
   found = job.spread_all(_calls(config), config.seeds)
   slopes = gains.moments(jax.nn.relu).derivative_second_moment
+  time = 8 + config.pause
+  wrong = causes(config) | {
+    RECURRENT: (config.recurrent_variance, config.rate, time)
+  }
   return {
     "variances": config.variances,
     "chi_1": [w * slopes for w in config.variances],
     "width": config.width,
+    "seeds": config.seeds,
     "log2_size": found["sizes"],
-    "log2_size_std": [_std(config, w) for w in config.variances],
+    "growth_law": [_growth_law(config, w) for w in config.variances],
     "factors": config.factors,
     "exact_lambdas": _exact_lambdas(config),
     "descents": {name: found[name]._asdict() for name in ("quadratic", "deep")},
@@ -168,18 +178,28 @@ def run(config: Config, job: Job) -> Result:
     "limit": config.limit,
     "steps": np.linspace(0, config.steps, 21),
     "causes": {
-      name: _cause(found[name], *numbers)
-      for name, numbers in causes(config).items()
+      name: _cause(found[name], *numbers) for name, numbers in wrong.items()
     },
   }
 
 
-def _std(config: Config, variance: float) -> float:
-  """Of log₂ of the gradient at the first layer, over networks, by theory."""
+def _growth_law(config: Config, variance: float) -> dict[str, float]:
+  """Of log₂ of the gradient, first over last layer: mean and std, by theory."""
+  inputs = datasets.load_inputs("digits", config.inputs, config.seed)
   first = meanfield.Layer(None, variance, width=config.width)
   other = meanfield.Layer(jax.nn.relu, variance, width=config.width)
-  path = meanfield.trajectory([first] + [other] * (config.depth - 1))
-  return float(path.backward_std[0] / 2)
+  path = meanfield.trajectory(
+    [first] + [other] * (config.depth - 1),
+    correlation=typical_correlation(inputs),
+    batch=config.inputs,
+    cotangent_correlation=0.0,  # drawn at random
+  )
+  size = (path.backward + path.backward_drift) / 2
+  return {
+    "limit": float(path.backward[0] - path.backward[-1]) / 2,
+    "mean": float(size[0] - size[-1]),
+    "std": float(path.backward_std[0] / 2),
+  }
 
 
 def _exact_lambdas(config: Config) -> np.ndarray:
@@ -199,89 +219,6 @@ def _cause(course: Any, variance: float, rate: float, depth: int) -> Result:
     "test_accuracy": course.test_accuracy,
     "finite": course.probe,
   }
-
-
-def claims(result: Result) -> list[Claim]:
-  """Growth by layer; λ_max; where descent diverges, and how fast."""
-  found = [_growth(result, index) for index in range(len(result["variances"]))]
-  quadratic, exact = result["descents"]["quadratic"], result["exact_lambdas"][0]
-  found.append(
-    Claim(
-      "linear algebra", "λ_max of linear regression, by Lanczos",
-      exact, float(quadratic["start"].mean()),
-      LANCZOS * exact,
-    )
-  )  # fmt: skip
-  if bracket := threshold(result, "quadratic"):
-    low, high = bracket
-    found.append(
-      Claim(
-        "LeCun et al. 1998, §5.1", "rate of divergence over 2/λ_max, quadratic",
-        1.0, (low + high) / 2, (high - low) / 2,
-      )
-    )  # fmt: skip
-  found += _speeds(result)
-  return found
-
-
-def _growth(result: Result, index: int) -> Claim:
-  """½·log₂(σ_w²/2) bits a layer; fluctuations and drift of width n."""
-  size = result["log2_size"][index]
-  layers = size.shape[-1] - 1
-  drift = 2.5 / result["width"] / 2 / math.log(2)
-  error = 2 * result["log2_size_std"][index] / math.sqrt(len(size)) / layers
-  return Claim(
-    "Schoenholz et al. 2017, Eq. 15",
-    f"log₂ of gradient a layer, σ_w² = {result['variances'][index]:g}",
-    0.5 * math.log2(result["variances"][index] / 2),
-    float((size[:, -1] - size[:, 0]).mean() / layers), error + drift,
-  )  # fmt: skip
-
-
-def threshold(result: Result, name: str) -> tuple[float, float] | None:
-  """Neighbouring factors: below the second, no seed ends above its start.
-
-  None if the factors hold no such pair: all diverge, or none does.
-  """
-  loss = result["descents"][name]["loss"]
-  kept = np.isfinite(loss).all(-1) & (loss[..., -1] <= loss[..., 0])
-  factors = np.array(result["factors"])
-  order = np.argsort(factors)
-  alive = kept[order].all(-1)
-  first = int(np.argmin(alive))
-  if alive.all() or first == 0:
-    return None
-  return float(factors[order][first - 1]), float(factors[order][first])
-
-
-def _speeds(result: Result) -> list[Claim]:
-  """Quadratic: each update multiplies the loss by (2·factor - 1)².
-
-  That is what the direction of λ_max does; errors: two standard errors, and
-  what the others add, as if all had started with the same part of the loss; and
-  the error of λ_max, by which rates are chosen.
-  """
-  loss = result["descents"]["quadratic"]["loss"].astype(np.float64)
-  lambdas = result["exact_lambdas"] / result["exact_lambdas"][0]
-  found = []
-  for factor, curves in zip(result["factors"], loss, strict=True):
-    if not 1.4 <= factor <= 5:
-      continue
-    curves = np.where(np.isfinite(curves) & (curves < 1e30), curves, np.nan)
-    last = np.flatnonzero(np.isfinite(curves).all(0))[-1]
-    rate = np.log(curves[:, last] / curves[:, last - 4]) / 4
-    mean, error = plots.mean_and_error(rate)
-    powers = np.abs(2 * factor * lambdas - 1) ** (2 * (last - 4))
-    others = powers[1:].sum() / powers[0] / 4
-    rates = 4 * factor / (2 * factor - 1) * LANCZOS
-    found.append(
-      Claim(
-        "linear algebra", f"growth of log loss an update, {factor:g}·2/λ_max",
-        2 * math.log(2 * factor - 1), float(mean),
-        float(2 * error + others + rates),
-      )
-    )  # fmt: skip
-  return found
 
 
 EXPERIMENT = Experiment(

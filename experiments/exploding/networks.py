@@ -155,20 +155,72 @@ def courses(
       stack.init(net_key, data.inputs.shape),
       scale * jax.random.normal(last_key, (width, 10)),
     )
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
       return jax.nn.relu(stack.apply(params[0], x)) @ params[1]
 
-    def finite(params: Any) -> jax.Array:
-      return jnp.isfinite(ravel_pytree(params)[0]).all()
-
-    optimizer = optax.chain(
-      clipped(run["clipping"], run["limit"], size), optax.sgd(run["rate"])
-    )
-    return training.train(
-      apply, params, data, optimizer, batches, steps=steps, batch=batch,
-      probe=finite,
-    )[1]  # fmt: skip
+    return _trained(run, apply, params, data, batches, steps, batch)
 
   return jax.vmap(one)(runs)
+
+
+@functools.partial(
+  jax.jit, static_argnames=("pause", "width", "steps", "batch")
+)
+def recurrent_courses(
+  runs: Run,
+  data: training.Labelled,
+  *,
+  pause: int,
+  width: int,
+  steps: int,
+  batch: int,
+) -> training.Course:
+  """The same of recurrent networks, h_t = tanh(h_{t-1}·W + x_t·U).
+
+  They read an image of 64 pixels as eight rows, then wait for `pause` steps
+  before they answer; W has variance σ_w²/width.
+  """
+
+  def apply(params: Any, x: jax.Array) -> jax.Array:
+    recurrent, first, last = params
+    rows = jnp.moveaxis(x.reshape(len(x), 8, -1), 1, 0)  # [time, batch, row]
+    rows = jnp.concatenate([rows, jnp.zeros((pause, *rows.shape[1:]))])
+
+    def step(h: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
+      return jnp.tanh(h @ recurrent + row @ first), None
+
+    return jax.lax.scan(step, jnp.zeros((len(x), width)), rows)[0] @ last
+
+  def one(run: Run) -> training.Course:
+    *keys, batches = jax.random.split(run["key"], 4)
+    shapes = (width, width), (data.inputs.shape[1] // 8, width), (width, 10)
+    scales = jnp.array([run["sigma_w2"], 1.0, 1.0]) ** 0.5
+    params = tuple(
+      scale * networks.UNIT(key, shape, jnp.float32)
+      for key, shape, scale in zip(keys, shapes, scales, strict=True)
+    )
+    return _trained(run, apply, params, data, batches, steps, batch)
+
+  return jax.vmap(one)(runs)
+
+
+def _trained(
+  run: Run,
+  apply: training.Apply,
+  params: Any,
+  data: training.Labelled,
+  key: jax.Array,
+  steps: int,
+  batch: int,
+) -> training.Course:
+  size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  clip = clipped(run["clipping"], run["limit"], size)
+
+  def finite(params: Any) -> jax.Array:
+    return jnp.isfinite(ravel_pytree(params)[0]).all()
+
+  optimizer = optax.chain(clip, optax.sgd(run["rate"]))
+  return training.train(
+    apply, params, data, optimizer, key, steps=steps, batch=batch, probe=finite
+  )[1]

@@ -84,15 +84,67 @@ def _clipping(result: Result) -> Any:
 
 
 def figure(result: Result) -> Any:
-  """Weights, depth, rate; descent; clipping."""
-  drawn, axes = plots.grid(2, 3)
+  """Weights, depth, rate; descent; clipping; how the causes learn."""
+  drawn, axes = plots.grid(3, 3)
   _draw_scale(axes[0, 0], result)
   _draw_depth(axes[0, 1], result)
   _draw_rate(axes[0, 2], result)
   _draw_losses(axes[1, 0], result, "quadratic")
   _draw_losses(axes[1, 1], result, "deep")
   _draw_clipping(axes[1, 2], result)
+  causes = result["causes"]
+  good, rate = causes["nothing wrong"], causes["rate × 10"]["rate"]
+  _draw_courses(
+    axes[2, 0],
+    result,
+    "weights: the plain normal",
+    {
+      f"{name}: σ_w² = {causes[name]['sigma_w2']:.2g}": (name, 0)
+      for name in ("nothing wrong", "normal(0.01)", "normal(1.0)")
+    },
+  )
+  _draw_courses(
+    axes[2, 1],
+    result,
+    "rate: one misplaced decimal",
+    {
+      f"rate {good['rate']:g}": ("nothing wrong", 0),
+      f"rate {rate:g}": ("rate × 10", 0),
+      f"rate {rate:g}, clipped by norm": ("rate × 10", 2),
+    },
+  )
+  _draw_courses(axes[2, 2], result, "recurrent network, 20 steps", {
+    "unclipped": ("recurrent", 0),
+    "clipped by norm": ("recurrent", 2),
+  })  # fmt: skip
+  plots.setting(
+    drawn,
+    f"ReLU, width {result['width']}, {result['seeds']} networks of each kind; "
+    f"SGD on digits, {result['steps'][-1]:g} updates; recurrent: tanh, width "
+    f"32, σ_w² = {causes['recurrent']['sigma_w2']:g}",
+  )
   return drawn
+
+
+def _draw_courses(
+  axis: Any, result: Result, title: str, lines: dict[str, tuple[str, int]]
+) -> None:
+  """Test accuracy; a network that diverged counts as one that guesses."""
+  for (label, (cause, clipping)), color in plots.colored(lines.items()):
+    accuracy = result["causes"][cause]["test_accuracy"][clipping]
+    lost = np.isnan(accuracy[:, -1]).sum()
+    label += f" ({lost} of {len(accuracy)} diverge)" if lost else ""
+    known = np.where(np.isnan(accuracy), 0.1, accuracy)
+    axis.plot(result["steps"], known.T, color=color, linewidth=0.6, alpha=0.6)
+    axis.plot(
+      result["steps"], np.median(known, 0), color=color, label=label, lw=2
+    )
+  axis.axhline(0.1, color="black", **plots.THEORY, label="chance")
+  axis.set_ylim(0, 1.45)
+  axis.set_title(title)
+  axis.set_xlabel("updates")
+  axis.set_ylabel("test accuracy (thick: median)")
+  axis.legend(fontsize=8, loc="upper center")
 
 
 def _draw_scale(axis: Any, result: Result) -> None:
@@ -205,7 +257,8 @@ def _draw_clipping(axis: Any, result: Result) -> None:
     axis.plot(lost, np.full(len(lost), 0.03), "x", color=color, markersize=5)
   axis.plot([], [], "x", color="gray", label="all diverged")
   axis.axhline(0.1, color="black", **plots.THEORY, label="chance")
-  axis.set_xticks(places, [n.replace(" ", "\n", 1) for n in names], fontsize=8)
+  short = [n.replace(" ", "\n", 1).replace("(", "\n(") for n in names]
+  axis.set_xticks(places, short, fontsize=7)
   axis.set_ylim(0, 1.35)
   axis.set_title("gradient clipping, by cause")
   axis.set_ylabel("test accuracy after training")

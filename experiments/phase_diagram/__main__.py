@@ -30,10 +30,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from experiments.data import datasets
-from experiments.phase_diagram import fit, networks, show, table, theory
+from experiments.phase_diagram import (
+  finite_width,
+  fit,
+  networks,
+  show,
+  table,
+  theory,
+)
 from experiments.phase_diagram.records import Diagram, Point, as_numbers
 from experiments.runtime.experiment import (
   Claim,
@@ -88,7 +94,9 @@ class Config:
     (7, 5), "Measured, on each axis.", low=1, repeats=True
   )
   depth: int = option(60, "Linear layers.", low=10)
-  width: int = option(256, "Units of each.", low=8)
+  widths: tuple[int, ...] = option(
+    (128, 256), "Units of each; the last is shown.", low=8
+  )
   seeds: int = option(32, "Networks at each point.", low=2)
   pairs: int = option(
     32, "Pairs of images, both of the most and the least alike.", low=1
@@ -144,18 +152,27 @@ def run(config: Config, job: Job) -> Result:
   measured = [i for i, point in enumerate(points) if not point.note]
   if measured:
     distances = measure([points[i] for i in measured], config, job)
-    for i, one in zip(measured, distances, strict=True):
-      found = fit.fit(one, points[i].c, config.width)
-      points[i] = points[i]._replace(
-        measured_xi_c=found.xi_c,
-        error=found.error,
-        note=found.note,
-        deviation=(1 - points[i].c) - one.mean(axis=0, dtype=np.float64),
-      )
-  diagram = Diagram(plane, line, points)
-  setting = {n: getattr(config, n) for n in ("activation", "depth", "width")}
+    for place, i in enumerate(measured):
+      points[i] = _fitted(points[i], config, distances[:, place])
+  diagram = Diagram(plane, line, points, config.widths, config.seeds)
+  setting = {"activation": config.activation, "depth": config.depth}
   numbers = as_numbers(diagram, networks.GROUPS)
-  return {**setting, **numbers, "_diagram": diagram}
+  return {**setting, **numbers, "seeds": config.seeds, "_diagram": diagram}
+
+
+def _fitted(point: Point, config: Config, distances: np.ndarray) -> Point:
+  """With ξ_c from 1 - c_l [widths, seeds, depth, groups]."""
+  fits = tuple(
+    fit.fit(one, point.c, width)
+    for one, width in zip(distances, config.widths, strict=True)
+  )
+  return point._replace(
+    measured_xi_c=fits[-1].xi_c,
+    error=fits[-1].error,
+    note=fits[-1].note,
+    by_width=fits,
+    deviation=(1 - point.c) - distances[-1].mean(axis=0, dtype=np.float64),
+  )
 
 
 def predicted(config: Config) -> list[Point]:
@@ -185,51 +202,39 @@ def predicted(config: Config) -> list[Point]:
 
 
 def measure(points: list[Point], config: Config, job: Job) -> np.ndarray:
-  """1 - c_l in all networks: [points, seeds, depth, groups]."""
+  """1 - c_l in all networks: [widths, points, seeds, depth, groups]."""
   inputs = datasets.load_inputs(config.dataset, _POOL, config.seed)
   pairs = jnp.asarray(networks.pairs_of(inputs, config.pairs))
   columns = np.array(
     [(point.sigma_w2, point.sigma_b2, point.q) for point in points], np.float32
   )
-  keys = jax.random.split(
-    jax.random.key(config.seed), (len(points), config.seeds)
-  )
-  send = functools.partial(
-    networks.distances,
-    ACTIVATIONS[config.activation].activation,
-    config.depth,
-    config.width,
-  )
+  shape = (len(config.widths), len(points), config.seeds)
+  keys = jax.random.split(jax.random.key(config.seed), shape)
+  phi = ACTIVATIONS[config.activation].activation
 
-  def at(index: int) -> jax.Array:
-    row = jnp.repeat(columns[index][:, None], config.seeds, axis=1)
-    nets = networks.Nets(keys[index], *row)
-    found: jax.Array = job.spread(send, nets, pairs)
+  def at(place: tuple[int, int]) -> jax.Array:
+    width = config.widths[place[0]]
+    send = functools.partial(networks.distances, phi, config.depth, width)
+    row = jnp.repeat(columns[place[1]][:, None], config.seeds, axis=1)
+    found: jax.Array = job.spread(send, networks.Nets(keys[place], *row), pairs)
     return found
 
-  return np.stack(job.map(at, range(len(points))))
+  found = np.stack(job.map(at, list(np.ndindex(shape[:2]))))
+  return found.reshape(*shape, *found.shape[2:])
 
 
 def claims(result: Result) -> list[Claim]:
   """How often the measured depth scale is what the correlation map says."""
-  fitted = result["_diagram"].fitted
-  if not fitted:
-    return []
-  inside = float(np.mean([abs(point.sigmas) < 2 for point in fitted]))
-  share = float(stats.norm.cdf(2) - stats.norm.cdf(-2))
-  spread = math.sqrt(share * (1 - share) / len(fitted))
-  what = "share of ξ_c within two standard errors"
-  source = "Schoenholz et al. 2017, Eq. 9"
-  return [Claim(source, what, share, inside, 3 * spread)]
+  return finite_width.claims(result["_diagram"])
 
 
 EXPERIMENT = Experiment(
   "phase_diagram",
   Config,
   {
-    "smoke": {"resolution": 8, "points": (2, 1), "depth": 20, "width": 32,
-              "seeds": 4, "pairs": 4},
-    "tpu": {"points": (14, 10), "width": 2048, "seeds": 128},
+    "smoke": {"resolution": 8, "points": (2, 1), "depth": 20, "seeds": 4,
+              "widths": (16, 32), "pairs": 4},
+    "tpu": {"points": (14, 10), "widths": (1024, 2048), "seeds": 128},
   },
   run,
   table.tables,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.phase_diagram.fit import Fit
 from experiments.phase_diagram.theory import CriticalLine, Plane
 
 _DIGITS = 6  # of the theory's map in JSON
@@ -26,18 +27,16 @@ class Point(NamedTuple):
   """its standard error over networks"""
   note: str = ""
   """why there is no measured ξ_c; empty if there is"""
+  by_width: tuple[Fit, ...] = ()
+  """narrowest first; `measured_xi_c` is that of the widest"""
   deviation: np.ndarray | None = None
   """c_l - c* [depth, groups], mean over networks and pairs"""
 
   @property
   def sigmas(self) -> float:
-    """By how many standard errors f'(c*) = exp(-1/ξ_c) is above theory.
-
-    It is f'(c*) that is fitted; ξ_c is a curved function of it.
-    """
-    slope = math.exp(-1 / self.measured_xi_c)
-    error = slope * self.error / self.measured_xi_c**2
-    return (slope - math.exp(-1 / self.xi_c)) / error
+    """By how many standard errors log f'(c*) = -1/ξ_c is above theory."""
+    above = 1 / self.xi_c - 1 / self.measured_xi_c
+    return above * self.measured_xi_c**2 / self.error
 
 
 class Diagram(NamedTuple):
@@ -46,6 +45,8 @@ class Diagram(NamedTuple):
   plane: Plane
   line: CriticalLine
   points: list[Point]
+  widths: tuple[int, ...]
+  seeds: int
 
   @property
   def fitted(self) -> list[Point]:
@@ -70,6 +71,7 @@ def as_numbers(result: Diagram, groups: tuple[str, ...]) -> dict[str, Any]:
     },
     "groups": groups,
     "points": result.points,
+    "widths": result.widths,
   }
 
 

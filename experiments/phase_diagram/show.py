@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 
 from experiments.common import plots
+from experiments.phase_diagram import finite_width
 from experiments.phase_diagram.records import Diagram, Point, in_view
 from experiments.runtime.experiment import Result
 
 _SHORTEST, _LONGEST = 0.5, 100.0  # ξ_c on the colour scale
+PHASES = {"ordered": plots.COLORS[0], "chaotic": plots.COLORS[1]}
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
@@ -18,8 +20,8 @@ def figure(result: Result) -> Any:
   from matplotlib.figure import Figure
 
   diagram = result["_diagram"]
-  drawn = Figure(figsize=(11, 4.6), layout="constrained")
-  left, right = drawn.subplots(1, 2, width_ratios=(1.25, 1))
+  drawn = Figure(figsize=(14, 4.6), layout="constrained")
+  left, right, last = drawn.subplots(1, 3, width_ratios=(1.3, 1, 1))
   norm = LogNorm(_SHORTEST, _LONGEST)
   mesh = _draw_plane(left, diagram, norm)
   _draw_points(left, diagram, norm)
@@ -30,6 +32,13 @@ def figure(result: Result) -> Any:
   drawn.legend(*entries, loc="outside lower left", ncols=4)
   drawn.colorbar(mesh, ax=left, label=r"$\xi_c$ (layers)", extend="both")
   _draw_comparison(right, diagram)
+  _draw_shifts(last, diagram)
+  widths = " and ".join(map(str, diagram.widths))
+  plots.setting(
+    drawn,
+    f"depth {result['depth']}, widths {widths} (left and middle: "
+    f"{diagram.widths[-1]}), {diagram.seeds} networks a point",
+  )
   return drawn
 
 
@@ -142,17 +151,13 @@ def _draw_comparison(axis: Any, result: Diagram) -> None:
     axis.text(0.5, 0.5, "nothing measured", ha="center", va="center",
               transform=axis.transAxes)  # fmt: skip
     return
-  for phase, color in zip(
-    ("ordered", "chaotic"), plots.COLORS[:2], strict=True
-  ):
+  for phase, color in PHASES.items():
     own = [point for point in fitted if point.phase == phase]
     if own:
-      axis.errorbar(
-        [point.xi_c for point in own],
-        [point.measured_xi_c for point in own],
-        [2 * point.error for point in own],
-        fmt="o", ms=4, color=color, capsize=2, lw=1, label=phase,
-      )  # fmt: skip
+      theory, measured, error = np.transpose(
+        [(point.xi_c, point.measured_xi_c, point.error) for point in own]
+      )
+      _dots(axis, theory, measured, 2 * error, color, phase)
   ends = [point.xi_c for point in fitted]
   ends += [point.measured_xi_c for point in fitted]
   span = np.array([min(ends) / 1.3, max(ends) * 1.3])
@@ -164,3 +169,32 @@ def _draw_comparison(axis: Any, result: Diagram) -> None:
     side.set_ticks(ticks)
     side.set_minor_formatter(lambda x, _: "")
   axis.legend(loc="upper left")
+
+
+def _dots(
+  axis: Any, x: Any, y: Any, error: Any, color: str, label: str, **style: Any
+) -> None:
+  style = {"fmt": "o", "ms": 4, "capsize": 2, "lw": 1, **style}
+  axis.errorbar(x, y, error, color=color, label=label, **style)
+
+
+def _draw_shifts(axis: Any, diagram: Diagram) -> None:
+  """What width n shifts the slope by, times n: alike if it goes as 1/n."""
+  axis.set_title("finite width: n·Δlog f'(c*), ± 2 standard errors")
+  axis.set_xlabel(r"$\xi_c$ of theory (layers)")
+  axis.set_ylabel("n·(1/ξ_c theory - 1/ξ_c measured)")
+  for phase, color in PHASES.items():
+    points = finite_width.measured_at_all(diagram, phase)
+    if not points:
+      continue
+    xi_c = np.array([point.xi_c for point in points])
+    found = finite_width.shift(diagram, phase)
+    for i, width in enumerate(diagram.widths):
+      fill = "none" if i == 0 and len(diagram.widths) > 1 else "full"
+      label = f"{phase}, n = {width}"
+      aside = xi_c * (0.98 + 0.04 * i)
+      _dots(axis, aside, found.value[i], 2 * found.error[i], color, label,
+            fillstyle=fill)  # fmt: skip
+  axis.axhline(0, color="black", **plots.THEORY, label="infinite width")
+  axis.set_xscale("log")
+  axis.legend(fontsize=8)

@@ -40,7 +40,7 @@ from experiments.runtime.experiment import (
 )
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
-from experiments.signal_propagation import show, theory
+from experiments.signal_propagation import extremes, show, theory
 from experiments.signal_propagation.records import Record, record
 from initjax import initializers, stacks
 from initjax.typing import Activation, Initializer
@@ -54,6 +54,9 @@ ACTIVATIONS: dict[str, Activation] = {
   "elu": jax.nn.elu,
   "gelu": jax.nn.gelu,
 }
+
+
+XAVIER = "Xavier norm."
 
 
 class Scheme(NamedTuple):
@@ -100,6 +103,8 @@ class Config:
   width: int = option(128, "Units of each.", low=2)
   seeds: int = option(16, "Networks of each pair.", low=2)
   batch: int = option(64, "Inputs of each network.", low=1)
+  networks: int = option(512, "Whose sizes are compared.", low=4)
+  layers: int = option(4000, "Of delta-orthogonal networks.", low=1)
   dataset: str = option("digits", "What goes in.", choices=datasets.INPUTS)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
@@ -126,8 +131,13 @@ def run(config: Config, job: Job) -> Result:
     for by_pair in found.values()
     for pair, (signals, factor) in by_pair.items()
   }
+  further = extremes.measure(
+    jax.random.fold_in(key, 1),
+    config.networks, config.depth // 2, config.width // 2, config.layers, job,
+  )  # fmt: skip
   return {
     "conditions": conditions,
+    "extremes": further,
     "band_in_standard_deviations": theory.SIGMAS,
     "records": [
       records[activation, scheme]
@@ -299,22 +309,30 @@ def claims(result: Result) -> list[Claim]:
   number is beside what the law gives for these layers, with the drift and the
   chance of their width, for the gap between the two is no error of measurement.
   """
-  found = []
+  found = extremes.claims(result["extremes"])
+  pairs = {(pair.activation, pair.initializer) for pair in result["records"]}
   for pair in result["records"]:
     name = (pair.activation, pair.initializer)
     for direction, course in (
       ("signal", pair.forward), ("gradient", pair.backward)
     ):  # fmt: skip
       if (source := _source(*name, direction)) and course.in_band is not None:
-        what = f"{direction} of {', '.join(name)}: growth per layer"
+        growth = f"{direction} of {{}}: growth per layer"
         expected, band = course.predicted_growth, course.predicted_band
-        found.append(Claim(source, what, expected, course.growth, band))
+        # Xavier's ReLU networks are He's, rescaled
+        same = name == ("relu", "He fan_in") and ("relu", XAVIER) in pairs
+        found.append(
+          Claim(
+            source, growth.format(", ".join(name)), expected, course.growth,
+            band, "law", shares=same * growth.format(f"relu, {XAVIER}"),
+          )
+        )  # fmt: skip
   return found
 
 
 def _source(activation: str, scheme: str, direction: str) -> str:
   """Where the law of a pair is from; empty if nobody wrote of that pair."""
-  if activation == "relu" and scheme in ("Xavier norm.", "He fan_in"):
+  if activation == "relu" and scheme in (XAVIER, "He fan_in"):
     return "He et al. 2015, Eqs. 10, 14; finite n"
   if (activation, scheme) in (
     ("tanh", "own gain"),
@@ -333,6 +351,7 @@ EXPERIMENT = Experiment(
   Config,
   {
     "smoke": {"depth": 20, "width": 32, "seeds": 4, "batch": 8,
+              "networks": 64, "layers": 100,
               "activations": ("relu", "tanh")},
     "tpu": {"width": 512, "seeds": 32, "batch": 256},
   },

@@ -9,13 +9,13 @@ import rich.text
 
 from experiments.common import plots
 from experiments.runtime.experiment import Result
-from experiments.signal_propagation.records import Course
+from experiments.signal_propagation.records import Course, Record
 from experiments.signal_propagation.theory import SIGMAS, Conditions
 
 _COLOR_CYCLE = (*plots.COLORS[:6], "#f0e442", "#999999")  # theory is black
 _COLORS = {"stable": "green", "vanishes": "blue", "explodes": "red"}
 _BAND = "0.8"  # light grey
-_THEORY = "theory (alone: 0 measured)"
+_THEORY = "theory; where it runs alone, exactly 0 was measured"
 _FULL_WIDTH = 91  # columns for a table that also says by how much
 
 
@@ -97,30 +97,69 @@ def figure(result: Result) -> Any:
   """
   from matplotlib.figure import Figure
 
-  records = result["records"]
+  records, conditions = result["records"], result["conditions"]
   activations = list(dict.fromkeys(record.activation for record in records))
-  schemes = list(dict.fromkeys(record.initializer for record in records))
-  colors = dict(zip(schemes, _COLOR_CYCLE, strict=False))
+  groups = _groups(records)
+  colors = dict(zip(groups, _COLOR_CYCLE, strict=False))
   size = (max(2.4 * len(activations) + 1.2, 8.0), 6.2)
   drawn = Figure(figsize=size, layout="constrained")
   axes = drawn.subplots(
     2, len(activations), sharex=True, sharey=True, squeeze=False
   )
   for record in records:
+    if record.initializer not in colors:
+      continue  # another, equal one stands for it
     column = activations.index(record.activation)
+    rank = list(groups).index(record.initializer)
     for axis, course in zip(
       axes[:, column], (record.forward, record.backward), strict=True
     ):
-      rank = schemes.index(record.initializer)
-      _draw(axis, course, colors[record.initializer], 7.0 - 0.8 * rank)
+      _draw(axis, course, colors[record.initializer], 4.0 - 0.5 * rank)
   for column, activation in enumerate(activations):
     axes[0, column].set_title(activation)
     axes[1, column].set_xlabel("layer")
+    _say_what_else_is_equal(axes[0, column], records, groups, activation)
   axes[0, 0].set_ylabel("signal: log₂ second moment")
   axes[1, 0].set_ylabel("gradient: log₂ second moment")
   axes[0, 0].set_ylim(-110, 45)
-  _legend(drawn, colors, 10 if len(activations) > 4 else 4)
+  lines = {", ".join(groups[name]): color for name, color in colors.items()}
+  _legend(drawn, lines, 4 if len(activations) > 4 else 2)
+  plots.setting(
+    drawn,
+    f"{conditions.depth} layers of width {conditions.width}, mean over "
+    f"{conditions.seeds} networks, {conditions.batch} digits each",
+  )
   return drawn
+
+
+def _groups(records: list[Record]) -> dict[str, list[str]]:
+  """Initializers of one variance for every activation, by the first of them."""
+  variances: dict[str, list[float]] = {}
+  for record in records:
+    known = variances.setdefault(record.initializer, [])
+    known.append(record.log2_sigma_w2)
+  groups: dict[str, list[str]] = {}
+  for name, own in variances.items():
+    equal = (n for n in groups if np.allclose(variances[n], own, atol=0.05))
+    groups.setdefault(next(equal, name), []).append(name)
+  return groups
+
+
+def _say_what_else_is_equal(
+  axis: Any, records: list[Record], groups: dict[str, Any], activation: str
+) -> None:
+  """For one activation alone, such as own gain and He for ReLU."""
+  found = {
+    record.initializer: record.log2_sigma_w2
+    for record in records
+    if record.activation == activation and record.initializer in groups
+  }
+  own = found.get("own gain", np.nan)
+  same = [
+    n for n, w in found.items() if n != "own gain" and abs(w - own) < 0.05
+  ]
+  if same:
+    axis.text(2, -104, f"own gain = {same[0]}", fontsize=8)
 
 
 def _legend(figure: Any, colors: dict[str, str], columns: int) -> None:

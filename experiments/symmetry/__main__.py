@@ -255,21 +255,24 @@ def claims(result: Result) -> list[Claim]:
 
 
 def _equal(result: Result) -> list[Claim]:
-  source = "Goodfellow et al. 2016, §8.4"
+  source, devices = "Goodfellow et al. 2016, §8.4", result["devices"]
+  updates = result["parallel_spread"].shape[-1]
+  exact = "equal sums, term by term: to the last bit"
+  rounding = "a rounding for each update, in sums over devices"
   return [
     Claim(
       source, "difference of equal units after training, one device", 0.0,
-      float(result["constant"]["spread"].max()), 0.0,
+      float(result["constant"]["spread"].max()), 0.0, "allowance", exact,
     ),
     Claim(
-      source,
-      f"the same with units over devices: {result['devices']} (over a weight)",
-      0.0, float(result["parallel_spread"].max()),
-      FLOAT32 * result["parallel_spread"].shape[-1],
+      source, f"the same with units over devices: {devices} (over a weight)",
+      0.0, float(result["parallel_spread"].max()), FLOAT32 * updates,
+      "allowance", rounding,
     ),
     Claim(
       "the symmetry", "greatest rank of a kernel, equal weights", 1.0,
-      float(result["ranks"].max()), 0.0,
+      float(result["ranks"].max()), 0.0, "allowance", "a whole number",
+      "difference of equal units after training, one device",
     ),
   ]  # fmt: skip
 
@@ -281,12 +284,13 @@ def _one_unit(result: Result) -> Claim:
   away = np.abs(loss - result["one_unit_loss"][one])[:early].max()
   return Claim(
     "the symmetry", "loss of equal units minus that of one unit, nats", 0.0,
-    float(away), 2.3 * FLOAT32 * early,  # a rounding for each update
+    float(away), 2.3 * FLOAT32 * early, "allowance",
+    "a rounding of 2.3 nats for each update",
   )  # fmt: skip
 
 
 def _breaking(result: Result) -> list[Claim]:
-  """Errors: two standard errors, and what the path leaves out.
+  """What the path leaves out, beside two errors of the paired differences.
 
   Both start from the same noise. By the time units differ the path is wrong by
   about the asymmetry itself (second order), and, relative to ε, by the random
@@ -296,7 +300,7 @@ def _breaking(result: Result) -> list[Claim]:
   observed, predicted = (
     slopes(result["noises"], result[name]) for name in ("observed", "predicted")
   )
-  error = plots.mean_and_error(observed - predicted)[1]
+  difference, error = plots.mean_and_two_errors(observed - predicted)
   if not np.isfinite(error):
     return []
   noises = np.array(result["noises"])
@@ -306,8 +310,10 @@ def _breaking(result: Result) -> list[Claim]:
   law = float(predicted.mean())
   return [
     Claim(
-      "linearised descent", "updates to break the symmetry, by ln(1/ε)",
-      law, float(observed.mean()), float(2 * error + left_out * law),
+      "linearised descent, along this run's path",
+      "updates to break the symmetry, by ln(1/ε)", law, law + difference,
+      error + float(left_out * law), "consistency",
+      "what is linearised is this network; second order and rounding allowed",
     )
   ]  # fmt: skip
 

@@ -7,6 +7,9 @@ import numpy as np
 from experiments.common import plots
 from experiments.runtime.experiment import Result
 
+LEAST = 1e-10
+"""Singular value over the largest below which none is told from 0"""
+
 
 def break_times(asymmetry: np.ndarray, threshold: float) -> np.ndarray:
   """First update at which [..., updates] exceeds it, interpolated; or NaN."""
@@ -94,6 +97,12 @@ def figure(result: Result) -> Any:
   _draw_rank(axes[0, 1], result)
   _draw_asymmetry(axes[1, 0], result)
   _draw_times(axes[1, 1], result)
+  seeds = result["random"]["accuracy"].shape[0]
+  plots.setting(
+    drawn,
+    f"tanh, {result['kernels']} layers, width {result['width']}; {seeds} "
+    "networks of each noise, and random ones; descent on all images at once",
+  )
   return drawn
 
 
@@ -142,10 +151,12 @@ def _draw_rank(axis: Any, result: Result) -> None:
   ):  # fmt: skip
     last = index == result["kernels"] - 1
     values = values[index][: 10 if last else None]  # what follows is padding
-    axis.plot(
-      np.arange(1, len(values) + 1), np.maximum(values, 1e-10), marker,
-      color=color, markersize=4, label=name,
-    )  # fmt: skip
+    index_of, seen = np.arange(1, len(values) + 1), values > LEAST
+    style = {"color": color, "markersize": 4}
+    axis.plot(index_of[seen], values[seen], marker, label=name, **style)
+    lost = index_of[~seen]
+    axis.plot(lost, np.full(len(lost), 1.5 * LEAST), "v", **style)
+  axis.plot([], [], "v", color="gray", label="below all shown")
   bound = max(result["width"], 64) * np.finfo(np.float32).eps
   axis.axhline(
     bound, color="black", **plots.THEORY, label="rounding: rank 1 is below"
@@ -153,7 +164,8 @@ def _draw_rank(axis: Any, result: Result) -> None:
   axis.set_yscale("log")
   axis.set_title("singular values of kernel 2, trained")
   axis.set_xlabel("index")
-  axis.set_ylabel("over the largest (1e-10: less)")
+  axis.set_ylim(LEAST, 3)
+  axis.set_ylabel("singular value over the largest")
   axis.legend(fontsize=8)
 
 

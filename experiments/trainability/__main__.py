@@ -36,9 +36,18 @@ from experiments.runtime.experiment import (
 )
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
-from experiments.trainability.fit import fit_line, frontiers
+from experiments.trainability.fit import (
+  HALF_WAY,
+  THRESHOLDS,
+  Line,
+  fit_line,
+  frontiers,
+)
 from experiments.trainability.show import claims, figure, tables
 from initjax import initializers, meanfield, stacks
+
+THIRDS = 3
+"""How often accuracy is noted: budgets of a third, two thirds, and all"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +66,13 @@ class Config:
   )
   width: int = option(64, "Units of each.", low=1)
   seeds: int = option(4, "Networks of each kind.", low=2)
-  rate: float = option(0.01, "Learning rate of SGD.", low=0)
-  steps: int = option(400, "Updates, the budget.", low=1)
+  reach: float = option(
+    16.0, "Depths up to so many ξ_c are trained, and the next.", low=1
+  )
+  rate: float = option(0.0033, "Learning rate of SGD.", low=0)
+  steps: int = option(
+    1200, "Updates, the budget; a multiple of 3.", low=3, multiple=3
+  )
   batch: int = option(32, "Images of each update.", low=1)
   dataset: str = option("digits", "What is learnt.", choices=datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
@@ -128,7 +142,7 @@ def accuracies(
   """Trains [runs] networks of a depth, from (parameters, keys for batches).
 
   Returns:
-    Accuracies after the last update, [runs] each.
+    Accuracies after each third of the updates, [runs, 3] each.
   """
   stack = network(config, depth - 1, 1.0)
 
@@ -144,11 +158,11 @@ def accuracies(
       key,
       steps=config.steps,
       batch=config.batch,
-      points=1,
+      points=THIRDS,
     )[1]
     return {
-      "accuracy": course.accuracy[-1],
-      "test_accuracy": course.test_accuracy[-1],
+      "accuracy": course.accuracy[1:],
+      "test_accuracy": course.test_accuracy[1:],
     }
 
   return jax.vmap(one)(*drawn)
@@ -166,7 +180,7 @@ def _runs(config: Config) -> dict[str, jax.Array]:
 
 
 def run(config: Config, job: Job) -> Result:
-  """Accuracy [depths, variances, seeds], frontier, and ξ_c from theory."""
+  """Accuracy [budgets, depths, variances, seeds], frontier, ξ_c from theory."""
   point = functools.partial(meanfield.fixed_point, jnp.tanh)
   xi_c = np.array([point(w, config.sigma_b2).xi_c for w in config.sigma_w2])
   critical = meanfield.critical_point(jnp.tanh, config.sigma_b2)
@@ -178,31 +192,71 @@ def run(config: Config, job: Job) -> Result:
 
   def train(depth: int) -> Any:
     function = functools.partial(accuracies, config=config, depth=depth)
+    near = np.repeat(trained(config, xi_c, depth), config.seeds)
     drawn = first_layers(deepest, depth), runs["batches"]
-    found = job.spread(function, drawn, data)
-    return jax.tree.map(lambda x: x.reshape(-1, config.seeds), found)
+    found = job.spread(function, jax.tree.map(lambda x: x[near], drawn), data)
+    return {name: _placed(x, near, config.seeds) for name, x in found.items()}
 
   by_depth = job.map(train, config.depths)
-  names = ("accuracy", "test_accuracy")
-  found = {name: np.stack([x[name] for x in by_depth]) for name in names}
-  frontier = frontiers(found["accuracy"], config.depths)
+  accuracy, test_accuracy = (
+    np.stack([found[name] for found in by_depth], axis=1)
+    for name in ("accuracy", "test_accuracy")
+  )
+  ordered = np.array(config.sigma_w2) < critical.sigma_w2
+  line = functools.partial(_line, config, xi_c, ordered)
   return {
     "sigma_w2": config.sigma_w2,
     "sigma_b2": config.sigma_b2,
     "depths": config.depths,
-    **found,
+    "width": config.width,
+    "updates": [config.steps * (i + 1) // THIRDS for i in range(THIRDS)],
+    "accuracy": accuracy,
+    "test_accuracy": test_accuracy,
     "xi_c": xi_c,
-    "critical_sigma_w2": critical.sigma_w2,
-    "frontier": frontier,
-    "line": fit_line(xi_c, frontier, config.depths[-1])._asdict(),
+    "ordered": ordered,
+    "frontier": frontiers(accuracy[-1], config.depths),
+    "line": line(accuracy[-1])._asdict(),
+    "by_budget": [line(found).factor for found in accuracy],
+    "thresholds": THRESHOLDS,
+    "by_threshold": [line(accuracy[-1], level).factor for level in THRESHOLDS],
   }
+
+
+def trained(config: Config, xi_c: np.ndarray, depth: int) -> np.ndarray:
+  """Which variances are trained at a depth: deeper ones are far out of reach.
+
+  Up to `reach`·ξ_c, and one depth of the grid more, since a frontier lies
+  between two; at least to the second depth.
+  """
+  index = config.depths.index(depth)
+  return config.depths[max(index - 1, 0)] <= np.maximum(
+    config.reach * xi_c, config.depths[0]
+  )
+
+
+def _placed(found: np.ndarray, near: np.ndarray, seeds: int) -> np.ndarray:
+  """[trained, budgets] to [budgets, variances, seeds], NaN where untrained."""
+  whole = np.full((len(near), THIRDS), np.nan)
+  whole[near] = found
+  return np.moveaxis(whole.reshape(-1, seeds, THIRDS), -1, 0)
+
+
+def _line(
+  config: Config,
+  xi_c: np.ndarray,
+  ordered: np.ndarray,
+  accuracy: np.ndarray,
+  threshold: float = HALF_WAY,
+) -> Line:
+  frontier = frontiers(accuracy, config.depths, threshold)
+  return fit_line(xi_c, frontier, ordered)
 
 
 EXPERIMENT = Experiment(
   "trainability",
   Config,
   {"smoke": {"sigma_w2": (0.4, 1.76), "depths": (4, 16), "seeds": 2,
-             "steps": 150, "rate": 0.03},
+             "steps": 150, "rate": 0.03, "reach": 100.0},
    "tpu": {"sigma_w2": tuple(0.2 + 0.2 * i for i in range(20)), "width": 256,
            "seeds": 16, "steps": 1000,
            "depths": (4, 6, 9, 13, 19, 28, 40, 57, 80, 113, 160, 226)}},

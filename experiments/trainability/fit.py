@@ -1,7 +1,7 @@
 """From accuracies over the grid to a frontier, and its depth scale."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,73 +10,94 @@ HALF_WAY = 0.55
 
 
 PUBLISHED = 6.0
-"""Depth that trains over ξ_c, Schoenholz et al. 2017, §5"""
+"""Depth that trains over ξ_c, as drawn in Schoenholz et al. 2017, Fig. 5"""
+
+
+THRESHOLDS = (0.25, HALF_WAY, 0.85)
+"""Accuracies that may count as training"""
 
 
 class Line(NamedTuple):
-  """frontier = factor·ξ_c^exponent, in logarithms."""
+  """log frontier = log prefactor + exponent·log ξ_c, a prefactor a phase."""
 
-  points: int
-  """variances that were used"""
+  used: np.ndarray
+  """[variances]: which the fit rests on"""
   factor: float
   """geometric mean of frontier/ξ_c: the law with exponent 1"""
   log_factor_error: float
   """standard error of its logarithm, from the scatter of points"""
+  prefactors: tuple[float, float]
+  """of the ordered and of the chaotic phase"""
   exponent: float
-  """free: slope of log frontier over log ξ_c"""
+  """of both"""
   exponent_error: float
-  """its standard error, from the scatter around the line"""
-  correlation: float
-  """of the two logarithms"""
+  """its standard error, from the scatter around the lines"""
+
+  @property
+  def found(self) -> bool:
+    """Whether there were points enough for a line."""
+    return bool(np.isfinite(self.exponent))
 
 
-def frontiers(accuracy: np.ndarray, depths: Sequence[int]) -> np.ndarray:
-  """The depth at which accuracy first falls below half-way.
+def frontiers(
+  accuracy: np.ndarray, depths: Sequence[int], threshold: float = HALF_WAY
+) -> np.ndarray:
+  """The depth at which accuracy first falls below a threshold.
 
   Between two depths of the grid, log depth is interpolated.
 
   Args:
-    accuracy: [depths, variances, seeds].
+    accuracy: [depths, variances, seeds]; NaN where none was trained.
     depths: increasing.
+    threshold: of accuracy.
 
   Returns:
     [variances, seeds]; NaN where accuracy stays above, or starts below.
   """
-  above = accuracy >= HALF_WAY
+  above = ~(accuracy < threshold)  # untrained: nothing fell below
   first = np.argmin(above, axis=0)  # 0 also where all are above
   last = np.maximum(first, 1)
   high = np.take_along_axis(accuracy, last[None] - 1, 0)[0]
   low = np.take_along_axis(accuracy, last[None], 0)[0]
   logs = np.log(np.asarray(depths, np.float64))
   with np.errstate(divide="ignore", invalid="ignore"):
-    share = (high - HALF_WAY) / (high - low)
+    share = (high - threshold) / (high - low)
   depth = np.exp(logs[last - 1] + share * (logs[last] - logs[last - 1]))
   return np.where(first > 0, depth, np.nan)
 
 
-def fit_line(xi_c: np.ndarray, frontier: np.ndarray, deepest: float) -> Line:
+def fit_line(xi_c: np.ndarray, frontier: np.ndarray, ordered: Any) -> Line:
   """Fits logarithms by least squares; all points count alike.
+
+  Near criticality the budget ends before the signal does. So the line rests on
+  frontiers up to half of that of the greatest ξ_c, which is the budget's own.
 
   Args:
     xi_c: [variances].
     frontier: [variances, seeds]; variances with a NaN are left out.
-    deepest: variances for which the law puts the frontier beyond this depth
-      are left out too: there the budget ends first, not the signal.
+    ordered: [variances], whether in the ordered phase.
   """
   mean = np.log(frontier).mean(-1)
-  known = np.isfinite(mean) & (PUBLISHED * xi_c <= deepest)
-  points = int(known.sum())
-  if points < 3:
-    return Line(0, *[float("nan")] * 5)
-  x, y = np.log(xi_c[known]), mean[known]
-  (exponent, _), covariance = np.polyfit(x, y, 1, cov="unscaled")
-  rest = y - np.polyval(np.polyfit(x, y, 1), x)
-  scatter = (rest**2).sum() / (points - 2)
+  budget = mean[np.argmax(xi_c)]
+  used = mean <= budget - np.log(2)
+  x, y, ordered = np.log(xi_c[used]), mean[used], np.asarray(ordered)[used]
+  matrix = np.stack([x, ordered, ~ordered], axis=1).astype(float)
+  matrix = matrix[:, matrix.any(axis=0)]
+  free = len(x) - matrix.shape[1]
+  if free < 1:
+    return Line(used, np.nan, np.nan, (np.nan, np.nan), np.nan, np.nan)
+  found = np.linalg.lstsq(matrix, y, rcond=None)[0]
+  scatter = ((y - matrix @ found) ** 2).sum() / free
+  covariance = scatter * np.linalg.inv(matrix.T @ matrix)
+  levels = [
+    (y - found[0] * x)[phase].mean() if phase.any() else np.nan
+    for phase in (ordered, ~ordered)
+  ]
   return Line(
-    points,
+    used,
     float(np.exp((y - x).mean())),
-    float((y - x).std(ddof=1) / np.sqrt(points)),
-    float(exponent),
-    float(np.sqrt(scatter * covariance[0, 0])),
-    float(np.corrcoef(x, y)[0, 1]),
+    float((y - x).std(ddof=1) / np.sqrt(len(x))),
+    (float(np.exp(levels[0])), float(np.exp(levels[1]))),
+    float(found[0]),
+    float(np.sqrt(covariance[0, 0])),
   )

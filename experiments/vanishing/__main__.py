@@ -21,8 +21,6 @@ Schoenholz et al. 2017, §3 (χ₁); Pennington et al. 2017.
 
 import dataclasses
 import functools
-import math
-import statistics
 from typing import Any
 
 import jax
@@ -33,7 +31,6 @@ from experiments.common import plots
 from experiments.common.training import best_rate
 from experiments.data import datasets
 from experiments.runtime.experiment import (
-  Claim,
   Experiment,
   Result,
   check,
@@ -42,11 +39,13 @@ from experiments.runtime.experiment import (
 from experiments.runtime.job import Job, joined
 from experiments.runtime.launch import launch
 from experiments.vanishing import networks, theory
+from experiments.vanishing.claims import claims
 from experiments.vanishing.networks import DTYPES, KINDS
 from experiments.vanishing.show import figure, tables
-from initjax import meanfield
+from initjax import gains, meanfield
 
 BINS = 20
+SATURATING = ("sigmoid", "tanh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +58,12 @@ class Config:
   inputs: int = option(
     64, "Digits sent through random networks.", low=2, high=1797
   )
+  isometry_depth: int = option(10, "Layers of products to compare.", low=2)
+  isometry_width: int = option(128, "Units of each.", low=4)
   variances: tuple[float, ...] = option(
-    (1.0, 16.0, 256.0), "σ_w² of sigmoid networks, for saturation.", low=0.01
+    (1.0, 16.0, 256.0), "σ_w² of networks that saturate.", low=0.01
   )
+  saturated_rate: float = option(0.1, "Learning rate of those.", low=0)
   train_depth: int = option(10, "Linear layers of trained networks.", low=3)
   rates: tuple[float, ...] = option(
     (0.03, 0.1, 0.3, 1.0), "Learning rates of SGD.", low=0
@@ -77,34 +79,65 @@ class Config:
 
 def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   """By name: a jitted function, its runs, and what all runs share."""
-  keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-  shape = {"depth": config.depth, "width": config.width}
+  keys = jax.random.split(jax.random.key(config.seed), (3, config.seeds))
   inputs = jnp.asarray(
     datasets.load_inputs("digits", config.inputs, config.seed)
   )
-  kinds = joined(networks.runs_of(name, keys) for name in KINDS)
-  steep = joined(networks.runs_of("sigmoid", keys, w) for w in config.variances)
+  data = datasets.load_labelled(config.dataset, config.seed)
+  kinds = joined(networks.runs_of(name, keys[0]) for name in KINDS)
+  steep = joined(
+    networks.runs_of(name, keys[1], variance)
+    for name in SATURATING
+    for variance in config.variances
+  )
   rates = jnp.repeat(jnp.array(config.rates), len(kinds["kind"]))
   trained = {**joined([kinds] * len(config.rates)), "rate": rates}
-  spectra = functools.partial(networks.spectra, **shape)
-  shares = functools.partial(
-    networks.slope_shares, bins=BINS, **{**shape, "depth": 12}
-  )
-  courses = functools.partial(
-    networks.courses, depth=config.train_depth, width=config.width,
-    steps=config.steps, batch=config.batch,
-  )  # fmt: skip
+  fixed = {"rate": jnp.full(len(steep["kind"]), config.saturated_rate)}
+  shape = {"depth": config.depth, "width": config.width}
+  few = {**shape, "depth": 12, "bins": BINS}
+  course = {"width": config.width, "steps": config.steps, "batch": config.batch}
+  deep = {**course, "depth": config.train_depth}
+  call = functools.partial
   calls: dict[str, tuple[Any, Any, Any]] = {
-    "spectra": (spectra, kinds, inputs),
-    "slope_shares": (shares, steep, inputs),
-    "courses": (
-      courses, trained, datasets.load_labelled(config.dataset, config.seed)
+    "spectra": (call(networks.spectra, **shape), kinds, inputs),
+    "slope_shares": (call(networks.slope_shares, **few), steep, inputs),
+    "courses": (call(networks.courses, **deep), trained, data),
+    "saturated": (
+      call(networks.courses, **course, depth=3), {**steep, **fixed}, data
     ),
   }  # fmt: skip
   for dtype in DTYPES:
-    call = functools.partial(networks.gradients, dtype=dtype, **shape)
-    calls[f"gradients, {dtype}"] = call, kinds, inputs
+    sizes = call(networks.gradients, dtype=dtype, **shape)
+    calls[f"gradients, {dtype}"] = sizes, kinds, inputs
   return calls
+
+
+def _isometry(config: Config, job: Job) -> Result:
+  """By kind: relative variance of squared singular values, and its error."""
+  keys = jax.random.split(jax.random.key(config.seed), (4, config.seeds))[3]
+  depth, width = config.isometry_depth, config.isometry_width
+  kinds = len(networks.ISOMETRY)
+  runs = {
+    "key": jnp.tile(keys, kinds),
+    "kind": jnp.repeat(jnp.arange(kinds), config.seeds),
+  }
+  traces = functools.partial(networks.traces, depth=depth, width=width)
+  alone = job.undivided()
+  (found,) = alone.map(lambda _: alone.spread(traces, runs), ["isometry"])
+  first, second = (
+    np.float64(trace).reshape(kinds, config.seeds, depth) for trace in found
+  )
+  square = (first**2).mean(1)
+  ratio = second.mean(1) / square
+  rest = (second - ratio[:, None] * first**2) / square[:, None]
+  slopes = networks.ISOMETRY.values()
+  few = plots.few_errors(config.seeds)
+  return {
+    "width": width,
+    "measured": width * ratio - 1,
+    "error": width * few * plots.mean_and_error(rest, 1)[1],
+    "theory": [theory.relative_variance(width, depth, s) for s in slopes],
+  }
 
 
 def run(config: Config, job: Job) -> Result:
@@ -116,21 +149,18 @@ def run(config: Config, job: Job) -> Result:
   return {
     "depth": config.depth,
     "width": config.width,
+    "seeds": config.seeds,
     "train_depth": config.train_depth,
     "kinds": {
       name: _kind(config, name, _at(found["spectra"], i))
       for i, name in enumerate(KINDS)
     },
+    "isometry": _isometry(config, job),
     "underflow": {
       dtype: _underflow(config, dtype, *found[f"gradients, {dtype}"])
       for dtype in DTYPES
     },
-    "saturation": {
-      f"{variance:g}": _saturation(variance, measured)
-      for variance, measured in zip(
-        config.variances, found["slope_shares"], strict=True
-      )
-    },
+    "saturation": _saturation(config, found),
     "steps": np.linspace(0, config.steps, 21),
     "rates": config.rates,
     "courses": {
@@ -181,10 +211,26 @@ def _underflow(
   return {**floor._asdict(), "threshold": floor.threshold, "kinds": kinds}
 
 
-def _saturation(variance: float, measured: np.ndarray) -> Result:
-  q = meanfield.fixed_point(jax.nn.sigmoid, variance, 0.0).q
-  shares = theory.sigmoid_slope_shares(q, BINS)
-  return {"q": q, "measured": measured, "theory": shares}
+def _saturation(config: Config, found: dict[str, Any]) -> Result:
+  """By activation and variance: slopes at birth, and while it learns."""
+  result: Result = {}
+  pairs = [(name, w) for name in SATURATING for w in config.variances]
+  for i, (name, variance) in enumerate(pairs):
+    q = meanfield.fixed_point(KINDS[name].activation, variance, 0.0).q
+    moments = gains.moments(KINDS[name].activation, q)
+    steepest = {"sigmoid": 0.25, "tanh": 1.0}[name]
+    slopes, course = (_at(found[x], i) for x in ("slope_shares", "saturated"))
+    result[f"{name}, σ_w² = {variance:g}"] = {
+      "activation": name,
+      "q": q,
+      "measured": slopes.shares,
+      "theory": theory.slope_shares(name, q, BINS),
+      "let_through": slopes.let_through,
+      "let_through_theory": moments.derivative_second_moment / steepest**2,
+      "saturated": course.probe,
+      "test_accuracy": course.test_accuracy,
+    }
+  return result
 
 
 def _course(config: Config, course: Any) -> Result:
@@ -199,81 +245,12 @@ def _course(config: Config, course: Any) -> Result:
   }
 
 
-def claims(result: Result) -> list[Claim]:
-  """Decay by layer, layers of underflow, saturation, and what is learnt.
-
-  Where gradients become 0: a layer for rounding, two standard errors of theory.
-  """
-  found = [_decay(result, name) for name in ("sigmoid", "relu")]
-  seeds = len(result["courses"]["sigmoid"]["loss"])
-  for dtype, numbers in result["underflow"].items():
-    sigmoid = numbers["kinds"]["sigmoid"]
-    layer = sigmoid["predicted"]["by_trajectory"]
-    if math.isfinite(layer):
-      found.append(
-        Claim(
-          "Schoenholz et al. 2017, χ₁",
-          f"layers below the output where all of a gradient is 0, {dtype}",
-          layer, float(sigmoid["observed"].mean()),
-          1 + 2 * sigmoid["predicted"]["std"] / math.sqrt(seeds),
-        )
-      )  # fmt: skip
-  found += _saturated(result)
-  final = result["courses"]["sigmoid"]["loss"][:, -1]
-  found.append(
-    Claim(
-      "Glorot and Bengio 2010, §3.1",
-      f"loss of {result['train_depth']} sigmoid layers, nats (chance)",
-      math.log(10), float(final.mean()), 0.01,  # SGD's noise in the readout
-    )
-  )  # fmt: skip
-  return found
-
-
-def _saturated(result: Result) -> list[Claim]:
-  """Where theory expects any; width n moves q by O(1/n) of itself."""
-  found = []
-  normal = statistics.NormalDist()
-  for variance, shares in result["saturation"].items():
-    mean, error = plots.mean_and_error(shares["measured"][:, :2].sum(-1))
-    published = float(shares["theory"][:2].sum())
-    if published < 1e-3:  # none was seen, and none would be
-      continue
-    edge = normal.inv_cdf(published / 2)
-    slope = -edge * normal.pdf(edge)  # of the share over ln q
-    drift = 2.5 / result["width"] * slope
-    name = f"share with 4σ' < 0.1 at σ_w² = {variance}"
-    found.append(
-      Claim("Poole et al. 2016, q*", name, published, float(mean),
-            float(2 * error + drift))
-    )  # fmt: skip
-  return found
-
-
-def _decay(result: Result, name: str) -> Claim:
-  """Bits a layer of the product of Jacobians, from k = 5 to half the depth.
-
-  Over networks of width n the mean of log₂ is off by O(1/n) a layer: for ReLU
-  -5/(2n) nats of the square of one vector, which bounds that of the whole.
-  """
-  kind = result["kinds"][name]
-  size = kind["spectrum"]["mean"]
-  stop = result["depth"] // 2
-  mean, error = plots.mean_and_error((size[:, stop] - size[:, 5]) / (stop - 5))
-  published = math.log2(kind["chi_1"]) / 2
-  drift = 2.5 / result["width"] / 2 / math.log(2)
-  return Claim(
-    "Schoenholz et al. 2017, Eq. 15",
-    f"log₂ of singular values (root mean square) a layer, {name}",
-    published, float(mean), float(2 * error + drift),
-  )  # fmt: skip
-
-
 EXPERIMENT = Experiment(
   "vanishing",
   Config,
   {"smoke": {"seeds": 2, "steps": 40, "width": 32, "depth": 72, "inputs": 16,
-             "rates": (0.1,), "variances": (1.0, 256.0)},
+             "isometry_width": 32, "isometry_depth": 4, "rates": (0.1,),
+             "variances": (1.0, 256.0)},
    "tpu": {"seeds": 64, "width": 512, "steps": 2000}},
   run, tables, figure, claims,
 )  # fmt: skip

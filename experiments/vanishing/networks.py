@@ -28,6 +28,8 @@ KINDS = {
 DTYPES = {
   "float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16
 }  # fmt: skip
+SATURATED = 0.1
+"""A unit whose slope is below this part of φ'(0)"""
 RELATIVE_RESOLUTION = 1e-6
 """Singular values below this part of the largest are noise in float32"""
 
@@ -169,30 +171,75 @@ def halvings(start: jax.Array, *, dtype: str) -> jax.Array:
   return jax.lax.scan(halve, start.astype(DTYPES[dtype]), length=200)[1]
 
 
+def relative_slopes(activation: Activation, z: jax.Array) -> jax.Array:
+  """φ'(z)/φ'(0)."""
+  slope_of = jax.grad(lambda z: activation(z).sum())
+  return slope_of(z) / slope_of(jnp.zeros(()))
+
+
+class Slopes(NamedTuple):
+  """Of all units and inputs, relative to φ'(0)."""
+
+  shares: jax.Array
+  """[runs, bins]: how many are in each bin, from 0 to 1"""
+  let_through: jax.Array
+  """[runs]: mean square, the part of a gradient's power that passes"""
+
+
 @functools.partial(jax.jit, static_argnames=("depth", "width", "bins"))
 def slope_shares(
   runs: Run, inputs: jax.Array, *, depth: int, width: int, bins: int
-) -> jax.Array:
-  """[runs, bins]: shares of φ'(z) over φ'(0), from 0 to 1.
+) -> Slopes:
+  """In the upper half of the layers, where the length map has settled."""
 
-  Of all units and inputs, in the upper half of the layers, where the length
-  map has settled.
-  """
-
-  def one(run: Run) -> jax.Array:
+  def one(run: Run) -> Slopes:
     params = network(run, depth, width).init(run["key"], inputs.shape)
     activation = activation_of(run)
-    slope_of = jax.grad(lambda z: activation(z).sum())
-    greatest = slope_of(jnp.zeros(()))
 
-    def layer(z: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def layer(z: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Slopes]:
       z = activation(z) @ kernel
-      place = (slope_of(z) / greatest * bins).astype(jnp.int32)
-      place = jnp.clip(place, 0, bins - 1).ravel()
-      return z, jnp.zeros(bins).at[place].add(1 / z.size)
+      slopes = relative_slopes(activation, z)
+      place = jnp.clip((slopes * bins).astype(jnp.int32), 0, bins - 1).ravel()
+      shares = jnp.zeros(bins).at[place].add(1 / z.size)
+      return z, Slopes(shares, (slopes**2).mean())
 
-    shares = jax.lax.scan(layer, inputs @ params.first_kernel, params.kernels)
-    return shares[1][(depth - 1) // 2 :].mean(0)
+    found = jax.lax.scan(layer, inputs @ params.first_kernel, params.kernels)[1]
+    return jax.tree.map(lambda x: x[(depth - 1) // 2 :].mean(0), found)
+
+  return jax.vmap(one)(runs)
+
+
+ISOMETRY = {"linear": 1.0, "relu": 2.0, "orthogonal": 0.0}
+"""What the variance of squared singular values gains a layer, n → ∞"""
+
+
+@functools.partial(jax.jit, static_argnames=("depth", "width"))
+def traces(runs: Run, *, depth: int, width: int) -> tuple[jax.Array, jax.Array]:
+  """tr Q and tr Q² after each layer, [runs, depth], of Q = JᵀJ.
+
+  J is the product of Jacobians of linear or ReLU layers that keep its size, or
+  of orthogonal ones, by the place of `kind` in ISOMETRY.
+  """
+
+  def one(run: Run) -> tuple[jax.Array, jax.Array]:
+    start, key = jax.random.split(run["key"])
+
+    def layer(carry: Any, key: jax.Array) -> tuple[Any, Any]:
+      h, product = carry
+      shape = (width, width)
+      unit = networks.UNIT(key, shape, jnp.float32)
+      kernel = jax.lax.select_n(
+        run["kind"], unit, 2**0.5 * unit, initializers.orthogonal()(key, shape)
+      )
+      z = h @ kernel
+      on = jnp.where(run["kind"] == 1, z > 0, True)
+      product = (product @ kernel) * on
+      gram = product.T @ product
+      return (z * on, product), (jnp.trace(gram), (gram**2).sum())
+
+    h = jax.random.normal(start, (width,))
+    keys = jax.random.split(key, depth)
+    return jax.lax.scan(layer, (h, jnp.eye(width)), keys)[1]
 
   return jax.vmap(one)(runs)
 
@@ -209,7 +256,10 @@ def courses(
   steps: int,
   batch: int,
 ) -> training.Course:
-  """Training of [runs] networks of `depth` layers, the readout among them."""
+  """Training of [runs] networks of `depth` layers, the readout among them.
+
+  The probe is the share of units of the last hidden layer that are saturated.
+  """
   readout = initializers.lecun_normal()
 
   def one(run: Run) -> training.Course:
@@ -223,9 +273,14 @@ def courses(
     def apply(params: Any, x: jax.Array) -> jax.Array:
       return activation_of(run)(stack.apply(params[0], x)) @ params[1]
 
+    def saturated(params: Any) -> jax.Array:
+      z = stack.apply(params[0], data.inputs)
+      return (relative_slopes(activation_of(run), z) < SATURATED).mean()
+
     optimizer = optax.sgd(run["rate"])
     return training.train(
-      apply, params, data, optimizer, batches, steps=steps, batch=batch
-    )[1]
+      apply, params, data, optimizer, batches, steps=steps, batch=batch,
+      probe=saturated,
+    )[1]  # fmt: skip
 
   return jax.vmap(one)(runs)

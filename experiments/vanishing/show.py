@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.common import plots
 from experiments.runtime.experiment import Result
+from experiments.vanishing.networks import ISOMETRY
 
 NAMES = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "ReLU"}
 
@@ -80,11 +81,11 @@ def _learning_table(result: Result) -> Any:
 
 def figure(result: Result) -> Any:
   """Jacobians, underflow, saturation; then loss, accuracy, gradients."""
-  drawn, axes = plots.grid(2, 3)
+  drawn, axes = plots.grid(3, 3)
   _draw_spectrum(axes[0, 0], result)
   _draw_products(axes[0, 1], result)
   _draw_underflow(axes[0, 2], result)
-  _draw_saturation(axes[1, 0], result)
+  _draw_isometry(axes[1, 0], result)
   _draw_courses(axes[1, 1], result, "loss", "training loss (nats)")
   _draw_courses(axes[1, 2], result, "test_accuracy", "test accuracy")
   axes[1, 1].axhline(
@@ -92,6 +93,15 @@ def figure(result: Result) -> Any:
   )
   axes[1, 2].axhline(0.1, color="black", **plots.THEORY, label="chance")
   axes[1, 1].legend()
+  _draw_saturation(axes[2, 0], result)
+  _draw_let_through(axes[2, 1], result)
+  _draw_saturated(axes[2, 2], result)
+  plots.setting(
+    drawn,
+    f"random networks: {result['depth']} layers of width {result['width']}; "
+    f"{result['seeds']} networks of each kind; trained: "
+    f"{result['train_depth']} layers, saturated: 3 layers, on digits",
+  )
   return drawn
 
 
@@ -113,6 +123,8 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
   )
   for (name, values), color in plots.colored(lines):
     plots.line_with_band(axis, k[:stop], values[:, :stop], color, name)
+    _draw_end(axis, k[:stop], values[:, :stop].mean(0), color)
+  axis.plot([], [], "x", color="gray", label="below float32's resolution")
   axis.plot(
     k[:stop], k[:stop] * math.log2(kind["chi_1"]) / 2, color="black",
     **plots.THEORY, label="√(χ₁^k), theory",
@@ -120,6 +132,29 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
   axis.set_title("spectrum of the product, sigmoid")
   axis.set_xlabel("k, number of Jacobians multiplied")
   axis.set_ylabel("log₂ of singular values")
+  axis.legend(fontsize=8)
+
+
+def _draw_end(axis: Any, x: np.ndarray, mean: np.ndarray, color: str) -> None:
+  """A cross where a line stops: smaller singular values are rounding."""
+  known = np.flatnonzero(np.isfinite(mean))
+  if known.size and known[-1] < len(x) - 1:
+    axis.plot(x[known[-1]], mean[known[-1]], "x", color=color)
+
+
+def _draw_isometry(axis: Any, result: Result) -> None:
+  found = result["isometry"]
+  layers = np.arange(1, found["measured"].shape[-1] + 1)
+  for i, ((name, slope), color) in enumerate(plots.colored(ISOMETRY.items())):
+    axis.errorbar(
+      layers, found["measured"][i], found["error"][i], fmt="o", ms=4,
+      color=color, label=f"{name}: {slope:g}·L",
+    )  # fmt: skip
+    axis.plot(layers, found["theory"][i], color=color, **plots.THEORY)
+  axis.plot([], [], color="black", **plots.THEORY, label="theory, finite n")
+  axis.set_title(f"spread of the spectrum, width {found['width']}")
+  axis.set_xlabel("L, number of Jacobians multiplied")
+  axis.set_ylabel("relative variance of squared singular values")
   axis.legend(fontsize=8)
 
 
@@ -162,8 +197,18 @@ def _draw_underflow(axis: Any, result: Result) -> None:
   theory = kind["log2_size_theory"]
   shown = theory > -160
   axis.plot(k[shown], theory[shown], color="black", **plots.THEORY)
-  axis.plot([], [], color="black", **plots.THEORY, label="theory (vertical: 0)")
-  axis.plot([], [], "o", color="gray", fillstyle="none", label="above: exact 0")
+  axis.plot([], [], color="black", **plots.THEORY, label="size, by theory")
+  axis.plot(
+    [], [], color="gray", **plots.THEORY, label="where all is 0, by theory"
+  )
+  axis.plot(
+    [],
+    [],
+    "o",
+    color="gray",
+    fillstyle="none",
+    label="on top: where all is 0, measured",
+  )
   axis.set_ylim(-160, 12)
   axis.set_xlim(0, min(result["depth"], 80))
   axis.set_title("underflow of the gradient, sigmoid")
@@ -173,21 +218,55 @@ def _draw_underflow(axis: Any, result: Result) -> None:
 
 
 def _draw_saturation(axis: Any, result: Result) -> None:
-  for (variance, shares), color in plots.colored(result["saturation"].items()):
-    bins = len(shares["theory"])
+  """Sigmoid; tanh's are alike at four times the variance."""
+  for (name, seen), color in plots.colored(result["saturation"].items()):
+    if seen["activation"] != "sigmoid":
+      continue
+    bins = len(seen["theory"])
     edges = np.linspace(0, 1, bins + 1)
     axis.stairs(
-      shares["measured"].mean(0), edges, color=color, fill=True, alpha=0.35,
-      label=f"σ_w² = {variance}",
+      seen["measured"].mean(0), edges, color=color, fill=True, alpha=0.35,
+      label=name,
     )  # fmt: skip
-    axis.stairs(shares["theory"], edges, color=color, **plots.THEORY)
+    axis.stairs(seen["theory"], edges, color=color, **plots.THEORY)
   axis.plot([], [], color="black", **plots.THEORY, label="theory, N(0, q*)")
   axis.set_yscale("log")
   axis.set_ylim(3e-3, 1.5)
-  axis.set_title("saturation: slopes of sigmoid units")
+  axis.set_title("saturation at birth: slopes of units")
   axis.set_xlabel("σ'(z) over its greatest value ¼")
   axis.set_ylabel("share of units in each twentieth")
   axis.legend(fontsize=8)
+
+
+def _draw_let_through(axis: Any, result: Result) -> None:
+  """What is lost in one layer, by slopes alone."""
+  names = list(result["saturation"])
+  for i, (name, color) in enumerate(plots.colored(names)):
+    seen = result["saturation"][name]
+    mean, error = plots.mean_and_two_errors(seen["let_through"])
+    axis.bar(i, mean, 0.7, yerr=error, color=color)
+    axis.plot(i, seen["let_through_theory"], "k_", markersize=22)
+  axis.plot([], [], "k_", markersize=12, label="theory, E[φ'²]/φ'(0)²")
+  labels = [name.replace(", σ_w² = ", "\n") for name in names]
+  axis.set_xticks(range(len(names)), labels, fontsize=8)
+  axis.set_xlabel("activation, σ_w²")
+  axis.set_ylim(0, 1.05)
+  axis.set_title("what slopes let through of a gradient, a layer")
+  axis.set_ylabel("mean square of φ'(z)/φ'(0)")
+  axis.legend(fontsize=8)
+
+
+def _draw_saturated(axis: Any, result: Result) -> None:
+  """While networks learn; at the right what they have learnt."""
+  for (name, seen), color in plots.colored(result["saturation"].items()):
+    accuracy = seen["test_accuracy"][:, -1].mean()
+    label = f"{name}: test {accuracy:.0%}"
+    plots.line_with_band(axis, result["steps"], seen["saturated"], color, label)
+  axis.set_ylim(-0.03, 1.6)
+  axis.set_title("saturation while a network learns")
+  axis.set_xlabel("updates")
+  axis.set_ylabel("share of units with φ'/φ'(0) < 0.1")
+  axis.legend(fontsize=7, ncols=2)
 
 
 def _draw_courses(axis: Any, result: Result, key: str, label: str) -> None:

@@ -78,10 +78,11 @@ def _largest_of(entries: int) -> float:
   return float(special.ndtri(0.5 * (1 + 0.5 ** (1 / entries))))
 
 
-def sigmoid_slope_shares(q: float, bins: int) -> np.ndarray:
-  """[bins]: how likely 4·σ'(z) is in each bin of [0, 1], for z ~ N(0, q).
+def slope_shares(name: str, q: float, bins: int) -> np.ndarray:
+  """[bins]: how likely φ'(z)/φ'(0) is in each bin of [0, 1], for z ~ N(0, q).
 
-  4·σ'(z) <= s holds for |z| >= log((1 + r)/(1 - r)) with r = √(1 - s).
+  4·σ'(z) <= s holds for |z| >= log((1 + r)/(1 - r)) with r = √(1 - s); the
+  slope of tanh at z is 4·σ'(2z).
   """
   from scipy import special
 
@@ -89,4 +90,50 @@ def sigmoid_slope_shares(q: float, bins: int) -> np.ndarray:
   root = np.sqrt(1 - edges)
   with np.errstate(divide="ignore"):
     z = np.log1p(root) - np.log1p(-root)
-  return np.diff(2 * special.ndtr(-z / math.sqrt(q)))
+  scale = {"sigmoid": 1, "tanh": 2}[name] * math.sqrt(q)
+  return np.diff(2 * special.ndtr(-z / scale))
+
+
+def concentration(width: int, depth: int, kurtosis: float) -> np.ndarray:
+  """E[tr Q²]/E[(tr Q)²] of Q = JᵀJ after 0 to `depth` layers; exact, any width.
+
+  J is a product of Gaussian Jacobians diag(s)·W that keep its size, with
+  κ = E[s⁴]/E[s²]²: 1 for linear layers, 2 for ReLU. With a = E[(tr Q)²] and
+  b = E[tr Q²] one layer of width n makes of them
+
+      a + (κ·(a + 2b) - a)/n,   b + (κ·(a + 2b) - b)/n
+
+  It starts at 1/n; n times it, less 1, is the relative variance of squared
+  singular values, κ·depth where the depth is small beside n; it ends at 1,
+  where one singular value is left.
+  """
+  a, b = float(width**2), float(width)
+  found = [b / a]
+  for _ in range(depth):
+    gain = kurtosis * (a + 2 * b)
+    a, b = a + (gain - a) / width, b + (gain - b) / width
+    found.append(b / a)
+  return np.array(found)
+
+
+def relative_variance(width: int, depth: int, kurtosis: float) -> np.ndarray:
+  """Of squared singular values, after each layer; 0 for orthogonal ones."""
+  if not kurtosis:
+    return np.zeros(depth)
+  return width * concentration(width, depth, kurtosis)[1:] - 1
+
+
+def decay(kind: Kind, width: int, start: int, stop: int) -> float:
+  """Mean of log₂ of the root mean square singular value of J, a layer.
+
+  ½·log₂ χ₁, and the drift of a logarithm, half of its variance:
+  -(κ·(1 + 2c) - 1)/(2n) nats of the mean square in a layer of width n, where c
+  is the `concentration`: from the `start`-th layer multiplied to `stop`.
+  """
+  point = meanfield.fixed_point(kind.activation, kind.sigma_w2, 0.0)
+  kurtosis = meanfield.jacobian_moments(
+    kind.activation, 1, kind.sigma_w2, point.q
+  ).relative_variance
+  c = concentration(width, stop, kurtosis)[start:stop].mean()
+  drift = -(kurtosis * (1 + 2 * c) - 1) / (2 * width)
+  return (math.log2(point.chi_1) + drift / math.log(2)) / 2

@@ -41,7 +41,7 @@ SMALLEST = {
     "width": 8, "steps": 20,
   },
   "phase_diagram": {
-    "resolution": 4, "points": (1, 1), "depth": 10, "width": 16, "seeds": 2,
+    "resolution": 4, "points": (1, 1), "depth": 10, "widths": (16,), "seeds": 2,
     "pairs": 2, "dataset": "synthetic",
   },
   "rectifiers": {
@@ -55,12 +55,13 @@ SMALLEST = {
   },
   "signal_propagation": {
     "activations": ("relu",), "depth": 4, "width": 8, "seeds": 2,
+    "networks": 16, "layers": 3,
     "dataset": "synthetic",
   },
   "symmetry": {
     "constants": (1.0,), "noises": (1e-2, 1e-4), "steps": 10, "images": 16,
   },
-  "trainability": {"depths": (3, 4), "steps": 2, "batch": 8, "width": 8},
+  "trainability": {"depths": (3, 4), "steps": 3, "batch": 8, "width": 8},
   "vanishing": {
     "depth": 12, "width": 8, "seeds": 2, "inputs": 4, "variances": (1.0,),
     "train_depth": 3, "steps": 20,

@@ -11,15 +11,15 @@ import pytest
 import rich.console
 
 from experiments.phase_diagram import __main__ as phase_diagram
-from experiments.phase_diagram import fit, networks, theory
+from experiments.phase_diagram import finite_width, fit, networks, theory
 from experiments.phase_diagram.__main__ import EXPERIMENT
-from experiments.phase_diagram.records import Point
+from experiments.phase_diagram.records import Diagram, Point
 from experiments.runtime import launch
 from experiments.runtime.job import Job, device_mesh
 from initjax import meanfield
 
 TINY = phase_diagram.Config(
-  resolution=6, points=(2, 1), depth=12, width=16, seeds=3, pairs=2,
+  resolution=6, points=(2, 1), depth=12, widths=(16,), seeds=3, pairs=2,
   dataset="synthetic",
 )  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_where_no_fit_is_meaningful_the_reason_is_told(distances, c, note):
 def measured():
   """An ordered and a chaotic tanh, once on one device, once on eight."""
   config = dataclasses.replace(
-    TINY, depth=30, width=128, seeds=13, pairs=8, dataset="digits"
+    TINY, depth=30, widths=(128,), seeds=13, pairs=8, dataset="digits"
   )
   points = []
   for sigma_w2, sigma_b2 in ((1.0, 0.1), (3.75, 0.15)):
@@ -130,11 +130,11 @@ def measured():
 @pytest.mark.parametrize("index", [0, 1])
 def test_tanh_networks_keep_to_theory(measured, index):
   """Within 4 standard errors, and 4/n of f'(c*) for what 1/n shifts it."""
-  config, points, distances = measured
+  _, points, distances = measured
   point = points[index]
-  found = fit.fit(distances[index], point.c, config.width)
+  found = fit.fit(distances[0, index], point.c, 128)
   assert found.note == ""
-  shift = point.xi_c**2 * 4 / config.width
+  shift = point.xi_c**2 * 4 / 128
   assert abs(found.xi_c - point.xi_c) < 4 * found.error + shift
   assert found.error < 0.25 * point.xi_c
 
@@ -178,9 +178,41 @@ def test_one_device_and_eight_give_the_same(measured):
   on_one = phase_diagram.measure(
     points, config, Job(device_mesh(jax.devices()[:1]))
   )
-  np.testing.assert_allclose(on_one[0], on_eight[0], rtol=1e-3, atol=1e-9)
+  np.testing.assert_allclose(on_one[0, 0], on_eight[0, 0], rtol=1e-3, atol=1e-9)
   eps = np.finfo(np.float32).eps
-  np.testing.assert_allclose(on_one[1], on_eight[1], atol=2**15 * eps)
+  np.testing.assert_allclose(on_one[0, 1], on_eight[0, 1], atol=2**15 * eps)
+
+
+def shifted(xi_c, shift, phase, errors=(0.0, 0.0)):
+  """A point whose log s at widths 10 and 40 is -1/ξ_c + shift/n + error."""
+  fits = []
+  for width, error in zip((10, 40), errors, strict=True):
+    found = -1 / (-1 / xi_c + shift / width + error)
+    fits.append(fit.Fit(found, 1e-3 * found**2, ""))
+  return Point(1.0, 0.0, phase, xi_c=xi_c, by_width=tuple(fits))
+
+
+def test_two_widths_tell_the_bias_from_the_depth_scale():
+  """Exactly, where it goes as 1/n; errors of log s are 1e-3 at both widths,
+  and 40/30 and 10/30 of them make up that of the limit."""
+  points = [
+    shifted(3.0, 0.8, "chaotic"),
+    shifted(5.0, 0.8, "chaotic", (0.0, 0.0028)),
+    shifted(4.0, 0.0, "ordered"),
+  ]
+  diagram = Diagram(None, None, points, (10, 40), 32)
+  chaotic = finite_width.shift(diagram, "chaotic")
+  expected = [[0.8, 0.8], [0.8, 0.8 + 40 * 0.0028]]
+  np.testing.assert_allclose(chaotic.value, expected)
+  np.testing.assert_allclose(chaotic.error, [[0.01] * 2, [0.04] * 2])
+  sigmas, chance = finite_width.extrapolated(diagram)
+  error = math.hypot(4 / 3, 1 / 3)
+  np.testing.assert_allclose(sigmas, [0, 2.8 * 4 / 3 / error, 0], atol=1e-9)
+  assert (chance > 0.94).all()
+  assert (chance < 0.9545).all()  # less than for a normal error
+  same, share = finite_width.claims(diagram)
+  assert same.agrees  # 0.056 more, where 2·√(0.01² + 0.04²)/√2 is 0.058
+  assert share.ours == pytest.approx(2 / 3)
 
 
 def test_pairs_are_different_inputs_alike_and_unlike():

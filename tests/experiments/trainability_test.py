@@ -13,7 +13,7 @@ SMOKE = EXPERIMENT.at_scale("smoke")
 
 def test_what_theory_forbids_does_not_train(result):
   """ξ_c is 1.0 and 4912 layers: 16 are beyond 6 ξ_c, or far within."""
-  accuracy = result["accuracy"].mean(-1)
+  accuracy = result["accuracy"][-1].mean(-1)
   assert accuracy.shape == (2, 2)
   assert accuracy[0].min() > 0.55  # 4 layers: both
   assert accuracy[1, 0] < 0.3  # chance is 0.1
@@ -32,8 +32,9 @@ def test_the_depth_scale_is_that_of_theory(result):
 
 
 def test_all_is_shown(result):
-  (table,) = trainability.tables(result)
-  assert table.row_count == 2
+  by_variance, by_choice = trainability.tables(result)
+  assert by_variance.row_count == 2
+  assert by_choice.row_count == 6  # three budgets, three accuracies
   assert trainability.claims(result) == []  # two points make no line
   trainability.figure(result).canvas.draw()
 
@@ -81,25 +82,41 @@ def test_a_frontier_is_where_accuracy_crosses_half_way():
   assert np.isnan(found[2:]).all()
 
 
-def test_the_fit_finds_the_law_and_ignores_what_is_out_of_reach():
-  xi_c = np.array([1.0, 2.0, 5.0, 1000.0])
-  frontier = 6 * np.tile(xi_c[:, None], 3)
-  frontier[-1] = 80.0  # the budget's, not theory's
-  line = fit.fit_line(xi_c, frontier, 80)
-  assert line.points == 3
-  found = line.factor, line.exponent, line.correlation
-  np.testing.assert_allclose(found, [6, 1, 1], rtol=1e-12)
-  assert max(line.exponent_error, line.log_factor_error) < 1e-7
+def test_depths_far_out_of_reach_are_not_trained():
+  """ξ_c of 1 and 10: up to 4 and 40 layers, and the next depth of the grid."""
+  config = trainability.Config(reach=4.0, depths=(3, 6, 12, 24, 48, 96))
+  xi_c = np.array([1.0, 10.0])
+  found = [trainability.trained(config, xi_c, d) for d in config.depths]
+  expected = [[True, True]] * 2 + [[False, True]] * 3 + [[False, False]]
+  np.testing.assert_array_equal(found, expected)
+  near = np.array([True, True, False, False])  # two seeds of one variance
+  placed = trainability._placed(np.arange(6.0).reshape(2, 3), near, 2)
+  assert placed.shape == (3, 2, 2)
+  np.testing.assert_array_equal(placed[:, 0], [[0, 3], [1, 4], [2, 5]])
+  assert np.isnan(placed[:, 1]).all()
+  accuracy = np.array([[0.9, 0.2, np.nan], [0.9, 0.8, np.nan]]).T[..., None]
+  frontier = fit.frontiers(accuracy, (2, 4, 8))[:, 0]
+  assert 2 < frontier[0] < 4
+  assert np.isnan(frontier[1])
 
 
-def test_a_power_law_is_told_from_a_line():
-  xi_c = np.geomspace(1, 10, 6)
-  line = fit.fit_line(xi_c, 6 * xi_c[:, None] ** 0.5, 80)
-  np.testing.assert_allclose(line.exponent, 0.5, rtol=1e-12)
-  published = {"line": line._asdict(), "depths": (4, 6, 9)}
-  factor, exponent = trainability.claims(published)
-  assert not factor.agrees
-  assert not exponent.agrees
+@pytest.mark.parametrize("exponent", [1.0, 0.5])
+def test_the_fit_finds_one_exponent_and_two_prefactors(exponent):
+  """7·ξ_c^k in the ordered phase, 5 in the chaotic; and no more than half of
+  where the critical network ends, which the budget sets."""
+  xi_c = np.array([1.0, 2.0, 5.0, 11.0, 1000.0, 7.0, 4.0, 2.0])
+  ordered = np.arange(8) < 5
+  frontier = np.where(ordered, 7, 5) * xi_c**exponent
+  frontier[3:5] = 70, 80  # the budget's, not theory's
+  line = fit.fit_line(xi_c, np.tile(frontier[:, None], 3), ordered)
+  assert line.used.tolist() == [True] * 3 + [False] * 2 + [True] * 3
+  found = *line.prefactors, line.exponent
+  np.testing.assert_allclose(found, [7, 5, exponent], rtol=1e-12)
+  assert line.exponent_error < 1e-7
+  published = {"line": line._asdict(), "by_threshold": [line.factor] * 2}
+  factor, slope = trainability.claims(published)
+  assert factor.agrees == (exponent == 1)
+  np.testing.assert_allclose(slope.ours, exponent)
 
 
 @pytest.mark.parametrize(
