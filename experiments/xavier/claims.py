@@ -110,10 +110,10 @@ def _standard_claims(result: Result) -> list[Claim]:
   both = {"14": "tanh, standard: gradient kept by a layer"}
   return [
     Claim(
-      f"{GLOROT}, Eq. {equation}", f"tanh, standard: {name}", *numbers,
-      kind="allowance", why=why, shares=both.get(equation, ""),
+      f"{GLOROT}, Eq. {equation}", f"tanh, standard: {name}", published, ours,
+      error, "allowance", why, both.get(equation, ""),
     )
-    for equation, name, *numbers in rows
+    for equation, name, published, ours, error in rows
   ]  # fmt: skip
 
 
