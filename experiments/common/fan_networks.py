@@ -10,10 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.networks import UNIT
+from experiments.runtime.experiment import Claim
 from initjax import initializers
 from initjax.typing import Activation, Initializer
 
-MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+MODE_NAMES = {
+  "fan_in": "n_in",
+  "fan_out": "n_out",
+  "fan_avg": "(n_in + n_out)/2",
+  "fan_geo_avg": "√(n_in·n_out)",
+}
+"""what the variance is divided by"""
+MODES = tuple(MODE_NAMES)
 
 
 class Seen(NamedTuple):
@@ -80,18 +89,21 @@ def draw_kinds(
   """Kernels of Var W = scale/fan for each kind, [runs, n_in, n_out] each.
 
   The first layer, from data of widths[0] features, keeps their second moment;
-  it is scaled by 1/n_in for all kinds. All share their random numbers.
+  it is scaled by 1/n_in for all kinds. Modes are drawn apart; distributions of
+  one mode share their random numbers, so that they can be compared in pairs.
   """
+  modes = list(dict.fromkeys(mode for mode, _ in kinds))
 
   def one(key: jax.Array) -> list[list[jax.Array]]:
-    first_key, key = jax.random.split(key)
-    first = draw(
-      first_key,
-      widths[:2],
-      initializers.variance_scaling(1.0, "fan_in", "normal"),
-    )
-    inits = (initializers.variance_scaling(scale, *kind) for kind in kinds)
-    return [first + draw(key, widths[1:], init) for init in inits]
+    keys = dict(zip(modes, jax.random.split(key, len(modes)), strict=True))
+
+    def kernels(mode: Any, distribution: Any) -> list[jax.Array]:
+      first_key, key = jax.random.split(keys[mode])
+      init = initializers.variance_scaling(scale, mode, distribution)
+      first = draw(first_key, widths[:2], UNIT)
+      return first + draw(key, widths[1:], init)
+
+    return [kernels(*kind) for kind in kinds]
 
   return jax.vmap(one)(keys)
 
@@ -157,14 +169,64 @@ def unit_rows(inputs: Any) -> jax.Array:
   return flat / jnp.sqrt((flat**2).mean(1, keepdims=True))
 
 
+ENDS = {"forward": -1, "backward": 0}
+"""where each direction ends"""
+
+
 def ends(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
-  """log₂ of the mean over pyramids where each direction ends, and its error.
+  """log₂ of the mean over pyramids at each end, and two errors.
 
   Second moments themselves obey the law in expectation, logarithms do not; the
   standard error of the mean is carried over to its logarithm.
   """
   result = {}
-  for direction, index in (("forward", -1), ("backward", 0)):
-    mean, error = plots.mean_and_error(found[direction][:, index])
-    result[direction] = float(np.log2(mean)), float(error / mean / np.log(2))
+  for direction, index in ENDS.items():
+    mean, error = plots.mean_and_two_errors(found[direction][:, index])
+    result[direction] = float(np.log2(mean)), error / mean / float(np.log(2))
   return result
+
+
+def log2_ends(law: dict[str, Any]) -> dict[str, float]:
+  """The same of `law`."""
+  return {name: float(np.log2(law[name][i])) for name, i in ENDS.items()}
+
+
+def claims_at_ends(
+  name: str, source: str, found: dict[str, Any], law: dict[str, Any]
+) -> list[Claim]:
+  """One of each direction; both see the same kernels, so one of them counts."""
+  laws, seen = log2_ends(law), ends(found)
+  names = {way: f"{name}: log₂ {way} second moment at its end" for way in ENDS}
+  forward, backward = (
+    Claim(source, names[way], laws[way], *seen[way]) for way in ENDS
+  )
+  return [forward, backward._replace(shares=names["forward"])]
+
+
+def cells_at_ends(found: dict[str, Any], law: dict[str, Any]) -> list[str]:
+  """Of a table: measured (theory), forward and backward."""
+  laws = log2_ends(law)
+  return [
+    f"{value:+.2f} ± {error:.2f} ({laws[way]:+.2f})"
+    for way, (value, error) in ends(found).items()
+  ]
+
+
+def draw_by_layer(
+  axis: Any, found: dict[str, Any], laws: dict[str, Any], direction: str
+) -> None:
+  """Second moments by layer, of each mode; theory dashed."""
+  for (mode, seen), color in plots.colored(found.items()):
+    mean, error = plots.mean_and_error(seen[direction])
+    layers = np.arange(len(mean))
+    axis.errorbar(
+      layers, mean, 2 * error, fmt="o", markersize=4, color=color,
+      label=MODE_NAMES[mode],
+    )  # fmt: skip
+    axis.plot(layers, laws[mode][direction], color=color, **plots.THEORY)
+  axis.plot([], [], color="gray", label="theory", **plots.THEORY)
+  axis.set_yscale("log", base=2)
+  axis.xaxis.get_major_locator().set_params(integer=True)
+  axis.set_xlabel("layer")
+  what = "signal" if direction == "forward" else "gradient"
+  axis.set_ylabel(f"second moment of the {what}")

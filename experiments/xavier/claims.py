@@ -4,37 +4,35 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.fan_networks import ends
-from experiments.common.plots import mean_and_error
+from experiments.common.fan_networks import cells_at_ends, claims_at_ends
+from experiments.common.plots import mean_and_two_errors
 from experiments.runtime.experiment import Claim, Result
 
-EQ_10 = "Glorot and Bengio 2010, Eq. 10"
-EQ_12 = "Glorot and Bengio 2010, Eq. 12"
-EQ_14 = "Glorot and Bengio 2010, Eq. 14"
+GLOROT = "Glorot and Bengio 2010"
+SINGULAR = {"normalized": 0.8, "standard": 0.5}
+"""mean singular values of layers' Jacobians, as published"""
 
 
-def spread(found: dict[str, Any]) -> tuple[float, float]:
-  """Deviation over pyramids of one input's log q at the end; its error.
+def variance_law(widths: Any) -> float:
+  """Of ln q of one input in Gaussian linear layers.
 
-  Inputs count as one: those of a network fluctuate together.
+  Each |x_l|²/|x_{l-1}|² is a χ²_n/n, whose logarithm has the variance ψ'(n/2).
   """
-  deviation = np.log(found["last"]).std(0, ddof=1).mean()
-  return float(deviation), float(deviation / np.sqrt(2 * len(found["last"])))
-
-
-def spread_law(widths: Any) -> float:
-  """Of Gaussian linear layers, exactly: |x_l|²/|x_{l-1}|² is a χ²_n each."""
   from scipy import special
 
-  n = np.array(widths[1:], np.float64)
-  first = special.polygamma(1, widths[0] / 2)
-  return float(np.sqrt(first + special.polygamma(1, n / 2).sum()))
+  n = np.array(widths, np.float64)
+  return float(special.polygamma(1, n / 2).sum())
 
 
-def last_step(found: dict[str, Any], name: str) -> tuple[float, float]:
-  """How much the last layer changes a log₂ second moment, and its error."""
-  mean, error = mean_and_error(found[name][:, -1] - found[name][:, -2])
-  return float(mean), float(error)
+def variances(last: Any) -> np.ndarray:
+  """[runs], whose mean is Var ln q over runs, the mean of it over inputs.
+
+  Args:
+    last: q of the last layer by input, [runs, batch].
+  """
+  logs = np.log(np.asarray(last, np.float64))
+  squares = ((logs - logs.mean(0)) ** 2).mean(1)
+  return squares * len(logs) / (len(logs) - 1)
 
 
 def claims(result: Result) -> list[Claim]:
@@ -43,39 +41,49 @@ def claims(result: Result) -> list[Claim]:
     *_pyramid_claims(result),
     *_distribution_claims(result),
     *_standard_claims(result),
+    *_singular_claims(result),
     *_sigmoid_claims(result),
   ]
 
 
 def _pyramid_claims(result: Result) -> list[Claim]:
-  found = []
-  for shape, modes in result["pyramids"].items():
-    for mode, source in (("fan_in", EQ_10), ("fan_avg", EQ_12)):
-      for direction, (value, error) in ends(modes[mode]["normal"]).items():
-        law = result["theory"]["pyramids"][shape][mode][direction]
-        published = float(np.log2(law[-1 if direction == "forward" else 0]))
-        name = f"{shape}, {mode}: log₂ {direction} second moment at its end"
-        found.append(Claim(source, name, published, value, 2 * error))
-  return found
+  return [
+    claim
+    for shape, modes in result["pyramids"].items()
+    for mode, equation in (("fan_in", 10), ("fan_avg", 12))
+    for claim in claims_at_ends(
+      f"{shape}, {mode}",
+      f"{GLOROT}, Eq. {equation}",
+      modes[mode]["normal"],
+      result["theory"]["pyramids"][shape][mode],
+    )
+  ]
 
 
 def _distribution_claims(result: Result) -> list[Claim]:
-  """Uniform or normal: the same second moments, and nearly the same spread.
+  """Uniform or normal: the same second moments, compared pyramid by pyramid.
 
-  Var z² differs by the kurtosis: a factor 1 - 1.8/n_in, less than that here.
+  Both are made of the same random numbers, so that most of chance cancels.
   """
   found = []
   for shape, modes in result["pyramids"].items():
-    pair = modes["fan_avg"]
-    (a, da), (b, db) = (ends(pair[d])["forward"] for d in ("normal", "uniform"))
+    ends = [seen["forward"][:, -1] for seen in modes["fan_avg"].values()]
+    normal, uniform = (end / end.mean() for end in ends)
+    error = mean_and_two_errors(np.log2(np.e) * (uniform - normal))[1]
     name = f"{shape}: log₂ signal, uniform less normal weights"
-    error = 2 * float(np.hypot(da, db))
-    found.append(Claim("variance alone counts", name, 0.0, b - a, error))
-    law = spread_law(result["widths"][shape])
-    value, error = spread(pair["normal"])
-    name = f"{shape}: deviation of one input's log q over nets"
-    found.append(Claim("Hanin and Nica 2020", name, law, value, 2 * error))
+    ours = float(np.log2(ends[1].mean() / ends[0].mean()))
+    found.append(Claim(f"{GLOROT}, Eq. 16", name, 0.0, ours, error))
+    name = f"{shape}: variance of one input's ln q over nets"
+    values = variances(modes["fan_avg"]["normal"]["last"])
+    law = variance_law(result["widths"][shape])
+    source = "elementary: Σψ'(n/2), χ² of each layer"
+    found.append(Claim(source, name, law, *mean_and_two_errors(values)))
   return found
+
+
+def last_step(found: dict[str, Any], name: str) -> tuple[float, float]:
+  """How much the last layer changes a log₂ second moment; two errors."""
+  return mean_and_two_errors(found[name][:, -1] - found[name][:, -2])
 
 
 def _standard_claims(result: Result) -> list[Claim]:
@@ -86,39 +94,56 @@ def _standard_claims(result: Result) -> list[Claim]:
   """
   found = result["squashed"]["tanh"]["standard"]
   q = float(result["theory"]["squashed"]["tanh"]["standard"]["q"][-3])
-  signal, signal_error = mean_and_error(found["q"][:, -1] / found["q"][:, -2])
+  bend = float(2 * q / np.log(2))
+  why = f"tanh bends by up to 2q = {2 * q:.2g} a factor"
+  signal, error = mean_and_two_errors(found["q"][:, -1] / found["q"][:, -2])
   step, step_error = last_step(found, "log2_gradient")
   kernel, kernel_error = last_step(found, "log2_kernel_gradient")
-  bend = float(2 * q / np.log(2))
+  slope = 2**-step * float(np.log(2))
+  rows = (
+    ("15", "signal kept by a layer", 1 / 3, signal, error + 2 * q / 3),
+    ("15", "gradient kept by a layer", 1 / 3, 2**-step,
+     slope * (step_error + bend)),
+    ("14", "log₂ kernel gradient, one layer over the next", 0.0, kernel,
+     kernel_error + 2 * bend),
+  )  # fmt: skip
+  both = {"14": "tanh, standard: gradient kept by a layer"}
   return [
     Claim(
-      "Glorot and Bengio 2010, Eqs. 1, 5", "tanh, standard: signal kept by a "
-      "layer", 1 / 3, float(signal), 2 * float(signal_error) + 2 * q / 3,
-    ),
-    Claim(
-      "Glorot and Bengio 2010, Eqs. 1, 6", "tanh, standard: gradient kept by a "
-      "layer", 1 / 3, 2**-step,
-      2**-step * float(np.log(2)) * (2 * step_error + bend),
-    ),
-    Claim(
-      EQ_14, "tanh, standard: log₂ kernel gradient, one layer over the next",
-      0.0, kernel, 2 * kernel_error + 2 * bend,
-    ),
+      f"{GLOROT}, Eq. {equation}", f"tanh, standard: {name}", published, ours,
+      error, "allowance", why, both.get(equation, ""),
+    )
+    for equation, name, published, ours, error in rows
   ]  # fmt: skip
 
 
+def _singular_claims(result: Result) -> list[Claim]:
+  """Published to one digit: half a unit of it beside two errors."""
+  found = []
+  for init, published in SINGULAR.items():
+    values = result["singular_values"][init].mean((1, 2))
+    ours, error = mean_and_two_errors(values)
+    found.append(Claim(
+      f"{GLOROT}, §4.2.1", f"tanh, {init}: mean singular value of a layer",
+      published, ours, 0.05 + error, "allowance", "one digit is published",
+    ))  # fmt: skip
+  return found
+
+
 def _sigmoid_claims(result: Result) -> list[Claim]:
-  """Theory of infinite width: its drift at ours adds to two standard errors."""
+  """Theory of infinite width: its drift at ours adds to two errors."""
   found = []
   for name in ("sigmoid", "tanh", "4·(sigmoid - ½)"):
     measured = result["squashed"][name]["normalized"]["log2_gradient"][:, 0]
     law = result["theory"]["squashed"][name]["normalized"]
-    mean, deviation = mean_and_error(measured)
-    error = 2 * float(deviation) + abs(float(law["log2_gradient_drift"][0]))
+    mean, error = mean_and_two_errors(measured)
+    drift = abs(float(law["log2_gradient_drift"][0]))
     quantity = f"{name}, normalized: log₂ gradient, first layer over last"
-    published = float(law["log2_gradient"][0])
-    source = "Schoenholz et al. 2017, Eq. 15"
-    found.append(Claim(source, quantity, published, float(mean), error))
+    found.append(Claim(
+      "Schoenholz et al. 2017, Eq. 15", quantity,
+      float(law["log2_gradient"][0]), mean, error + drift,
+      "allowance", f"width: one input drifts by {drift:.2g}, a batch by less",
+    ))  # fmt: skip
   return found
 
 
@@ -135,16 +160,14 @@ def _pyramid_table(result: Result) -> Any:
   for shape in result["pyramids"]:
     table.add_column(f"{shape}: signal", justify="right")
     table.add_column("gradient", justify="right")
-  modes = result["pyramids"]["narrowing"]
-  for mode in modes:
-    for distribution in modes[mode]:
-      cells = []
-      for shape in result["pyramids"]:
-        law = result["theory"]["pyramids"][shape][mode]
-        found = ends(result["pyramids"][shape][mode][distribution])
-        for direction, index in (("forward", -1), ("backward", 0)):
-          published = np.log2(law[direction][index])
-          cells.append(f"{found[direction][0]:+.2f} ({published:+.2f})")
+  pyramids, laws = result["pyramids"], result["theory"]["pyramids"]
+  for mode, distributions in pyramids["narrowing"].items():
+    for distribution in distributions:
+      cells = [
+        cell
+        for shape, modes in pyramids.items()
+        for cell in cells_at_ends(modes[mode][distribution], laws[shape][mode])
+      ]
       table.add_row(f"{mode}, {distribution}", *cells)
   return table
 
@@ -157,14 +180,13 @@ def _squash_table(result: Result) -> Any:
   table.add_column("E h² of last", justify="right")
   table.add_column("correlation", justify="right")
   table.add_column("log₂ gradient, 1st/last", justify="right")
+  ends = {"second_moment": -1, "correlation": -1, "log2_gradient": 0}
   for name, inits in result["squashed"].items():
     for init, found in inits.items():
       law = result["theory"]["squashed"][name][init]
       cells = [
-        f"{found[key][:, -1].mean():.3g} ({law[key][-1]:.3g})"
-        for key in ("second_moment", "correlation")
+        f"{found[key][:, end].mean():.3g} ({law[key][end]:.3g})"
+        for key, end in ends.items()
       ]
-      gradient = found["log2_gradient"][:, 0].mean()
-      cells.append(f"{gradient:.2f} ({law['log2_gradient'][0]:.2f})")
       table.add_row(f"{name}, {init}", *cells)
   return table

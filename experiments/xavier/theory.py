@@ -29,8 +29,6 @@ ACTIVATIONS: dict[str, Activation] = {
   "sigmoid - ½": centred,
   "4·(sigmoid - ½)": centred_steep,
 }
-SHOWN = ("sigmoid", "tanh", "softsign")
-"""those of Glorot and Bengio 2010"""
 
 INITS: dict[str, Initializer] = {
   "standard": initializers.torch_linear_kernel(),
