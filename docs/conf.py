@@ -13,6 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MATPLOTLIBRC"] = str(_HERE / "_static" / "matplotlibrc")
 os.environ["IPYTHONDIR"] = str(_HERE / "_ipython")
 os.environ["COLUMNS"] = "80"
+# Compilers that are fast themselves: almost all of the time goes there.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=2")
 
 project = "initjax"
 author = "the initjax authors"
