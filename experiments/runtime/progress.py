@@ -27,7 +27,9 @@ def progress(name: str, *, quiet: bool = False) -> Iterator[Advance]:
   console = rich.console.Console(stderr=True)
   if quiet:
     yield silent
-  elif console.is_terminal:
+    return
+  print(f"{name}: compiling the first step", file=sys.stderr)
+  if console.is_terminal:
     with _bars(console) as bars:
       yield _on_bars(bars, name)
   else:

@@ -23,8 +23,9 @@ signal_propagation.json and signal_propagation.png.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,7 @@ class Config:
   batch: int = option(64, "Inputs of each network.", low=1)
   networks: int = option(512, "Whose sizes are compared.", low=4)
   layers: int = option(4000, "Of delta-orthogonal networks.", low=1)
+  full: bool = option(False, "Show every number, not a screen of marks.")
   dataset: str = option("digits", "What goes in.", choices=datasets.INPUTS)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
@@ -122,21 +124,25 @@ def run(config: Config, job: Job) -> Result:
   conditions = conditions_of(config)
   healthy = theory.healthy(conditions)
   measure = functools.partial(
-    _measure, config, draw_key, inputs, cotangent, job
+    _measure, config, _drawer(config, draw_key, job), inputs, cotangent, job
   )
-  bases = _bases(config)
-  found = dict(zip(bases, job.map(measure, bases), strict=True))
-  records = {
-    pair: _compare(pair, signals, factor, healthy, conditions)
-    for by_pair in found.values()
-    for pair, (signals, factor) in by_pair.items()
+  items = itertools.product(_bases(config), config.activations)
+  measured = {
+    pair: found
+    for by_pair in job.map(measure, items)
+    for pair, found in by_pair.items()
   }
+  records = {}
+  for pair, (signals, factor) in measured.items():
+    records[pair] = _compare(pair, signals, factor, healthy, conditions)
+    job.advance(f"theory of {', '.join(pair)}", len(measured))
   further = extremes.measure(
     jax.random.fold_in(key, 1),
     config.networks, config.depth // 2, config.width // 2, config.layers, job,
   )  # fmt: skip
   return {
     "conditions": conditions,
+    "full": config.full,
     "extremes": further,
     "band_in_standard_deviations": theory.SIGMAS,
     "records": [
@@ -147,24 +153,36 @@ def run(config: Config, job: Job) -> Result:
   }
 
 
+def _drawer(config: Config, key: jax.Array, job: Job) -> Callable[[str], Any]:
+  """Networks of a base; those of the last one asked for are remembered."""
+  keys = jax.random.split(key, config.seeds)
+  shape = config.batch, datasets.FEATURES[config.dataset]
+
+  @functools.lru_cache(maxsize=1)
+  def drawn(base: str) -> Any:
+    sizes = base, config.depth, config.width, shape
+    return job.spread(functools.partial(draw, *sizes), keys)
+
+  return drawn
+
+
 def _measure(
   config: Config,
-  key: jax.Array,
+  drawn: Callable[[str], Any],
   inputs: np.ndarray,
   cotangent: jax.Array,
   job: Job,
-  base: str,
+  item: tuple[str, str],
 ) -> dict[tuple[str, str], tuple[tuple[jax.Array, jax.Array], jax.Array]]:
-  """By activation and scheme: signals, and the factor on kernels of `base`."""
-  keys = jax.random.split(key, config.seeds)
-  sizes = base, config.depth, config.width, inputs.shape
-  params = job.spread(functools.partial(draw, *sizes), keys)
+  """By activation and scheme: signals, and the factor on kernels of a base."""
+  base, activation = item
   found = {}
-  for activation, scheme in _pairs(config, base):
-    factors = _factors(scheme, activation, inputs.shape[-1], config.width)
-    function = functools.partial(send, activation, config.width)
-    signals = job.spread(function, params, factors, inputs, cotangent)
-    found[activation, scheme] = signals, factors[1]
+  for scheme in config.initializers:
+    if SCHEMES[scheme].base == base:
+      factors = _factors(scheme, activation, inputs.shape[-1], config.width)
+      function = functools.partial(send, activation, config.width)
+      given = drawn(base), factors, inputs, cotangent
+      found[activation, scheme] = job.spread(function, *given), factors[1]
   return found
 
 
@@ -267,15 +285,6 @@ def draw(
 def _bases(config: Config) -> list[str]:
   """What the schemes are drawn from, each once."""
   return list({SCHEMES[name].base: None for name in config.initializers})
-
-
-def _pairs(config: Config, base: str) -> list[tuple[str, str]]:
-  return [
-    (activation, scheme)
-    for activation in config.activations
-    for scheme in config.initializers
-    if SCHEMES[scheme].base == base
-  ]
 
 
 def _factors(

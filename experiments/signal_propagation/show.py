@@ -9,6 +9,7 @@ import rich.text
 
 from experiments.common import plots
 from experiments.runtime.experiment import Result
+from experiments.signal_propagation.overview import conclusion, overview
 from experiments.signal_propagation.records import Course, Record
 from experiments.signal_propagation.theory import SIGMAS, Conditions
 
@@ -20,8 +21,16 @@ _FULL_WIDTH = 91  # columns for a table that also says by how much
 
 
 def tables(result: Result) -> list[rich.table.Table]:
+  """All on one screen, or every number; then what happened."""
+  given = result["records"], result["conditions"]
+  first = _full_table if result["full"] else overview
+  return [first(*given), conclusion(*given)]
+
+
+def _full_table(
+  records: list[Record], conditions: Conditions
+) -> rich.table.Table:
   """One block of rows for each activation."""
-  records, conditions = result["records"], result["conditions"]
   in_full = rich.console.Console().width >= _FULL_WIDTH
   table = rich.table.Table(
     title=(
@@ -50,7 +59,7 @@ def tables(result: Result) -> list[rich.table.Table]:
     table.add_row(
       record.initializer, *(cell for three in cells for cell in three)
     )
-  return [table]
+  return table
 
 
 def _caption(conditions: Conditions) -> str:

@@ -17,7 +17,12 @@ from experiments.data import datasets
 from experiments.runtime import results
 from experiments.runtime.job import Job
 from experiments.signal_propagation import __main__ as main
-from experiments.signal_propagation import extremes, records, theory
+from experiments.signal_propagation import (
+  extremes,
+  overview,
+  records,
+  theory,
+)
 from experiments.signal_propagation import show as views
 from initjax import meanfield
 
@@ -129,7 +134,7 @@ def test_one_compilation_per_activation():
   job = Job(advance=lambda label, total, **_: done.append((label, total)))
   records = main.run(config, job)["records"]
   assert len(records) == 4
-  assert done == [("truncated", 1), ("log_sizes", 2), ("convolved", 2)]
+  assert [total for _, total in done] == [2] * 2 + [4] * 4 + [2] * 2
   assert main.send._cache_size() == 2
 
 
@@ -294,6 +299,37 @@ def test_the_table_marks_what_lies_outside():
       words,
     ]
     assert str(outside[1]) == "2.028±.000!"  # 2^(1 + 1/49)
+
+
+def test_a_screen_marks_each_pair_and_says_what_happened():
+  keeps, grows, dies = (synthetic_course(bits, False) for bits in (0, 1, -1))
+  pairs = {
+    ("relu", "He fan_in"): (keeps, keeps),
+    ("relu", "Xavier norm."): (dies, dies),
+    ("tanh", "own gain"): (keeps, grows),
+  }
+  given = [records.Record(*pair, 0.0, *both) for pair, both in pairs.items()]
+  table = overview.overview(given, ONE_INPUT)
+  cells = [[str(cell) for cell in column.cells] for column in table.columns]
+  assert cells[1:] == [["= =", "↓ ↓", ""], ["", "", "= ↑"]]
+  (column,) = overview.conclusion(given, ONE_INPUT).columns
+  said = [str(cell) for cell in column.cells][2:]
+  assert len(said) == 3  # none of sigmoid, none of normal(0.01)
+  assert "Xavier's halves both (×0.500 a layer)" in said[0]
+  assert "the gradient grows (×2.000 a layer)" in said[1]
+  assert "signal_propagation.png" in said[2]
+
+
+def test_where_no_law_holds_the_band_is_that_of_draws():
+  """`trajectory` knows no covariance there."""
+  conditions = ONE_INPUT._replace(depth=30, width=32)
+  for law in theory.laws(jnp.tanh, 1.5, 0.0, conditions):
+    assert np.isfinite(law.covariance).all()
+  blind = records._growth(
+    np.zeros((4, 3)) + np.arange(3.0), 0, 2,
+    theory.Band(np.arange(3.0), np.full(3, np.nan)),
+  )  # fmt: skip
+  assert blind[-1] is None
 
 
 def test_digits_are_real_standardised_and_of_unit_size():
