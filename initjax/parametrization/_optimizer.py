@@ -56,6 +56,15 @@ def times(leaf: Any, factor: Numbers) -> Any:
   return leaf if factor == 1 else leaf * factor
 
 
+def check_optimizer(tx: Any) -> None:
+  """Raises TypeError unless it is a transformation."""
+  if not (hasattr(tx, "init") and hasattr(tx, "update")):
+    raise TypeError(
+      "optimizer wants an optax transformation, such as optax.adam(1e-3); got "
+      f"{tx!r:.60}."
+    )
+
+
 def wrapped(tx: Any, steps: Callable[[Any], dict[str, Steps]]) -> Any:
   """`tx` with each leaf's steps, as optax has it.
 

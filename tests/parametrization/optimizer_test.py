@@ -208,6 +208,8 @@ def test_evaluation_parameters_are_those_of_explicit_multipliers():
   found = plan_of(FACTORS).evaluation_params(state, multiplied(params))
   for name, leaf in multiplied(explicit).items():
     np.testing.assert_allclose(found[name], leaf, rtol=1e-12)
+  with pytest.raises(TypeError, match=r"wants .*ScheduleFreeState; got tuple"):
+    plan_of(FACTORS).evaluation_params((state,), params)
 
 
 def test_relative_updates_have_their_own_rates():

@@ -150,6 +150,11 @@ def test_what_is_no_width_is_an_error():
   table = lambda n, rows: {
     "embed": models.shape(rows, n), "out": models.shape(n, 2)
   }  # fmt: skip
+  classes = shapes(16) | {"out": models.shape(16, 1)}
+  with pytest.warns(UserWarning, match="out has 2 outputs, and 1 in the base"):
+    initjax.mup(
+      models.mlp, shapes(64), models.X, base=(models.mlp, classes, models.X)
+    )
   base = (look_up, table(16, 9), models.TOKENS)
   with pytest.raises(ValueError, match="embed has 8 rows, and 9"):
     initjax.mup(look_up, table(64, 8), models.TOKENS, base=base)
