@@ -17,7 +17,7 @@ from initjax.parametrization._optimizer import (
   check_optimizer,
   clipped,
   known_paths,
-  scaled,
+  outside,
   shapes_of,
   stateless,
   wrapped,
@@ -212,8 +212,8 @@ class Parametrization:
         "evaluation_params wants optax.contrib's ScheduleFreeState; got "
         f"{type_of(state)}. Of a chain, give the part that is one."
       )
-    units = {row.path: row.steps(kind).parameter for row in self.rows}
-    state = state._replace(z=scaled(state.z, units))
+    steps = {row.path: row.steps(kind) for row in self.rows}
+    state = state._replace(z=outside(state.z, steps))
     return schedule_free_eval_params(state, params)
 
   def _kinds(self, tx: Any) -> dict[str, Found]:

@@ -12,6 +12,7 @@ import scaled_models as models
 
 import initjax
 from initjax.parametrization import Parametrization, Scaling
+from initjax.parametrization._rescale import rescaled
 
 FACTORS = {"in": 1.0, "bias": 0.5, "hidden": 0.25, "out": 3.0}
 COUPLED = optax.chain(
@@ -197,6 +198,29 @@ def test_decay_has_the_timescale_that_is_asked_for(decay):
   hidden = -0.3 * (0.5 + 0.1 * rate * params["hidden"])
   np.testing.assert_allclose(steps["hidden"], hidden, rtol=1e-12)
   np.testing.assert_allclose(steps["in"], -0.3 * (1 + 0.1 * params["in"]))
+
+
+def test_a_factor_of_one_plus_a_scale_is_absorbed_exactly():
+  c, tx = 0.3, optax.adamw(0.05, weight_decay=0.1)
+  params = {"in": start()["in"], "scale": np.zeros(4), "out": start()["out"]}
+
+  def loss(w, factor=1.0):
+    h = models.norm(X @ w["in"], 1 + w["scale"], 0.0) * factor
+    return jnp.mean((h @ w["out"] - Y) ** 2)
+
+  rows = [
+    Scaling(p, x.shape, x.shape, "hidden", 1, 1, 1, std=float(np.std(x)))
+    for p, x in params.items()
+  ]
+  rows[1] = rows[1]._replace(absorbed=c, offset=1.0)
+  plan = Parametrization(tuple(rows))
+  wrapped = plan.optimizer(tx, kind="adam")
+  found = trained(wrapped, loss, rescaled(params, plan.table, again=True))
+  explicit = trained(tx, functools.partial(loss, factor=c), params)
+  assert abs(explicit["scale"]).max() > 0.1
+  taken = c * (1 + explicit["scale"]) - 1
+  np.testing.assert_allclose(found["scale"], taken, rtol=1e-10)
+  np.testing.assert_allclose(found["in"], explicit["in"], rtol=1e-10)
 
 
 def test_evaluation_parameters_are_those_of_explicit_multipliers():

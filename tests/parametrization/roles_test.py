@@ -104,7 +104,7 @@ def test_a_multiplier_of_the_model_divides_init_and_rate():
   # m/m0 is ½: what init × 1/r_in is without it is × 2/r_in with it
   assert plan["out"].absorbed == pytest.approx(2.0)
   assert plan["out"].init_total == pytest.approx(2 / R)
-  assert plan["out"].steps("sgd") == pytest.approx((2, 4 / R / 2, 4 / R / 2))
+  assert plan["out"].steps("sgd") == pytest.approx((2, 4 / R / 2, 4 / R / 2, 0))
 
 
 def test_an_interior_output_is_a_bottleneck():
