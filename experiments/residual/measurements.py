@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.common.networks import UNIT, log2_second_moment
+from experiments.common.networks import UNIT
 from experiments.residual.networks import Chain, chain_layer
+from initjax.measurement import log2_second_moment
 
 Runs = dict[str, Any]
 """{"key": [runs], "chain": a Chain of [runs]}"""
