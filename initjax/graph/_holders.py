@@ -42,6 +42,8 @@ class Holder(NamedTuple):
   """which: of booleans, broadcasts against the leaf"""
   site: Site = ()
   """of the operation, or of what adds or multiplies the leaf"""
+  offset: float = 0.0
+  """o, where the signal is linear in o + the leaf, as in 1 + scale"""
 
 
 class _Taken(NamedTuple):
@@ -157,10 +159,13 @@ class _Walk:
 
   def _constant(self, value: Value, above: tuple[Node, ...]) -> _Taken | None:
     """A parameter, or zeros."""
-    view = value.view
     if value.kind == "constant":
       known = entries_in_place(value)
       return _Taken() if known is not None and not known.any() else None
+    value, offset = _without_offset(value)
+    view = value.view
+    if offset and any(map(takes_part, above)):
+      return None
     if view is None or len(view.paths) != 1 or view.leaf_shape is None:
       return None
     place = above[-1].place if above else None
@@ -168,7 +173,8 @@ class _Walk:
     if entries is None:
       return None
     site = () if place is None else place.site
-    return _Taken(holders=(Holder(view.paths[0], entries, site),))
+    holder = Holder(view.paths[0], entries, site, offset)
+    return _Taken(holders=(holder,))
 
   def _kernel(self, node: Node, above: tuple[Node, ...]) -> _Taken | None:
     """The kernel that makes a signal, or the columns that do."""
@@ -184,6 +190,20 @@ class _Walk:
       return None
     holder = Holder(op.paths[0], entries, op.place.site)
     return _Taken(frozenset((node,)), (holder,))
+
+
+def _without_offset(value: Value) -> tuple[Value, float]:
+  """A leaf that a number is added to, moved or not, and the number."""
+  inner = value
+  while inner.made is not None and inner.made.label in LAYOUT:
+    inner = inner.made.operands[0]
+  if inner.made is None or inner.made.label != "add":
+    return value, 0.0
+  first, second = inner.made.operands
+  number, added = (first, second) if first.view is None else (second, first)
+  if number.scalar is None or added.view is None or added.view.computed:
+    return value, 0.0
+  return added, float(number.scalar)
 
 
 def _is_rectifier(node: Node) -> bool:

@@ -60,10 +60,16 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 def _goes_on(state: _State, reader: Node, experts: int) -> bool:
   """Whether what reads it has one entry, or more, for each expert."""
-  if reader.operation is not None:
+  if reader.operation is not None or _is_residual_sum(reader):
     return False
   summed = _contracted(reader)
   return not summed or (state.shared and experts not in summed)
+
+
+def _is_residual_sum(node: Node) -> bool:
+  """Of two signals, neither of them noise."""
+  signals = [below for below in node.below if not below.noise]
+  return node.label in ("add", "add_any") and len(signals) > 1
 
 
 def _after(state: _State, reader: Node) -> _State:

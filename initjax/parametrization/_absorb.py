@@ -138,6 +138,7 @@ def with_demands(
       whys = dict.fromkeys(filter(None, (row.why, demand.why)))
       table[holder.path] = row._replace(
         absorbed=times(row.absorbed, holder.entries, demand.factor),
+        offset=holder.offset,
         why="; ".join(whys),
       )
   missing = [demand.line for demand in demands if demand.holders is None]

@@ -17,6 +17,7 @@ from initjax.parametrization._coordinates_pass import (
 from initjax.parametrization._coordinates_report import CoordinateCheck
 from initjax.parametrization._coordinates_rows import paired
 from initjax.parametrization._coordinates_verdicts import Found, verdicts_on
+from initjax.parametrization._optimizer import check_optimizer
 
 
 @nan_is_unknown()
@@ -60,9 +61,10 @@ def coordinate_check(
     `shard_map`, is not measured, and listed in `check.not_followed`.
 
   Raises:
-    TypeError: if `build` does not return a `Setup`.
+    TypeError: if `build` does not return a `Setup`, or that has no optimizer.
     ValueError: if widths, steps or seeds are too few; if a loss is no scalar;
-      if models differ in more than their sizes, or nothing is measured.
+      if init draws the same whatever the key; if models differ in more than
+      their sizes, or nothing is measured.
 
   >>> import initjax, jax, jax.numpy as jnp, optax
   >>> model = lambda w, x: jnp.tanh(x @ w["in"]) @ w["out"]
@@ -85,6 +87,11 @@ def coordinate_check(
   setups = [_setup(build, width) for width in widths]
   courses = [course(setup, keys, steps) for setup in setups]
   operations, sizes = paired(widths, setups, courses)
+  if (sizes.signal == sizes.signal[:, :1]).all():
+    raise ValueError(
+      "init(key) draws the same parameters from every key: use the key, so "
+      "that seeds differ, and errors are known."
+    )
   x = np.log2(np.asarray(widths, float))
   found = Found(
     tuple(widths),
@@ -98,6 +105,8 @@ def coordinate_check(
 
 
 def _check(widths: Sequence[int], steps: int, seeds: int) -> None:
+  if not isinstance(widths, Sequence):
+    raise TypeError(f"widths must be a sequence of integers; got {widths!r}.")
   for width in widths:
     check_integer("each of widths", width, low=1)
   rising = all(a < b for a, b in itertools.pairwise(widths))
@@ -116,4 +125,5 @@ def _setup(build: Callable[[int], Setup], width: int) -> Setup:
       "build(width) must return initjax.parametrization.Setup(loss, init, "
       f"optimizer, batch, plan=None); got {type_of(setup)}."
     )
+  check_optimizer(setup.optimizer)
   return setup

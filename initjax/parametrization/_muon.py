@@ -48,7 +48,7 @@ def muon_steps(row: Scaling, law: Law) -> Steps:
     rate = rate / (
       _factor(row, row.shape, law) / _factor(row, row.base_shape, law)
     )
-  return Steps(c, rate, rate)
+  return Steps(c, rate, rate, row.shift)
 
 
 def _factor(row: Scaling, shape: tuple[int, ...], law: Law) -> float:

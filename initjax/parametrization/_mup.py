@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from initjax._checks import check_integer, check_number
+from initjax._checks import check_integer, check_number, type_of
 from initjax.parametrization._depth import read_depth
 from initjax.parametrization._models import read_models
 from initjax.parametrization._overrides import checked
@@ -62,13 +62,15 @@ def mup(
       replaces a leaf's init, adam, sgd, eps, or role.
 
   Raises:
+    TypeError: if `init` or `base_init` is no function.
     ValueError: if leaves or inputs do not match; if something else than width
       and depth differs.
 
   Warns:
-    UserWarning: if nothing grows, or the base is the wider one; of a leaf that
-      has two roles, whose fan_out grows much less than its fan_in, or whose
-      smaller init a normalization undoes.
+    UserWarning: if nothing grows, or the base is the wider one; if outputs grow
+      otherwise than all that is summed, as another number of classes; of a leaf
+      that has two roles, whose fan_out grows much less than its fan_in, or
+      whose smaller init a normalization undoes.
 
   >>> import jax.numpy as jnp
   >>> fn = lambda params, x: jnp.tanh(x @ params["in"]) @ params["out"]
@@ -86,6 +88,11 @@ def mup(
   check_number("depth_exponent", depth_exponent, low=0, open_low=True)
   if base_depth is not None:
     check_integer("base_depth", base_depth, low=1)
+  for name, draw in (("init", init), ("base_init", base_init)):
+    if draw is not None and not callable(draw):
+      raise TypeError(
+        f"{name} is a function, key → parameters; got {type_of(draw)}."
+      )
   said = checked(overrides)
   models = read_models(fn, params, inputs, base)
   depth = read_depth(models, base_depth, depth_exponent)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._paths import is_float, leaves_by_path, paths_of
+from initjax._paths import is_float, leaves_by_path, map_floats, paths_of
 from initjax.parametrization._scaling import Steps
 from initjax.typing import Numbers
 
@@ -37,6 +37,28 @@ def scaled(tree: Any, factors: Factors) -> Any:
   )
 
 
+def shifted(tree: Any, shifts: Factors) -> Any:
+  """Every leaf of floats plus its shift."""
+
+  def visit(path: str, leaf: Any) -> Any:
+    shift = factor_of(path, shifts)
+    return leaf + jnp.asarray(shift, leaf.dtype) if np.any(shift) else leaf
+
+  return map_floats(visit, tree)
+
+
+def inside(params: Any, steps: Mapping[str, Steps]) -> Any:
+  """Parameters as the optimizer is given them."""
+  moved = shifted(params, {path: each.shift for path, each in steps.items()})
+  return scaled(moved, {p: each.parameter**-1 for p, each in steps.items()})
+
+
+def outside(params: Any, steps: Mapping[str, Steps]) -> Any:
+  """The reverse."""
+  moved = scaled(params, {path: each.parameter for path, each in steps.items()})
+  return shifted(moved, {path: -each.shift for path, each in steps.items()})
+
+
 def factor_of(path: str, factors: Factors) -> Numbers:
   """By the path, with or without the collection before it."""
   found = factors.get(path, factors.get(f"params/{path}"))
@@ -56,6 +78,15 @@ def times(leaf: Any, factor: Numbers) -> Any:
   return leaf if factor == 1 else leaf * factor
 
 
+def check_optimizer(tx: Any) -> None:
+  """Raises TypeError unless it is a transformation."""
+  if not (hasattr(tx, "init") and hasattr(tx, "update")):
+    raise TypeError(
+      "optimizer wants an optax transformation, such as optax.adam(1e-3); got "
+      f"{tx!r:.60}."
+    )
+
+
 def wrapped(tx: Any, steps: Callable[[Any], dict[str, Steps]]) -> Any:
   """`tx` with each leaf's steps, as optax has it.
 
@@ -67,17 +98,17 @@ def wrapped(tx: Any, steps: Callable[[Any], dict[str, Steps]]) -> Any:
 
   tx = optax.with_extra_args_support(tx)
 
-  def part(tree: Any, name: str, power: int = 1) -> dict[str, Numbers]:
-    return {p: getattr(s, name) ** power for p, s in steps(tree).items()}
+  def part(tree: Any, name: str) -> dict[str, Numbers]:
+    return {path: getattr(each, name) for path, each in steps(tree).items()}
 
   def init(params: Any) -> Any:
-    return tx.init(scaled(params, part(params, "parameter", -1)))
+    return tx.init(inside(params, steps(params)))
 
   def update(
     updates: Any, state: Any, params: Any = None, **extra: Any
   ) -> tuple[Any, Any]:
     if params is not None:
-      params = scaled(params, part(params, "parameter", -1))
+      params = inside(params, steps(params))
     updates = scaled(updates, part(updates, "gradient"))
     found, state = tx.update(updates, state, params, **extra)
     return scaled(found, part(found, "update")), state

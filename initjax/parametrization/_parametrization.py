@@ -10,13 +10,14 @@ from typing import Any, Literal
 import jax
 from etils import epath
 
-from initjax._checks import check_choice, check_key, check_number
+from initjax._checks import check_choice, check_key, check_number, type_of
 from initjax._paths import is_float, paths_of, short_path
 from initjax.parametrization._muon import dimension_numbers, muon_steps
 from initjax.parametrization._optimizer import (
+  check_optimizer,
   clipped,
   known_paths,
-  scaled,
+  outside,
   shapes_of,
   stateless,
   wrapped,
@@ -160,11 +161,7 @@ class Parametrization:
     [-0.4000000059604645, -0.02500000037252903]
     """
     check_choice("decay", decay, ("fixed_timescale", "with_rate"))
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
-      raise TypeError(
-        f"optimizer wants an optax transformation, such as optax.adam(1e-3); "
-        f"got {tx!r:.60}."
-      )
+    check_optimizer(tx)
     if kind is not None:
       check_choice("kind", kind, _KINDS)
     known = {} if kind else self._kinds(tx)
@@ -195,6 +192,9 @@ class Parametrization:
       params: that are trained.
       kind: of the optimizer: "sgd" of `schedule_free_sgd`.
 
+    Raises:
+      TypeError: if the state is another one, such as that of a whole chain.
+
     >>> import jax.numpy as jnp, initjax, optax
     >>> fn = lambda params, x: jnp.tanh(x @ params["in"]) @ params["out"]
     >>> shapes = lambda n: {"in": jnp.ones((3, n)), "out": jnp.ones((n, 2))}
@@ -205,10 +205,15 @@ class Parametrization:
     >>> bool(jnp.allclose(found["out"], 1))  # before the first step
     True
     """
-    from optax.contrib import schedule_free_eval_params
+    from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
-    units = {row.path: row.steps(kind).parameter for row in self.rows}
-    state = state._replace(z=scaled(state.z, units))
+    if not isinstance(state, ScheduleFreeState):
+      raise TypeError(
+        "evaluation_params wants optax.contrib's ScheduleFreeState; got "
+        f"{type_of(state)}. Of a chain, give the part that is one."
+      )
+    steps = {row.path: row.steps(kind) for row in self.rows}
+    state = state._replace(z=outside(state.z, steps))
     return schedule_free_eval_params(state, params)
 
   def _kinds(self, tx: Any) -> dict[str, Found]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from initjax._paths import is_float, leaves_by_path, map_floats
 from initjax._statistics import wide
-from initjax.parametrization._optimizer import factor_of, times
+from initjax.parametrization._optimizer import factor_of, shifted, times
 from initjax.parametrization._scaling import Scaling
 from initjax.typing import Numbers
 
@@ -74,9 +74,9 @@ def rescaled(
 
   def visit(path: str, leaf: Any) -> Any:
     row, size = found[path], measured[path]
-    if size == 0:
-      return leaf
-    return times(leaf, row.init_total / law_of(row, size, leaf.size))
+    if size:
+      leaf = times(leaf, row.init_total / law_of(row, size, leaf.size))
+    return shifted(leaf, {".": -row.shift})
 
   return map_floats(visit, params)
 

@@ -57,6 +57,7 @@ def scale(
   ]
   if depth.ratio == 1:
     _warn_of_widths(rows)
+  _warn_of_classes(models)
   demands = [
     *attention(models, scores),
     *readouts(models, rows, by_path),
@@ -162,6 +163,19 @@ def _warn_of_widths(rows: Sequence[Scaling]) -> None:
       "narrow base; are the two exchanged?",
       stacklevel=4,
     )
+
+
+def _warn_of_classes(models: Models) -> None:
+  widths = {use.growth_in for use in models.uses} | {1.0}
+  for use in models.uses:
+    is_last = use.op.place.site not in models.flow.inner
+    if is_last and use.op.kind == "dot" and use.growth_out not in widths:
+      warnings.warn(
+        f"{use.path} has {use.op.fan_out:g} outputs, and {use.base.fan_out:g} "
+        "in the base, which grow as no other width does: if these are classes, "
+        "give both the same number.",
+        stacklevel=4,
+      )
 
 
 def _notes(

@@ -38,6 +38,8 @@ class Scaling(NamedTuple):
   muon: Numbers = 1.0
   absorbed: Numbers = 1.0
   """c, a constant factor in the forward pass that the leaf takes over"""
+  offset: float = 0.0
+  """o, which the model adds to a leaf that takes c over: θ + o is c·(θ₁ + o)"""
   std: float | None = None
   """root mean square of the leaf in the base; None if not known"""
   in_axes: tuple[int, ...] | None = None
@@ -50,29 +52,35 @@ class Scaling(NamedTuple):
     """Wanted root mean square against the base's."""
     return self.init * self.absorbed
 
+  @property
+  def shift(self) -> Numbers:
+    """s, by which θ/c + s/c is the parameter of a model with the factor c."""
+    return self.offset * (1 - self.absorbed) if self.offset else 0.0
+
   def steps(self, kind: Kind) -> "Steps":
     """What an optimizer of one kind is given, and what its updates become.
 
     With c absorbed, gradients and steps by the new parameter θ are those of
     θ/c times c: exact for every transformation.
     """
-    c = self.absorbed
+    c, shift = self.absorbed, self.shift
     match kind:
       case "sgd":
-        return Steps(c, self.sgd * c, self.sgd * c)
+        return Steps(c, self.sgd * c, self.sgd * c, shift)
       case "parameter_scaled":
-        return Steps(c / self.eps, c, self.parameter_scaled * c)
+        return Steps(c / self.eps, c, self.parameter_scaled * c, shift)
       case "muon":
-        return Steps(c, self.muon * c, self.muon * c)
-    return Steps(c / self.eps, self.adam * c, self.adam * c)
+        return Steps(c, self.muon * c, self.muon * c, shift)
+    return Steps(c / self.eps, self.adam * c, self.adam * c, shift)
 
 
 class Steps(NamedTuple):
-  """u = update · tx.update(gradient · g, state, θ / parameter)."""
+  """u = update · tx.update(gradient · g, state, (θ + shift) / parameter)."""
 
   gradient: Numbers
   parameter: Numbers
   update: Numbers
+  shift: Numbers = 0.0
 
 
 def compact(array: Numbers) -> Numbers:

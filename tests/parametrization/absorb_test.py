@@ -256,19 +256,23 @@ def test_a_tied_readout_of_a_norm_that_feeds_more_is_incomplete():
   assert "write logits = logits * 0.25" in plan.incomplete[0]
 
 
-def test_embeddings_multiplied_by_root_d():
+@pytest.mark.parametrize("one", [0.0, 1.0])
+def test_embeddings_multiplied_by_root_d(one):
+  """As in Gemma, which adds 1 to its scales."""
+
   def model(params, tokens):
     h = params["embed"][tokens] * params["embed"].shape[1] ** 0.5
-    h = models.norm(h, params["scale"], params["bias"])
-    return h @ params["embed"].T
+    return models.norm(h, one + params["scale"], 0.0) @ params["embed"].T
 
   def shapes(n):
-    found = {name: models.shape(n) for name in ("scale", "bias")}
+    found = {"scale": models.shape(n)}
     return found | {"embed": models.shape(models.VOCABULARY, n)}
 
   plan = plan_of(model, shapes)
   # √d grows × 2: embeddings start at ½, and so the readout has half of 1/4
-  assert absorbed(plan) == {"embed": HALF, "scale": HALF, "bias": HALF}
+  assert absorbed(plan) == {"embed": HALF, "scale": HALF}
+  assert plan["scale"].offset == one
+  assert not plan.incomplete
 
 
 def test_what_is_absorbed_is_what_a_multiplier_does():

@@ -160,9 +160,19 @@ def test_what_cannot_be_compared_is_refused():
     check(lambda n: {})
   with pytest.raises(ValueError, match=r"pass all data in batch, not closed"):
     check(build, widths=(32, 64), steps=1)
-  vector = Setup(lambda w, x: x @ w, lambda key: jnp.ones((4, 2)), None, X)
+  vector = Setup(
+    lambda w, x: x @ w, lambda key: jnp.ones((4, 2)), optax.sgd(0.1), X
+  )
   with pytest.raises(ValueError, match=r"must be a scalar; got \[\(6, 2\)\]"):
     check(lambda n: vector)
+  with pytest.raises(TypeError, match=r"widths must be a sequence .*; got 64"):
+    check(build, widths=64)
+  with pytest.raises(TypeError, match="wants an optax transformation"):
+    check(lambda n: vector._replace(optimizer="adam"))
+  mean = lambda w, x: jnp.mean(x @ w)
+  same = Setup(mean, lambda key: jnp.ones((4, 2)), optax.sgd(0.1), X)
+  with pytest.raises(ValueError, match="draws the same parameters from every"):
+    check(lambda n: same, widths=(32, 64), steps=1, seeds=2)
 
 
 def check_of_two():

@@ -12,6 +12,7 @@ import scaled_models as models
 
 import initjax
 from initjax.parametrization import Parametrization, Scaling
+from initjax.parametrization._rescale import rescaled
 
 FACTORS = {"in": 1.0, "bias": 0.5, "hidden": 0.25, "out": 3.0}
 COUPLED = optax.chain(
@@ -199,6 +200,29 @@ def test_decay_has_the_timescale_that_is_asked_for(decay):
   np.testing.assert_allclose(steps["in"], -0.3 * (1 + 0.1 * params["in"]))
 
 
+def test_a_factor_of_one_plus_a_scale_is_absorbed_exactly():
+  c, tx = 0.3, optax.adamw(0.05, weight_decay=0.1)
+  params = {"in": start()["in"], "scale": np.zeros(4), "out": start()["out"]}
+
+  def loss(w, factor=1.0):
+    h = models.norm(X @ w["in"], 1 + w["scale"], 0.0) * factor
+    return jnp.mean((h @ w["out"] - Y) ** 2)
+
+  rows = [
+    Scaling(p, x.shape, x.shape, "hidden", 1, 1, 1, std=float(np.std(x)))
+    for p, x in params.items()
+  ]
+  rows[1] = rows[1]._replace(absorbed=c, offset=1.0)
+  plan = Parametrization(tuple(rows))
+  wrapped = plan.optimizer(tx, kind="adam")
+  found = trained(wrapped, loss, rescaled(params, plan.table, again=True))
+  explicit = trained(tx, functools.partial(loss, factor=c), params)
+  assert abs(explicit["scale"]).max() > 0.1
+  taken = c * (1 + explicit["scale"]) - 1
+  np.testing.assert_allclose(found["scale"], taken, rtol=1e-10)
+  np.testing.assert_allclose(found["in"], explicit["in"], rtol=1e-10)
+
+
 def test_evaluation_parameters_are_those_of_explicit_multipliers():
   tx = optax.contrib.schedule_free_adamw(0.1)
   params, shift = start(), {"in": 0.1, "bias": 0.2, "hidden": 0.3, "out": 0.4}
@@ -208,6 +232,8 @@ def test_evaluation_parameters_are_those_of_explicit_multipliers():
   found = plan_of(FACTORS).evaluation_params(state, multiplied(params))
   for name, leaf in multiplied(explicit).items():
     np.testing.assert_allclose(found[name], leaf, rtol=1e-12)
+  with pytest.raises(TypeError, match=r"wants .*ScheduleFreeState; got tuple"):
+    plan_of(FACTORS).evaluation_params((state,), params)
 
 
 def test_relative_updates_have_their_own_rates():

@@ -104,7 +104,7 @@ def test_a_multiplier_of_the_model_divides_init_and_rate():
   # m/m0 is ½: what init × 1/r_in is without it is × 2/r_in with it
   assert plan["out"].absorbed == pytest.approx(2.0)
   assert plan["out"].init_total == pytest.approx(2 / R)
-  assert plan["out"].steps("sgd") == pytest.approx((2, 4 / R / 2, 4 / R / 2))
+  assert plan["out"].steps("sgd") == pytest.approx((2, 4 / R / 2, 4 / R / 2, 0))
 
 
 def test_an_interior_output_is_a_bottleneck():
@@ -150,6 +150,11 @@ def test_what_is_no_width_is_an_error():
   table = lambda n, rows: {
     "embed": models.shape(rows, n), "out": models.shape(n, 2)
   }  # fmt: skip
+  classes = shapes(16) | {"out": models.shape(16, 1)}
+  with pytest.warns(UserWarning, match="out has 2 outputs, and 1 in the base"):
+    initjax.mup(
+      models.mlp, shapes(64), models.X, base=(models.mlp, classes, models.X)
+    )
   base = (look_up, table(16, 9), models.TOKENS)
   with pytest.raises(ValueError, match="embed has 8 rows, and 9"):
     initjax.mup(look_up, table(64, 8), models.TOKENS, base=base)
