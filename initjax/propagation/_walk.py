@@ -40,7 +40,12 @@ from initjax.propagation._signals import (
 )
 from initjax.typing import Activation
 
-_MIXED = ("average", "maximum", "attention")
+_PRODUCT = "product of two signals, as in attention"
+_MIXED = {
+  "average": "a mean over positions",
+  "maximum": "a maximum over positions",
+  "attention": _PRODUCT,
+}
 
 
 @dataclasses.dataclass
@@ -75,20 +80,15 @@ class Walk:
     feed, site = op.feed_at(repeat), op.place.site
     if op.kind == "embedding":
       return Fed(Signal(), 1.0, slope=0.0)
-    if feed.stream is not None and not self._assumed(feed.stream):
+    if feed.stream is not None:
       source = self.streams[site] = self.total(feed.stream, site)
     elif feed.reason == "constant" and self.assumes:
       source = Signal(0.0)
     else:
       source = self._unknown(_words(feed), feed.reached, site)
-      if self.assumes and feed.stream is not None and len(feed.stream) == 1:
-        source.size = feed.stream[0].factor ** 2  # of a mean, not its sum
-      elif self.assumes and _is_multiple(feed.activation):
+      if self.assumes and _is_multiple(feed.activation):
         return Fed(source, 1.0, doubt=source.doubt)
     return self._through(feed.activation, source)
-
-  def _assumed(self, stream: Stream) -> bool:
-    return self.assumes and any(term.kind in _MIXED for term in stream)
 
   def put(self, op: LinearOp, fed: Fed, variance: float | None) -> Signal:
     """Notes what a row puts out, for the variance of its operand's entries.
@@ -281,6 +281,8 @@ class Walk:
     """Positions of signals, pooled or attended to."""
     mixing = term.mixing
     assert mixing is not None
+    if self.assumes:
+      return self._unknown(_MIXED[term.kind])
     fed = [self._image(image, site) for image in term.images]
     images = zip(term.images, fed, strict=True)
     noted = lambda pair: self._note(self.images.signal(*pair))
@@ -360,5 +362,5 @@ def _width_error(op: LinearOp) -> float:
 def _words(feed: Feed) -> str:
   """What a source is, where no more is known of it."""
   if feed.reason == "data product":
-    return "product of two signals, as in attention"
+    return _PRODUCT
   return feed.reason

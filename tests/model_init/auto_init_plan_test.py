@@ -209,7 +209,7 @@ def test_a_mean_is_assumed_of_unit_size_and_not_its_sum():
   for fn, second_moment in models.values():
     last = plan_of(fn, params, shape(4, 100, 8)).rows[-1]
     assert last.second_moment == pytest.approx(second_moment)
-    assert last.why == "assumed unit second moment: reduce sum"
+    assert last.why == "assumed unit second moment: a mean over positions"
 
 
 WITHOUT_MOMENTS = {
