@@ -14,6 +14,13 @@ def is_here(x: Any) -> bool:
   return not isinstance(x, jax.Array) or x.is_fully_addressable
 
 
+def is_one_piece(x: Any) -> bool:
+  """Whether a device of this process has all of it, or NumPy."""
+  if not isinstance(x, jax.Array):
+    return True
+  return x.is_fully_addressable and x.is_fully_replicated
+
+
 _SMALL = 1 << 18  # entries: more of them XLA sums faster than NumPy
 
 
@@ -24,10 +31,11 @@ def at_hand(x: Any) -> Any:
   """
   if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):
     return x
+  if not is_one_piece(x) or x.size > _SMALL:
+    return x
   devices: set[Any] = x.sharding.device_set
-  is_near = is_here(x) and {at.platform for at in devices} == {"cpu"}
-  is_small = len(devices) == 1 and x.size <= _SMALL
-  return np.asarray(x) if is_near and is_small else x
+  is_near = {device.platform for device in devices} == {"cpu"}
+  return np.asarray(x) if is_near else x
 
 
 def fetched(numbers: Any) -> Any:
@@ -61,8 +69,8 @@ def _unchanged(*leaves: jax.Array) -> tuple[jax.Array, ...]:
 def reduced(by: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
   """`by(*arrays)` as NumPy's numbers, from arrays wherever they are.
 
-  What is of this process alone is given as NumPy's. Other arrays stay on their
-  devices: `by` is compiled for these, in double precision, and what it returns,
+  What is in one piece is given as NumPy's. What is split between devices stays
+  there: `by` is compiled for these, in double precision, and what it returns,
   which has to be small, goes to every process.
 
   Args:
@@ -70,11 +78,16 @@ def reduced(by: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
     *arrays: of one mesh, or of this process.
     **options: of `by`; hashable.
   """
-  if all(map(is_here, arrays)):
+  split = [x for x in arrays if not is_one_piece(x)]
+  meshes = {getattr(x.sharding, "mesh", None) for x in split}
+  is_apart = len(meshes) > 1 or None in meshes  # no program takes these
+  if not split or (is_apart and all(map(is_here, arrays))):
     with np.errstate(invalid="ignore", over="ignore"):
       return by(*map(np.asarray, arrays), **options)
-  given = [np.asarray(x) if is_here(x) else _of_auto_mesh(x) for x in arrays]
-  mesh = _mesh_of([x for x in given if not is_here(x)])
+  given = [
+    np.asarray(x) if is_one_piece(x) else _of_auto_mesh(x) for x in arrays
+  ]
+  mesh = _mesh_of([x for x in given if not is_one_piece(x)])
   with jax.enable_x64(True), jax.set_mesh(mesh):
     found = _program(by, mesh, *sorted(options.items()))(*given)
   return jax.tree.map(np.asarray, found)

@@ -64,6 +64,7 @@ from initjax.graph._routers import is_router
 from initjax.graph._scores import Product, constant_of, factor_after, products
 from initjax.graph._segments import Segment, Segments, cut
 from initjax.graph._signal_graph import Trace, signal_graph, trace
+from initjax.graph._single_uses import Use, sliced_once
 from initjax.graph._slips import with_advice
 from initjax.graph._view import View, memory_of, overlap
 

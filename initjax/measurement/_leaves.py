@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initjax._paths import leaves_by_path
-from initjax._sharding import is_here, reduced
+from initjax._sharding import is_one_piece, reduced
 from initjax.graph import LinearOp, Scale, SignalGraph, entries_of, named_in
 from initjax.measurement._reductions import (
   Array,
@@ -21,8 +21,8 @@ from initjax.measurement._reductions import (
 )
 
 Leaves = Mapping[str, Array]
-"""Parameters that have a gradient, by path: NumPy's, or what other processes
-have too, on its devices. Both are asked by `_reductions` alone."""
+"""Parameters that have a gradient, by path: NumPy's, or what is split between
+devices, where it is. Both are asked by `_reductions` alone."""
 Known = Mapping[Any, Any]
 """These, and the inputs that are read as constants, by number."""
 
@@ -36,10 +36,14 @@ def arrays_of(tree: Any) -> dict[str, Array]:
 def leaves_of(tree: Any) -> dict[str, Any]:
   """The same; what has a shape alone stays as it is."""
   return {
-    path: np.asarray(leaf) if _has_values(leaf) and is_here(leaf) else leaf
+    path: np.asarray(leaf) if _is_whole(leaf) else leaf
     for path, leaf in leaves_by_path(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }
+
+
+def _is_whole(leaf: Any) -> bool:
+  return _has_values(leaf) and is_one_piece(leaf)
 
 
 def check_arrays(tree: Any) -> None:
@@ -189,12 +193,12 @@ def _moments_at(
 ) -> tuple[float, float, int]:
   """E|w|², |E w|² and the number of entries of one repeat.
 
-  What other processes hold is not sliced: all its repeats are summed.
+  What devices hold parts of is not sliced: all its repeats are summed.
   """
   count = math.prod(leaf.shape[len(repeat) :])
   if not count:
     return 0.0, 0.0, 0
-  if is_here(leaf):
+  if is_one_piece(leaf):
     size, shift = row_moments(leaf[repeat], 0)
   else:
     size, shift = (x[repeat] for x in row_moments(leaf, len(repeat)))

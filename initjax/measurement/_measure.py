@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from initjax._checks import check_key
 from initjax._executables import execute
-from initjax._paths import is_float
+from initjax._paths import is_float, paths_of
 from initjax._statistics import (
   nan_is_unknown,
 )
@@ -17,6 +17,7 @@ from initjax.graph import (
   Site,
   Slot,
   Trace,
+  Use,
   as_function,
   run,
   trace,
@@ -27,7 +28,8 @@ from initjax.measurement._cotangent import cotangent_of, differentiable
 from initjax.measurement._leaves import check_arrays
 from initjax.measurement._norms import Norms, norms_of
 from initjax.measurement._report import SignalReport
-from initjax.measurement._watch import Seen, partial_sums, watch
+from initjax.measurement._sliced import gradients_by_path, with_parts
+from initjax.measurement._watch import Seen, Watch, partial_sums, watch
 
 
 class Measured(NamedTuple):
@@ -151,16 +153,24 @@ def _measured(
   check_arrays(params)
   check_arrays(inputs)
   traced = trace(fn, params, *inputs)
-  watched, slots = _instrumented(traced, inputs, has_aux, detail)
-  by = (slots, params) if detail or grad else (slots,)
-  main, pull_back, (outputs, found) = jax.vjp(
-    lambda slots, own=params: watched(slots, own), *by, has_aux=True
+  leaves, structure = jax.tree.flatten(params)
+  watched, parts = watch(traced, detail), dict[int, Use]()
+  if detail and not grad:
+    watched, parts = with_parts(traced, watched, len(leaves))
+  model = _instrumented(traced, watched, inputs, has_aux)
+  moving = {at: x for at, x in enumerate(leaves) if at not in parts}
+  out, pull_back, (outputs, found) = jax.vjp(
+    lambda *by: model(by[0], [by[1].get(*each) for each in enumerate(leaves)]),
+    *(watched.slots, moving if detail or grad else {}),
+    has_aux=True,
   )
-  backward, *own = pull_back(cotangent_of(main, cotangent, key))
-  gradients = own[0] if own else None
-  norms = norms_of(gradients) if detail else None
-  report = _report_of(traced, found, backward, norms)
-  return Measured(report, outputs, gradients)
+  backward, own = pull_back(cotangent_of(out, cotangent, key))
+  norms = whole = None
+  if detail:
+    norms = norms_of(gradients_by_path(paths_of(params), own, parts, backward))
+  if grad:
+    whole = jax.tree.unflatten(structure, [*own.values()])
+  return Measured(_report_of(traced, found, backward, norms), outputs, whole)
 
 
 @nan_is_unknown()
@@ -231,35 +241,40 @@ def measure_traced(
     ValueError: if no output can be differentiated.
   """
   if not backward:
-    visitor, slots, blanks, _ = watch(traced, detail=False)
-    given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
+    watched = watch(traced, detail=False)
+    given = _given(watched, watched.slots)
     arguments = jax.tree.leaves((params, inputs))
-    _, found, _ = run(traced.jaxpr, arguments, visitor, given)
-    return _report_of(traced, found, slots, None)
-  watched, slots = _instrumented(traced, inputs, has_aux=False, detail=False)
-  by_slots = lambda slots: watched(slots, params)
-  main, pull_back, (_, found) = jax.vjp(by_slots, slots, has_aux=True)
+    _, found, _ = run(traced.jaxpr, arguments, watched.visitor, given)
+    return _report_of(traced, found, watched.slots, None)
+  watched = watch(traced, detail=False)
+  model = _instrumented(traced, watched, inputs, has_aux=False)
+  by_slots = lambda slots: model(slots, jax.tree.leaves(params))
+  main, pull_back, (_, found) = jax.vjp(by_slots, watched.slots, has_aux=True)
   (gradients,) = pull_back(cotangent_of(main, None, None))
   return _report_of(traced, found, gradients, None)
 
 
+def _given(watched: Watch, slots: Any) -> dict[Site, Slot]:
+  blanks = watched.blanks.items()
+  return {site: Slot(slots.get(site), blank) for site, blank in blanks}
+
+
 def _instrumented(
-  traced: Trace, inputs: Any, has_aux: bool, detail: bool
-) -> tuple[Callable[[Any, Any], Any], dict[Site, Any]]:
-  """The function of (slots, params) to be differentiated, and its slots."""
-  visitor, slots, blanks, _ = watch(traced, detail)
+  traced: Trace, watched: Watch, inputs: Any, has_aux: bool
+) -> Callable[[Any, Any], Any]:
+  """The function of (slots, leaves of params) that is to be differentiated."""
   others = jax.tree.leaves(inputs)
 
-  def watched(slots: Any, params: Any) -> tuple[list[jax.Array], Any]:
-    given = {site: Slot(slots.get(site), blanks[site]) for site in blanks}
-    arguments = [*jax.tree.leaves(params), *others]
-    flat, found, _ = run(traced.jaxpr, arguments, visitor, given)
+  def model(slots: Any, leaves: list[Any]) -> tuple[list[jax.Array], Any]:
+    arguments = [*leaves, *others]
+    given = _given(watched, slots)
+    flat, found, _ = run(traced.jaxpr, arguments, watched.visitor, given)
     flat = [jnp.asarray(leaf) for leaf in flat]  # Python's numbers among them
     outputs = jax.tree.unflatten(jax.tree.structure(traced.out_shape), flat)
     main = outputs[0] if has_aux else outputs
     return differentiable(main), (outputs, found)
 
-  return watched, slots
+  return model
 
 
 def _report_of(

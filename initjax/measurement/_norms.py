@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._paths import is_float, leaves_by_path
 from initjax._sharding import fetched
 from initjax._statistics import Tally, functions_of, tally, unit
 
@@ -30,18 +29,17 @@ class Norms:
     return {path: self.numbers[..., i] for i, path in enumerate(self.paths)}
 
 
-def norms_of(tree: Any) -> Norms:
-  """Of all leaves that have a gradient, without underflow.
+def norms_of(leaves: Mapping[str, "jax.Array | Scaled"]) -> Norms:
+  """Of arrays by path, without underflow; or from what is known of them.
 
   Small ones of one shape share what is compiled; large ones are not copied.
   """
-  leaves = {p: x for p, x in leaves_by_path(tree).items() if is_float(x)}
   if not leaves:
     return norms_from({})
   groups: dict[Any, list[str]] = {}
   for path, leaf in leaves.items():
-    kind = path if leaf.size > _SMALL else jax.typeof(leaf)
-    groups.setdefault(kind, []).append(path)
+    alone = isinstance(leaf, Scaled) or leaf.size > _SMALL
+    groups.setdefault(path if alone else jax.typeof(leaf), []).append(path)
   parts = [
     _scaled_together([leaves[path] for path in paths])
     for paths in groups.values()
@@ -57,10 +55,12 @@ def norms_of(tree: Any) -> Norms:
   return Norms(norms[places], tuple(leaves))
 
 
-def _scaled_together(arrays: list[jax.Array]) -> "Scaled":
+def _scaled_together(arrays: "list[Any]") -> "Scaled":
   """Stacked; of one alone, which may be large, no copy is made."""
-  if len(arrays) == 1:
-    return jax.tree.map(lambda number: number[None], scaled(arrays[0]))
+  (first, *others) = arrays
+  if not others:
+    one = first if isinstance(first, Scaled) else scaled(first)
+    return Scaled(*(number[None] for number in one))
   return jax.vmap(scaled)(jnp.stack(arrays))
 
 

@@ -122,6 +122,26 @@ def test_saturation_is_that_of_the_activation_before(model):
   np.testing.assert_allclose(found[1:], expected, rtol=50 * EPSILON)
 
 
+def test_no_gradient_of_a_scan_is_held():
+  """Of what its repeats slice; the norms are those of the whole."""
+  kernels = normal(64, 16, 16, variance=2 / 16, seed=3)
+
+  def model(kernels, x):
+    layer = lambda h, w: (jax.nn.relu(h @ w), None)
+    return jax.lax.scan(layer, x, kernels)[0].sum()
+
+  x = normal(4, 16)
+  gradient = jax.jit(jax.grad(model)).lower(kernels, x).compile()
+  watched = functools.partial(measure, model, detail=True)
+  watched = jax.jit(watched).lower(kernels, x).compile()
+  found = watched(kernels, x).gradient_norms["."]
+  want = np.linalg.norm(np.asarray(gradient(kernels, x)))
+  np.testing.assert_allclose(found, want, rtol=50 * EPSILON)
+  held = [each.memory_analysis() for each in (gradient, watched)]
+  bytes_of = [each.temp_size_in_bytes for each in held]
+  assert bytes_of[1] < bytes_of[0] + kernels.nbytes / 4
+
+
 def test_norms_are_those_of_the_gradients():
   loss = lambda params, x: jnp.sum(relu_net(params, x) ** 2)
   found = report_of(loss, PARAMS, X, detail=True).gradient_norms

@@ -1,7 +1,4 @@
-"""Parameters of several processes are asked on their devices, as by NumPy.
-
-No process has a part of the leaf alone here, so what decides that is replaced.
-"""
+"""Parameters that are split are asked on their devices, as by NumPy."""
 
 import functools
 import math
@@ -55,13 +52,6 @@ QUESTIONS = {
 }
 
 
-def elsewhere(monkeypatch):
-  for module in (_sharding, _leaves):
-    monkeypatch.setattr(
-      module, "is_here", lambda x: not isinstance(x, jax.Array)
-    )
-
-
 def split(leaf, spec, kind="Auto"):
   mesh = jax.make_mesh(
     (8,), ("d",), axis_types=(getattr(jax.sharding.AxisType, kind),)
@@ -70,20 +60,18 @@ def split(leaf, spec, kind="Auto"):
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_devices_say_what_numpy_says(name, monkeypatch):
+def test_devices_say_what_numpy_says(name):
   wanted = QUESTIONS[name](LEAF)
-  elsewhere(monkeypatch)
   found = QUESTIONS[name](split(LEAF, P(None, "d")))
   close = functools.partial(np.testing.assert_allclose, rtol=1e-9)
   jax.tree.map(close, found, wanted)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "complex64"])
-def test_bits_and_sums_of_other_dtypes(dtype, monkeypatch):
+def test_bits_and_sums_of_other_dtypes(dtype):
   leaf = LEAF.astype(dtype)
   names = ("columns", "mean square", "sample")
   wanted = [QUESTIONS[name](leaf) for name in names]
-  elsewhere(monkeypatch)
   given = split(leaf, P(None, None, "d"), "Explicit")
   found = [QUESTIONS[name](given) for name in names]
   jax.tree.map(np.testing.assert_allclose, found, wanted)
@@ -131,8 +119,18 @@ def test_no_device_gathers_the_leaf(spec):
       assert math.prod(map(int, filter(None, shape.split(",")))) < part
 
 
+def test_split_leaves_stay_where_they_are():
+  """Also on the devices of one process; what one of them has is NumPy's."""
+  tree = {"split": split(LEAF, P(None, "d")), "whole": split(LEAF, P())}
+  found = _leaves.leaves_of(tree)
+  assert found["split"] is tree["split"]
+  assert isinstance(found["whole"], np.ndarray)
+
+
 def test_numbers_alone_are_fetched(monkeypatch):
-  elsewhere(monkeypatch)
+  """No process has a part of them alone, or so it is told."""
+  is_here = lambda x: not isinstance(x, jax.Array)
+  monkeypatch.setattr(_sharding, "is_here", is_here)
   tree = {"a": split(jnp.arange(8.0), P("d")), "b": None, "c": 1.0}
   found = _sharding.fetched(tree)
   assert found["a"].tolist() == list(range(8))
