@@ -184,10 +184,10 @@ def test_readme_shows_a_report_as_it_is(monkeypatch):
 
 def test_every_experiment_is_told_of():
   readme = (ROOT / "experiments/README.md").read_text()
-  for path in (ROOT / "experiments").glob("[a-z]*.py"):
-    assert f"[`{path.stem}`]({path.name})" in readme
-  for figure in re.findall(r"\(figures/(\w+\.png)\)", readme):
-    assert (ROOT / "experiments/figures" / figure).exists()
+  for path in (ROOT / "experiments").glob("*/__main__.py"):
+    assert f"[`{path.parent.name}`]({path.parent.name}/__main__.py)" in readme
+  for figure in re.findall(r"\((\w+/figure\.png)\)", readme):
+    assert (ROOT / "experiments" / figure).exists()
 
 
 def test_no_two_test_files_share_a_name():

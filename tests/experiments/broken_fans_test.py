@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.broken_fans import EXPERIMENT
+from experiments.broken_fans.__main__ import EXPERIMENT
 
 
 def chance(result):

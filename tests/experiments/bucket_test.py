@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from etils.epath import backend
 
-from experiments import _checkpoints, _results
+from experiments.runtime import checkpoints, results
 
 
 class Bucket(fsspec.implementations.memory.MemoryFileSystem):
@@ -47,13 +47,13 @@ def names(bucket):
 def test_results_are_written_whole_and_never_over_others(bucket, monkeypatch):
   clock = types.SimpleNamespace(now=lambda: datetime.datetime(2026, 1, 2))
   stopped = types.SimpleNamespace(datetime=clock)
-  monkeypatch.setattr(_results, "datetime", stopped)
-  _results.check_parent("gs://bkt/out")
+  monkeypatch.setattr(results, "datetime", stopped)
+  results.check_parent("gs://bkt/out")
   assert names(bucket) == []
-  first = _results.new_directory("gs://bkt/out", "run")
-  _results.write_json(first / "run.json", {"x": 1})
-  _results.write_figure(first / "run.png", matplotlib.figure.Figure())
-  second = _results.new_directory("gs://bkt/out", "run")
+  first = results.new_directory("gs://bkt/out", "run")
+  results.write_json(first / "run.json", {"x": 1})
+  results.write_figure(first / "run.png", matplotlib.figure.Figure())
+  second = results.new_directory("gs://bkt/out", "run")
   assert (first.name, second.name) == (
     "run-20260102-000000",
     "run-20260102-000000-2",
@@ -63,14 +63,14 @@ def test_results_are_written_whole_and_never_over_others(bucket, monkeypatch):
     "out/run-20260102-000000/run.png",
   ]
   with pytest.raises(FileExistsError, match=r"run\.json exists"):
-    _results.write_json(first / "run.json", {"x": 2})
+    results.write_json(first / "run.json", {"x": 2})
 
 
 def test_what_was_kept_goes_away_with_its_directory(bucket):
   kept = epath.Path("gs://bkt/out/.checkpoints/run-1")
   (kept / "items" / "item_0").write_text("")
   (epath.Path("gs://bkt/out") / "a.json").write_text("")
-  _checkpoints.remove(kept)
+  checkpoints.remove(kept)
   assert names(bucket) == ["out/a.json"]
 
 
@@ -82,4 +82,4 @@ def test_one_line_says_what_a_bucket_needs(monkeypatch):
     backend.fsspec_backend.__class__, "_get_filesystem", missing
   )
   with pytest.raises(OSError, match=r"gcsfs.*pip install 'etils\[epath-gcs\]'"):
-    _results.check_parent("gs://bkt/out")
+    results.check_parent("gs://bkt/out")

@@ -5,8 +5,9 @@ import pathlib
 import pytest
 from absl import flags
 
-from experiments import _datasets, _flags, _launch
-from experiments._job import Job
+from experiments.data import datasets
+from experiments.runtime import command_line, launch
+from experiments.runtime.job import Job
 
 HERE = pathlib.Path(__file__).parent
 
@@ -34,15 +35,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def refused(monkeypatch):
   """What an experiment says of flags that it does not take."""
-  monkeypatch.setenv(_datasets.DATA_DIR, "")
+  monkeypatch.setenv(datasets.DATA_DIR, "")
   others = set(flags.FLAGS)
 
   def ask(experiment, *given):
-    _flags.define(experiment)
+    command_line.define(experiment)
     try:
       words = flags.FLAGS([experiment.name, *given])
       with pytest.raises(SystemExit) as stop:
-        _launch._main(experiment, words)
+        launch._main(experiment, words)
       return str(stop.value)
     except flags.Error as error:  # absl prints it, and its help
       return str(error)

@@ -6,9 +6,8 @@ with whole runs, in a file of its own.
 """
 
 import dataclasses
-import importlib
 import json
-import pkgutil
+import pathlib
 
 import jax
 import jax.export
@@ -16,8 +15,10 @@ import pytest
 import rich.console
 
 import experiments
-from experiments import _experiment, _flags, _launch
-from experiments._job import Job
+from experiments.costs import false_alarms, init_cost, measuring_cost, one_pass
+from experiments.runtime import command_line, launch, recording
+from experiments.runtime.experiment import KINDS, SCALES, script
+from experiments.runtime.job import Job
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SMALLEST = {
@@ -69,20 +70,19 @@ SMALLEST = {
     "seeds": 2, "batch": 8,
   },
 }  # fmt: skip
-OTHERS = {  # whose own tests run them: others', of the library, or for long
-  "reproduce", "tpu_compile", "measuring_cost", "init_cost", "one_pass",
-  "false_alarms", "own_init", "theory_rows",
-}  # fmt: skip
+OTHERS = {"reproduce", "tpu_compile", "own_init", "theory_rows"}
+"""those whose own tests run them, for others or for long"""
 SHOWN = {"kaiming": "2/n_in", "xavier": "fan_geo_avg", "rectifiers": "relu"}
-MODULES = [
-  module.name
-  for module in pkgutil.iter_modules(experiments.__path__)
-  if not module.name.startswith("_")
+SCRIPTS = [
+  path.parent.name
+  for path in pathlib.Path(experiments.__path__[0]).glob("*/__main__.py")
 ]
+
+COSTS = false_alarms, init_cost, measuring_cost, one_pass
 
 
 def named(name):
-  return importlib.import_module(f"experiments.{name}").EXPERIMENT
+  return script(name).EXPERIMENT
 
 
 def smallest(name):
@@ -90,21 +90,30 @@ def smallest(name):
 
 
 def test_every_experiment_is_here():
-  assert {*SMALLEST, *OTHERS} == set(MODULES)
+  assert {*SMALLEST, *OTHERS} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_a_run_is_shown_and_written(name, tmp_path):
-  """Tables, numbers, claims and figure."""
+def test_a_run_is_shown_and_written(name, tmp_path, monkeypatch):
+  """Tables, numbers, claims and figure; and all programs are recorded."""
   experiment, config = named(name), smallest(name)
+  recorded = recording.programs(experiment, config)
+  spread, ran = Job.spread, set()
+
+  def watched(job, function, *given):
+    ran.add(repr(recording.program_of(function, *given)[1:]))
+    return spread(job, function, *given)
+
+  monkeypatch.setattr(Job, "spread", watched)
   result = experiment.run(config, Job())
+  assert ran == {repr(program[1:]) for program in recorded.values()}
   console = rich.console.Console(width=120)
   with console.capture() as shown:
     for table in experiment.tables(result):
       assert table.row_count
       console.print(table)
   assert SHOWN.get(name, "") in shown.get()
-  directory = _launch.save(experiment, config, result, str(tmp_path))
+  directory = launch.save(experiment, config, result, str(tmp_path))
   content = json.loads((directory / f"{name}.json").read_text())
   written = json.loads(json.dumps(dataclasses.asdict(config)))
   assert content["config"] == written
@@ -114,6 +123,9 @@ def test_a_run_is_shown_and_written(name, tmp_path):
   for claim in claims:
     assert claim.error >= 0
     assert claim.source
+    assert claim.kind in KINDS
+    shared = [other for other in claims if other.quantity == claim.shares]
+    assert not claim.shares or any(not other.shares for other in shared)
   files = {path.name for path in directory.iterdir()}
   figure = {f"{name}.png"} if experiment.figure else set()
   assert files == {f"{name}.json"} | figure
@@ -127,7 +139,7 @@ def test_every_program_exports(name):
 
   All that a whole run needs, which is more than the smallest one does.
   """
-  programs = named(name).programs(named(name).at_scale("smoke"))
+  programs = recording.programs(named(name), named(name).at_scale("smoke"))
   assert programs
   for label, program in programs.items():
     export = jax.export.export(program.function, platforms=PLATFORMS)
@@ -136,7 +148,10 @@ def test_every_program_exports(name):
     assert "callback" not in exported.mlir_module(), label
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_scale_is_accepted(name):
-  for scale in _experiment.SCALES:
-    _flags._check_data(named(name).at_scale(scale))
+@pytest.mark.parametrize(
+  "module",
+  [*map(script, SCRIPTS), false_alarms, init_cost, measuring_cost, one_pass],
+)
+def test_every_scale_is_accepted(module):
+  for scale in SCALES:
+    command_line._check_data(module.EXPERIMENT.at_scale(scale))

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _datasets
+from experiments.data import datasets
 
 
 def test_digits_flat_and_as_images_are_the_same():
-  flat = _datasets.load_labelled("digits", 3)
-  images = _datasets.load_labelled("digits", 3, flat=False)
+  flat = datasets.load_labelled("digits", 3)
+  images = datasets.load_labelled("digits", 3, flat=False)
   assert images.inputs.shape == (1438, 8, 8, 1)
   assert images.test_inputs.shape == (359, 8, 8, 1)
   np.testing.assert_array_equal(images.inputs.reshape(1438, 64), flat.inputs)
@@ -20,7 +20,7 @@ def test_digits_flat_and_as_images_are_the_same():
 
 
 def test_the_split_depends_on_the_seed_and_loses_nothing():
-  splits = [_datasets.load_labelled("digits", seed) for seed in (0, 1)]
+  splits = [datasets.load_labelled("digits", seed) for seed in (0, 1)]
   assert not np.array_equal(splits[0].labels, splits[1].labels)
   for data in splits:
     together = np.concatenate([data.inputs, data.test_inputs])
@@ -51,7 +51,7 @@ def mnist(tmp_path):
 @pytest.mark.parametrize("flat", [False, True])
 def test_published_images_are_standardised_by_the_training_part(mnist, flat):
   directory, arrays = mnist
-  data = _datasets.load_labelled("mnist", 0, str(directory), flat=flat)
+  data = datasets.load_labelled("mnist", 0, str(directory), flat=flat)
   shape = (784,) if flat else (28, 28, 1)
   assert data.inputs.shape == (6, *shape)
   assert data.test_inputs.shape == (4, *shape)
@@ -64,28 +64,28 @@ def test_published_images_are_standardised_by_the_training_part(mnist, flat):
 
 
 def test_the_directory_may_come_from_the_environment(mnist, monkeypatch):
-  monkeypatch.setenv(_datasets.DATA_DIR, str(mnist[0]))
-  assert len(_datasets.load_labelled("mnist", 0).labels) == 6
+  monkeypatch.setenv(datasets.DATA_DIR, str(mnist[0]))
+  assert len(datasets.load_labelled("mnist", 0).labels) == 6
 
 
 def test_published_images_go_in_at_unit_size(mnist, monkeypatch):
   directory, _ = mnist
-  monkeypatch.setenv(_datasets.DATA_DIR, str(directory))
-  inputs = _datasets.load_inputs("mnist", 3, 0)
-  assert inputs.shape == (3, _datasets.FEATURES["mnist"])
+  monkeypatch.setenv(datasets.DATA_DIR, str(directory))
+  inputs = datasets.load_inputs("mnist", 3, 0)
+  assert inputs.shape == (3, datasets.FEATURES["mnist"])
   np.testing.assert_allclose((inputs**2).mean(1), 1, rtol=1e-5)
-  images = np.asarray(_datasets.load_labelled("mnist", 0).inputs)
+  images = np.asarray(datasets.load_labelled("mnist", 0).inputs)
   cosines = inputs @ images.T / np.linalg.norm(images, axis=1) / 28
   np.testing.assert_allclose(cosines.max(1), 1, rtol=1e-5)  # one of them each
   with pytest.raises(ValueError, match=r"9999 different .*; mnist has 6"):
-    _datasets.load_inputs("mnist", 9999, 0)
+    datasets.load_inputs("mnist", 9999, 0)
 
 
 def test_an_input_without_a_size_is_refused(monkeypatch):
   images = np.zeros((2, 28, 28, 1)), np.zeros(2)
-  monkeypatch.setattr(_datasets, "_published", lambda *_: images)
+  monkeypatch.setattr(datasets, "_published", lambda *_: images)
   with pytest.raises(ValueError, match="mnist has an input that is 0 everywh"):
-    _datasets.load_inputs("mnist", 2, 0)
+    datasets.load_inputs("mnist", 2, 0)
 
 
 def test_constant_images_are_refused(mnist):
@@ -94,11 +94,11 @@ def test_constant_images_are_refused(mnist):
   path = directory / "train-images-idx3-ubyte"
   path.write_bytes(header + bytes(6 * 784))
   with pytest.raises(ValueError, match="all pixels are the same"):
-    _datasets.load_labelled("mnist", 0, str(directory))
+    datasets.load_labelled("mnist", 0, str(directory))
 
 
 def test_unknown_names_are_refused():
   with pytest.raises(
     ValueError, match=r"must be one of .*cifar10.*got 'minst'"
   ):
-    _datasets.load_labelled("minst", 0)
+    datasets.load_labelled("minst", 0)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import _healthy_networks, _sick_networks, false_alarms
-from experiments._job import Job
+from experiments.costs import false_alarms, healthy_networks, sick_networks
+from experiments.runtime.job import Job
 
 SMALL = false_alarms.Config(
   draws=2, depth=6, widths=(16,), batch=4, verdict_draws=0
@@ -91,10 +91,10 @@ def test_a_config_that_makes_no_sense_is_refused(wrong, message):
 @pytest.mark.slow
 def test_verdicts_on_every_draw_are_counted(monkeypatch):
   """One healthy and one sick kind, 8 draws and 2, of one shape."""
-  shapes, x = [(16, 16)] * 6, _healthy_networks.gaussians(8, 16)
-  init = _healthy_networks.list_of(shapes)
+  shapes, x = [(16, 16)] * 6, healthy_networks.gaussians(8, 16)
+  init = healthy_networks.list_of(shapes)
   worse = lambda key: [10 * k if i == 3 else k for i, k in enumerate(init(key))]
-  network, plain = _healthy_networks.Network, _healthy_networks.plain
+  network, plain = healthy_networks.Network, healthy_networks.plain
   one = {"six layers": network(plain, init, (x,))}
   other = {"layer × 10": network(plain, worse, (x,), ("odd layer",))}
   monkeypatch.setattr(false_alarms, "healthy_networks", lambda: one)
@@ -112,5 +112,5 @@ def test_verdicts_on_every_draw_are_counted(monkeypatch):
 
 @pytest.mark.slow
 def test_as_many_kinds_are_drawn_as_are_promised():
-  assert len(_healthy_networks.healthy_networks()) == 14
-  assert len(_sick_networks.sick_networks()) == 16
+  assert len(healthy_networks.healthy_networks()) == 14
+  assert len(sick_networks.sick_networks()) == 16

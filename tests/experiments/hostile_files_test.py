@@ -19,7 +19,7 @@ from image_files_test import (
   write_cifar_python,
 )
 
-from experiments import _image_files
+from experiments.data import image_files
 
 
 class Harmful:
@@ -35,7 +35,7 @@ def test_a_pickle_that_calls_something_else_is_refused(tmp_path):
   with pytest.raises(
     ValueError, match=r"data_batch_2 .*asks for 'posix.mkdir'"
   ):
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
   assert not (tmp_path / "harm").exists()
 
 
@@ -59,7 +59,7 @@ def test_a_pickle_may_ask_for_exact_names_only(tmp_path, module, name):
   asked = b"\x80\x04" + b"".join(texts) + b"\x93."  # STACK_GLOBAL
   (tmp_path / "data_batch_2").write_bytes(asked)
   with pytest.raises(ValueError, match=r"data_batch_2 .*it asks for '") as e:
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
   assert str(e.value).isprintable()
   assert "numpy.f2py.__main__" not in sys.modules
 
@@ -108,7 +108,7 @@ def test_a_pickle_cannot_ask_for_more_than_it_holds(
   batch = pickle.dumps({b"data": data, b"labels": labels}, 2)
   (tmp_path / "data_batch_1").write_bytes(batch)
   with pytest.raises(ValueError, match=f"data_batch_1.*{message}"):
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
 
 
 def test_a_pickle_cannot_number_more_objects_than_it_has(tmp_path):
@@ -117,7 +117,7 @@ def test_a_pickle_cannot_number_more_objects_than_it_has(tmp_path):
   content = b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b"."
   (tmp_path / "data_batch_1").write_bytes(content)
   with pytest.raises(ValueError, match="it numbers an object 2147483647"):
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
 
 
 def refusal(dataset, directory):
@@ -125,7 +125,7 @@ def refusal(dataset, directory):
   tracemalloc.start()
   try:
     with pytest.raises(ValueError, match=str(directory)) as e:
-      _image_files.load_images(dataset, str(directory))
+      image_files.load_images(dataset, str(directory))
     assert tracemalloc.get_traced_memory()[1] < 2e6
   finally:
     tracemalloc.stop()
@@ -153,7 +153,7 @@ BOMB = 2**22
 def test_no_more_of_a_file_is_read_than_it_says(
   tmp_path, monkeypatch, header, message, pack
 ):
-  monkeypatch.setattr(_image_files, "_MOST", 2**16)
+  monkeypatch.setattr(image_files, "_MOST", 2**16)
   break_mnist(tmp_path, lambda x: pack(header + bytes(BOMB)))
   found = refusal("mnist", tmp_path)
   assert re.search(message, found), found
@@ -161,7 +161,7 @@ def test_no_more_of_a_file_is_read_than_it_says(
 
 @pytest.mark.parametrize("write", [write_cifar_binary, write_cifar_python])
 def test_no_more_of_a_batch_is_read_than_any_has(tmp_path, monkeypatch, write):
-  monkeypatch.setattr(_image_files, "_MOST", 2**16)
+  monkeypatch.setattr(image_files, "_MOST", 2**16)
   write(tmp_path)
   path = sorted(tmp_path.glob("test_batch*"))[0]
   path.write_bytes(gzip.compress(path.read_bytes() + bytes(BOMB)))
@@ -180,7 +180,7 @@ def test_no_more_of_a_batch_is_read_than_any_has(tmp_path, monkeypatch, write):
 def test_no_more_of_an_archive_is_unpacked(
   tmp_path, monkeypatch, pack, message
 ):
-  monkeypatch.setattr(_image_files, "_MOST", 2**16)
+  monkeypatch.setattr(image_files, "_MOST", 2**16)
   arrays = dict(zip(("x_train", "y_train"), MNIST["train"], strict=True))
   arrays |= {"y_test": MNIST["test"][1], "x_test": np.zeros(BOMB, np.uint8)}
   with zipfile.ZipFile(tmp_path / "mnist.npz", "w", pack) as archive:

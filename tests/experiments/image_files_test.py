@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from experiments import _image_files
+from experiments.data import image_files
 
 RNG = np.random.default_rng(0)
 MNIST = {
@@ -94,25 +94,25 @@ def check_mnist(found):
 @pytest.mark.parametrize("dot", ["-", "."])
 def test_mnist_in_idx(tmp_path, dot, compress):
   write_mnist(tmp_path, dot, compress)
-  check_mnist(_image_files.load_images("mnist", str(tmp_path)))
+  check_mnist(image_files.load_images("mnist", str(tmp_path)))
 
 
 def test_mnist_in_npz(tmp_path):
   write_npz(tmp_path / "mnist.npz", *MNIST.values())
-  check_mnist(_image_files.load_images("mnist", str(tmp_path)))
+  check_mnist(image_files.load_images("mnist", str(tmp_path)))
 
 
 @pytest.mark.parametrize("folder", ["", "cifar-10-batches-bin"])
 def test_cifar_in_binary(tmp_path, folder):
   (tmp_path / folder).mkdir(exist_ok=True)
   write_cifar_binary(tmp_path / folder)
-  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+  check_cifar(image_files.load_images("cifar10", str(tmp_path)))
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_cifar_in_python(tmp_path, protocol):
   write_cifar_python(tmp_path, protocol)
-  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+  check_cifar(image_files.load_images("cifar10", str(tmp_path)))
 
 
 def test_cifar_pickled_by_an_older_numpy(tmp_path):
@@ -122,7 +122,7 @@ def test_cifar_pickled_by_an_older_numpy(tmp_path):
     path = tmp_path / name
     content = path.read_bytes().replace(b"numpy._core.", b"numpy.core.")
     path.write_bytes(content)
-  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+  check_cifar(image_files.load_images("cifar10", str(tmp_path)))
 
 
 def test_cifar_in_npz(tmp_path):
@@ -132,7 +132,7 @@ def test_cifar_in_npz(tmp_path):
   )
   test = CIFAR[5][0], CIFAR[5][1][:, None]
   write_npz(tmp_path / "cifar10.npz", (images, labels[:, None]), test)
-  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+  check_cifar(image_files.load_images("cifar10", str(tmp_path)))
 
 
 def test_cifar_pickled_by_python_2(tmp_path):
@@ -148,16 +148,16 @@ def test_cifar_pickled_by_python_2(tmp_path):
       b"\xffK\x00tq\x0fb\x89T" + size + rows + b"q\x10tq\x11bU\x06labelsq\x12"
       b"]q\x13(K" + b"K".join(digits) + b"eu."
     )  # fmt: skip
-  check_cifar(_image_files.load_images("cifar10", str(tmp_path)))
+  check_cifar(image_files.load_images("cifar10", str(tmp_path)))
 
 
 def test_what_was_looked_for_is_listed(tmp_path):
   with pytest.raises(ValueError, match=r"needs --data_dir.*got ''"):
-    _image_files.load_images("mnist", "")
+    image_files.load_images("mnist", "")
   with pytest.raises(ValueError, match="got '/no/such'"):
-    _image_files.load_images("mnist", "/no/such")
+    image_files.load_images("mnist", "/no/such")
   with pytest.raises(ValueError, match=r"no cifar10 .*data_batch_1\.bin") as e:
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
   assert "\n" not in str(e.value)
   assert "cifar10.npz" in str(e.value)
 
@@ -185,7 +185,7 @@ def break_mnist(directory, change):
 def test_a_damaged_idx_file_is_named(tmp_path, change, message):
   break_mnist(tmp_path, change)
   with pytest.raises(ValueError, match=f"t10k-images-idx3-ubyte.*{message}"):
-    _image_files.load_images("mnist", str(tmp_path))
+    image_files.load_images("mnist", str(tmp_path))
 
 
 def test_labels_must_be_digits(tmp_path):
@@ -195,7 +195,7 @@ def test_labels_must_be_digits(tmp_path):
   with pytest.raises(
     ValueError, match=r"t10k-labels.* labels must be 0 to 9; got 0 to 10\."
   ):
-    _image_files.load_images("mnist", str(tmp_path))
+    image_files.load_images("mnist", str(tmp_path))
 
 
 def test_a_truncated_binary_batch_is_named(tmp_path):
@@ -205,7 +205,7 @@ def test_a_truncated_binary_batch_is_named(tmp_path):
   with pytest.raises(
     ValueError, match=r"batch_3\.bin is truncated: expected 614"
   ):
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
 
 
 @pytest.mark.parametrize("change", [lambda x: x[:-99], lambda x: b"<html>"])
@@ -214,7 +214,7 @@ def test_a_truncated_python_batch_is_named(tmp_path, change):
   path = tmp_path / "data_batch_4"
   path.write_bytes(change(path.read_bytes()))
   with pytest.raises(ValueError, match="batch_4 is no whole python batch"):
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
 
 
 def test_a_truncated_npz_is_named(tmp_path):
@@ -224,7 +224,7 @@ def test_a_truncated_npz_is_named(tmp_path):
   with pytest.raises(
     ValueError, match=r"mnist.npz \(.* cannot be read as an .npz"
   ):
-    _image_files.load_images("mnist", str(tmp_path))
+    image_files.load_images("mnist", str(tmp_path))
 
 
 def with_nan(images):
@@ -264,7 +264,7 @@ LABELS = r"wanted labels that are integers; got"
 def test_what_cannot_be_learnt_from_is_refused(tmp_path, change, message):
   write_npz(tmp_path / "mnist.npz", MNIST["train"], change(*MNIST["test"]))
   with pytest.raises(ValueError, match=rf"mnist\.npz, x_test.*{message}") as e:
-    _image_files.load_images("mnist", str(tmp_path))
+    image_files.load_images("mnist", str(tmp_path))
   assert "\n" not in str(e.value)
 
 
@@ -273,7 +273,7 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path, change, message):
 def test_real_images_and_integer_labels_are_read(tmp_path, image_dtype, dtype):
   parts = [(x.astype(image_dtype), y.astype(dtype)) for x, y in MNIST.values()]
   write_npz(tmp_path / "mnist.npz", *parts)
-  check_mnist(_image_files.load_images("mnist", str(tmp_path)))
+  check_mnist(image_files.load_images("mnist", str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_an_unusual_python_batch_is_named(tmp_path, change, message):
   batch = pickle.dumps({b"data": rows, b"labels": labels}, 2)
   (tmp_path / "data_batch_3").write_bytes(batch)
   with pytest.raises(ValueError, match=f"data_batch_3: .*{message}") as e:
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
   assert "\n" not in str(e.value)
 
 
@@ -320,7 +320,7 @@ def test_a_binary_batch_cut_between_records_is_named(
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[: 3073 * count])
   with pytest.raises(ValueError, match=message) as e:
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
   assert ("all batches: " in str(e.value)) == all(records)
 
 
@@ -331,12 +331,12 @@ def test_a_binary_label_beyond_9_names_its_own_file(tmp_path):
   with pytest.raises(
     ValueError, match=r"batch_4\.bin: labels must be 0 to 9; got 9 to 10"
   ):
-    _image_files.load_images("cifar10", str(tmp_path))
+    image_files.load_images("cifar10", str(tmp_path))
 
 
 def test_the_test_batch_may_be_of_another_length(tmp_path):
   write_cifar_binary(tmp_path)
   path = tmp_path / "test_batch.bin"
   path.write_bytes(path.read_bytes()[:3073])
-  found = _image_files.load_images("cifar10", str(tmp_path))
+  found = image_files.load_images("cifar10", str(tmp_path))
   assert [len(part[1]) for part in found] == [10, 1]

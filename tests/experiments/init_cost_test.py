@@ -3,8 +3,8 @@
 import pytest
 
 import initjax
-from experiments import init_cost
-from experiments._job import Job
+from experiments.costs import init_cost
+from experiments.runtime.job import Job
 
 SMALL = init_cost.EXPERIMENT.at_scale("smoke")
 

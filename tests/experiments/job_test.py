@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments._job import AXIS, Job, device_mesh
+from experiments.runtime.job import AXIS, Job, device_mesh
 
 
 @jax.jit

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _kaiming_networks, _kaiming_views, kaiming
-from experiments.kaiming import EXPERIMENT
+from experiments.kaiming import __main__ as kaiming
+from experiments.kaiming import networks, show
+from experiments.kaiming.__main__ import EXPERIMENT
 from initjax import meanfield
 
 
@@ -17,7 +18,7 @@ from initjax import meanfield
 def test_a_layer_keeps_what_the_slope_says(config, result, direction):
   """(1 + a²)/2, exactly in expectation forward; its part κ/n is the variance
   of one ratio. Backward signs and gradients depend, to order 1/n."""
-  mean, _ = _kaiming_views.kept(result, direction)
+  mean, _ = show.kept(result, direction)
   count = config.networks * (config.layers - 1)
   for a, ours in zip(config.slopes, mean, strict=True):
     phi = functools.partial(jax.nn.leaky_relu, negative_slope=a)
@@ -63,13 +64,11 @@ def test_xavier_is_he_times_a_half_per_layer():
   """ReLU is homogeneous and both share their random numbers; 29 layers round
   by some √64·ε each."""
   draw = functools.partial(
-    _kaiming_networks.draw, jax.random.key(0), kind="mlp", depth=30, width=64,
+    networks.draw, jax.random.key(0), kind="mlp", depth=30, width=64,
     image=(1, 8, 8, 1),
   )  # fmt: skip
   x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
-  he, xavier = (
-    _kaiming_networks.apply(draw(init=name), x) for name in ("He", "Xavier")
-  )
+  he, xavier = (networks.apply(draw(init=name), x) for name in ("He", "Xavier"))
   error = 29 * 8 * 1.2e-7 * float(abs(he).max())
   np.testing.assert_allclose(xavier * 2**14.5, he, atol=error)
 
@@ -83,18 +82,18 @@ def test_patches_are_the_circular_convolution():
   theirs = jax.lax.conv_general_dilated(
     wrapped, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
-  ours = _kaiming_networks._linear(x, kernel)
+  ours = networks._linear(x, kernel)
   error = 27 * 1.2e-7 * float(abs(x).max() * abs(kernel).max()) * 3
   np.testing.assert_allclose(ours, theirs, atol=error)
 
 
 def test_a_convolutional_network_has_logits_for_each_image():
-  params = _kaiming_networks.draw(
+  params = networks.draw(
     jax.random.key(0), kind="conv", depth=4, width=6, init="He",
     image=(1, 8, 8, 1),
   )  # fmt: skip
   assert params.stack.kernels.shape == (2, 3, 3, 6, 6)
-  logits = _kaiming_networks.apply(params, jnp.ones((3, 8, 8, 1)))
+  logits = networks.apply(params, jnp.ones((3, 8, 8, 1)))
   assert logits.shape == (3, 10)
 
 

@@ -10,8 +10,9 @@ import pytest
 import small_experiment
 from absl import app
 
-from experiments import _checkpoints, _flags, _launch, rectifiers
-from experiments._job import Job
+from experiments.rectifiers import __main__ as rectifiers
+from experiments.runtime import checkpoints, command_line, launch
+from experiments.runtime.job import Job
 
 
 @pytest.mark.parametrize(
@@ -92,19 +93,19 @@ def test_a_disk_that_is_full_at_the_end_leaves_no_half_of_a_result(
   def full(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(_launch._results, "write_figure", full)
+  monkeypatch.setattr(launch.results, "write_figure", full)
   config = small_experiment.Config(items=3)
   result = small_experiment.run(config, Job())
   given = small_experiment.EXPERIMENT, config, result
   with pytest.raises(OSError, match="No space left"):
-    _launch.save(*given, str(tmp_path))
+    launch.save(*given, str(tmp_path))
   assert not list(tmp_path.iterdir())
   flags = types.SimpleNamespace(
     FLAGS=types.SimpleNamespace(output_dir=str(tmp_path))
   )
-  monkeypatch.setattr(_launch, "flags", flags)
+  monkeypatch.setattr(launch, "flags", flags)
   with pytest.raises(app.UsageError, match="kept in /kept: make room"):
-    _launch._saved(*given, "/kept")
+    launch._saved(*given, "/kept")
 
 
 def test_an_item_that_cannot_be_kept_is_told_in_a_line(tmp_path):
@@ -112,13 +113,13 @@ def test_an_item_that_cannot_be_kept_is_told_in_a_line(tmp_path):
     def save(self, number, args, force):
       raise ValueError("RESOURCE_EXHAUSTED: no space\nand more")
 
-  kept = _checkpoints.Kept(tmp_path, Full(), iter([0]), iter([0]), None)
+  kept = checkpoints.Kept(tmp_path, Full(), iter([0]), iter([0]), None)
   with pytest.raises(app.UsageError, match=r"item 0 \(relu\) cannot be kept"):
-    _checkpoints.save(kept, 0, "relu", [np.ones(2)])
+    checkpoints.save(kept, 0, "relu", [np.ones(2)])
 
 
 def test_a_list_that_is_no_list_of_numbers_names_its_flag():
   field = rectifiers.Config.__dataclass_fields__["rates"]
-  assert _flags._entries(field, ["0.1", "1"]) == (0.1, 1.0)
+  assert command_line._entries(field, ["0.1", "1"]) == (0.1, 1.0)
   with pytest.raises(ValueError, match=r"rates wants a list of float; got 'a'"):
-    _flags._entries(field, ["a"])
+    command_line._entries(field, ["a"])

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _torch_hooks, measuring_cost
-from experiments._job import Job
+from experiments.costs import measuring_cost, torch_hooks
+from experiments.runtime.job import Job
 
 SMALL = measuring_cost.Config(depth=3, width=8, batch=4, runs=1, graph_depth=3)
 
@@ -34,7 +34,7 @@ def test_both_forms_are_one_network():
 def test_torch_hooks_see_what_measure_sees():
   torch = pytest.importorskip("torch", reason="an optional peer")
   x = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-  found = _torch_hooks._statistics(torch.tensor(x))
+  found = torch_hooks._statistics(torch.tensor(x))
   expected = (x.mean(), np.log2((x**2).mean()), abs(x).max(), 0, 0)
   np.testing.assert_allclose(
     [float(one) for one in found], expected, rtol=1e-5, atol=1e-6

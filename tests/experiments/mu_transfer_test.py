@@ -4,10 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import _mu_transfer_fit as fit
-from experiments import _mu_transfer_networks as networks
-from experiments import mu_transfer
-from experiments._mu_transfer_networks import Model
+from experiments.mu_transfer import __main__ as mu_transfer
+from experiments.mu_transfer import fit, networks
+from experiments.mu_transfer.networks import Model
 
 EXPERIMENT = mu_transfer.EXPERIMENT
 SIZES, RATES = (64, 128, 256), tuple(2.0 ** np.arange(-10, -3))

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _torch_lsuv, one_pass
-from experiments._job import Job
+from experiments.costs import one_pass, torch_lsuv
+from experiments.runtime.job import Job
 
 SMALL = one_pass.Config(depth=4, width=16, batch=32, runs=1)
 UNIT = float(jnp.finfo(jnp.float32).eps) / 2
@@ -53,11 +53,11 @@ def test_lsuv_is_the_published_algorithm():
   orthonormal matrix.
   """
   torch = pytest.importorskip("torch", reason="an optional peer")
-  model, layers = _torch_lsuv.network([8, 8, 8, 8], seed=0)
+  model, layers = torch_lsuv.network([8, 8, 8, 8], seed=0)
   x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
-  passes = _torch_lsuv.lsuv(model, layers, x, tolerance=1e-3, tries=10)
+  passes = torch_lsuv.lsuv(model, layers, x, tolerance=1e-3, tries=10)
   assert len(layers) <= passes <= 10 * len(layers)
-  assert np.allclose(_torch_lsuv.variances(model, layers, x), 1, atol=1e-3)
+  assert np.allclose(torch_lsuv.variances(model, layers, x), 1, atol=1e-3)
   for linear in layers:
     gram = (linear.weight @ linear.weight.T).detach().numpy()
     np.testing.assert_allclose(gram / gram[0, 0], np.eye(8), atol=1e-5)

@@ -1,31 +1,28 @@
 """Options: what cannot be run, or would be cut in silence, is refused."""
 
 import dataclasses
-import importlib
 
 import numpy as np
 import pytest
 from absl import app
 
-from experiments import (
-  _datasets,
-  _flags,
-  _trainability_figure,
-  _trainability_fit,
-  exploding,
-  kaiming,
-  mu_transfer,
-  normalization,
-  phase_diagram,
-  rectifiers,
-  residual,
-  signal_propagation,
-  symmetry,
-  trainability,
-  vanishing,
-  xavier,
-)
-from experiments._job import Job
+from experiments.data import datasets
+from experiments.exploding import __main__ as exploding
+from experiments.kaiming import __main__ as kaiming
+from experiments.mu_transfer import __main__ as mu_transfer
+from experiments.normalization import __main__ as normalization
+from experiments.phase_diagram import __main__ as phase_diagram
+from experiments.rectifiers import __main__ as rectifiers
+from experiments.residual import __main__ as residual
+from experiments.runtime import command_line
+from experiments.runtime.experiment import script
+from experiments.runtime.job import Job
+from experiments.signal_propagation import __main__ as signal_propagation
+from experiments.symmetry import __main__ as symmetry
+from experiments.trainability import __main__ as trainability
+from experiments.trainability import fit, show
+from experiments.vanishing import __main__ as vanishing
+from experiments.xavier import __main__ as xavier
 
 MODULES = (
   exploding, kaiming, mu_transfer, normalization, phase_diagram, rectifiers,
@@ -111,9 +108,9 @@ def test_a_frontier_needs_no_more_than_one_variance():
   """And two depths; there is no line to fit, and nothing is claimed."""
   config = trainability.Config(depths=(4, 16), sigma_w2=(1.76,))
   accuracy = np.array([1.0, 0.1]).reshape(2, 1, 1).repeat(2, axis=2)
-  frontier = _trainability_fit.frontiers(accuracy, config.depths)
+  frontier = fit.frontiers(accuracy, config.depths)
   xi_c = np.array([20.0])
-  line = _trainability_fit.fit_line(xi_c, frontier, config.depths[-1])
+  line = fit.fit_line(xi_c, frontier, config.depths[-1])
   result = {
     "sigma_w2": config.sigma_w2, "sigma_b2": config.sigma_b2,
     "depths": config.depths, "accuracy": accuracy, "xi_c": xi_c,
@@ -121,8 +118,8 @@ def test_a_frontier_needs_no_more_than_one_variance():
   }  # fmt: skip
   np.testing.assert_allclose(frontier, 4 * 4 ** (0.45 / 0.9))
   assert trainability.claims(result) == []
-  _trainability_figure.tables(result)
-  _trainability_figure.figure(result).canvas.draw()
+  show.tables(result)
+  show.figure(result).canvas.draw()
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.01, 0.05, 1.0)])
@@ -138,9 +135,9 @@ def test_no_more_images_than_there_are(module, name, value):
   """A fifth of the 1797 digits is not learnt."""
   expected = "1439 different inputs are wanted; the training part of digits "
   with pytest.raises(ValueError, match=expected + "has 1438"):
-    _flags._check_data(module.Config(**{name: value}))
+    command_line._check_data(module.Config(**{name: value}))
   fewer = (16, 1438) if isinstance(value, tuple) else 1438
-  _flags._check_data(module.Config(**{name: fewer}))
+  command_line._check_data(module.Config(**{name: fewer}))
 
 
 @pytest.mark.parametrize(
@@ -148,20 +145,20 @@ def test_no_more_images_than_there_are(module, name, value):
   ids=named,
 )  # fmt: skip
 def test_batches_drawn_with_replacement_may_be_larger(module):
-  _flags._check_data(module.Config(batch=5000))
+  command_line._check_data(module.Config(batch=5000))
 
 
 def test_the_training_part_is_what_is_loaded():
-  learnt = len(_datasets.load_labelled("digits", 0).labels)
-  _datasets.check("digits", training=learnt)
+  learnt = len(datasets.load_labelled("digits", 0).labels)
+  datasets.check("digits", training=learnt)
   with pytest.raises(ValueError, match=f"the training .* has {learnt}"):
-    _datasets.check("digits", training=learnt + 1)
+    datasets.check("digits", training=learnt + 1)
 
 
 @pytest.mark.parametrize("module", [exploding, vanishing], ids=named)
 def test_no_more_digits_than_there_are(module):
   assert "inputs must be at most 1797" in refused(module, inputs=1798)
-  assert len(_datasets.load_inputs("digits", 1797, 0)) == 1797
+  assert len(datasets.load_inputs("digits", 1797, 0)) == 1797
 
 
 def test_a_run_with_uneven_units_does_not_start():
@@ -182,7 +179,7 @@ def test_a_run_with_uneven_units_does_not_start():
 def test_a_command_line_is_refused_in_a_line(
   refused, tmp_path, name, flag, message
 ):
-  experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+  experiment = script(name).EXPERIMENT
   said = refused(experiment, f"--output_dir={tmp_path}", flag)
   (line,) = said.splitlines()
   assert line.startswith(f"{name}: ")

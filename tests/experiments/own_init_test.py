@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments import _own_init_views as views
-from experiments.own_init import EXPERIMENT, WAYS
+from experiments.own_init import show as views
+from experiments.own_init.__main__ import EXPERIMENT, WAYS
 
 
 def courses(own, other):

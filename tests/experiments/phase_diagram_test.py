@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 import rich.console
 
-from experiments import (
-  _launch,
-  _phase_fit,
-  _phase_networks,
-  _phase_theory,
-  phase_diagram,
-)
-from experiments._job import Job, device_mesh
-from experiments._phase_records import Point
-from experiments.phase_diagram import EXPERIMENT
+from experiments.phase_diagram import __main__ as phase_diagram
+from experiments.phase_diagram import fit, networks, theory
+from experiments.phase_diagram.__main__ import EXPERIMENT
+from experiments.phase_diagram.records import Point
+from experiments.runtime import launch
+from experiments.runtime.job import Job, device_mesh
 from initjax import meanfield
 
 TINY = phase_diagram.Config(
@@ -40,7 +36,7 @@ TINY = phase_diagram.Config(
 def test_the_plane_is_what_fixed_point_says(activation, sigma_w2, sigma_b2):
   """Splines of degree 7 for q, 5 for c: errors below the 1e-4 promised."""
   w, b = np.array(sigma_w2), np.array(sigma_b2)
-  plane = _phase_theory.plane(activation, w, b)
+  plane = theory.plane(activation, w, b)
   for i, j in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2)):
     try:
       point = meanfield.fixed_point(activation, w[j], b[i])
@@ -57,7 +53,7 @@ def test_the_plane_is_what_fixed_point_says(activation, sigma_w2, sigma_b2):
 def test_the_critical_line_goes_through_critical_points(name, sigma_b2):
   """Between neighbours that are 1.7 % apart in q, a chord errs by 1e-4."""
   activation = phase_diagram.ACTIVATIONS[name].activation
-  line = _phase_theory.critical_line(activation)
+  line = theory.critical_line(activation)
   point = meanfield.critical_point(activation, sigma_b2)
   above = np.flatnonzero(line.sigma_b2 > sigma_b2)[0]
   pair = slice(above - 1, above + 1)
@@ -67,7 +63,7 @@ def test_the_critical_line_goes_through_critical_points(name, sigma_b2):
 
 
 def test_relu_is_critical_at_a_single_point():
-  line = _phase_theory.critical_line(jax.nn.relu)
+  line = theory.critical_line(jax.nn.relu)
   np.testing.assert_allclose(line.sigma_w2, 2, rtol=1e-12)
   np.testing.assert_array_equal(line.sigma_b2, 0)
 
@@ -96,7 +92,7 @@ def test_the_fit_finds_the_depth_scale_of_the_map(
   point = meanfield.fixed_point(activation, sigma_w2, sigma_b2)
   groups = [infinite_width(activation, point, c, 50) for c in (-0.6, 0.9)]
   distances = np.stack([np.stack(groups, axis=1)] * 2)
-  found = _phase_fit.fit(distances, point.c, 10**4)
+  found = fit.fit(distances, point.c, 10**4)
   slopes = np.exp(-1 / np.array([found.xi_c, point.xi_c]))
   np.testing.assert_allclose(*slopes, rtol=0.005)
   assert found.error == 0  # both networks are the same
@@ -111,7 +107,7 @@ def test_the_fit_finds_the_depth_scale_of_the_map(
   ],
 )
 def test_where_no_fit_is_meaningful_the_reason_is_told(distances, c, note):
-  found = _phase_fit.fit(np.tile(distances[:, None], (4, 1, 2)), c, 256)
+  found = fit.fit(np.tile(distances[:, None], (4, 1, 2)), c, 256)
   assert found.note == note
   assert math.isnan(found.xi_c)
 
@@ -136,7 +132,7 @@ def test_tanh_networks_keep_to_theory(measured, index):
   """Within 4 standard errors, and 4/n of f'(c*) for what 1/n shifts it."""
   config, points, distances = measured
   point = points[index]
-  found = _phase_fit.fit(distances[index], point.c, config.width)
+  found = fit.fit(distances[index], point.c, config.width)
   assert found.note == ""
   shift = point.xi_c**2 * 4 / config.width
   assert abs(found.xi_c - point.xi_c) < 4 * found.error + shift
@@ -149,11 +145,11 @@ def test_correlations_are_those_of_a_plain_network(measured):
   x = np.random.default_rng(0).standard_normal((1, 1, 2, 5))
   x /= np.sqrt((x**2).mean(axis=-1, keepdims=True))
   point, width, key = points[1], 6, jax.random.key(3)
-  nets = _phase_networks.Nets(
+  nets = networks.Nets(
     key[None],
     *(jnp.array([v]) for v in (point.sigma_w2, point.sigma_b2, point.q)),
   )
-  found = _phase_networks.distances(jnp.tanh, 3, width, nets, jnp.asarray(x))
+  found = networks.distances(jnp.tanh, 3, width, nets, jnp.asarray(x))
   keys = jax.random.split(key, 3)
   kernel = np.asarray(jax.random.normal(keys[0], (5, width)), np.float64)
   h = x[0, 0] @ kernel * math.sqrt(point.q / 5)
@@ -189,7 +185,7 @@ def test_one_device_and_eight_give_the_same(measured):
 
 def test_pairs_are_different_inputs_alike_and_unlike():
   inputs = np.random.default_rng(0).standard_normal((20, 8))
-  pairs = _phase_networks.pairs_of(inputs, 4)
+  pairs = networks.pairs_of(inputs, 4)
   assert pairs.shape == (2, 4, 2, 8)
   for group in pairs.reshape(2, 8, 8):
     assert len({row.tobytes() for row in group}) == 8
@@ -225,7 +221,7 @@ def test_relu_is_shown_with_points_that_have_no_fixed_point(
   printed = capsys.readouterr().out
   assert "…" not in printed  # nothing is cut off at 80 columns
   assert "no fixed point" in printed
-  directory = _launch.save(EXPERIMENT, config, result, str(tmp_path))
+  directory = launch.save(EXPERIMENT, config, result, str(tmp_path))
   content = json.loads((directory / "phase_diagram.json").read_text())["result"]
   ordered, none = content["points"]
   assert (ordered["phase"], none["phase"]) == ("ordered", "none")
@@ -240,8 +236,8 @@ def test_where_all_signal_dies_nothing_is_measured():
   """relu without biases at σ_w² < 2, and at 2, where every q is fixed."""
   config = dataclasses.replace(TINY, activation="relu", sigma_w2=(1.0, 3.0))
   config = dataclasses.replace(config, points=(1, 1), sigma_b2=(0.0, 1e-300))
-  (at_two,) = phase_diagram.theory(config)
+  (at_two,) = phase_diagram.predicted(config)
   assert (at_two.phase, at_two.xi_c) == ("critical", math.inf)
   config = dataclasses.replace(config, sigma_w2=(0.5, 1.0), activation="tanh")
-  (dead,) = phase_diagram.theory(config)
+  (dead,) = phase_diagram.predicted(config)
   assert dead.note == "signal dies"

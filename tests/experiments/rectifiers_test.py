@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-  _plots,
-  _rectifiers_born,
-  rectifiers,
-)
-from experiments._job import Job
-from experiments.rectifiers import EXPERIMENT
+from experiments.common import plots
+from experiments.rectifiers import __main__ as rectifiers
+from experiments.rectifiers import born
+from experiments.rectifiers.__main__ import EXPERIMENT
+from experiments.runtime.job import Job
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,7 @@ def test_errors_are_two_standard_errors_of_those_left():
   """(1 - 0)/2 · 2 for two networks, none for one; by hand."""
   nan = math.nan
   values = [[0.0, nan, nan], [1.0, 0.3, nan], [nan, nan, nan]]
-  mean, error = _plots.of_finite(values)
+  mean, error = plots.of_finite(values)
   np.testing.assert_allclose(mean, [0.5, 0.3, nan])
   np.testing.assert_allclose(error, [1.0, nan, nan])
 
@@ -176,7 +174,7 @@ def test_asymmetric_weights_are_born_dead_less_often(result):
 
 
 def test_sigma_is_that_of_lu():
-  assert pytest.approx(0.6007, abs=5e-5) == _rectifiers_born.SIGMA
+  assert pytest.approx(0.6007, abs=5e-5) == born.SIGMA
 
 
 def test_what_is_claimed_agrees_and_is_drawn(result):
@@ -198,6 +196,6 @@ def test_a_wrong_config_says_what_is_wanted(wrong, message):
 
 
 def test_a_share_says_when_there_is_none():
-  assert _plots.percent(0.5, 0.012) == "50.0% ± 1.2%"
-  assert _plots.percent(0.5, np.nan) == "50.0%"  # of one network alone
-  assert _plots.percent(np.nan, np.nan) == "diverged"
+  assert plots.percent(0.5, 0.012) == "50.0% ± 1.2%"
+  assert plots.percent(0.5, np.nan) == "50.0%"  # of one network alone
+  assert plots.percent(np.nan, np.nan) == "diverged"

@@ -5,17 +5,19 @@ import math
 
 import pytest
 
-from experiments import _launch, _page, reproduce
-from experiments._experiment import Claim
-from experiments._job import Job
+from experiments.common import page as pages
+from experiments.reproduce import __main__ as reproduce
+from experiments.runtime import launch
+from experiments.runtime.experiment import Claim, script
+from experiments.runtime.job import Job
 
 
 def section(**changed):
   given = {
     "name": "kaiming", "text": "Why <half>?\n\nBecause.", "seconds": 1.0,
-    "claims": [], "tables": [], "figure": reproduce._plots.grid(1, 1)[0],
+    "claims": [], "tables": [], "figure": reproduce.plots.grid(1, 1)[0],
   }  # fmt: skip
-  return _page.Section(**(given | changed))
+  return pages.Section(**(given | changed))
 
 
 @pytest.mark.parametrize(
@@ -39,18 +41,18 @@ def test_agreement_is_a_difference_within_the_error(
 
 def test_numbers_have_four_digits_and_errors_two():
   claim = Claim("source", "quantity", 1e-9, 0.055551, 0.0003619)
-  assert _page.numbers(claim) == ("1e-09", "0.05555", "0.00036")
+  assert pages.numbers(claim) == ("1e-09", "0.05555", "0.00036")
   lost = claim._replace(published=1e-11, error=12.34)
-  assert _page.numbers(lost) == ("0", "0.05555", "12")
+  assert pages.numbers(lost) == ("0", "0.05555", "12")
 
 
 def test_the_page_needs_no_other_file_and_escapes_what_it_shows():
   claim = Claim("A & B 2015", "<growth>", 1.0, 2.0, 0.1)
-  html = _page.page("title", "how", [section(claims=[claim])])
+  html = pages.page("title", "how", [section(claims=[claim])])
   assert "A &amp; B 2015" in html
   assert "&lt;growth&gt;" in html
   assert "Why &lt;half&gt;?" in html
-  assert "0 of 1 numbers agree" in html
+  assert "0 of 1 independent claims agree" in html
   assert "data:image/png;base64," in html
   assert "http" not in html
 
@@ -59,13 +61,13 @@ def test_one_that_fails_is_told_and_stops_no_other(monkeypatch, tmp_path):
   def run(config, job):
     raise FloatingPointError("no number at layer 3")
 
-  rectifiers = reproduce.importlib.import_module("experiments.rectifiers")
+  rectifiers = script("rectifiers")
   broken = rectifiers.EXPERIMENT._replace(run=run)
   monkeypatch.setattr(rectifiers, "EXPERIMENT", broken)
   config = reproduce.Config(("rectifiers", "phase_diagram"), "smoke")
   result = reproduce.run(config, Job())
   assert list(result["failed"]) == ["rectifiers"]
-  directory = _launch.save(reproduce.EXPERIMENT, config, result, str(tmp_path))
+  directory = launch.save(reproduce.EXPERIMENT, config, result, str(tmp_path))
   page = (directory / "reproduce.html").read_text()
   assert "FloatingPointError: no number at layer 3" in page
   content = json.loads((directory / "reproduce.json").read_text())

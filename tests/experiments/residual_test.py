@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _residual_networks as networks
-from experiments import _residual_theory as theory
-from experiments import _training, residual
+from experiments.common import training
+from experiments.residual import __main__ as residual
+from experiments.residual import networks, theory
 
 EXPERIMENT = residual.EXPERIMENT
 BLOCKS, WIDTH = 4, 16
@@ -117,7 +117,7 @@ def test_a_multiplier_is_learnt_only_where_it_should_be():
 
 def test_the_best_rate_is_one_that_converged():
   loss = np.array([[[1.0, np.nan]], [[1.0, 0.7]], [[1.0, 0.9]]])
-  assert _training.best_rate(loss) == 1
+  assert training.best_rate(loss) == 1
 
 
 @pytest.mark.parametrize(

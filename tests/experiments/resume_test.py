@@ -14,8 +14,8 @@ import pytest
 import small_experiment
 from absl import app
 
-from experiments import _checkpoints, _progress
-from experiments._job import Job
+from experiments.runtime import checkpoints, progress
+from experiments.runtime.job import Job
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def kept_run(directory, count=3):
     computed.append(item)
     return {"square": item**2, "root": small_experiment.Walk(item**0.5, ())}
 
-  with _checkpoints.opened(directory) as kept:
+  with checkpoints.opened(directory) as kept:
     found = Job(kept=kept).map(at, range(count))
   return found, computed
 
@@ -156,14 +156,14 @@ def stored_item(tree):
     def save(self, number, args, force):
       stored.update(args.leaves.item | args.about.item)
 
-  kept = _checkpoints.Kept(None, Manager(), iter(()), iter(()), None)
-  _checkpoints.save(kept, 0, "0", tree)
+  kept = checkpoints.Kept(None, Manager(), iter(()), iter(()), None)
+  checkpoints.save(kept, 0, "0", tree)
   content = stored.pop("bytes").copy()
   return content, json.loads(json.dumps(stored))
 
 
 def rebuilt(content, about):
-  return _checkpoints._rebuild({"bytes": content}, about, "0")
+  return checkpoints._rebuild({"bytes": content}, about, "0")
 
 
 def test_changed_bytes_are_noticed():
@@ -190,7 +190,10 @@ def test_changed_bytes_are_noticed():
     (b"cos\ngetcwd\n(tR.", "asks for 'os.getcwd'"),
     (b"cbuiltins\ntuple\n.", "asks for 'builtins.tuple'"),
     (b"csmall_experiment\n_experiment\n.", "asks for 'small_experiment._"),
-    (b"cexperiments._launch\nExperiment\n.", "asks for .*_launch.Experiment'"),
+    (
+      b"cexperiments.runtime.launch\nExperiment\n.",
+      "asks for .*launch",
+    ),
     (b"csmall_experiment\nWalk\n(N}S'end'\nI0\nstb.", "changes the state of"),
   ],
 )
@@ -199,7 +202,7 @@ def test_a_structure_may_ask_for_named_tuples_only(structure, message):
   content, about = stored_item(small_experiment.Walk(np.arange(5), ()))
   assert type(rebuilt(content, about)) is small_experiment.Walk
   about["structure"] = base64.b64encode(structure).decode()
-  checksum = _checkpoints._checksum(content[:-32].tobytes(), about)
+  checksum = checkpoints._checksum(content[:-32].tobytes(), about)
   content[-32:] = np.frombuffer(checksum, np.uint8)
   with pytest.raises(pickle.UnpicklingError, match=message):
     rebuilt(content, about)
@@ -216,21 +219,21 @@ def test_what_cannot_be_written_is_told_in_a_line(tmp_path):
       pytest.raises(
         app.UsageError, match=f"no items .* in {tmp_path / name}: "
       ),
-      _checkpoints.opened(tmp_path / name),
+      checkpoints.opened(tmp_path / name),
     ):
       pass
   (tmp_path / "third").mkdir()
   (tmp_path / "third" / ".lock").symlink_to(tmp_path / "run")
-  with _checkpoints.opened(tmp_path / "third"):
+  with checkpoints.opened(tmp_path / "third"):
     assert (tmp_path / "run").read_text() == "no directory"
 
 
 def test_parts_are_kept_apart(tmp_path):
-  with _checkpoints.opened(tmp_path / "run") as kept:
+  with checkpoints.opened(tmp_path / "run") as kept:
     job = Job(kept=kept)
     for name in ("one", "two"):
       assert job.part(name).map(lambda x: x + 1, [1]) == [2]
-  with _checkpoints.opened(tmp_path / "run") as kept:
+  with checkpoints.opened(tmp_path / "run") as kept:
     assert Job(kept=kept).part("two").map(None, [1]) == [2]
 
 
@@ -241,7 +244,7 @@ def test_an_item_that_is_no_number_is_refused():
 
 def test_lines_of_progress_tell_rate_and_time_left(capsys):
   times = iter([0.0, 4.0, 12.0, 16.0, 16.5, 18.0])
-  advance = _progress._in_lines("small", lambda: next(times))
+  advance = progress._in_lines("small", lambda: next(times))
   for label in "abcd":
     advance(label, 4)
   advance("x", 1, part="inner")
@@ -254,7 +257,7 @@ def test_lines_of_progress_tell_rate_and_time_left(capsys):
 
 def test_time_left_is_that_of_items_which_are_computed(capsys):
   times = iter([0.0, 0.1, 0.2, 12.2])
-  advance = _progress._in_lines("small", lambda: next(times))
+  advance = progress._in_lines("small", lambda: next(times))
   for label, was_kept in (("a", True), ("b", True), ("c", False)):
     advance(label, 5, was_kept=was_kept)
   (line,) = capsys.readouterr().err.splitlines()
@@ -265,8 +268,8 @@ def test_a_terminal_shows_bars():
   import rich.console
 
   console = rich.console.Console(force_terminal=True, width=100, record=True)
-  with _progress._bars(console) as bars:
-    advance = _progress._on_bars(bars, "small")
+  with progress._bars(console) as bars:
+    advance = progress._on_bars(bars, "small")
     for label in ("relu", "tanh", "again"):
       advance(label, 2)
     tasks = [(task.description, task.completed) for task in bars.tasks]

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import _datasets, _run_identity
+from experiments.data import datasets
+from experiments.runtime import run_identity
 
-FIRST = _run_identity.identity("small", {"seed": 0})
+FIRST = run_identity.identity("small", {"seed": 0})
 XLA = "--xla_cpu_enable_fast_math"
 
 
@@ -52,9 +53,9 @@ def on(**facts):
 
 def with_version_of(package):
   def change(monkeypatch):
-    real = _run_identity.metadata.version
+    real = run_identity.metadata.version
     other = lambda name: "0" if name == package else real(name)
-    monkeypatch.setattr(_run_identity.metadata, "version", other)
+    monkeypatch.setattr(run_identity.metadata, "version", other)
     return contextlib.nullcontext()
 
   return change
@@ -84,15 +85,15 @@ CHANGES = {
 
 def identity_after(change):
   with pytest.MonkeyPatch.context() as monkeypatch, change(monkeypatch):
-    return _run_identity.identity("small", {"seed": 0})
+    return run_identity.identity("small", {"seed": 0})
 
 
 def test_each_setting_has_its_own_name():
   found = {name: identity_after(change) for name, change in CHANGES.items()}
   others = {
-    "as before": _run_identity.identity("small", {"seed": 0}),
-    "config": _run_identity.identity("small", {"seed": 1}),
-    "experiment": _run_identity.identity("large", {"seed": 0}),
+    "as before": run_identity.identity("small", {"seed": 0}),
+    "config": run_identity.identity("small", {"seed": 1}),
+    "experiment": run_identity.identity("large", {"seed": 0}),
   }
   assert others["as before"] == FIRST
   assert len({*found.values(), *others.values()}) == len(found) + len(others)
@@ -111,7 +112,7 @@ def test_each_setting_has_its_own_name():
 )
 def test_what_changes_no_number_keeps_the_name(monkeypatch, change):
   monkeypatch.delenv("XLA_FLAGS")
-  plain = _run_identity.identity("small", {"seed": 0})
+  plain = run_identity.identity("small", {"seed": 0})
   assert identity_after(change) == plain
 
 
@@ -127,7 +128,7 @@ def test_flags_are_compared_by_what_they_mean(tmp_path, monkeypatch):
 
 def test_other_data_are_another_run(tmp_path, monkeypatch):
   """One pixel of one image is enough."""
-  monkeypatch.setenv(_datasets.DATA_DIR, str(tmp_path))
+  monkeypatch.setenv(datasets.DATA_DIR, str(tmp_path))
   found = []
   for pixel in (0, 0, 1):
     images = np.zeros((3, 28, 28), np.uint8)
@@ -137,11 +138,11 @@ def test_other_data_are_another_run(tmp_path, monkeypatch):
       tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:2],
       y_test=labels[:2],
     )  # fmt: skip
-    found.append(_datasets.fingerprint("mnist"))
+    found.append(datasets.fingerprint("mnist"))
   assert found[0] == found[1] != found[2]
   config = {"dataset": "mnist"}
-  assert _run_identity.identity("small", config, found[1]) != (
-    _run_identity.identity("small", config, found[2])
+  assert run_identity.identity("small", config, found[1]) != (
+    run_identity.identity("small", config, found[2])
   )
 
 
@@ -153,6 +154,6 @@ def test_types_and_shapes_are_part_of_the_data(monkeypatch):
     part = np.zeros(shape, dtype), np.zeros(2, np.uint8)
     both = types.SimpleNamespace(train=part, test=part)
     load = lambda *_, both=both: both
-    monkeypatch.setattr(_datasets._image_files, "load_images", load)
-    found.add(_datasets.fingerprint("mnist"))
+    monkeypatch.setattr(datasets.image_files, "load_images", load)
+    found.add(datasets.fingerprint("mnist"))
   assert len(found) == 3

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from scipy import special
 
-from experiments import _datasets, _results, _signal_records, _signal_theory
-from experiments import _signal_views as views
-from experiments import signal_propagation as main
-from experiments._job import Job
+from experiments.data import datasets
+from experiments.runtime import results
+from experiments.runtime.job import Job
+from experiments.signal_propagation import __main__ as main
+from experiments.signal_propagation import records, theory
+from experiments.signal_propagation import show as views
 from initjax import meanfield
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,7 +40,7 @@ def test_a_rescaled_draw_is_the_initializers_own(scheme):
     )
 
 
-ONE_INPUT = _signal_theory.Conditions(
+ONE_INPUT = theory.Conditions(
   depth=4, width=128, seeds=9, batch=1, correlation=0.0
 )
 
@@ -46,9 +48,7 @@ ONE_INPUT = _signal_theory.Conditions(
 def ends(law, conditions, *, backward=False, **options):
   """log₂ of the growth over all layers: middle of the band, half its width."""
   start, end = (-1, 0) if backward else (0, -1)
-  band = _signal_theory.band(
-    law, start, 7.0, conditions, backward=backward, **options
-  )
+  band = theory.band(law, start, 7.0, conditions, backward=backward, **options)
   return band.middle[end] - 7.0, band.half_width[end]
 
 
@@ -61,7 +61,7 @@ def test_the_band_of_relu_is_that_of_its_exact_law(depth, backward):
   layers the first, if it were not known, would widen the band by √(17/15).
   """
   conditions = ONE_INPUT._replace(depth=depth)
-  laws = _signal_theory.laws(jax.nn.relu, 1.0, 0.3, conditions)
+  laws = theory.laws(jax.nn.relu, 1.0, 0.3, conditions)
   exact = meanfield.relu_log_norm(depth - 1, 128)
   middle, half_width = ends(laws[backward], conditions, backward=backward)
   bit = math.log(2)
@@ -74,7 +74,7 @@ def test_the_band_of_relu_is_that_of_its_exact_law(depth, backward):
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_band_of_linear_networks_is_that_of_chi_squared(backward):
   """Each layer multiplies by σ_w²·χ²_n/n: digamma and trigamma of n/2."""
-  laws = _signal_theory.laws(lambda x: x, -1.0, 0.0, ONE_INPUT)
+  laws = theory.laws(lambda x: x, -1.0, 0.0, ONE_INPUT)
   middle, half_width = ends(laws[backward], ONE_INPUT, backward=backward)
   mean = special.digamma(64) - math.log(64)  # -1/n to order 1/(3n) of it
   std = math.sqrt(3 * special.polygamma(1, 64) / 9)  # √(2/n) to order 1/(2n)
@@ -90,12 +90,12 @@ def test_the_band_knows_what_the_digits_have_in_common():
   order 1/n: the first layer leaves c_ab itself uncertain by 1/√n, and 1/B is
   not much more than 1/n.
   """
-  inputs = _datasets.load_inputs("digits", 64, 0)
+  inputs = datasets.load_inputs("digits", 64, 0)
   gram = inputs @ inputs.T / 64
-  conditions = _signal_theory.Conditions(
-    2, 4096, 16, 64, _signal_theory.typical_correlation(inputs)
+  conditions = theory.Conditions(
+    2, 4096, 16, 64, theory.typical_correlation(inputs)
   )
-  law, _ = _signal_theory.laws(lambda x: x, 0.0, 0.0, conditions)
+  law, _ = theory.laws(lambda x: x, 0.0, 0.0, conditions)
   std = math.sqrt(2 / 4096 * (gram**2).mean() / 16)
   np.testing.assert_allclose(
     ends(law, conditions)[1], 3 * std / math.log(2), rtol=4 / 4096
@@ -106,7 +106,7 @@ def test_the_band_knows_what_the_digits_have_in_common():
 def test_the_band_of_orthogonal_weights_holds_their_exact_law():
   """From infinite width to the lower edge of that of Gaussian weights."""
   conditions = ONE_INPUT._replace(depth=100)
-  law, _ = _signal_theory.laws(jax.nn.relu, 1.0, 0.0, conditions)
+  law, _ = theory.laws(jax.nn.relu, 1.0, 0.0, conditions)
   middle, half_width = ends(law, conditions, drift_is_bound=True)
   exact = meanfield.relu_log_norm(99, 128, "orthogonal")
   std = exact.std / math.log(2) / 3
@@ -174,7 +174,7 @@ def test_forward_and_backward_match_a_plain_network():
     depth=6, width=8, seeds=2, batch=4, activations=("tanh",),
     initializers=("He fan_in",), dataset="synthetic",
   )  # fmt: skip
-  inputs = _datasets.load_inputs("synthetic", 4, 0)
+  inputs = datasets.load_inputs("synthetic", 4, 0)
   keys = jax.random.split(jax.random.key(3), config.seeds)
   params = main.draw(
     "truncated", config.depth, config.width, inputs.shape, keys
@@ -204,16 +204,16 @@ def test_forward_and_backward_match_a_plain_network():
 def calm_law(mean):
   """Of a network that follows `mean` by 0.01 bits in every layer."""
   depth = len(mean)
-  return _signal_theory.Law(mean, np.zeros(depth), 1e-4 * np.eye(depth))
+  return theory.Law(mean, np.zeros(depth), 1e-4 * np.eye(depth))
 
 
 def synthetic_course(per_layer_bits, backward, error=0.0):
   layers = np.arange(50.0)[::-1] if backward else np.arange(50.0)
   measured = np.tile(layers * per_layer_bits, (4, 1))
-  alive = _signal_records._alive(measured)
+  alive = records._alive(measured)
   law = calm_law(measured[0] + error * layers / 49)
   conditions = ONE_INPUT._replace(depth=50, seeds=4)
-  return _signal_records._course(
+  return records._course(
     measured, alive, law, calm_law(0 * layers), conditions, backward=backward
   )
 
@@ -243,9 +243,9 @@ def test_stable_is_what_a_healthy_network_does(sigmas, word, backward):
   from_where = min(exact.mean, 0.0) if sigmas < 0 else 0.0  # no change is well
   total = (from_where + sigmas * exact.std / 2) / math.log(2)
   steps = np.linspace(0.0, 1.0, 100)[:: -1 if backward else 1]
-  verdict = _signal_records._verdict(
+  verdict = records._verdict(
     np.tile(total * steps, (4, 1)),
-    _signal_theory.healthy(conditions)[backward],
+    theory.healthy(conditions)[backward],
     conditions,
     backward=backward,
   )
@@ -261,7 +261,7 @@ def test_verdict_names_the_layer_of_death(value, word):
   measured[:, 12:] = value  # layers 13 to 20, counted from 1
   law = calm_law(np.zeros(20))
   for backward, layer in ((False, 13), (True, 8)):
-    verdict = _signal_records._verdict(
+    verdict = records._verdict(
       measured[:, ::-1] if backward else measured,
       law, ONE_INPUT, backward=backward,
     )  # fmt: skip
@@ -281,10 +281,10 @@ def test_the_table_marks_what_lies_outside():
 
 
 def test_digits_are_real_standardised_and_of_unit_size():
-  inputs = _datasets.load_inputs("digits", 200, 0)
+  inputs = datasets.load_inputs("digits", 200, 0)
   assert inputs.shape == (200, 64)
   np.testing.assert_allclose((inputs**2).mean(axis=1), 1, rtol=1e-5)
-  raw = _datasets._standardised_digits()
+  raw = datasets._standardised_digits()
   np.testing.assert_allclose(raw.mean(axis=0), 0, atol=1e-12)
   variances = raw.var(axis=0)
   assert np.all(np.isclose(variances, 1) | (variances == 0))
@@ -307,18 +307,18 @@ def test_a_wrong_config_says_what_is_wanted(wrong, message):
 
 def test_too_large_a_batch_says_how_many_there_are():
   with pytest.raises(ValueError, match=r"5000 different .*; digits has 1797"):
-    _datasets.load_inputs("digits", 5000, 0)
+    datasets.load_inputs("digits", 5000, 0)
 
 
 def test_results_never_overwrite(tmp_path):
-  first = _results.new_directory(str(tmp_path), "run")
-  second = _results.new_directory(str(tmp_path), "run")
+  first = results.new_directory(str(tmp_path), "run")
+  second = results.new_directory(str(tmp_path), "run")
   assert first != second
   path = first / "a.json"
-  _results.write_json(path, {"x": np.array([1.0, -np.inf])})
+  results.write_json(path, {"x": np.array([1.0, -np.inf])})
   assert json.loads(path.read_text()) == {"x": [1.0, "-inf"]}
   with pytest.raises(FileExistsError, match=r"a\.json exists"):
-    _results.write_json(path, {"x": 0})
+    results.write_json(path, {"x": 0})
   assert json.loads(path.read_text()) == {"x": [1.0, "-inf"]}
   assert [item.name for item in first.iterdir()] == ["a.json"]
 

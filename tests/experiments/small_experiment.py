@@ -16,16 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _datasets, _plots
-from experiments._experiment import (
+from experiments.common import plots
+from experiments.data import datasets
+from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
-  abstract,
   check,
   option,
 )
-from experiments._launch import launch
+from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Config:
 
   items: int = option(6, "How many.", low=1)
   runs: int = option(5, "Of each; no multiple of the devices.", low=1)
-  dataset: str = option("synthetic", "Not used.", choices=_datasets.INPUTS)
+  dataset: str = option("synthetic", "Not used.", choices=datasets.INPUTS)
   batch: int = option(4, "Not used.", low=1)
   seed: int = option(0, "Of all random numbers.")
 
@@ -100,7 +99,7 @@ def run(config, job):
 
 def figure(result):
   """The courses."""
-  drawn, ((axis,),) = _plots.grid(1, 1)
+  drawn, ((axis,),) = plots.grid(1, 1)
   axis.plot(np.mean(result["courses"], axis=1).T)
   return drawn
 
@@ -110,14 +109,8 @@ def claims(result):
   return [Claim("tanh", "most", 1.0, float(np.max(result["ends"])), 1.0)]
 
 
-def programs(config):
-  """The one."""
-  given = _runs(config, 0), jnp.zeros((16, 16))
-  return {"walk": Program(walk, abstract(given), {"steps": 20})}
-
-
 EXPERIMENT = Experiment(
-  "small", Config, {}, run, lambda result: [], figure, claims, programs
+  "small", Config, {}, run, lambda result: [], figure, claims
 )
 
 if __name__ == "__main__":

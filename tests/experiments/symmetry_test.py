@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _symmetry_figure, _symmetry_networks, symmetry
-from experiments._job import Job, device_mesh
-from experiments.symmetry import EXPERIMENT, FLOAT32
+from experiments.runtime.job import Job, device_mesh
+from experiments.symmetry import __main__ as symmetry
+from experiments.symmetry import networks, show
+from experiments.symmetry.__main__ import EXPERIMENT, FLOAT32
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -73,26 +74,26 @@ def test_asymmetry_is_what_permuting_units_changes():
   keys = jax.random.split(jax.random.key(0), 3)
   shapes = ((4, 6), (6, 6), (6, 3))
   params = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
-  apart = _symmetry_networks.apart(params)
+  apart = networks.apart(params)
   rest = [p - a for p, a in zip(params, apart, strict=True)]
   products = [(a * r).sum() for a, r in zip(apart, rest, strict=True)]
   np.testing.assert_allclose(products, 0, atol=36 * FLOAT32 * 4)
-  for kernel in _symmetry_networks.apart(rest):
+  for kernel in networks.apart(rest):
     np.testing.assert_allclose(kernel, 0, atol=4 * FLOAT32)
-  assert _symmetry_networks.spread([jnp.ones(s) for s in shapes]) == 0
-  assert _symmetry_networks.spread(params) > 0.1
+  assert networks.spread([jnp.ones(s) for s in shapes]) == 0
+  assert networks.spread(params) > 0.1
 
 
 def test_times_and_slopes_of_exact_growth():
   noises = (1e-2, 1e-4, 1e-6)
   growth = np.exp(0.05 * np.arange(400))
   asymmetry = np.array(noises)[:, None, None] * growth * np.ones((1, 2, 1))
-  times = _symmetry_figure.break_times(asymmetry, 0.03)
+  times = show.break_times(asymmetry, 0.03)
   expected = np.log(0.03 / np.array(noises)) / 0.05
   np.testing.assert_allclose(times, np.stack([expected] * 2, 1), rtol=1e-12)
-  found = _symmetry_figure.slopes(noises, times)
+  found = show.slopes(noises, times)
   np.testing.assert_allclose(found, [20.0, 20.0], rtol=1e-12)
-  never = _symmetry_figure.break_times(asymmetry[..., :10], 0.03)
+  never = show.break_times(asymmetry[..., :10], 0.03)
   assert np.isnan(never).all()
 
 

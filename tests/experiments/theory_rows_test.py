@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import theory_rows
-from experiments._job import Job
+from experiments.runtime.job import Job
+from experiments.theory_rows import __main__ as theory_rows
 
 SMALL = theory_rows.Config(draws=8, depth=1, only="Llama")
 

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import reproduce, tpu_compile
-from experiments._experiment import Program
+from experiments.reproduce import __main__ as reproduce
+from experiments.runtime.recording import Program
+from experiments.tpu_compile import __main__ as tpu_compile
 
 missing = tpu_compile.obstacle()
 needs_libtpu = pytest.mark.skipif(

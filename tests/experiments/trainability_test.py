@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import _trainability_fit, trainability
+from experiments.trainability import __main__ as trainability
+from experiments.trainability import fit
 
 EXPERIMENT = trainability.EXPERIMENT
 SMOKE = EXPERIMENT.at_scale("smoke")
@@ -75,7 +76,7 @@ def test_a_frontier_is_where_accuracy_crosses_half_way():
     [0.2, 0.9, 0.9],  # nothing trains
   ]
   accuracy = np.array(columns).T[..., None]
-  found = _trainability_fit.frontiers(accuracy, depths)[:, 0]
+  found = fit.frontiers(accuracy, depths)[:, 0]
   np.testing.assert_allclose(found[:2], [4.0, np.sqrt(8)])
   assert np.isnan(found[2:]).all()
 
@@ -84,7 +85,7 @@ def test_the_fit_finds_the_law_and_ignores_what_is_out_of_reach():
   xi_c = np.array([1.0, 2.0, 5.0, 1000.0])
   frontier = 6 * np.tile(xi_c[:, None], 3)
   frontier[-1] = 80.0  # the budget's, not theory's
-  line = _trainability_fit.fit_line(xi_c, frontier, 80)
+  line = fit.fit_line(xi_c, frontier, 80)
   assert line.points == 3
   found = line.factor, line.exponent, line.correlation
   np.testing.assert_allclose(found, [6, 1, 1], rtol=1e-12)
@@ -93,7 +94,7 @@ def test_the_fit_finds_the_law_and_ignores_what_is_out_of_reach():
 
 def test_a_power_law_is_told_from_a_line():
   xi_c = np.geomspace(1, 10, 6)
-  line = _trainability_fit.fit_line(xi_c, 6 * xi_c[:, None] ** 0.5, 80)
+  line = fit.fit_line(xi_c, 6 * xi_c[:, None] ** 0.5, 80)
   np.testing.assert_allclose(line.exponent, 0.5, rtol=1e-12)
   published = {"line": line._asdict(), "depths": (4, 6, 9)}
   factor, exponent = trainability.claims(published)

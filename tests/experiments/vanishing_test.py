@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _vanishing_networks, _vanishing_theory
-from experiments.vanishing import EXPERIMENT
+from experiments.vanishing import networks, theory
+from experiments.vanishing.__main__ import EXPERIMENT
 
-KINDS = _vanishing_networks.KINDS
+KINDS = networks.KINDS
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ def test_what_the_device_rounds_to_zero(dtype, least):
   """IEEE: halving is exact down to the least number. XLA:CPU computes float32
   and bfloat16 in float32 without subnormals, and rounds to float16 with them.
   """
-  alive = _vanishing_networks.halvings(jnp.ones(()), dtype=dtype)
-  floor = _vanishing_theory.floor_of(np.asarray(alive), dtype)
+  alive = networks.halvings(jnp.ones(()), dtype=dtype)
+  floor = theory.floor_of(np.asarray(alive), dtype)
   assert math.log2(floor.least) == least
   assert floor.subnormals == (least == -24)
   assert floor.threshold == floor.least / (2 if floor.subnormals else 1)
@@ -49,12 +49,12 @@ def test_products_of_jacobians_agree_with_svd_in_float64():
   singular values down to 1e-2 of the largest: 10·24·2^-24·1e2 = 1.4e-3."""
   depth, width = 11, 24
   key = jax.random.key(3)
-  runs = _vanishing_networks.runs_of("tanh", key[None])
+  runs = networks.runs_of("tanh", key[None])
   inputs = jax.random.normal(jax.random.key(4), (1, 8))
   options = {"depth": depth, "width": width}
-  found = _vanishing_networks.spectra(runs, inputs, **options)
+  found = networks.spectra(runs, inputs, **options)
   run = {name: leaf[0] for name, leaf in runs.items()}
-  stack = _vanishing_networks.network(run, depth, width)
+  stack = networks.network(run, depth, width)
   params = stack.init(jax.random.split(key)[0], inputs.shape)
   z = np.float64(inputs[0]) @ np.float64(params.first_kernel)
   product = np.eye(width)
@@ -73,7 +73,7 @@ def test_slopes_of_sigmoid_are_distributed_as_counted():
   z = 2.0 * np.random.default_rng(0).standard_normal(10**6)
   slopes = 4 / (2 + np.exp(z) + np.exp(-z))
   counts, _ = np.histogram(slopes, np.linspace(0, 1, 21))
-  shares = _vanishing_theory.sigmoid_slope_shares(4.0, 20)
+  shares = theory.sigmoid_slope_shares(4.0, 20)
   np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
   error = np.sqrt(shares * (1 - shares) / 1e6)
   assert (np.abs(counts / 1e6 - shares) < 4 * error).all()

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _fan_networks, _xavier_claims, xavier
-from experiments.xavier import EXPERIMENT
+from experiments.common import fan_networks
+from experiments.xavier import __main__ as xavier
+from experiments.xavier import claims
+from experiments.xavier.__main__ import EXPERIMENT
 
 
 @pytest.mark.parametrize("shape", xavier.SHAPES)
-@pytest.mark.parametrize("mode", _fan_networks.MODES)
+@pytest.mark.parametrize("mode", fan_networks.MODES)
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_pyramids_obey_the_law_of_fans(config, result, shape, mode, direction):
   """q is exact in expectation; a Gaussian layer of n units multiplies E[q²] by
@@ -30,7 +32,7 @@ def test_pyramids_obey_the_law_of_fans(config, result, shape, mode, direction):
 def test_the_law_telescopes():
   """Each fan alone gives the ratio of the ends, whatever is between."""
   widths = (7, 100, 3, 40, 28)
-  laws = {mode: _fan_networks.law(widths, mode) for mode in _fan_networks.MODES}
+  laws = {mode: fan_networks.law(widths, mode) for mode in fan_networks.MODES}
   ones = np.ones(5)
   np.testing.assert_allclose(laws["fan_in"]["forward"], ones, rtol=1e-12)
   np.testing.assert_allclose(laws["fan_out"]["backward"], ones, rtol=1e-12)
@@ -49,14 +51,12 @@ def test_the_law_telescopes():
 def test_what_is_seen_is_the_chain_rule():
   """Against numpy in float64; float32 rounds some 30 times, each by ε/2."""
   keys = jax.random.split(jax.random.key(0), 3)
-  kernels = _fan_networks.draw(
+  kernels = fan_networks.draw(
     keys[0], (4, 5, 5, 3), jax.nn.initializers.normal(0.5)
   )
   x = jax.random.normal(keys[1], (6, 4))
   cotangent = jax.random.normal(keys[2], (6, 3))
-  seen = _fan_networks.see(
-    jnp.tanh, kernels, x, lambda z: (z * cotangent).sum()
-  )
+  seen = fan_networks.see(jnp.tanh, kernels, x, lambda z: (z * cotangent).sum())
   a, b, c = (np.asarray(kernel, np.float64) for kernel in kernels)
   z1 = np.asarray(x, np.float64) @ a
   z2 = np.tanh(z1) @ b
@@ -73,19 +73,11 @@ def test_what_is_seen_is_the_chain_rule():
 
 
 def test_kernels_of_equal_shape_differ_and_shapes_keep_their_order():
-  kernels = _fan_networks.draw(
+  kernels = fan_networks.draw(
     jax.random.key(0), (4, 5, 5, 5, 4), jax.nn.initializers.normal()
   )
   assert [k.shape for k in kernels] == [(4, 5), (5, 5), (5, 5), (5, 4)]
   assert not jnp.array_equal(kernels[1], kernels[2])
-
-
-def test_correlation_is_the_mean_over_pairs():
-  h = np.random.default_rng(0).standard_normal((7, 5)) + 0.5
-  products = h @ h.T
-  off = products[~np.eye(7, dtype=bool)].mean()
-  ours = xavier.correlation(jnp.asarray(h, jnp.float32))
-  assert float(ours) == pytest.approx(off / np.diag(products).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("activation", xavier.ACTIVATIONS)
@@ -131,7 +123,7 @@ def test_the_law_of_spread_is_that_of_chi_squared():
   rng = np.random.default_rng(0)
   widths = (16, 8, 32)
   logs = sum(np.log(rng.chisquare(n, 40000) / n) for n in widths)
-  law = _xavier_claims.spread_law(widths)
+  law = claims.spread_law(widths)
   assert law == pytest.approx(logs.std(), rel=5 / math.sqrt(2 * 40000))
 
 

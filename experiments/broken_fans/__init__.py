@@ -1,0 +1,1 @@
+"""What if the fans are read from a kernel's shape?"""

@@ -1,0 +1,1 @@
+"""What the library itself costs, and how often its verdicts err."""

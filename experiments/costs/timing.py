@@ -1,0 +1,50 @@
+"""What scripts that compare costs share: times, a table, optional peers."""
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import rich.table
+
+from experiments.runtime.experiment import Result
+
+
+def seconds(
+  function: Callable[..., Any], *arguments: Any, **options: Any
+) -> float:
+  """Of one call, its result waited for."""
+  start = time.perf_counter()
+  jax.block_until_ready(function(*arguments, **options))
+  return time.perf_counter() - start
+
+
+def in_turn(
+  timed: dict[str, Callable[[], float]], runs: int
+) -> dict[str, float]:
+  """Median seconds of each, all run in every round."""
+  rounds = [{name: run() for name, run in timed.items()} for _ in range(runs)]
+  return {name: statistics.median(r[name] for r in rounds) for name in timed}
+
+
+def torch_is_installed() -> bool:
+  """Whether there is a PyTorch to compare with."""
+  return importlib.util.find_spec("torch") is not None
+
+
+def tables(result: Result) -> list[rich.table.Table]:
+  """One column for each form or way, one row for each number."""
+  columns = result["columns"]
+  table = rich.table.Table(
+    title=result["title"], caption=result["note"], box=None
+  )
+  table.add_column("", no_wrap=True)
+  for name in columns:
+    table.add_column(name, justify="right")
+  rows = dict.fromkeys(row for column in columns.values() for row in column)
+  for row in rows:
+    cells = (column.get(row) for column in columns.values())
+    table.add_row(row, *("" if x is None else f"{x:.3g}" for x in cells))
+  return [table]

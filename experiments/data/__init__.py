@@ -1,0 +1,1 @@
+"""Datasets, from packages and from files."""

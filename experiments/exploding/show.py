@@ -1,0 +1,212 @@
+"""Tables and figure of `exploding`."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from experiments.common import plots
+from experiments.runtime.experiment import Result
+
+
+def tables(result: Result) -> list[Any]:
+  """Growth by weights and depth; descent by rate; clipping by cause."""
+  return [_growth(result), _descent(result), _clipping(result)]
+
+
+def _growth(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(title="log₂ of the gradient a layer, ReLU")
+  for title in ("σ_w²", "χ₁", "½ log₂ χ₁", "measured"):
+    table.add_column(title, justify="right")
+  for variance, chi_1, size in zip(
+    result["variances"], result["chi_1"], result["log2_size"], strict=True
+  ):
+    mean, error = plots.mean_and_error(
+      (size[:, -1] - size[:, 0]) / (size.shape[-1] - 1)
+    )
+    table.add_row(
+      f"{variance:g}", f"{chi_1:.3f}", f"{0.5 * math.log2(chi_1):+.3f}",
+      f"{mean:+.3f} ± {2 * error:.3f}",
+    )  # fmt: skip
+  return table
+
+
+def _descent(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(
+    title="gradient descent: greatest and final loss over the first"
+  )
+  table.add_column("rate over 2/λ_max", justify="right")
+  for name in result["descents"]:
+    for title in ("greatest", "final", "λ_max"):
+      table.add_column(f"{name}: {title}", justify="right")
+  for index, factor in enumerate(result["factors"]):
+    cells = []
+    for found in result["descents"].values():
+      loss = found["loss"][index]
+      cells += [
+        _number(np.median(np.max(loss, -1) / loss[:, 0])),
+        _number(np.median(loss[:, -1] / loss[:, 0])),
+        f"{_number(np.median(found['start'][index]))} → "
+        f"{_number(np.median(found['end'][index]))}",
+      ]
+    table.add_row(f"{factor:g}", *cells)
+  return table
+
+
+def _number(value: float) -> str:
+  return f"{value:.3g}" if np.isfinite(value) else "diverged"
+
+
+def _clipping(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(
+    title=f"test accuracy after SGD, global norm at most {result['limit']:g}"
+  )
+  table.add_column("what is wrong")
+  for name in result["clipping"]:
+    table.add_column(name, justify="right")
+  for name, found in result["causes"].items():
+    mean, error = plots.of_finite(found["test_accuracy"][..., -1].T)
+    finite = found["finite"][..., -1].mean(-1)
+    table.add_row(
+      name,
+      *(
+        plots.percent(m, e) + ("" if f in (0, 1) else f" ({1 - f:.0%} NaN)")
+        for m, e, f in zip(mean, error, finite, strict=True)
+      ),
+    )
+  return table
+
+
+def figure(result: Result) -> Any:
+  """Weights, depth, rate; descent; clipping."""
+  drawn, axes = plots.grid(2, 3)
+  _draw_scale(axes[0, 0], result)
+  _draw_depth(axes[0, 1], result)
+  _draw_rate(axes[0, 2], result)
+  _draw_losses(axes[1, 0], result, "quadratic")
+  _draw_losses(axes[1, 1], result, "deep")
+  _draw_clipping(axes[1, 2], result)
+  return drawn
+
+
+def _draw_scale(axis: Any, result: Result) -> None:
+  size = result["log2_size"]
+  layers = size.shape[-1] - 1
+  mean, error = plots.mean_and_error((size[..., -1] - size[..., 0]), 1)
+  axis.errorbar(
+    result["variances"], mean, 2 * error, fmt="o", color=plots.COLORS[0],
+    label="measured",
+  )  # fmt: skip
+  dense = np.linspace(min(result["variances"]), max(result["variances"]), 100)
+  axis.plot(
+    dense, layers * np.log2(dense / 2) / 2, color="black", **plots.THEORY,
+    label="theory, (σ_w²/2)^(depth/2)",
+  )  # fmt: skip
+  axis.set_title(f"weights: {layers + 1} layers")
+  axis.set_xlabel("weight variance σ_w² (× fan_in)")
+  axis.set_ylabel("log₂ of gradient, first over last layer")
+  axis.legend(fontsize=8)
+
+
+def _draw_depth(axis: Any, result: Result) -> None:
+  k = np.arange(result["log2_size"].shape[-1])
+  chosen = [i for i, w in enumerate(result["variances"]) if w >= 2]
+  for index, color in plots.colored(chosen):
+    variance = result["variances"][index]
+    size = result["log2_size"][index]
+    plots.line_with_band(axis, k, size, color, f"σ_w² = {variance:g}")
+    axis.plot(k, k * math.log2(variance / 2) / 2, color="black",
+              **plots.THEORY)  # fmt: skip
+  axis.plot([], [], color="black", **plots.THEORY, label="theory, √(χ₁^k)")
+  axis.set_title("depth: gradient by layer, ReLU")
+  axis.set_xlabel("k, layers below the output")
+  axis.set_ylabel("log₂ of gradient (rms)")
+  axis.legend(fontsize=8)
+
+
+def _draw_rate(axis: Any, result: Result) -> None:
+  factors = np.array(result["factors"])
+  for (name, found), color, marker in zip(
+    result["descents"].items(), plots.COLORS[:2], ("o", "s"), strict=True
+  ):
+    ratio = found["loss"][..., -1] / found["loss"][..., 0]
+    ratio = np.where(np.isfinite(ratio), np.clip(ratio, 1e-4, 1e4), 1e4)
+    middle, low, high = np.quantile(ratio, [0.5, 0, 1], axis=1)
+    label = "quadratic (linear regression)" if name == "quadratic" else name
+    axis.plot(factors, middle, marker, color=color, label=label,
+              linestyle="-", markersize=4)  # fmt: skip
+    axis.fill_between(factors, low, high, color=color, alpha=0.2, linewidth=0)
+  axis.axvline(1, color="black", **plots.THEORY, label="theory, 2/λ_max")
+  axis.set_xscale("log")
+  axis.set_yscale("log")
+  axis.set_title("rate: loss after descent (10⁴: diverged)")
+  axis.set_xlabel("learning rate over 2/λ_max at the start")
+  axis.set_ylabel("final loss over first")
+  axis.legend(fontsize=8)
+
+
+def _draw_losses(axis: Any, result: Result, name: str) -> None:
+  found = result["descents"][name]
+  factors = result["factors"]
+  near = [i for i, f in enumerate(factors) if f in (0.5, 0.9, 1.1, 1.5, 3, 10)]
+  for index, color in plots.colored(near):
+    loss = found["loss"][index] / found["loss"][index][:, :1]
+    loss = np.where(np.isfinite(loss) & (loss < 1e6), loss, np.nan)
+    axis.plot(loss.T, color=color, linewidth=0.8)
+    axis.plot([], [], color=color, label=f"{factors[index]:g}·2/λ_max")
+    if name == "quadratic" and factors[index] > 1:
+      _draw_speed(axis, loss[0], factors[index])
+  if name == "quadratic":
+    axis.plot(
+      [], [], color="black", **plots.THEORY, label="theory, (ηλ_max - 1)^2t"
+    )
+  axis.set_yscale("log")
+  axis.set_xlim(-2, 100)
+  axis.set_ylim(1e-2, 1e6)
+  axis.set_title(
+    "descent on a quadratic loss" if name == "quadratic" else
+    "descent of a deep network: catapults"
+  )  # fmt: skip
+  axis.set_xlabel("updates")
+  axis.set_ylabel("loss over first")
+  axis.legend(fontsize=7, loc="upper right")
+
+
+def _draw_speed(axis: Any, loss: np.ndarray, factor: float) -> None:
+  """The speed of divergence by theory, through the last point shown."""
+  last = int(np.flatnonzero(np.isfinite(loss))[-1])
+  step = np.arange(last + 1)
+  line = math.log10(loss[last]) + 2 * math.log10(2 * factor - 1) * (step - last)
+  shown = line > -0.5
+  axis.plot(step[shown], 10 ** line[shown], color="black", **plots.THEORY)
+
+
+def _draw_clipping(axis: Any, result: Result) -> None:
+  names = list(result["causes"])
+  places = np.arange(len(names))
+  count = len(result["clipping"])
+  for index, (kind, color) in enumerate(plots.colored(result["clipping"])):
+    found = [result["causes"][name]["test_accuracy"] for name in names]
+    mean, error = plots.of_finite(
+      np.stack([values[index, :, -1] for values in found], 1)
+    )
+    x = places + (index - (count - 1) / 2) * 0.8 / count
+    axis.bar(
+      x, mean, 0.75 / count, yerr=error, color=color, label=kind,
+      error_kw={"elinewidth": 1},
+    )  # fmt: skip
+    lost = x[np.isnan(mean)]
+    axis.plot(lost, np.full(len(lost), 0.03), "x", color=color, markersize=5)
+  axis.plot([], [], "x", color="gray", label="all diverged")
+  axis.axhline(0.1, color="black", **plots.THEORY, label="chance")
+  axis.set_xticks(places, [n.replace(" ", "\n", 1) for n in names], fontsize=8)
+  axis.set_ylim(0, 1.35)
+  axis.set_title("gradient clipping, by cause")
+  axis.set_ylabel("test accuracy after training")
+  axis.legend(fontsize=7, ncols=3, loc="upper center")

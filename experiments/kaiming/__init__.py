@@ -1,0 +1,1 @@
+"""Why half the variance, and why not average for ReLU?"""

@@ -1,0 +1,1 @@
+"""Does a narrow network's best rate serve a wide one?"""

@@ -1,0 +1,151 @@
+"""What was measured on normalized networks, beside theory, in numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.common import plots
+from experiments.normalization.theory import measured_growth
+from experiments.runtime.experiment import Claim, Result
+
+NAMES = {"batch": "BatchNorm", "layer": "LayerNorm", "none": "none"}
+SOURCES = {
+  "batch": "Ioffe and Szegedy 2015, §3.3",
+  "layer": "Ba et al. 2016, §5.1",
+}
+GROWTH_SOURCES = {
+  "batch": "Yang et al. 2019, Theorem 3.9",
+  "layer": "theory: χ₁/q = 1",
+  "none": "He et al. 2015, Eq. 14",
+}
+
+
+def claims(result: Result) -> list[Claim]:
+  """Forward the scale is gone; backward BatchNorm explodes, LayerNorm not."""
+  found = []
+  for kind in result["config"]["kinds"]:
+    if kind != "none":
+      found += _of_scale(kind, result)
+    found += _of_growth(kind, result)
+  return found
+
+
+def _ends(result: Result) -> tuple[list[int], float]:
+  """First and last scale that ε does not matter to; decades between them."""
+  scales = np.array(result["config"]["scales"])
+  large = np.flatnonzero(scales >= 0.1)
+  ends = [int(large[np.argmin(scales[large])]), int(np.argmax(scales))]
+  return ends, float(np.log10(scales[ends[1]] / scales[ends[0]]))
+
+
+def _of_scale(kind: str, result: Result) -> list[Claim]:
+  """Errors: twice what ε leaves at the smallest scale; two standard errors."""
+  ends, decades = _ends(result)
+  name, source = NAMES[kind], SOURCES[kind]
+  measured = result["scales"][kind]
+  growth = float(np.diff(measured["forward"].mean(1)[ends])[0])
+  left = 2 * float(np.diff(result["theory"]["forward"][kind][ends])[0])
+  slope = np.diff(measured["kernel_gradient"].mean(1)[ends])[0]
+  per_decade = float(slope / (2 * np.log2(10)) / decades)
+  depth = result["config"]["depths"][0]
+  over = f"over {decades:.0f} decades of σ_w"
+  at_he = 2.0 ** measured["forward"][result["config"]["scales"].index(1.0)]
+  mean, error = plots.mean_and_error(at_he)
+  return [
+    Claim(source, f"{name}: log₂ growth of signal {over}", 0.0, growth,
+          left + 1e-5),
+    Claim(source, f"{name}: exponent of σ_w in kernel gradients", -1.0,
+          per_decade, (depth * left + 1e-5) / decades),
+    Claim("E[relu(z)²], z ~ N(0, 1)", f"{name}: second moment of activations",
+          0.5, float(mean), float(2 * error)),
+  ]  # fmt: skip
+
+
+def _of_growth(kind: str, result: Result) -> list[Claim]:
+  """Errors: two standard errors, and what width n shifts.
+
+  A ReLU layer of width n lowers or raises the mean logarithm of a signal's
+  second moment by up to 5/(2n) (Hanin and Nica 2020). Theory lets the width
+  grow at a given batch: once batches are as large as the width, so that n units
+  do not tell all images apart, the growth is less, and nothing is claimed.
+  """
+  found = []
+  width = result["config"]["gradient_width"]
+  for batch, values in result["gradients"][kind].items():
+    if 2 * int(batch) > width:
+      continue
+    mean, error = plots.mean_and_error(measured_growth(values))
+    published = result["theory"]["growth"][kind][batch]
+    shift = 2.5 / width * published
+    quantity = f"{NAMES[kind]}: gradient² growth per layer, batch {batch}"
+    found.append(
+      Claim(GROWTH_SOURCES[kind], quantity, published, float(mean),
+            float(2 * error + shift))
+    )  # fmt: skip
+  return found
+
+
+def tables(result: Result) -> list[Any]:
+  """By scale, by layer, and what was learnt."""
+  return [_scale_table(result), _growth_table(result), _accuracy_table(result)]
+
+
+def _scale_table(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(
+    title="second moment of the last activations: measured (theory)"
+  )
+  table.add_column("σ_w over He's", justify="right")
+  kinds = result["config"]["kinds"]
+  for kind in kinds:
+    table.add_column(NAMES[kind], justify="right")
+  for i, scale in enumerate(result["config"]["scales"]):
+    cells = []
+    for kind in kinds:
+      forward = np.float64(result["scales"][kind]["forward"][i])
+      mean = 2.0 ** forward.mean()
+      law = 2.0 ** result["theory"]["forward"][kind][i]
+      cells.append(f"{mean:.3g} ({law:.3g})")
+    table.add_row(f"{scale:g}", *cells)
+  return table
+
+
+def _growth_table(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(title="growth of squared gradients per layer")
+  for title in ("network", "batch", "measured", "theory", "batch → ∞"):
+    table.add_column(title, justify="right")
+  for kind, by_batch in result["gradients"].items():
+    for batch, values in by_batch.items():
+      mean, error = plots.mean_and_error(measured_growth(values))
+      table.add_row(
+        NAMES[kind],
+        batch,
+        f"{mean:.3f} ± {2 * error:.3f}",
+        f"{result['theory']['growth'][kind][batch]:.3f}",
+        f"{result['theory']['limit'][kind]:.3f}",
+      )
+  return table
+
+
+def _accuracy_table(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(title="test accuracy after training")
+  table.add_column("hidden layers", justify="right")
+  table.add_column("σ_w over He's", justify="right")
+  kinds = result["config"]["kinds"]
+  for kind in kinds:
+    table.add_column(NAMES[kind], justify="right")
+  for depth in result["config"]["depths"]:
+    first = depth == result["config"]["depths"][0]
+    scales = result["config"]["scales"] if first else (1.0,)
+    for i, scale in enumerate(scales):
+      cells = []
+      for kind in kinds:
+        found = result["courses"][kind][str(depth)]["test_accuracy"]
+        cells.append(plots.percent(*plots.of_finite(found[i, :, -1])))
+      table.add_row(str(depth), f"{scale:g}", *cells)
+  return table

@@ -1,0 +1,241 @@
+"""Do finite networks forget their inputs as fast as mean-field theory says?
+
+Question: where in the plane of weight and bias variance do two inputs become
+alike (ordered), where do they part (chaotic), over how many layers ξ_c, and do
+networks of width 256 keep to it?
+
+    python -m experiments.phase_diagram
+
+maps the phases, ξ_c and the critical line of tanh from theory, and measures ξ_c
+at 35 points on 32 networks of 60 layers each, fed with real images: about 40
+seconds on 2 CPU cores. Expect 30 points with a measured ξ_c: 19 of them within
+one standard error of theory, 25 within two, all but one within three; half
+within 1.4 % of its value, the largest ξ_c, beside the critical line, within 16.
+On the line itself ξ_c exceeds a third of the depth, and none is fitted.
+`--activation` chooses another function: ReLU has no chaotic phase with a
+fixed point, GELU a critical line that is partly unstable.
+
+The networks are spread over all devices. They start at the fixed point's length
+q*, so that transients of the length do not blur the correlation; their pairs of
+images are the most and the least alike, so that c* is met from both sides. How
+ξ_c is fitted is told in `fit.py`. Results go to a new directory:
+phase_diagram.json and phase_diagram.png.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from experiments.data import datasets
+from experiments.phase_diagram import fit, networks, show, table, theory
+from experiments.phase_diagram.records import Diagram, Point, as_numbers
+from experiments.runtime.experiment import (
+  Claim,
+  Experiment,
+  Result,
+  check,
+  option,
+)
+from experiments.runtime.job import Job
+from experiments.runtime.launch import launch
+from initjax import meanfield
+from initjax.typing import Activation
+
+_POOL = 512  # images among which pairs are sought
+
+
+class Subject(NamedTuple):
+  """An activation, and the part of the plane that shows its phases."""
+
+  activation: Activation
+  sigma_w2: tuple[float, float]
+  sigma_b2: tuple[float, float]
+
+
+ACTIVATIONS: dict[str, Subject] = {
+  "tanh": Subject(jnp.tanh, (0.5, 4.0), (0.0, 0.5)),
+  "erf": Subject(jax.scipy.special.erf, (0.4, 3.2), (0.0, 0.5)),
+  "softsign": Subject(jax.nn.soft_sign, (0.5, 6.0), (0.0, 0.5)),
+  "sigmoid": Subject(jax.nn.sigmoid, (50.0, 200.0), (0.0, 5.0)),
+  "relu": Subject(jax.nn.relu, (0.5, 3.0), (0.0, 1.0)),
+  "leaky_relu": Subject(jax.nn.leaky_relu, (0.5, 3.0), (0.0, 1.0)),
+  "elu": Subject(jax.nn.elu, (0.5, 2.5), (0.0, 1.0)),
+  "selu": Subject(jax.nn.selu, (0.3, 1.5), (0.0, 1.0)),
+  "gelu": Subject(jax.nn.gelu, (0.5, 3.0), (0.0, 1.0)),
+  "silu": Subject(jax.nn.silu, (0.5, 3.0), (0.0, 1.0)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to map and measure."""
+
+  activation: str = option("tanh", "φ.", choices=ACTIVATIONS)
+  sigma_w2: tuple[float, ...] = option(
+    (), "LOW,HIGH of σ_w²; if not given, as suits φ.", kind=float, repeats=True
+  )
+  sigma_b2: tuple[float, ...] = option(
+    (), "LOW,HIGH of σ_b²; if not given, as suits φ.", kind=float, repeats=True
+  )
+  resolution: int = option(96, "Of the map, along each axis.", low=2)
+  points: tuple[int, ...] = option(
+    (7, 5), "Measured, on each axis.", low=1, repeats=True
+  )
+  depth: int = option(60, "Linear layers.", low=10)
+  width: int = option(256, "Units of each.", low=8)
+  seeds: int = option(32, "Networks at each point.", low=2)
+  pairs: int = option(
+    32, "Pairs of images, both of the most and the least alike.", low=1
+  )
+  dataset: str = option("digits", "What goes in.", choices=datasets.INPUTS)
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
+
+  def __post_init__(self) -> None:
+    check(self)
+    if self.pairs > _POOL // 4:
+      raise ValueError(f"pairs must be at most {_POOL // 4}; got {self.pairs}.")
+    if len(self.points) != 2:
+      raise ValueError(
+        "points must be two numbers, along sigma_w2 and sigma_b2; got "
+        f"{self.points}."
+      )
+    for name, bounds in zip(("sigma_w2", "sigma_b2"), self.ranges, strict=True):
+      _check_range(name, bounds, positive=name == "sigma_w2")
+
+  @property
+  def batch(self) -> int:
+    """Different images that are wanted."""
+    return _POOL
+
+  @property
+  def ranges(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(low, high) of σ_w² and of σ_b²."""
+    subject = ACTIVATIONS[self.activation]
+    return (
+      self.sigma_w2 or subject.sigma_w2,
+      self.sigma_b2 or subject.sigma_b2,
+    )
+
+
+def _check_range(name: str, bounds: tuple[float, ...], positive: bool) -> None:
+  fine = len(bounds) == 2 and 0 <= bounds[0] < bounds[1] < math.inf
+  if not fine or (positive and bounds[0] == 0):
+    raise ValueError(
+      f"{name} must be two finite numbers, {'0 <' if positive else '0 <='} low "
+      f"< high; got {bounds}."
+    )
+
+
+def run(config: Config, job: Job) -> Result:
+  """Theory on the whole plane, and measurements at the centres of a grid."""
+  phi = ACTIVATIONS[config.activation].activation
+  sigma_w2, sigma_b2 = (
+    np.linspace(low, high, config.resolution) for low, high in config.ranges
+  )
+  plane = theory.plane(phi, sigma_w2, sigma_b2)
+  line = theory.critical_line(phi)
+  points = predicted(config)
+  measured = [i for i, point in enumerate(points) if not point.note]
+  if measured:
+    distances = measure([points[i] for i in measured], config, job)
+    for i, one in zip(measured, distances, strict=True):
+      found = fit.fit(one, points[i].c, config.width)
+      points[i] = points[i]._replace(
+        measured_xi_c=found.xi_c,
+        error=found.error,
+        note=found.note,
+        deviation=(1 - points[i].c) - one.mean(axis=0, dtype=np.float64),
+      )
+  diagram = Diagram(plane, line, points)
+  setting = {n: getattr(config, n) for n in ("activation", "depth", "width")}
+  numbers = as_numbers(diagram, networks.GROUPS)
+  return {**setting, **numbers, "_diagram": diagram}
+
+
+def predicted(config: Config) -> list[Point]:
+  """`fixed_point` at each point that is to be measured."""
+  phi = ACTIVATIONS[config.activation].activation
+  sigma_w2, sigma_b2 = (
+    low + (high - low) * (np.arange(number) + 0.5) / number
+    for (low, high), number in zip(config.ranges, config.points, strict=True)
+  )
+  points = []
+  for w in sigma_w2.tolist():
+    for b in sigma_b2.tolist():
+      try:
+        found = meanfield.fixed_point(phi, w, b)
+      except ValueError as error:
+        if "no fixed point" not in str(error):
+          raise
+        points.append(Point(w, b, "none", note="no fixed point"))
+        continue
+      note = "" if found.stable else "length unstable"
+      if found.q == 0:
+        note = "signal dies"
+      points.append(
+        Point(w, b, found.phase, found.q, found.c, found.xi_c, note=note)
+      )
+  return points
+
+
+def measure(points: list[Point], config: Config, job: Job) -> np.ndarray:
+  """1 - c_l in all networks: [points, seeds, depth, groups]."""
+  inputs = datasets.load_inputs(config.dataset, _POOL, config.seed)
+  pairs = jnp.asarray(networks.pairs_of(inputs, config.pairs))
+  columns = np.array(
+    [(point.sigma_w2, point.sigma_b2, point.q) for point in points], np.float32
+  )
+  keys = jax.random.split(
+    jax.random.key(config.seed), (len(points), config.seeds)
+  )
+  send = functools.partial(
+    networks.distances,
+    ACTIVATIONS[config.activation].activation,
+    config.depth,
+    config.width,
+  )
+
+  def at(index: int) -> jax.Array:
+    row = jnp.repeat(columns[index][:, None], config.seeds, axis=1)
+    nets = networks.Nets(keys[index], *row)
+    found: jax.Array = job.spread(send, nets, pairs)
+    return found
+
+  return np.stack(job.map(at, range(len(points))))
+
+
+def claims(result: Result) -> list[Claim]:
+  """How often the measured depth scale is what the correlation map says."""
+  fitted = result["_diagram"].fitted
+  if not fitted:
+    return []
+  inside = float(np.mean([abs(point.sigmas) < 2 for point in fitted]))
+  share = float(stats.norm.cdf(2) - stats.norm.cdf(-2))
+  spread = math.sqrt(share * (1 - share) / len(fitted))
+  what = "share of ξ_c within two standard errors"
+  source = "Schoenholz et al. 2017, Eq. 9"
+  return [Claim(source, what, share, inside, 3 * spread)]
+
+
+EXPERIMENT = Experiment(
+  "phase_diagram",
+  Config,
+  {
+    "smoke": {"resolution": 8, "points": (2, 1), "depth": 20, "width": 32,
+              "seeds": 4, "pairs": 4},
+    "tpu": {"points": (14, 10), "width": 2048, "seeds": 128},
+  },
+  run,
+  table.tables,
+  show.figure,
+  claims,
+)  # fmt: skip
+
+if __name__ == "__main__":
+  launch(EXPERIMENT)

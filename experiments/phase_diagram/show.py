@@ -1,0 +1,166 @@
+"""The phase diagram as a figure: the plane, and both ξ_c point by point."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.common import plots
+from experiments.phase_diagram.records import Diagram, Point, in_view
+from experiments.runtime.experiment import Result
+
+_SHORTEST, _LONGEST = 0.5, 100.0  # ξ_c on the colour scale
+_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+
+
+def figure(result: Result) -> Any:
+  """The plane, with measured points in its colours; and both ξ_c compared."""
+  from matplotlib.colors import LogNorm
+  from matplotlib.figure import Figure
+
+  diagram = result["_diagram"]
+  drawn = Figure(figsize=(11, 4.6), layout="constrained")
+  left, right = drawn.subplots(1, 2, width_ratios=(1.25, 1))
+  norm = LogNorm(_SHORTEST, _LONGEST)
+  mesh = _draw_plane(left, diagram, norm)
+  _draw_points(left, diagram, norm)
+  left.set_title(
+    result["activation"] + r": depth scale $\xi_c$, theory and measured"
+  )
+  entries = left.get_legend_handles_labels()
+  drawn.legend(*entries, loc="outside lower left", ncols=4)
+  drawn.colorbar(mesh, ax=left, label=r"$\xi_c$ (layers)", extend="both")
+  _draw_comparison(right, diagram)
+  return drawn
+
+
+def _draw_plane(axis: Any, result: Diagram, norm: Any) -> Any:
+  plane = result.plane
+  axis.set_facecolor("0.85")  # shows where there is no fixed point
+  mesh = axis.pcolormesh(
+    plane.sigma_w2,
+    plane.sigma_b2,
+    np.ma.masked_invalid(np.minimum(plane.xi_c, 1e9)),
+    norm=norm,
+    cmap="viridis",
+    shading="nearest",
+    rasterized=True,
+  )
+  _draw_line(axis, result)
+  _label_phases(axis, result)
+  axis.set_xlim(plane.sigma_w2[0], plane.sigma_w2[-1])
+  axis.set_ylim(plane.sigma_b2[0], plane.sigma_b2[-1])
+  axis.set_xlabel(r"$\sigma_w^2$: variance of weights · fan_in")
+  axis.set_ylabel(r"$\sigma_b^2$: variance of biases")
+  return mesh
+
+
+def _draw_line(axis: Any, result: Diagram) -> None:
+  """Where χ₁ = 1, dotted where lengths drift away; for ReLU a single star."""
+  line = result.line
+  inside = in_view(result.plane, line.sigma_w2, line.sigma_b2)
+  for stable, style, label in (
+    (True, "--", "critical"),
+    (False, ":", "critical, length unstable"),
+  ):
+    shown = inside & (line.stable == stable)
+    if not shown.any():
+      continue
+    w = np.where(shown, line.sigma_w2, np.nan)
+    if np.nanmax(w) - np.nanmin(w) > 1e-9:
+      axis.plot(w, line.sigma_b2, color="black", ls=style, label=label)
+    else:
+      at = (np.nanmax(w), line.sigma_b2[shown].max())
+      axis.plot(*at, "k*", ms=13, clip_on=False, zorder=4, label=label)
+
+
+def _label_phases(axis: Any, result: Diagram) -> None:
+  """A word in the middle of each phase, where no measured point is near."""
+  plane = result.plane
+  w, b = np.meshgrid(plane.sigma_w2, plane.sigma_b2)
+  regions = {
+    "ordered": plane.chi_1 < 1,
+    "chaotic": plane.chi_1 > 1,
+    "no fixed point": np.isnan(plane.q),
+  }
+  for name, region in regions.items():
+    if region.mean() > 0.03:
+      x, y = _middle(w, b, region, result.points)
+      axis.text(
+        x, y, name, ha="center", va="center", weight="bold", color="white",
+        path_effects=_outline(),
+      )  # fmt: skip
+
+
+def _middle(
+  w: np.ndarray, b: np.ndarray, region: np.ndarray, points: list[Point]
+) -> tuple[float, float]:
+  """Inside the region, far from its border and from markers' rows."""
+  from scipy import ndimage
+
+  depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+  rows = np.unique([point.sigma_b2 for point in points])
+  gaps = abs(b[..., None] - rows).min(axis=-1)
+  half = gaps.max() if rows.size < 2 else np.diff(rows).min() / 2
+  score = depth * np.minimum(gaps / half, 1.0)
+  best = np.unravel_index(score.argmax(), score.shape)
+  return float(w[best]), float(b[best])
+
+
+def _outline() -> list[Any]:
+  from matplotlib import patheffects
+
+  return [patheffects.withStroke(linewidth=2.5, foreground="0.2")]
+
+
+def _draw_points(axis: Any, result: Diagram, norm: Any) -> None:
+  fitted = result.fitted
+  others = [point for point in result.points if point.note]
+  if fitted:
+    axis.scatter(
+      [point.sigma_w2 for point in fitted],
+      [point.sigma_b2 for point in fitted],
+      c=[point.measured_xi_c for point in fitted],
+      norm=norm, cmap="viridis", s=70, edgecolors="white", linewidths=1.2,
+      label="measured, same colours", zorder=3,
+    )  # fmt: skip
+  if others:
+    axis.scatter(
+      [point.sigma_w2 for point in others],
+      [point.sigma_b2 for point in others],
+      marker="x", color="white", s=30, linewidths=1.2, zorder=3,
+      label="not measurable", path_effects=_outline(),
+    )  # fmt: skip
+
+
+def _draw_comparison(axis: Any, result: Diagram) -> None:
+  """Measured over theory, in the colours of the phases."""
+  fitted = result.fitted
+  axis.set_title("point by point, ± 2 standard errors")
+  axis.set_xlabel(r"$\xi_c$ of theory (layers)")
+  axis.set_ylabel(r"measured $\xi_c$ (layers)")
+  if not fitted:
+    axis.text(0.5, 0.5, "nothing measured", ha="center", va="center",
+              transform=axis.transAxes)  # fmt: skip
+    return
+  for phase, color in zip(
+    ("ordered", "chaotic"), plots.COLORS[:2], strict=True
+  ):
+    own = [point for point in fitted if point.phase == phase]
+    if own:
+      axis.errorbar(
+        [point.xi_c for point in own],
+        [point.measured_xi_c for point in own],
+        [2 * point.error for point in own],
+        fmt="o", ms=4, color=color, capsize=2, lw=1, label=phase,
+      )  # fmt: skip
+  ends = [point.xi_c for point in fitted]
+  ends += [point.measured_xi_c for point in fitted]
+  span = np.array([min(ends) / 1.3, max(ends) * 1.3])
+  axis.plot(span, span, color="black", zorder=0, label="equal", **plots.THEORY)
+  axis.set(xscale="log", yscale="log", xlim=span, ylim=span, aspect="equal")
+  for side in (axis.xaxis, axis.yaxis):
+    side.set_major_formatter("{x:g}")
+    ticks = [t for t in _TICKS if span[0] < t < span[1]]
+    side.set_ticks(ticks)
+    side.set_minor_formatter(lambda x, _: "")
+  axis.legend(loc="upper left")

@@ -1,0 +1,1 @@
+"""Do leaky ReLU and ELU fix dying ReLU?"""

@@ -1,0 +1,220 @@
+"""Tables, figure and claims of `rectifiers`."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.common import plots
+from experiments.runtime.experiment import Claim, Result
+
+STYLES = (("o", "-", 3.5), ("^", "--", 8), ("s", ":", 3.5))
+"""Marker, line and size for each activation, for curves may coincide."""
+
+
+def claims(result: Result) -> list[Claim]:
+  """ELU's slope e^z leaves no unit dead; how many networks are born dead.
+
+  Before 0.12 JAX's slope of ELU, expm1(z) + 1, is 0 far below 0; so this
+  is said of rates and biases at which no network diverges. That of leaky ReLU
+  cannot be 0, so of its units there is nothing to check. A share of n
+  independent networks has the deviation √(p(1 - p)/n).
+  """
+  found = []
+  if "elu" in result["activations"]:
+    elu = result["activations"]["elu"]
+    calm = ~np.asarray(elu["diverged"]).any(-1)  # [biases, rates]
+    if calm.any():
+      most = float(np.asarray(elu["dead"])[calm].mean(-1).max())
+      name = "dead elu units of a network, at most, where none diverges"
+      found.append(Claim("slope e^z > 0", name, 0.0, most, 0.0))
+  for width, law in result["theory"].items():
+    share = 1 - law[-1]
+    ours = 1 - float(result["born_alive"][width]["symmetric"][-1])
+    deviation = float(np.sqrt(share * (1 - share) / result["born_networks"]))
+    name = f"ReLU, {len(law)} layers of {width}: share born dead"
+    source = "Lu et al. 2020, §3"
+    found.append(Claim(source, name, float(share), ours, 2 * deviation))
+  return found
+
+
+def tables(result: Result) -> list[Any]:
+  """Dead units, those that came back, and accuracy at the end."""
+  import rich.table
+
+  table = rich.table.Table(
+    title="after training: dead units, revived of all that died, test accuracy"
+  )
+  table.add_column("activation")
+  table.add_column("bias", justify="right")
+  for rate in result["rates"]:
+    table.add_column(f"rate {rate:g}", justify="right")
+  for name, found in result["activations"].items():
+    for i, bias in enumerate(result["biases"]):
+      cells = [_cell(found, i, j) for j in range(len(result["rates"]))]
+      table.add_row(name, f"{bias:g}", *cells)
+  return [table, _born_table(result)]
+
+
+def _cell(found: dict[str, Any], bias: int, rate: int) -> str:
+  """Means over the networks that are finite at the end, if there are any."""
+  diverged = found["diverged"][bias, rate]
+  lost = f"{int(diverged.sum())} of {len(diverged)} diverged"
+  if diverged.all():
+    return lost
+  back = plots.of_finite(found["revived"][bias, rate])[0]
+  dead = plots.of_finite(found["dead"][bias, rate, :, -1].mean(-1))[0]
+  right = plots.of_finite(found["test_accuracy"][bias, rate, :, -1])[0]
+  told = f"{back:.0%}" if np.isfinite(back) else "-"
+  cell = f"{dead:.1%}, {told}, {right:.0%}"
+  return f"{cell} ({lost})" if diverged.any() else cell
+
+
+def _born_table(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(title="share of thin ReLU networks born dead")
+  for name in ("width, layers", "symmetric", "theory", "asymmetric"):
+    table.add_column(name, justify="right")
+  for width, law in result["theory"].items():
+    alive = result["born_alive"][width]
+    table.add_row(
+      f"{width}, {len(law)}",
+      f"{1 - alive['symmetric'][-1]:.3f}",
+      f"{1 - law[-1]:.3f}",
+      f"{1 - alive['asymmetric'][-1]:.3f}",
+    )
+  return table
+
+
+def figure(result: Result) -> Any:
+  """Rows: each bias, a panel for each rate; then layers, revival, births."""
+  rates, biases = result["rates"], result["biases"]
+  columns = max(3, len(rates))
+  drawn, axes = plots.grid(len(biases) + 1, columns)
+  for i, bias in enumerate(biases):
+    for j, rate in enumerate(rates):
+      _draw_course(axes[i, j], result, i, j)
+      axes[i, j].set_title(f"first bias {bias:g}, learning rate {rate:g}")
+    for axis in axes[i, len(rates) :]:
+      axis.set_visible(False)
+  axes[0, 0].legend(fontsize=8, loc="upper right")
+  _draw_layers(axes[-1, 0], result)
+  _draw_revival(axes[-1, 1], result)
+  _draw_born(axes[-1, 2], result)
+  for axis in axes[-1, 3:]:
+    axis.set_visible(False)
+  return drawn
+
+
+def _draw_course(axis: Any, result: Result, bias: int, rate: int) -> None:
+  lost = {}
+  for (name, found), color, style in zip(
+    result["activations"].items(), plots.COLORS, STYLES, strict=False
+  ):
+    dead = found["dead"][bias, rate].mean(-1)
+    _line(axis, result["steps"], dead, color, style, name)
+    lost[name] = int(found["diverged"][bias, rate].sum())
+  if any(lost.values()):
+    told = ", ".join(f"{name} {count}" for name, count in lost.items())
+    axis.text(
+      0.02, 0.95, f"diverged, of {len(dead)}: {told}",
+      fontsize=8, transform=axis.transAxes,
+    )  # fmt: skip
+  _shares(axis)
+
+
+def _line(
+  axis: Any,
+  x: Any,
+  values: Any,
+  color: Any,
+  style: tuple[str, str, float],
+  label: str,
+) -> None:
+  """Mean of finite networks, two standard errors around; else a gap."""
+  mean, error = plots.of_finite(values)
+  marker, line, size = style
+  axis.plot(
+    x, mean, marker=marker, linestyle=line, markersize=size,
+    color=color, label=label, markerfacecolor="none" if size > 4 else None,
+  )  # fmt: skip
+  axis.fill_between(
+    x, mean - error, mean + error, color=color, alpha=0.2, linewidth=0
+  )
+
+
+def _shares(axis: Any) -> None:
+  """Linear up to a unit in a hundred, logarithmic beyond."""
+  axis.set_yscale("symlog", linthresh=0.01)
+  axis.set_ylim(-0.002, 2)
+  axis.set_yticks([0, 0.01, 0.1, 1], ["0", "1 %", "10 %", "100 %"])
+  axis.set_xlabel("updates")
+  axis.set_ylabel("share of dead units")
+
+
+def _draw_layers(axis: Any, result: Result) -> None:
+  """ReLU at the greatest rate and the first bias, by layer."""
+  import matplotlib
+
+  name = next(iter(result["activations"]))
+  dead = result["activations"][name]["dead"][0, -1]
+  count = dead.shape[-1]
+  colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, count))
+  for layer, color in enumerate(colors):
+    label = f"layer {layer + 1}"
+    style = (".", "-", 3)
+    _line(axis, result["steps"], dead[..., layer], color, style, label)
+  _shares(axis)
+  bias, rate = result["biases"][0], result["rates"][-1]
+  axis.set_title(f"{name} by layer, bias {bias:g}, rate {rate:g}")
+  axis.legend(fontsize=7, ncols=4, loc="upper center")
+
+
+def _draw_revival(axis: Any, result: Result) -> None:
+  """A point for each kind of network of which units died."""
+  rates = np.arange(len(result["rates"]))
+  kinds = [
+    (f"{name}, bias {bias:g}", found["revived"][i].T, marker, color, i)
+    for (name, found), (marker, _, _), color in zip(
+      result["activations"].items(), STYLES, plots.COLORS, strict=False
+    )
+    for i, bias in enumerate(result["biases"])
+    if np.isfinite(found["revived"][i]).any()
+  ]
+  for place, (label, back, marker, color, i) in enumerate(kinds):
+    mean, error = plots.of_finite(back)  # [rates]
+    axis.errorbar(
+      rates + 0.5 * ((place + 0.5) / len(kinds) - 0.5), mean, error,
+      fmt=marker, color=color, label=label, capsize=3,
+      markerfacecolor=None if i == 0 else "white",
+    )  # fmt: skip
+  axis.set_xticks(rates, [f"{rate:g}" for rate in result["rates"]])
+  axis.set_xlim(-0.5, len(rates) - 0.5)
+  axis.set_ylim(-0.05, 1.3)
+  axis.set_yticks(np.linspace(0, 1, 6))
+  axis.set_title("do dead units come back?")
+  axis.set_xlabel("learning rate")
+  axis.set_ylabel("revived of all that died")
+  if kinds:
+    axis.legend(fontsize=7, ncols=2, loc="upper center")
+
+
+def _draw_born(axis: Any, result: Result) -> None:
+  for (width, law), color in plots.colored(result["theory"].items()):
+    layers = np.arange(1, len(law) + 1)
+    alive = result["born_alive"][width]
+    axis.plot(layers, 1 - alive["symmetric"], "o", color=color, markersize=3)
+    axis.plot(layers, 1 - alive["asymmetric"], "x", color=color, markersize=4)
+    axis.plot(layers, 1 - np.array(law), color=color, **plots.THEORY)
+    axis.plot([], [], color=color, label=f"width {width}")
+  for marker, label in (("o", "symmetric"), ("x", "asymmetric")):
+    axis.plot([], [], marker, color="gray", markersize=4, label=label)
+  axis.plot(
+    [], [], color="gray", label="1 - (1 - 2⁻ⁿ)ᴸ, theory", **plots.THEORY
+  )
+  axis.set_ylim(0, 1.3)
+  axis.set_yticks(np.linspace(0, 1, 6))
+  axis.set_title("networks born dead (one input)")
+  axis.set_xlabel("layers L")
+  axis.set_ylabel("share of networks")
+  axis.legend(fontsize=7, ncols=2, loc="upper center")

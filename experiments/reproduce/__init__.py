@@ -1,0 +1,1 @@
+"""Does it all agree with the papers?"""

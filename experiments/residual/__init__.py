@@ -1,0 +1,1 @@
+"""Why do residual networks train?"""

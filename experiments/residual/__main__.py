@@ -1,0 +1,231 @@
+"""Why do residual networks train?
+
+Question: how do signal and gradient grow through skip connections, which
+initial branches let deep networks learn, and is the identity easier to learn
+with them?
+
+    python -m experiments.residual
+
+measures random ReLU networks of up to 1000 layers, trains seven schemes on
+handwritten digits, and the identity on the embedded ones: a minute and a half
+on 2 CPU cores. Expect: the signal grows by 2^(1.01 ± 0.01) per plain block, to
+50.3 ± 1.4 after 50 pre-norm blocks (theory: 2 and 51). At 1000 layers the
+squared gradient of the first is 2^9 times the last's if pre-norm, 2^-57 in a
+plain He network (theory at width 64: 2^-58), exactly zero with Xavier from 300
+layers, and overflows in plain residual ones. At 64 blocks plain networks learn
+nothing (about 10 %) and He-residual ones diverge; pre-norm, zero branches,
+Fixup, SkipInit and ReZero reach 94 to 97 %. The identity is learnt to 0.6 % by
+16 residual blocks, to 69 % by plain ones.
+
+Reference: He et al. 2016; De and Smith 2020 (SkipInit); Zhang et al. 2019
+(Fixup); Bachlechner et al. 2021 (ReZero).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import datasets
+from experiments.residual.claims import claims, tables
+from experiments.residual.measurements import gradients, signals
+from experiments.residual.networks import Scheme, schemes
+from experiments.residual.show import figure
+from experiments.residual.theory import CHAINS, theory
+from experiments.residual.training import courses, draw, identities
+from experiments.runtime.experiment import (
+  Experiment,
+  Result,
+  check,
+  option,
+)
+from experiments.runtime.job import Job
+from experiments.runtime.launch import launch
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to measure and to train."""
+
+  forward_blocks: int = option(50, "Blocks whose signal is measured.", low=2)
+  forward_width: int = option(256, "Units of each.", low=2)
+  gradient_depths: tuple[int, ...] = option(
+    (10, 30, 100, 300, 1000), "Layers of which gradients are measured.", low=2
+  )
+  gradient_width: int = option(64, "Units of each.", low=2)
+  draws: int = option(16, "Random networks of each kind.", low=2)
+  blocks: tuple[int, ...] = option(
+    (8, 64), "Blocks of two layers that are trained.", low=1
+  )
+  identity_blocks: tuple[int, ...] = option(
+    (1, 4, 16), "Likewise, on the identity.", low=1
+  )
+  width: int = option(32, "Units of each trained block.", low=1)
+  seeds: int = option(3, "Trained networks of each kind.", low=2)
+  rates: tuple[float, ...] = option(
+    (0.01, 0.03, 0.1), "Learning rates of SGD; the best counts.", low=0
+  )
+  identity_rates: tuple[float, ...] = option(
+    (0.001, 0.003, 0.01), "Learning rates of Adam; the best counts.", low=0
+  )
+  steps: int = option(300, "Updates, a multiple of 20.", low=20, multiple=20)
+  batch: int = option(32, "Images of each update.", low=1)
+  dataset: str = option("digits", "What is learnt.", choices=datasets.DATASETS)
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
+
+  def __post_init__(self) -> None:
+    check(self)
+
+
+Runs = dict[str, Any]
+
+
+def _stacked(records: Any) -> Any:
+  """NamedTuples of numbers as one of arrays."""
+  return jax.tree.map(lambda *v: jnp.array(v), *records)
+
+
+def _chain_runs(config: Config) -> Runs:
+  """Every chain with every draw."""
+  count = len(CHAINS) * config.draws
+  chains = [chain for chain in CHAINS.values() for _ in range(config.draws)]
+  keys = jax.random.split(jax.random.key(config.seed), count)
+  return {"key": keys, "chain": _stacked(chains)}
+
+
+def _training_runs(
+  config: Config, kinds: list[Scheme], rates: tuple[float, ...]
+) -> Runs:
+  """Every scheme with every rate and seed; a seed has the same random draws."""
+  each = len(rates) * config.seeds
+  keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
+  repeats = len(kinds) * len(rates)
+  rate = jnp.repeat(jnp.array(rates, jnp.float32), config.seeds)
+  return {
+    "key": jnp.tile(keys[0], repeats),
+    "batches": jnp.tile(keys[1], repeats),
+    "rate": jnp.tile(rate, len(kinds)),
+    "scheme": _stacked([kind for kind in kinds for _ in range(each)]),
+  }
+
+
+def identity_schemes(blocks: int) -> dict[str, Scheme]:
+  """With and without skips; branches of 1/√blocks, so neither starts there."""
+  return {"plain": Scheme(skip=0.0), "residual": Scheme(alpha=blocks**-0.5)}
+
+
+def _task(
+  config: Config, features: int, name: str, blocks: int
+) -> tuple[Any, Runs, Any]:
+  """Jitted training, its runs, and the sizes of their networks."""
+  sizes = {"features": features, "width": config.width, "blocks": blocks}
+  if name == "digits":
+    kinds, rates, function = schemes(blocks), config.rates, courses
+  else:
+    kinds, rates = identity_schemes(blocks), config.identity_rates
+    function, sizes["features"], sizes["width"] = identities, 64, 64
+  runs = _training_runs(config, list(kinds.values()), rates)
+  given = functools.partial(function, steps=config.steps, batch=config.batch)
+  return given, runs, sizes
+
+
+def _tasks(config: Config) -> list[tuple[str, int]]:
+  return [("digits", blocks) for blocks in config.blocks] + [
+    ("identity", blocks) for blocks in config.identity_blocks
+  ]
+
+
+def run(config: Config, job: Job) -> Result:
+  """Signals, gradients, training, and the identity."""
+  data = datasets.load_labelled(config.dataset, config.seed)
+  images = jnp.asarray(datasets.load_inputs("digits", 1024, config.seed))
+  targets = {"digits": data, "identity": images}
+  features = data.inputs.shape[1]
+  chains = _chain_runs(config)
+
+  def forward(blocks: int) -> Any:
+    sizes = {"blocks": blocks, "width": config.forward_width}
+    function = functools.partial(signals, **sizes)
+    return job.spread(function, chains, images[:32])
+
+  def backward(depth: int) -> Any:
+    sizes = {"depth": depth, "width": config.gradient_width}
+    return job.spread(functools.partial(gradients, **sizes), chains)
+
+  def train(item: tuple[str, int]) -> Any:
+    task = _task(config, features, *item)
+    return _train(config, job, item[0], task, targets[item[0]])
+
+  (signal,) = job.map(forward, [config.forward_blocks])
+  gradient = np.stack(job.map(backward, config.gradient_depths), -1)
+  trained = job.map(train, _tasks(config))
+  return {
+    "config": dataclasses.asdict(config),
+    "theory": theory(
+      config.forward_blocks, config.gradient_depths, config.gradient_width
+    ),
+    "signal": _by_chain(signal, config),
+    "gradient": _by_chain(gradient, config),
+    **_by_task(trained, config),
+  }
+
+
+def _train(config: Config, job: Job, name: str, task: Any, target: Any) -> Any:
+  """Courses [kinds, rates, seeds, points] of one task at one depth."""
+  function, runs, sizes = task
+  params = job.spread(functools.partial(draw, **sizes), runs)
+  found = job.spread(function, (params, runs), target)
+  if name == "digits":
+    found = {"loss": found.loss, "test_accuracy": found.test_accuracy}
+  shape = (-1, _rates(config, name), config.seeds, 21)
+  return jax.tree.map(lambda v: np.reshape(v, shape), found)
+
+
+def _rates(config: Config, task: str) -> int:
+  rates = config.rates if task == "digits" else config.identity_rates
+  return len(rates)
+
+
+def _by_chain(found: np.ndarray, config: Config) -> dict[str, np.ndarray]:
+  """Arrays [draws, blocks or depths] of what has a row for each run."""
+  rows = found.reshape(len(CHAINS), config.draws, -1)
+  return dict(zip(CHAINS, rows, strict=True))
+
+
+def _by_task(trained: list[Any], config: Config) -> dict[str, Any]:
+  count = len(config.blocks)
+  identity = identity_schemes(1), config.identity_blocks
+  return {
+    "digits": _named(schemes(1), config.blocks, trained[:count]),
+    "identity": _named(*identity, trained[count:]),
+  }
+
+
+def _named(kinds: Any, blocks: tuple[int, ...], found: list[Any]) -> Any:
+  """By blocks, then by kind: arrays [rates, seeds, points]."""
+  return {
+    str(count): {
+      kind: jax.tree.map(lambda v, row=row: v[row], values)
+      for row, kind in enumerate(kinds)
+    }
+    for count, values in zip(blocks, found, strict=True)
+  }
+
+
+EXPERIMENT = Experiment(
+  "residual",
+  Config,
+  {"smoke": {"forward_blocks": 10, "forward_width": 128, "draws": 8,
+             "gradient_depths": (100,), "blocks": (16,), "seeds": 2,
+             "identity_blocks": (4,), "rates": (0.03,),
+             "identity_rates": (0.003,), "steps": 60, "width": 16},
+   "tpu": {"forward_width": 2048, "gradient_width": 256, "draws": 64,
+           "width": 256, "seeds": 16, "steps": 2000}},
+  run, tables, figure, claims,
+)  # fmt: skip
+
+if __name__ == "__main__":
+  launch(EXPERIMENT)

@@ -1,0 +1,1 @@
+"""Does signal flow through 100 layers at birth?"""

@@ -1,0 +1,151 @@
+"""How the main experiment shows itself: table, figure."""
+
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.table
+import rich.text
+
+from experiments.common import plots
+from experiments.runtime.experiment import Result
+from experiments.signal_propagation.records import Course
+from experiments.signal_propagation.theory import SIGMAS, Conditions
+
+_COLOR_CYCLE = (*plots.COLORS[:6], "#f0e442", "#999999")  # theory is black
+_COLORS = {"stable": "green", "vanishes": "blue", "explodes": "red"}
+_BAND = "0.8"  # light grey
+_THEORY = "theory (alone: 0 measured)"
+_FULL_WIDTH = 91  # columns for a table that also says by how much
+
+
+def tables(result: Result) -> list[rich.table.Table]:
+  """One block of rows for each activation."""
+  records, conditions = result["records"], result["conditions"]
+  in_full = rich.console.Console().width >= _FULL_WIDTH
+  table = rich.table.Table(
+    title=(
+      f"Second moments through {conditions.depth} layers of width "
+      f"{conditions.width}"
+    ),
+    caption=_caption(conditions),
+    caption_justify="left",
+    box=None,
+    padding=(0, 1, 0, 0),
+    pad_edge=False,
+  )
+  table.add_column("initializer", no_wrap=True)
+  for title in ("signal", "gradient"):
+    table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("theory", justify="right", no_wrap=True)
+    table.add_column("in all", no_wrap=True)
+  last = ""
+  for record in records:
+    if record.activation != last:
+      table.add_row(rich.text.Text(record.activation, style="bold underline"))
+      last = record.activation
+    cells = (
+      _cells(course, in_full) for course in (record.forward, record.backward)
+    )
+    table.add_row(
+      record.initializer, *(cell for three in cells for cell in three)
+    )
+  return [table]
+
+
+def _caption(conditions: Conditions) -> str:
+  return (
+    "signal, gradient: measured factor of the second moment per layer ± its "
+    "standard error over seeds. theory: the same as predicted at this width, "
+    f"in a band of {SIGMAS:.0f} standard deviations of a mean over "
+    f"{conditions.seeds} networks; ! marks a measurement outside. in all: what "
+    "the whole stack does; stable is what a healthy ReLU network (He) of this "
+    "depth and width does by chance. The band is that of Gaussian weights, to "
+    "first order in depth/width; orthogonal ones drift and fluctuate less, so "
+    "theirs reaches from infinite width to that. Where the signal has "
+    "underflowed, the gradient meets φ'(0), not the slopes of theory."
+  )
+
+
+def _cells(course: Course, in_full: bool) -> tuple[str | rich.text.Text, ...]:
+  measured, theory = "-", rich.text.Text("- ")
+  if course.in_band is not None:
+    measured = _with_error(course.growth, course.growth_error)
+    predicted = _with_error(course.predicted_growth, course.predicted_band)
+    theory = rich.text.Text(predicted + " ")
+    if not course.in_band:
+      theory = rich.text.Text(predicted + "!", style="yellow")
+  word = course.verdict.split()[0]
+  shown = course.verdict if in_full or word not in _COLORS else word
+  return (
+    measured,
+    theory,
+    rich.text.Text(shown, style=_COLORS.get(word, "magenta")),
+  )
+
+
+def _with_error(value: float, error: float) -> str:
+  return f"{value:.3f}±{error:.3f}".replace("±0.", "±.")
+
+
+def figure(result: Result) -> Any:
+  """A column for each activation, signal above gradient.
+
+  Theory is dashed, in the band where means over seeds should lie; it is alone
+  where what was measured is 0.
+  """
+  from matplotlib.figure import Figure
+
+  records = result["records"]
+  activations = list(dict.fromkeys(record.activation for record in records))
+  schemes = list(dict.fromkeys(record.initializer for record in records))
+  colors = dict(zip(schemes, _COLOR_CYCLE, strict=False))
+  size = (max(2.4 * len(activations) + 1.2, 8.0), 6.2)
+  drawn = Figure(figsize=size, layout="constrained")
+  axes = drawn.subplots(
+    2, len(activations), sharex=True, sharey=True, squeeze=False
+  )
+  for record in records:
+    column = activations.index(record.activation)
+    for axis, course in zip(
+      axes[:, column], (record.forward, record.backward), strict=True
+    ):
+      rank = schemes.index(record.initializer)
+      _draw(axis, course, colors[record.initializer], 7.0 - 0.8 * rank)
+  for column, activation in enumerate(activations):
+    axes[0, column].set_title(activation)
+    axes[1, column].set_xlabel("layer")
+  axes[0, 0].set_ylabel("signal: log₂ second moment")
+  axes[1, 0].set_ylabel("gradient: log₂ second moment")
+  axes[0, 0].set_ylim(-110, 45)
+  _legend(drawn, colors, 10 if len(activations) > 4 else 4)
+  return drawn
+
+
+def _legend(figure: Any, colors: dict[str, str], columns: int) -> None:
+  """One entry for each initializer, and one for theory."""
+  from matplotlib.lines import Line2D
+  from matplotlib.patches import Patch
+
+  handles: list[Any] = [
+    Line2D([], [], color=c, label=name) for name, c in colors.items()
+  ]
+  handles.append(Line2D([], [], color="black", ls="--", lw=0.8, label=_THEORY))
+  handles.append(Patch(color=_BAND, label=f"±{SIGMAS:.0f} std"))
+  figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def _draw(axis: Any, course: Course, color: str, linewidth: float) -> None:
+  """One pair; the first are the thickest, so that none hides another."""
+  layers = np.arange(1, course.log2_second_moment.size + 1)
+  measured = np.where(
+    np.isfinite(course.log2_second_moment), course.log2_second_moment, np.nan
+  )
+  axis.plot(layers, measured, color=color, lw=linewidth)
+  theory = course.predicted_log2_second_moment
+  half = course.predicted_log2_band
+  axis.fill_between(
+    layers, theory - half, theory + half, color=_BAND, lw=0, zorder=1
+  )
+  axis.plot(layers, theory, color="black", ls="--", lw=0.6)
+  axis.axhline(0, color="0.8", lw=0.6, zorder=0)

@@ -1,0 +1,1 @@
+"""Why not start with equal weights?"""

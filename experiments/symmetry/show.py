@@ -1,0 +1,196 @@
+"""Tables and figure of `symmetry`; when symmetries break."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.common import plots
+from experiments.runtime.experiment import Result
+
+
+def break_times(asymmetry: np.ndarray, threshold: float) -> np.ndarray:
+  """First update at which [..., updates] exceeds it, interpolated; or NaN."""
+  above = asymmetry > threshold
+  first = above.argmax(-1)
+  at = np.take_along_axis(asymmetry, first[..., None], -1)[..., 0]
+  before = np.maximum(first - 1, 0)
+  below = np.take_along_axis(asymmetry, before[..., None], -1)[..., 0]
+  with np.errstate(divide="ignore", invalid="ignore"):
+    part = np.log(threshold / below) / np.log(at / below)
+  time = np.where(first > 0, before + part, 0.0)
+  return np.where(above.any(-1), time, np.nan)
+
+
+def slopes(noises: Any, times: np.ndarray) -> np.ndarray:
+  """Of times [noises, seeds] on ln(1/ε): least squares for each seed."""
+  x = -np.log(np.asarray(noises))
+  x = x - x.mean()
+  found: np.ndarray = (x[:, None] * times).sum(0) / (x**2).sum()
+  return found
+
+
+def tables(result: Result) -> list[Any]:
+  """What equal units learn; when noise tells them apart."""
+  return [_learning(result), _breaking(result)]
+
+
+def _learning(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(title="after training, by initial weights")
+  for title in (
+    "weights × fan_in", "train accuracy", "test accuracy", "ranks of kernels",
+    "units differ by", f"on {result['devices']} devices", "one unit's accuracy",
+  ):  # fmt: skip
+    table.add_column(title, justify="right")
+  constant = result["constant"]
+  for index, value in enumerate(result["constants"]):
+    table.add_row(
+      f"{value:g}",
+      f"{constant['accuracy'][index, -1]:.1%}",
+      f"{constant['test_accuracy'][index]:.1%}",
+      ", ".join(map(str, result["ranks"][index])),
+      f"{constant['spread'][index].max():.1e}",
+      f"{result['parallel_spread'][index].max():.1e}",
+      f"{result['one_unit_accuracy'][index, -1]:.1%}",
+    )
+  random = result["random"]
+  cells = []
+  for values in (random["accuracy"][:, -1], random["test_accuracy"]):
+    mean, error = plots.mean_and_error(values)
+    cells.append(f"{mean:.1%} ± {2 * error:.1%}")
+  ranks = ", ".join(map(str, result["random_ranks"].min(0)))
+  table.add_row("random", *cells, ranks, "", "", "")
+  return table
+
+
+def _breaking(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(title="updates until units differ")
+  for title in ("ε", "linearised", "observed", "train accuracy"):
+    table.add_column(title, justify="right")
+  for index, noise in enumerate(result["noises"]):
+    cells = []
+    for values in (result["predicted"][index], result["observed"][index]):
+      mean, error = plots.mean_and_error(values)
+      broken = np.isfinite(mean)
+      cells.append(f"{mean:.1f} ± {2 * error:.1f}" if broken else "not all do")
+    final = result["noisy"]["accuracy"][index, :, -1].mean()
+    table.add_row(f"{noise:g}", *cells, f"{final:.1%}")
+  cells = []
+  for name in ("predicted", "observed"):
+    mean, error = plots.mean_and_error(slopes(result["noises"], result[name]))
+    cells.append(f"{mean:.2f} ± {2 * error:.2f}")
+  table.add_section()
+  table.add_row("by ln(1/ε)", *cells, "")
+  return table
+
+
+def figure(result: Result) -> Any:
+  """Accuracy, singular values; asymmetry, time to break."""
+  drawn, axes = plots.grid(2, 2)
+  _draw_accuracy(axes[0, 0], result)
+  _draw_rank(axes[0, 1], result)
+  _draw_asymmetry(axes[1, 0], result)
+  _draw_times(axes[1, 1], result)
+  return drawn
+
+
+def _draw_accuracy(axis: Any, result: Result) -> None:
+  one = result["constants"].index(1.0)
+  updates = np.arange(result["random"]["accuracy"].shape[-1])
+  colors = iter(plots.COLORS)
+  plots.line_with_band(
+    axis, updates, result["random"]["accuracy"], next(colors), "random"
+  )
+  for index in (0, len(result["noises"]) - 1):
+    plots.line_with_band(
+      axis, updates, result["noisy"]["accuracy"][index], next(colors),
+      f"equal + noise {result['noises'][index]:g}",
+    )  # fmt: skip
+  axis.plot(
+    updates, result["constant"]["accuracy"][one], color=next(colors),
+    label="equal",
+  )  # fmt: skip
+  axis.plot(
+    updates, result["one_unit_accuracy"][one], color="black", **plots.THEORY,
+    label="a single unit, theory",
+  )  # fmt: skip
+  axis.axhline(0.1, color="gray", linestyle=":", label="chance")
+  axis.set_title("what equal weights learn")
+  axis.set_xlabel("updates")
+  axis.set_ylabel("training accuracy")
+  axis.set_ylim(0, 1.02)
+  axis.legend(fontsize=8)
+
+
+def _draw_rank(axis: Any, result: Result) -> None:
+  """Of the second kernel."""
+  one = result["constants"].index(1.0)
+  index = min(1, result["kernels"] - 1)
+  lines = (
+    ("random", result["random"]["singular_values"][0]),
+    (f"equal + noise {result['noises'][0]:g}",
+     result["noisy"]["singular_values"][0, 0]),
+    ("equal", result["constant"]["singular_values"][one]),
+  )  # fmt: skip
+  markers = ("o", "s", "^")
+  for (name, values), color, marker in zip(
+    lines, (plots.COLORS[0], plots.COLORS[1], plots.COLORS[3]), markers,
+    strict=True,
+  ):  # fmt: skip
+    last = index == result["kernels"] - 1
+    values = values[index][: 10 if last else None]  # what follows is padding
+    axis.plot(
+      np.arange(1, len(values) + 1), np.maximum(values, 1e-10), marker,
+      color=color, markersize=4, label=name,
+    )  # fmt: skip
+  bound = max(result["width"], 64) * np.finfo(np.float32).eps
+  axis.axhline(
+    bound, color="black", **plots.THEORY, label="rounding: rank 1 is below"
+  )
+  axis.set_yscale("log")
+  axis.set_title("singular values of kernel 2, trained")
+  axis.set_xlabel("index")
+  axis.set_ylabel("over the largest (1e-10: less)")
+  axis.legend(fontsize=8)
+
+
+def _draw_asymmetry(axis: Any, result: Result) -> None:
+  updates = np.arange(result["log_linear"].shape[-1])
+  for index, (noise, color) in enumerate(plots.colored(result["noises"])):
+    measured = result["noisy"]["asymmetry"][index]
+    axis.plot(updates, measured.T, color=color, linewidth=0.8)
+    axis.plot([], [], color=color, label=f"ε = {noise:g}")
+    line = result["log_linear"].mean(0) + np.log(noise)
+    shown = line < 0
+    axis.plot(
+      updates[shown], np.exp(line[shown]), color="black", **plots.THEORY
+    )
+  axis.plot([], [], color="black", **plots.THEORY, label="linearised descent")
+  axis.axhline(result["threshold"], color="gray", linestyle=":",
+               label="counts as broken")  # fmt: skip
+  axis.set_yscale("log")
+  axis.set_title("how noise grows")
+  axis.set_xlabel("updates")
+  axis.set_ylabel("differences of units over weights (norms)")
+  axis.legend(fontsize=7)
+
+
+def _draw_times(axis: Any, result: Result) -> None:
+  noises = np.array(result["noises"])
+  mean, error = plots.mean_and_error(result["observed"], 1)
+  axis.errorbar(
+    noises, mean, 2 * error, fmt="o", color=plots.COLORS[0], label="measured"
+  )
+  axis.plot(
+    noises, result["predicted"].mean(1), color="black", **plots.THEORY,
+    label="linearised descent",
+  )  # fmt: skip
+  axis.set_xscale("log")
+  axis.invert_xaxis()
+  axis.set_title("time to break the symmetry")
+  axis.set_xlabel("noise ε over the equal weights")
+  axis.set_ylabel("updates until broken")
+  axis.legend()

@@ -1,0 +1,1 @@
+"""How far does `predict` reach in whole models?"""

@@ -1,0 +1,1 @@
+"""Compiles every program for TPUs that are not here."""

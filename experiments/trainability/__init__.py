@@ -1,0 +1,1 @@
+"""How deep can a network train?"""

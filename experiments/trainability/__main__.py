@@ -1,0 +1,213 @@
+"""How deep can it train?
+
+Question: which plain tanh networks learn anything within a fixed budget, by
+the variance of their weights and their depth, and does theory's depth scale
+6·ξ_c, computed before any is trained, tell them from the rest?
+
+    python -m experiments.trainability
+
+trains 432 networks of width 64 on handwritten digits with SGD, all variances
+and seeds of a depth at once: two minutes on 2 CPU cores. Each depth is kept
+when it is done. Expect: networks reach half-way to perfect accuracy up to a
+depth of 5.8·ξ_c (published: 6·ξ_c), 7 at small variances, 5 in the chaotic
+phase; the logarithms of the two correlate at 0.99. The exponent of ξ_c is 0.83
+± 0.09, below 1: close to criticality the budget and the width end before the
+signal does, and hardly a network of 80 layers gets half-way.
+
+Reference: Schoenholz et al. 2017, "Deep information propagation", §5, Fig. 5.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.common import networks, training
+from experiments.data import datasets
+from experiments.runtime.experiment import (
+  Experiment,
+  Result,
+  check,
+  option,
+)
+from experiments.runtime.job import Job
+from experiments.runtime.launch import launch
+from experiments.trainability.fit import fit_line, frontiers
+from experiments.trainability.show import claims, figure, tables
+from initjax import initializers, meanfield, stacks
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to train."""
+
+  sigma_w2: tuple[float, ...] = option(
+    (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.76, 2.2, 2.6, 3.0, 3.5, 4.0),
+    "Variances of weights times fan_in.",
+    low=0.01,
+    high=1e6,
+  )
+  sigma_b2: float = option(0.05, "Variance of biases.", low=0)
+  depths: tuple[int, ...] = option(
+    (4, 6, 9, 13, 19, 28, 40, 57, 80), "Linear layers, increasing.", low=3
+  )
+  width: int = option(64, "Units of each.", low=1)
+  seeds: int = option(4, "Networks of each kind.", low=2)
+  rate: float = option(0.01, "Learning rate of SGD.", low=0)
+  steps: int = option(400, "Updates, the budget.", low=1)
+  batch: int = option(32, "Images of each update.", low=1)
+  dataset: str = option("digits", "What is learnt.", choices=datasets.DATASETS)
+  seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
+
+  def __post_init__(self) -> None:
+    for name in ("depths", "sigma_w2"):
+      values = getattr(self, name)
+      if list(values) != sorted(set(values)):
+        raise ValueError(f"{name} must increase; got {values}.")
+    check(self)
+    if len(self.depths) < 2:
+      raise ValueError(
+        "depths must hold two or more, for a frontier lies between two; got "
+        f"{self.depths}."
+      )
+
+
+def network(config: Config, depth: int, sigma_w2: Any) -> stacks.Stack:
+  """z_l = tanh(z_{l-1})·W_l + b_l; `sigma_w2` may be traced."""
+  return stacks.mlp(
+    depth=depth,
+    width=config.width,
+    activation=jnp.tanh,
+    kernel_init=networks.truncated(sigma_w2),
+    bias_init=initializers.normal(config.sigma_b2**0.5),
+  )
+
+
+Params = tuple[stacks.StackParams, jax.Array]
+"""All layers but the last, and the readout [width, 10]"""
+
+
+@functools.partial(jax.jit, static_argnames=("config", "features"))
+def draw(
+  runs: dict[str, jax.Array], *, config: Config, features: int
+) -> Params:
+  """[runs] networks of the greatest depth; others are their first layers."""
+
+  def one(run: dict[str, jax.Array]) -> Params:
+    key, readout_key = jax.random.split(run["key"])
+    stack = network(config, config.depths[-1] - 1, run["sigma_w2"])
+    readout = initializers.lecun_normal()(
+      readout_key, (config.width, 10), jnp.float32
+    )
+    return stack.init(key, (1, features)), readout
+
+  return jax.vmap(one)(runs)
+
+
+def first_layers(params: Params, depth: int) -> Params:
+  """A network of `depth` layers, the readout among them."""
+  stack, readout = params
+  kept = stack._replace(
+    kernels=stack.kernels[:, : depth - 2], biases=stack.biases[:, : depth - 2]
+  )
+  return kept, readout
+
+
+@functools.partial(jax.jit, static_argnames=("config", "depth"))
+def accuracies(
+  drawn: tuple[Params, jax.Array],
+  data: training.Labelled,
+  *,
+  config: Config,
+  depth: int,
+) -> dict[str, jax.Array]:
+  """Trains [runs] networks of a depth, from (parameters, keys for batches).
+
+  Returns:
+    Accuracies after the last update, [runs] each.
+  """
+  stack = network(config, depth - 1, 1.0)
+
+  def apply(params: Params, x: jax.Array) -> jax.Array:
+    return jnp.tanh(stack.apply(params[0], x)) @ params[1]
+
+  def one(params: Params, key: jax.Array) -> dict[str, jax.Array]:
+    course = training.train(
+      apply,
+      params,
+      data,
+      optax.sgd(config.rate),
+      key,
+      steps=config.steps,
+      batch=config.batch,
+      points=1,
+    )[1]
+    return {
+      "accuracy": course.accuracy[-1],
+      "test_accuracy": course.test_accuracy[-1],
+    }
+
+  return jax.vmap(one)(*drawn)
+
+
+def _runs(config: Config) -> dict[str, jax.Array]:
+  """Every variance with every seed: arrays [variances · seeds]."""
+  keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
+  count = len(config.sigma_w2)
+  return {
+    "key": jnp.tile(keys[0], count),
+    "batches": jnp.tile(keys[1], count),
+    "sigma_w2": jnp.repeat(jnp.array(config.sigma_w2), config.seeds),
+  }
+
+
+def run(config: Config, job: Job) -> Result:
+  """Accuracy [depths, variances, seeds], frontier, and ξ_c from theory."""
+  point = functools.partial(meanfield.fixed_point, jnp.tanh)
+  xi_c = np.array([point(w, config.sigma_b2).xi_c for w in config.sigma_w2])
+  critical = meanfield.critical_point(jnp.tanh, config.sigma_b2)
+  data = datasets.load_labelled(config.dataset, config.seed)
+  runs, features = _runs(config), data.inputs.shape[1]
+  deepest = job.spread(
+    functools.partial(draw, config=config, features=features), runs
+  )
+
+  def train(depth: int) -> Any:
+    function = functools.partial(accuracies, config=config, depth=depth)
+    drawn = first_layers(deepest, depth), runs["batches"]
+    found = job.spread(function, drawn, data)
+    return jax.tree.map(lambda x: x.reshape(-1, config.seeds), found)
+
+  by_depth = job.map(train, config.depths)
+  names = ("accuracy", "test_accuracy")
+  found = {name: np.stack([x[name] for x in by_depth]) for name in names}
+  frontier = frontiers(found["accuracy"], config.depths)
+  return {
+    "sigma_w2": config.sigma_w2,
+    "sigma_b2": config.sigma_b2,
+    "depths": config.depths,
+    **found,
+    "xi_c": xi_c,
+    "critical_sigma_w2": critical.sigma_w2,
+    "frontier": frontier,
+    "line": fit_line(xi_c, frontier, config.depths[-1])._asdict(),
+  }
+
+
+EXPERIMENT = Experiment(
+  "trainability",
+  Config,
+  {"smoke": {"sigma_w2": (0.4, 1.76), "depths": (4, 16), "seeds": 2,
+             "steps": 150, "rate": 0.03},
+   "tpu": {"sigma_w2": tuple(0.2 + 0.2 * i for i in range(20)), "width": 256,
+           "seeds": 16, "steps": 1000,
+           "depths": (4, 6, 9, 13, 19, 28, 40, 57, 80, 113, 160, 226)}},
+  run, tables, figure, claims,
+)  # fmt: skip
+
+if __name__ == "__main__":
+  launch(EXPERIMENT)

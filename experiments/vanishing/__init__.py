@@ -1,0 +1,1 @@
+"""Why do deep sigmoid networks not learn?"""

@@ -1,0 +1,201 @@
+"""Tables and figure of `vanishing`."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from experiments.common import plots
+from experiments.runtime.experiment import Result
+
+NAMES = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "ReLU"}
+
+
+def tables(result: Result) -> list[Any]:
+  """Underflow, predicted and observed; and what was learnt."""
+  return [_underflow_table(result), _learning_table(result)]
+
+
+def _underflow_table(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(
+    title="layers below the output where the whole gradient is exactly 0",
+    caption=f"of {result['depth'] - 1}; unit-normal cotangents at the output",
+  )
+  titles = (
+    "activation", "dtype", "least positive", "from √χ₁", "layer by layer", "±",
+    "observed",
+  )  # fmt: skip
+  for title in titles:
+    table.add_column(title, justify="right")
+  for name, title in NAMES.items():
+    for dtype, numbers in result["underflow"].items():
+      kind = numbers["kinds"][name]
+      predicted = kind["predicted"]
+      table.add_row(
+        title,
+        dtype,
+        f"2^{math.log2(numbers['least']):.0f}"
+        + ("" if numbers["subnormals"] else ", rest flushed"),
+        _layer(predicted["by_chi_1"], result["depth"]),
+        _layer(predicted["by_trajectory"], result["depth"]),
+        _layer(1 + 2 * predicted["std"], result["depth"]),
+        _layer(float(np.mean(kind["observed"])), result["depth"]),
+      )
+  return table
+
+
+def _layer(value: float, depth: int) -> str:
+  if math.isnan(value):
+    return ""
+  return "never" if value >= depth else f"{value:.1f}"
+
+
+def _learning_table(result: Result) -> Any:
+  import rich.table
+
+  table = rich.table.Table(
+    title=f"{result['train_depth']} layers trained on digits, best rate"
+  )
+  for title in (
+    "activation", "√χ₁", "rate", "final loss", "train accuracy",
+    "test accuracy",
+  ):  # fmt: skip
+    table.add_column(title, justify="right")
+  for name, course in result["courses"].items():
+    cells = []
+    for key, form in (
+      ("loss", "{:.3f} ± {:.3f}"), ("accuracy", "{:.1%} ± {:.1%}"),
+      ("test_accuracy", "{:.1%} ± {:.1%}"),
+    ):  # fmt: skip
+      mean, error = plots.mean_and_error(course[key][:, -1])
+      cells.append(form.format(mean, 2 * error))
+    chi_1 = result["kinds"][name]["chi_1"]
+    table.add_row(
+      NAMES[name], f"{chi_1**0.5:.3f}", f"{course['rate']:g}", *cells
+    )
+  return table
+
+
+def figure(result: Result) -> Any:
+  """Jacobians, underflow, saturation; then loss, accuracy, gradients."""
+  drawn, axes = plots.grid(2, 3)
+  _draw_spectrum(axes[0, 0], result)
+  _draw_products(axes[0, 1], result)
+  _draw_underflow(axes[0, 2], result)
+  _draw_saturation(axes[1, 0], result)
+  _draw_courses(axes[1, 1], result, "loss", "training loss (nats)")
+  _draw_courses(axes[1, 2], result, "test_accuracy", "test accuracy")
+  axes[1, 1].axhline(
+    math.log(10), color="black", **plots.THEORY, label="chance, log 10"
+  )
+  axes[1, 2].axhline(0.1, color="black", **plots.THEORY, label="chance")
+  axes[1, 1].legend()
+  return drawn
+
+
+def _k(result: Result) -> np.ndarray:
+  return np.arange(1, result["depth"])
+
+
+def _draw_spectrum(axis: Any, result: Result) -> None:
+  """Of sigmoid: how unequally the product of k Jacobians shrinks."""
+  kind = result["kinds"]["sigmoid"]
+  spectrum, k = kind["spectrum"], _k(result)
+  stop = min(60, len(k))
+  lines = (
+    ("largest", spectrum["largest"]),
+    ("root mean square", spectrum["mean"]),
+    ("upper quartile", spectrum["quartiles"][..., 0]),
+    ("median", spectrum["quartiles"][..., 1]),
+    ("lower quartile", spectrum["quartiles"][..., 2]),
+  )
+  for (name, values), color in plots.colored(lines):
+    plots.line_with_band(axis, k[:stop], values[:, :stop], color, name)
+  axis.plot(
+    k[:stop], k[:stop] * math.log2(kind["chi_1"]) / 2, color="black",
+    **plots.THEORY, label="√(χ₁^k), theory",
+  )  # fmt: skip
+  axis.set_title("spectrum of the product, sigmoid")
+  axis.set_xlabel("k, number of Jacobians multiplied")
+  axis.set_ylabel("log₂ of singular values")
+  axis.legend(fontsize=8)
+
+
+def _draw_products(axis: Any, result: Result) -> None:
+  k = _k(result)
+  for (name, kind), color in plots.colored(result["kinds"].items()):
+    values = kind["spectrum"]["mean"]
+    plots.line_with_band(axis, k, values, color, NAMES[name])
+    theory = kind["log2_size_theory"][1:]
+    axis.plot(k, theory, color="black", **plots.THEORY)
+  axis.plot([], [], color="black", **plots.THEORY, label="theory, each layer")
+  axis.set_title("product of Jacobians by activation")
+  axis.set_xlabel("k, number of Jacobians multiplied")
+  axis.set_ylabel("log₂ of singular values (rms)")
+  axis.legend(fontsize=8)
+
+
+def _draw_underflow(axis: Any, result: Result) -> None:
+  """Root mean square gradient of sigmoid nets, until it is 0."""
+  k = np.arange(result["depth"])
+  kind = result["kinds"]["sigmoid"]
+  markers = (("o", 8), ("s", 4), ("^", 4))  # two may be at the same place
+  for (dtype, numbers), color, (marker, size) in zip(
+    result["underflow"].items(), plots.COLORS, markers, strict=False
+  ):
+    found = numbers["kinds"]["sigmoid"]
+    mean = np.where(np.isfinite(found["log2_size"]), found["log2_size"], np.nan)
+    alive = np.isfinite(mean).all(0)
+    axis.plot(
+      k[alive], mean.mean(0)[alive], marker, color=color, markersize=size,
+      fillstyle="none", markevery=2, label=dtype,
+    )  # fmt: skip
+    layer = found["predicted"]["by_trajectory"]
+    if math.isfinite(layer):
+      axis.axvline(layer, color=color, **plots.THEORY)
+      axis.plot(
+        found["observed"], np.full(len(found["observed"]), 4), marker,
+        color=color, markersize=size, fillstyle="none",
+      )  # fmt: skip
+  theory = kind["log2_size_theory"]
+  shown = theory > -160
+  axis.plot(k[shown], theory[shown], color="black", **plots.THEORY)
+  axis.plot([], [], color="black", **plots.THEORY, label="theory (vertical: 0)")
+  axis.plot([], [], "o", color="gray", fillstyle="none", label="above: exact 0")
+  axis.set_ylim(-160, 12)
+  axis.set_xlim(0, min(result["depth"], 80))
+  axis.set_title("underflow of the gradient, sigmoid")
+  axis.set_xlabel("layers below the output")
+  axis.set_ylabel("log₂ of gradient (rms)")
+  axis.legend(fontsize=8, loc="lower left")
+
+
+def _draw_saturation(axis: Any, result: Result) -> None:
+  for (variance, shares), color in plots.colored(result["saturation"].items()):
+    bins = len(shares["theory"])
+    edges = np.linspace(0, 1, bins + 1)
+    axis.stairs(
+      shares["measured"].mean(0), edges, color=color, fill=True, alpha=0.35,
+      label=f"σ_w² = {variance}",
+    )  # fmt: skip
+    axis.stairs(shares["theory"], edges, color=color, **plots.THEORY)
+  axis.plot([], [], color="black", **plots.THEORY, label="theory, N(0, q*)")
+  axis.set_yscale("log")
+  axis.set_ylim(3e-3, 1.5)
+  axis.set_title("saturation: slopes of sigmoid units")
+  axis.set_xlabel("σ'(z) over its greatest value ¼")
+  axis.set_ylabel("share of units in each twentieth")
+  axis.legend(fontsize=8)
+
+
+def _draw_courses(axis: Any, result: Result, key: str, label: str) -> None:
+  for (name, course), color in plots.colored(result["courses"].items()):
+    plots.line_with_band(
+      axis, result["steps"], course[key], color,
+      f"{NAMES[name]}, rate {course['rate']:g}",
+    )  # fmt: skip
+  axis.set_title(f"{result['train_depth']} layers, digits")
+  axis.set_xlabel("updates")
+  axis.set_ylabel(label)
