@@ -15,7 +15,7 @@ from initjax._activations import is_flat
 from initjax.diagnosis._fixes import fix
 from initjax.diagnosis._unit_causes import why_alike, why_dead
 from initjax.diagnosis._zero_kernels import meant_zeros
-from initjax.graph import LinearOp, Row, fed_by
+from initjax.graph import LinearOp, Row, Site, fed_by, terms_within
 from initjax.measurement import Leaves, RowStatistics
 from initjax.reports import NOUNS
 from initjax.typing import Verdict
@@ -210,6 +210,7 @@ _STEEPEST = {  # max |φ'| of activations that saturate on both sides
 
 # Samples differ by √(2(1 - c)) of their size: here by what bfloat16 resolves.
 _ALIKE = float(jnp.finfo(jnp.bfloat16).eps) ** 2 / 2
+_SIGNALS = ("output", "stream", "inner", "input", "unknown", "ones")
 _ROUNDINGS = 32.0  # to which 1 - c of samples that are still told apart is more
 
 
@@ -220,10 +221,13 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
   model's own dtype still tells samples apart.
 
   What inputs feed directly tells of the inputs alone: all sentences may end
-  with the same token.
+  with the same token. What positions alone feed, as learned queries, is the
+  same for all samples.
   """
   cosine = found.detail.correlation
-  known = np.flatnonzero(np.isfinite(cosine)).tolist()
+  finite = np.flatnonzero(np.isfinite(cosine)).tolist()
+  shared = _of_positions(found)
+  known = [i for i in finite if found.rows[i].op.place.site not in shared]
   alike = (i for i in known if 1 - cosine[i] < _ALIKE)
   rows = [i for i in alike if not found.rows[i].feed.from_outside]
   if rows and cosine[known[0]] <= 0.99:
@@ -243,3 +247,15 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
       mended,
       tuple(rows),
     )
+
+
+def _of_positions(found: RowStatistics) -> set[Site]:
+  """Operations that tables of positions feed, and nothing else."""
+  alone: set[Site] = set()
+  for row in found.rows:
+    feed, site = row.op.usual_feed, row.op.place.site
+    signals = [t for t in terms_within(feed.stream) if t.kind in _SIGNALS]
+    shared = bool(signals) and all(t.site in alone for t in signals)
+    if feed.reason == "positions" or shared:
+      alone.add(site)
+  return alone

@@ -300,13 +300,14 @@ class SignalGraph:
   products: tuple[LinearOp, ...]
   """products of two data operands, such as attention scores, in order"""
   elementwise: tuple[str, ...]
-  """parameters that are only added or multiplied: biases, norm scales"""
+  """parameters that shift or multiply entries of a signal one by one: biases,
+  scales of norms"""
   unused: tuple[str, ...]
   """parameters that meet no data and are no output themselves"""
   not_followed: dict[str, str] = dataclasses.field(hash=False)
   """parameters that meet data in a way that is not read, and the primitive in
-  which they do: a product whose kernel data make of them, or a loop of which
-  they multiply the carry"""
+  which they do: a product whose kernel data make of them, a loop of which they
+  multiply the carry, or a sum or product that is no bias and no scale"""
   opaque: tuple[str, ...]
   """calls that hold linear operations and could not be entered, by name"""
   statistics: tuple[int, ...] = ()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from initjax.graph._compat import Equation
 from initjax.graph._mixing import softmax
 from initjax.graph._moves import places_after
+from initjax.graph._place import Site
 from initjax.graph._primitives import (
   ELEMENTWISE,
   JOINS,
@@ -73,17 +74,19 @@ def note_made_kernels(
 
 def _note_query(reader: Reader, node: Node) -> None:
   """Of softmax(k·q) the kernels of queries that no data make, as of a probe."""
-  found = softmax(node)
-  if found is None:
-    return
-  node = found[0]
-  while node.operation is None:
-    if node.label not in ELEMENTWISE | LAYOUT or not node.below:
-      return
-    node = node.below[0]
-  op = node.place and reader.sites.get(node.place.site)
+  op = reader.sites.get(query_site(node))
   for path in op.view.mixed if op and op.view is not None else ():
     reader.met.not_followed.setdefault(path, "dot_general")
+
+
+def query_site(node: Node) -> Site:
+  """Of softmax(k·q) where k·q is an operation; () of what is no such."""
+  found = softmax(node)
+  below = None if found is None else found[0]
+  while below is not None and below.operation is None:
+    through = below.label in ELEMENTWISE | LAYOUT and below.below
+    below = below.below[0] if through else None
+  return () if below is None or below.place is None else below.place.site
 
 
 def _of_product(equation: Equation, operands: Sequence[Value]) -> list[_Side]:

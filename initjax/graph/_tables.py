@@ -25,6 +25,7 @@ from initjax.graph._features import made_features
 from initjax.graph._geometry import Axes
 from initjax.graph._graph import Feed, LinearOp
 from initjax.graph._linear import common_fields, output_of
+from initjax.graph._made_kernels import query_site
 from initjax.graph._mixing import softmax
 from initjax.graph._moves import axes_after
 from initjax.graph._place import Place
@@ -199,12 +200,7 @@ def _table(
 
 def _of_queries(reader: Reader, node: Node) -> Tables:
   """Rows of softmax(k·q), where q is computed of parameters alone."""
-  found = softmax(node)
-  below = None if found is None else found[0]
-  while below is not None and below.operation is None:
-    through = below.label in ELEMENTWISE | LAYOUT and below.below
-    below = below.below[0] if through else None
-  site = below.place.site if below is not None and below.place else ()
+  site = query_site(node)
   kernel, op = reader.mixed.get(site), reader.sites.get(site)
   if kernel is None or op is None:
     return {}

@@ -72,6 +72,23 @@ def test_sentences_that_end_alike_are_no_collapse():
   assert not diagnose(model, two_layer_params(), sentences).verdicts
 
 
+def test_a_learned_query_is_no_collapse():
+  """One is the same for all samples; what it attends to is not."""
+
+  def model(params, x):
+    probe = jnp.stack([params["probe"]] * len(x))
+    keys = x[:, None] * np.float32([[1], [2]]) @ params["in"]
+    scores = jnp.einsum("bqc,btc->bqt", probe @ params["out"], keys)
+    return jax.nn.softmax(scores / 8) @ keys
+
+  params = two_layer_params()
+  width = params["in"].shape[0]
+  params = {**params, "probe": normal(1, params["out"].shape[0])}
+  report = diagnose(model, params, X[:, :width])
+  assert "rank collapse" not in kinds(report)
+  assert report.to_records()[0]["path"] == "probe"
+
+
 def test_single_numbers_have_no_direction():
   """A value head of one unit: the same sign on all samples is no collapse."""
   params = two_layer_params(out=np.full((64, 1), 1 / 64, np.float32))
