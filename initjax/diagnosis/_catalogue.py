@@ -3,7 +3,7 @@
 CATALOGUE = {
   "exploding, vanishing": "the signal, or the gradient, grows or shrinks from "
   "operation to operation, beyond what chance explains",
-  "slow drift": "it does so too little to do harm, but assertions fail",
+  "slow drift": "it does so slightly: seldom harmful, but an assertion fails",
   "odd layer": "one layer changes sizes as none of its neighbours does",
   "non-finite": "infinities or NaN, and the equation in which they arise",
   "underflows to zero": "the dtype holds nothing as small",

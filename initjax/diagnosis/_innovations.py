@@ -86,13 +86,29 @@ def innovations(
 def _strongest(
   groups: list[tuple[list[Innovation], int, int]],
 ) -> Iterator[list[Innovation]]:
-  """One for each block: that which is off by most, of those in its range."""
-  groups.sort(key=lambda of: -max(one.most for one in of[0]))
+  """One for each block: that which is off by most, of those in its range.
+
+  Of some that are off by as much it is the first whose signal is: a gradient
+  tells of the kernels after it, and a stream carries a jump on.
+  """
+  groups.sort(key=lambda of: -_most(of[0]))
   taken: list[tuple[int, int]] = []
   for group, low, high in groups:
-    if not any(a <= group[0].row <= b for a, b in taken):
-      taken.append((low, high))
-      yield group
+    if any(a <= group[0].row <= b for a, b in taken):
+      continue
+    taken.append((low, high))
+    alike = [
+      other
+      for other, *_ in groups
+      if low <= other[0].row <= high
+      and _most(other) > _most(group) - _NOTABLE
+      and any("forward" in one.bits for one in other)
+    ]
+    yield min(alike, key=lambda other: other[0].row, default=group)
+
+
+def _most(group: list[Innovation]) -> float:
+  return max(one.most for one in group)
 
 
 def _of_sequence(

@@ -11,7 +11,7 @@ Every row is in one piece, or in none: `unjudged` then says why.
 import collections
 import itertools
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from initjax.diagnosis._chain import Chain, chain_of, paths_of
@@ -116,7 +116,7 @@ def _blocks(
   """
   path_of = {at: number for number, path in enumerate(paths) for at in path}
   groups: list[list[tuple[int, ...]]] = []
-  for role in _roles(graph.rows):
+  for role in _apart(_roles(graph.rows), path_of):
     for sequence in _successions(role, links.leads):
       if len({path_of[at] for at in sequence}) < 2:
         continue
@@ -188,6 +188,19 @@ def _roles(rows: Sequence[Row]) -> list[list[int]]:
     role = _name(row), usual if is_first else feed
     roles.setdefault(role, []).append(at)
   return list(roles.values())
+
+
+def _apart(
+  roles: Iterable[Sequence[int]], path_of: dict[int, int]
+) -> Iterator[list[int]]:
+  """Operations of one role that feed each other in a block are several."""
+  for role in roles:
+    places: dict[int, list[int]] = {}
+    met: collections.Counter[int] = collections.Counter()
+    for at in role:
+      places.setdefault(met[path_of[at]], []).append(at)
+      met[path_of[at]] += 1
+    yield from places.values() if len(met) > 1 else ()
 
 
 def _name(row: Row) -> Hashable:
