@@ -36,6 +36,7 @@ from experiments.runtime.experiment import (
 )
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
+from experiments.trainability import linear
 from experiments.trainability.fit import (
   HALF_WAY,
   THRESHOLDS,
@@ -219,6 +220,7 @@ def run(config: Config, job: Job) -> Result:
     "by_budget": [line(found).factor for found in accuracy],
     "thresholds": THRESHOLDS,
     "by_threshold": [line(accuracy[-1], level).factor for level in THRESHOLDS],
+    "linear": linear.measure(job, data, config.seed, config.seeds),
   }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.common import plots
 from experiments.runtime.experiment import Claim, Result
+from experiments.trainability import linear
 from experiments.trainability.fit import HALF_WAY, PUBLISHED, THRESHOLDS, Line
 from initjax import meanfield
 
@@ -38,7 +39,7 @@ def tables(result: Result) -> list[Any]:
       f"(ordered) and {line.prefactors[1]:.2f} (chaotic); with exponent 1, "
       f"{line.factor:.2f} ξ_c"
     )
-  return [table, _choices(result)]
+  return [table, _choices(result), linear.table(result["linear"])]
 
 
 def _choices(result: Result) -> Any:
@@ -189,8 +190,12 @@ def _draw_choices(axis: Any, result: Result) -> None:
 def claims(result: Result) -> list[Claim]:
   """What trains reaches as deep as a pair of inputs can be told apart."""
   line = Line(**result["line"])
-  if not line.found:
-    return []
+  found = [linear.claim(result["linear"])]
+  return (_depth_scale(result, line) if line.found else []) + found
+
+
+def _depth_scale(result: Result, line: Line) -> list[Claim]:
+  """The factor of ξ_c, and the exponent."""
   chosen = np.log(result["by_threshold"])
   choice = float(np.nanmax(chosen) - np.nanmin(chosen)) / 2
   return [

@@ -59,7 +59,8 @@ class Config:
     64, "Digits sent through random networks.", low=2, high=1797
   )
   isometry_depth: int = option(10, "Layers of products to compare.", low=2)
-  isometry_width: int = option(128, "Units of each.", low=4)
+  isometry_width: int = option(64, "Units of each.", low=4)
+  isometry_networks: int = option(32, "Of each kind.", low=2)
   variances: tuple[float, ...] = option(
     (1.0, 16.0, 256.0), "σ_w² of networks that saturate.", low=0.01
   )
@@ -114,28 +115,25 @@ def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
 
 def _isometry(config: Config, job: Job) -> Result:
   """By kind: relative variance of squared singular values, and its error."""
-  keys = jax.random.split(jax.random.key(config.seed), (4, config.seeds))[3]
   depth, width = config.isometry_depth, config.isometry_width
-  kinds = len(networks.ISOMETRY)
-  runs = {
-    "key": jnp.tile(keys, kinds),
-    "kind": jnp.repeat(jnp.arange(kinds), config.seeds),
-  }
+  count, kinds = config.isometry_networks, len(networks.ISOMETRY)
+  keys = jax.random.split(jax.random.key(config.seed + 1), kinds * count)
+  runs = {"key": keys, "kind": jnp.repeat(jnp.arange(kinds), count)}
   traces = functools.partial(networks.traces, depth=depth, width=width)
   alone = job.undivided()
   (found,) = alone.map(lambda _: alone.spread(traces, runs), ["isometry"])
   first, second = (
-    np.float64(trace).reshape(kinds, config.seeds, depth) for trace in found
+    np.float64(trace).reshape(kinds, count, depth) for trace in found
   )
   square = (first**2).mean(1)
   ratio = second.mean(1) / square
   rest = (second - ratio[:, None] * first**2) / square[:, None]
+  error = plots.few_errors(count) * plots.mean_and_error(rest, 1)[1]
   slopes = networks.ISOMETRY.values()
-  few = plots.few_errors(config.seeds)
   return {
     "width": width,
     "measured": width * ratio - 1,
-    "error": width * few * plots.mean_and_error(rest, 1)[1],
+    "error": width * error,
     "theory": [theory.relative_variance(width, depth, s) for s in slopes],
   }
 
@@ -249,7 +247,8 @@ EXPERIMENT = Experiment(
   "vanishing",
   Config,
   {"smoke": {"seeds": 2, "steps": 40, "width": 32, "depth": 72, "inputs": 16,
-             "isometry_width": 32, "isometry_depth": 4, "rates": (0.1,),
+             "isometry_width": 32, "isometry_depth": 4,
+             "isometry_networks": 16, "rates": (0.1,),
              "variances": (1.0, 256.0)},
    "tpu": {"seeds": 64, "width": 512, "steps": 2000}},
   run, tables, figure, claims,

@@ -123,7 +123,7 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
   )
   for (name, values), color in plots.colored(lines):
     plots.line_with_band(axis, k[:stop], values[:, :stop], color, name)
-    _draw_end(axis, k[:stop], values[:, :stop].mean(0), color)
+    _draw_end(axis, k[:stop], plots.of_finite(values[:, :stop])[0], color)
   axis.plot([], [], "x", color="gray", label="below float32's resolution")
   axis.plot(
     k[:stop], k[:stop] * math.log2(kind["chi_1"]) / 2, color="black",
@@ -245,7 +245,8 @@ def _draw_let_through(axis: Any, result: Result) -> None:
     seen = result["saturation"][name]
     mean, error = plots.mean_and_two_errors(seen["let_through"])
     axis.bar(i, mean, 0.7, yerr=error, color=color)
-    axis.plot(i, seen["let_through_theory"], "k_", markersize=22)
+    if seen["q"] > 1e-3:  # else 12 layers are too few to come near it
+      axis.plot(i, seen["let_through_theory"], "k_", markersize=22)
   axis.plot([], [], "k_", markersize=12, label="theory, E[φ'²]/φ'(0)²")
   labels = [name.replace(", σ_w² = ", "\n") for name in names]
   axis.set_xticks(range(len(names)), labels, fontsize=8)
@@ -265,8 +266,8 @@ def _draw_saturated(axis: Any, result: Result) -> None:
   axis.set_ylim(-0.03, 1.6)
   axis.set_title("saturation while a network learns")
   axis.set_xlabel("updates")
-  axis.set_ylabel("share of units with φ'/φ'(0) < 0.1")
-  axis.legend(fontsize=7, ncols=2)
+  axis.set_ylabel("share with φ'/φ'(0) < 0.1")
+  axis.legend(fontsize=7, ncols=2, loc="upper center")
 
 
 def _draw_courses(axis: Any, result: Result, key: str, label: str) -> None:

@@ -32,10 +32,13 @@ def test_the_depth_scale_is_that_of_theory(result):
 
 
 def test_all_is_shown(result):
-  by_variance, by_choice = trainability.tables(result)
+  by_variance, by_choice, by_kind = trainability.tables(result)
+  assert by_kind.row_count == 3
   assert by_variance.row_count == 2
   assert by_choice.row_count == 6  # three budgets, three accuracies
-  assert trainability.claims(result) == []  # two points make no line
+  (saxe,) = trainability.claims(result)  # two points make no line
+  assert saxe.agrees
+  assert np.isinf(result["linear"]["Gaussian"][-1]).all()
   trainability.figure(result).canvas.draw()
 
 
@@ -114,7 +117,9 @@ def test_the_fit_finds_one_exponent_and_two_prefactors(exponent):
   np.testing.assert_allclose(found, [7, 5, exponent], rtol=1e-12)
   assert line.exponent_error < 1e-7
   published = {"line": line._asdict(), "by_threshold": [line.factor] * 2}
-  factor, slope = trainability.claims(published)
+  published["linear"] = {"orthogonal": np.full((3, 2), 40.0)}
+  factor, slope, saxe = trainability.claims(published)
+  assert saxe.ours == 0
   assert factor.agrees == (exponent == 1)
   np.testing.assert_allclose(slope.ours, exponent)
 
