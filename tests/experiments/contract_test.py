@@ -46,7 +46,8 @@ SMALLEST = {
   },
   "rectifiers": {
     "activations": ("relu",), "biases": (0.0,), "steps": 20, "thin": (2,),
-    "thin_depth": 2, "thin_networks": 4, "width": 8,
+    "thin_depth": 2, "thin_networks": 4, "thin_trained": 2, "thin_layers": 2,
+    "width": 8,
   },
   "residual": {
     "forward_blocks": 2, "forward_width": 8, "draws": 2,
