@@ -31,9 +31,7 @@ from experiments.data import datasets
 from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -200,20 +198,6 @@ def claims(result: Result) -> list[Claim]:
   return found
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Each way of initializing, and the measurement."""
-  keys = jax.random.split(jax.random.key(0), config.seeds)
-  inputs = datasets.load_inputs(config.dataset, config.batch, config.seed)
-  return {
-    f"second_moments, {way}": Program(
-      second_moments,
-      abstract((keys, inputs)),
-      {"config": config, "way": way},
-    )
-    for way in WAYS
-  }
-
-
 EXPERIMENT = Experiment(
   "broken_fans",
   Config,
@@ -221,7 +205,7 @@ EXPERIMENT = Experiment(
     "smoke": {"blocks": 1, "seeds": 2, "batch": 8, "width": 16},
     "tpu": {"seeds": 64},
   },
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -44,9 +44,7 @@ from experiments.exploding.show import figure, tables
 from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -286,14 +284,6 @@ def _speeds(result: Result) -> list[Claim]:
   return found
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Every call of `run`."""
-  return {
-    name: Program(call.func, abstract((runs, shared)), call.keywords)
-    for name, (call, runs, shared) in _calls(config).items()
-  }
-
-
 EXPERIMENT = Experiment(
   "exploding",
   Config,
@@ -302,7 +292,7 @@ EXPERIMENT = Experiment(
              "factors": (0.5, 0.9, 1.1, 3.0), "descent_steps": 60,
              "lanczos_steps": 30},
    "tpu": {"seeds": 64, "width": 512, "steps": 2000}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

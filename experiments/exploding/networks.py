@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.common import networks, training
 from initjax import initializers, stacks
+from initjax.measurement import largest_eigenvalue
 
 Run = dict[str, jax.Array]
 """Of one network: key, sigma_w2; and what the function names"""
@@ -90,7 +90,7 @@ def descents(
       init(key, pair, jnp.float32)
       for key, pair in zip(keys[1:], itertools.pairwise(shape), strict=True)
     ]
-    start = largest_eigenvalue(loss_of, params, keys[0], lanczos_steps)
+    start = largest_eigenvalue(loss_of, params, keys[0], steps=lanczos_steps)
     rate = run["factor"] * 2 / start
 
     def update(params: Any, _: None) -> tuple[Any, jax.Array]:
@@ -99,42 +99,10 @@ def descents(
 
     params, losses = jax.lax.scan(update, params, length=steps)
     losses = jnp.append(losses, loss_of(params))
-    end = largest_eigenvalue(loss_of, params, keys[0], lanczos_steps)
+    end = largest_eigenvalue(loss_of, params, keys[0], steps=lanczos_steps)
     return Descent(losses, start, end)
 
   return jax.vmap(one)(runs)
-
-
-def largest_eigenvalue(
-  loss: Callable[[Any], jax.Array], params: Any, key: jax.Array, steps: int
-) -> jax.Array:
-  """Of the Hessian of `loss`: Lanczos on products with it, never formed.
-
-  The basis is orthogonalised in full, twice. From below: after k steps the
-  relative error falls as exp(-4k·√gap).
-  """
-  flat, unravel = ravel_pytree(params)
-  gradient = jax.grad(lambda flat: loss(unravel(flat)))
-  steps = min(steps, flat.size)
-
-  def step(carry: Any, index: jax.Array) -> tuple[Any, Any]:
-    basis, vector = carry
-    basis = basis.at[index].set(vector)
-    image = jax.jvp(gradient, (flat,), (vector,))[1]
-    alpha = image @ vector
-    for _ in range(2):
-      image = image - basis.T @ (basis @ image)
-    beta = jnp.linalg.norm(image)
-    vector = image / jnp.where(beta > 0, beta, 1.0)
-    return (basis, vector), (alpha, beta)
-
-  vector = jax.random.normal(key, flat.shape)
-  start = jnp.zeros((steps, flat.size)), vector / jnp.linalg.norm(vector)
-  _, (alpha, beta) = jax.lax.scan(step, start, jnp.arange(steps))
-  matrix = jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
-  finite = jnp.isfinite(matrix).all()
-  largest = jnp.linalg.eigvalsh(jnp.where(finite, matrix, 0.0))[-1]
-  return jnp.where(finite, largest, jnp.nan)
 
 
 def clipped(kind: jax.Array, limit: jax.Array, size: int) -> Any:

@@ -37,9 +37,7 @@ from experiments.kaiming.networks import INITS, KINDS
 from experiments.kaiming.show import claims, figure, tables
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -328,33 +326,6 @@ def theory(config: Config) -> dict[str, Any]:
   }
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Measurements; drawing and training of every kind."""
-  data, x, image = _data(config)
-  keys = abstract(_keys(config, config.networks))
-  fans = _fans(config, x.shape[1])
-  sizes = {"depth": config.layers, "width": config.wide}
-  kernels = jax.eval_shape(fans, keys)[0]
-  found = {
-    "leaky": Program(leaky, abstract((_slopes(config), x)), sizes),
-    "draw_kinds": Program(fans.func, (keys,), fans.keywords),
-    "through": Program(
-      _relu.func, ((kernels, keys), abstract(x)), _relu.keywords
-    ),
-  }
-  keys = abstract(_keys(config, config.seeds))
-  for kind, depth in itertools.product(config.kinds, config.depths):
-    for init in INITS:
-      drawing = _draw(config, kind, depth, init, image)
-      name = f"draw, {kind}, {depth} layers, {init}"
-      found[name] = Program(draw, (keys,), drawing.keywords)
-    drawn = jax.eval_shape(drawing, keys), keys
-    found[f"courses, {kind}, {depth} layers"] = Program(
-      courses, (drawn, abstract(data)), {"config": config}
-    )
-  return found
-
-
 EXPERIMENT = Experiment(
   "kaiming",
   Config,
@@ -364,7 +335,7 @@ EXPERIMENT = Experiment(
              "trained_narrow": 8, "trained_wide": 16, "filters": (16, 32, 64)},
    "tpu": {"wide": 1024, "networks": 256, "width": 512, "channels": 64,
            "seeds": 16, "steps": 2000}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -31,20 +31,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.training import Labelled
 from experiments.data import datasets
 from experiments.data.byte_text import source_text
 from experiments.mu_transfer.fit import optima, slope_and_interval
-from experiments.mu_transfer.networks import Model, drawn, losses, shapes
+from experiments.mu_transfer.networks import Model, drawn, losses
 from experiments.mu_transfer.show import WAYS, claims, figure, tables
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -227,26 +224,6 @@ def _of_way(
   return [found[_label(item)] for item in items]
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Training of each model, both ways."""
-  found = {}
-  for label, item in _items(config).items():
-    model = item.model
-    how = training(config, model.family)
-    count = len(how.rates) * how.seeds
-    stack = lambda leaf, count=count: jax.ShapeDtypeStruct(
-      (count, *leaf.shape), leaf.dtype
-    )
-    each = {
-      "rows": jax.ShapeDtypeStruct((how.steps, how.batch), jnp.int32),
-      "rate": jax.ShapeDtypeStruct((), jnp.float32),
-    }
-    given = jax.tree.map(stack, (shapes(model), each))
-    data = abstract(_data(config, model.family))
-    found[label] = Program(losses, (given, data), _options(item))
-  return found
-
-
 EXPERIMENT = Experiment(
   "mu_transfer",
   Config,
@@ -258,7 +235,7 @@ EXPERIMENT = Experiment(
            "gpt_widths": (64, 128, 256, 512), "gpt_seeds": 8,
            "gpt_depths": (2, 4, 8, 16, 32), "gpt_steps": 1000,
            "gpt_batch": 64}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

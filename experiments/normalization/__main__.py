@@ -33,7 +33,6 @@ import numpy as np
 import optax
 
 from experiments.common import training
-from experiments.common.networks import log2_second_moment
 from experiments.data import datasets
 from experiments.normalization import networks
 from experiments.normalization.claims import claims, tables
@@ -46,14 +45,13 @@ from experiments.normalization.theory import (
 )
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
+from initjax.measurement import log2_second_moment
 
 HE = 2**0.5
 """σ_w that keeps the second moment of ReLU layers"""
@@ -322,35 +320,6 @@ def theory(config: Config, x: np.ndarray) -> dict[str, Any]:
   return {"forward": forward, "growth": growth, "limit": limit}
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Drawing, measurements and training; one program for all kinds."""
-  data = abstract(datasets.load_labelled(config.dataset, config.seed))
-  features = data.inputs.shape[1]
-  kind, given = abstract(_index("none")), {"config": config}
-  found = {}
-
-  def add(function: Any, name: str, sizes: Any, scales: Any, x: Any) -> None:
-    seeds = config.seeds if function is courses else config.draws
-    runs = abstract((_runs(config, scales, seeds),))
-    params = jax.eval_shape(functools.partial(draw, **sizes), *runs)
-    drawn = params, runs[0]["rest"]
-    found[f"draw, {name}"] = Program(draw, runs, sizes)
-    found[f"{function.__name__}, {name}"] = Program(
-      function, (drawn, x, kind), given
-    )
-
-  for batch in config.batches:
-    x = jax.ShapeDtypeStruct((batch, features), jnp.float32)
-    add(gradients, f"batch {batch}", _deep(config, features), (1.0,), x)
-  x = jax.ShapeDtypeStruct((config.batch, features), jnp.float32)
-  for depth in config.depths:
-    sizes, scales = _trained(config, features, depth), _scales(config, depth)
-    add(courses, f"depth {depth}", sizes, scales, data)
-  sizes = _trained(config, features, config.depths[0])
-  add(at_scales, "scales", sizes, config.scales, x)
-  return found
-
-
 EXPERIMENT = Experiment(
   "normalization",
   Config,
@@ -360,7 +329,7 @@ EXPERIMENT = Experiment(
              "seeds": 2, "steps": 40},
    "tpu": {"width": 512, "gradient_width": 1024, "draws": 64,
            "seeds": 32, "steps": 2000}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -34,9 +34,7 @@ from experiments.own_init.tasks import TASKS
 from experiments.own_init.training import WAYS, courses, draw
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -141,33 +139,13 @@ def _options(config: Config, name: str) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Training of each task."""
-  found = {}
-  for name in config.tasks:
-    task = TASKS[name]
-    data = abstract(task.data(config.samples, config.seed))
-    one = jax.eval_shape(
-      task.model.init, jax.random.key(0), data.inputs[: config.batch]
-    )
-    count = len(WAYS) * config.seeds
-    stack = lambda leaf, count=count: jax.ShapeDtypeStruct(
-      (count, *leaf.shape), leaf.dtype
-    )
-    keys = abstract(jax.random.split(jax.random.key(0), count))
-    rates = jax.ShapeDtypeStruct((count,), jnp.float32)
-    runs = jax.tree.map(stack, one), {"batches": keys, "rate": rates}
-    found[name] = Program(courses, (runs, data), _options(config, name))
-  return found
-
-
 EXPERIMENT = Experiment(
   "own_init",
   Config,
   {"smoke": {"tasks": ("MLP, 40 layers, tanh", "GPT, tied, sums"),
              "seeds": 2, "rates": 1, "steps": 50, "samples": 64},
    "tpu": {"seeds": 16, "choosing": 8, "steps": 2000}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -38,9 +38,7 @@ from experiments.phase_diagram.records import Diagram, Point, as_numbers
 from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -225,17 +223,6 @@ def claims(result: Result) -> list[Claim]:
   return [Claim(source, what, share, inside, 3 * spread)]
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """A batch of networks at one point of the plane."""
-  keys = jax.random.split(jax.random.key(0), config.seeds)
-  nets = networks.Nets(keys, *jnp.ones((3, config.seeds)))
-  shape = (2, config.pairs, 2, datasets.FEATURES[config.dataset])
-  pairs = jax.ShapeDtypeStruct(shape, jnp.float32)
-  phi = ACTIVATIONS[config.activation].activation
-  given = phi, config.depth, config.width, abstract(nets), pairs
-  return {"distances": Program(networks.distances, given)}
-
-
 EXPERIMENT = Experiment(
   "phase_diagram",
   Config,
@@ -248,7 +235,6 @@ EXPERIMENT = Experiment(
   table.tables,
   show.figure,
   claims,
-  programs,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -39,9 +39,7 @@ from experiments.rectifiers.born import INITS, born_alive, trained
 from experiments.rectifiers.show import claims, figure, tables
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -280,24 +278,6 @@ def _thin_keys(config: Config, part: int = 1) -> jax.Array:
   return jax.random.split(key, count)
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Training, for each activation; births, for each width."""
-  data = datasets.load_labelled(config.dataset, config.seed)
-  given, keys = abstract((_runs(config), data)), abstract(_thin_keys(config))
-  trained = {
-    f"courses, {name}": Program(
-      courses, given, {"config": config, "activation": name}
-    )
-    for name in config.activations
-  }
-  return trained | {
-    f"born_alive, width {n}": Program(
-      born_alive, (keys,), {"width": n, "depth": config.thin_depth}
-    )
-    for n in config.thin
-  }
-
-
 EXPERIMENT = Experiment(
   "rectifiers",
   Config,
@@ -305,7 +285,7 @@ EXPERIMENT = Experiment(
              "activations": ("relu", "leaky_relu"), "thin": (2,),
              "thin_networks": 800, "thin_trained": 100},
    "tpu": {"seeds": 64, "width": 512, "rates": (0.1, 0.2, 0.3)}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -42,9 +42,7 @@ from experiments.residual.theory import CHAINS, theory
 from experiments.residual.training import courses, draw, identities
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -233,30 +231,6 @@ def _named(kinds: Any, blocks: tuple[int, ...], found: list[Any]) -> Any:
   }
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Measurements, drawing, and both kinds of training."""
-  data = abstract(datasets.load_labelled(config.dataset, config.seed))
-  features = data.inputs.shape[1]
-  images = jax.ShapeDtypeStruct((1024, 64), jnp.float32)
-  chains = abstract(_chain_runs(config))
-  few = jax.ShapeDtypeStruct((32, 64), jnp.float32)
-  sizes = {"blocks": config.forward_blocks, "width": config.forward_width}
-  found = {"signals": Program(signals, (chains, few), sizes)}
-  for depth in config.gradient_depths:
-    sizes = {"depth": depth, "width": config.gradient_width}
-    found[f"gradients, {depth}"] = Program(gradients, (chains,), sizes)
-  targets = {"digits": data, "identity": images}
-  for name, blocks in _tasks(config):
-    function, runs, sizes = _task(config, features, name, blocks)
-    runs = abstract(runs)
-    params = jax.eval_shape(functools.partial(draw, **sizes), runs)
-    found[f"draw, {name}, {blocks} blocks"] = Program(draw, (runs,), sizes)
-    found[f"{name}, {blocks} blocks"] = Program(
-      function.func, ((params, runs), targets[name]), function.keywords
-    )
-  return found
-
-
 EXPERIMENT = Experiment(
   "residual",
   Config,
@@ -267,7 +241,7 @@ EXPERIMENT = Experiment(
              "width": 16},
    "tpu": {"forward_width": 2048, "gradient_width": 256, "draws": 64,
            "width": 256, "seeds": 16, "steps": 2000}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.common.networks import UNIT, log2_second_moment
+from experiments.common.networks import UNIT
 from experiments.common.training import Labelled, cross_entropy
 from experiments.residual.networks import (
   Chain,
@@ -15,6 +15,7 @@ from experiments.residual.networks import (
   draw,
   logits,
 )
+from initjax.measurement import log2_second_moment
 
 Runs = dict[str, Any]
 """{"key": [runs], "chain": a Chain of [runs]}"""

@@ -8,8 +8,6 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-
 if TYPE_CHECKING:
   from experiments.runtime.job import Job
 
@@ -51,16 +49,6 @@ class Claim(NamedTuple):
     return bool(abs(self.ours - self.published) <= self.error)
 
 
-class Program(NamedTuple):
-  """A jitted function of an experiment, and what it is called with."""
-
-  function: Any
-  """from `jax.jit`"""
-  arguments: tuple[Any, ...]
-  """`jax.ShapeDtypeStruct`s, keys included; static ones as values"""
-  keywords: Mapping[str, Any] = types.MappingProxyType({})
-
-
 class Experiment(NamedTuple):
   """One question, and all that is needed to answer it."""
 
@@ -77,8 +65,6 @@ class Experiment(NamedTuple):
   """as a `matplotlib.figure.Figure`, if there is one"""
   claims: Callable[[Result], list[Claim]] = lambda result: []
   """what it says of published numbers"""
-  programs: Callable[[Any], dict[str, Program]] = lambda config: {}
-  """for a config, every jitted function by name"""
   page: Callable[[Result], str] | None = None
   """HTML to be written as well, if there is one"""
 
@@ -163,8 +149,3 @@ def _check_entry(name: str, entry: Any, bounds: Mapping[str, Any]) -> None:
     raise ValueError(
       f"{name} must be among {', '.join(choices)}; got {entry!r}."
     )
-
-
-def abstract(tree: Any) -> Any:
-  """Shapes and types of arrays, for `Program.arguments`."""
-  return jax.eval_shape(lambda tree: tree, tree)

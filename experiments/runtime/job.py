@@ -28,6 +28,8 @@ class Job:
   """told of each item that is done, and how many there are"""
   kept: checkpoints.Kept | None = None
   """where done items are kept; nowhere if None"""
+  instead: Callable[..., Any] | None = None
+  """called in place of running what is spread, if given"""
 
   def map(
     self, function: Callable[[Any], Any], items: Iterable[Any]
@@ -111,6 +113,8 @@ class Job:
         copies of the last run, which are cut off again.
       *shared: what all runs share; copied to every device.
     """
+    if self.instead is not None:
+      return self.instead(function, batch, *shared)
     runs = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
     if len(runs) != 1:
       raise ValueError(f"wanted one number of runs, got {sorted(runs)}.")

@@ -34,9 +34,7 @@ from experiments.data import datasets
 from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -149,7 +147,8 @@ def _measure(
 ) -> dict[tuple[str, str], tuple[tuple[jax.Array, jax.Array], jax.Array]]:
   """By activation and scheme: signals, and the factor on kernels of `base`."""
   keys = jax.random.split(key, config.seeds)
-  params = draw(base, config.depth, config.width, inputs.shape, keys)
+  sizes = base, config.depth, config.width, inputs.shape
+  params = job.spread(functools.partial(draw, *sizes), keys)
   found = {}
   for activation, scheme in _pairs(config, base):
     factors = _factors(scheme, activation, inputs.shape[-1], config.width)
@@ -329,25 +328,6 @@ def _source(activation: str, scheme: str, direction: str) -> str:
   return ""
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Draws, and one pass through a batch of networks per activation."""
-  shape = (config.batch, datasets.FEATURES[config.dataset])
-  inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
-  keys = abstract(jax.random.split(jax.random.key(0), config.seeds))
-  sizes = (config.depth, config.width, shape)
-  found = {
-    f"draw, {base}": Program(draw, (base, *sizes, keys))
-    for base in _bases(config)
-  }
-  params = jax.eval_shape(functools.partial(draw, "normal", *sizes), keys)
-  number = jax.ShapeDtypeStruct((), jnp.float32)
-  cotangent = jax.ShapeDtypeStruct((config.batch, config.width), jnp.float32)
-  for name in config.activations:
-    given = (name, config.width, params, (number, number), inputs, cotangent)
-    found[f"send, {name}"] = Program(send, given)
-  return found
-
-
 EXPERIMENT = Experiment(
   "signal_propagation",
   Config,
@@ -360,7 +340,6 @@ EXPERIMENT = Experiment(
   show.tables,
   show.figure,
   claims,
-  programs,
 )  # fmt: skip
 
 if __name__ == "__main__":

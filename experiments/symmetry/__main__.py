@@ -38,9 +38,7 @@ from experiments.data import datasets
 from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -314,33 +312,13 @@ def _breaking(result: Result) -> list[Claim]:
   ]  # fmt: skip
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Drawing, training both networks, the linearised path."""
-  shapes, starts = _shapes(config), abstract(_starts(config))
-  data = abstract(_data(config))
-  draw = functools.partial(networks.draw, shape=shapes["wide"])
-  params = {name: jax.eval_shape(draw, start) for name, start in starts.items()}
-  wide = {"rates": shapes["wide_rates"], "steps": config.steps}
-  narrow = {"rates": shapes["narrow_rates"], "steps": config.steps}
-  one = jax.eval_shape(as_one_unit, params["constant"])
-  pairs = params["symmetric"], params["noise"]
-  return {
-    "draw": Program(
-      networks.draw, (starts["noisy"],), {"shape": shapes["wide"]}
-    ),
-    "descend": Program(networks.descend, (params["noisy"], data), wide),
-    "descend, one unit": Program(networks.descend, (one, data), narrow),
-    "linearized": Program(networks.linearized, (pairs, data), wide),
-  }
-
-
 EXPERIMENT = Experiment(
   "symmetry",
   Config,
   {"smoke": {"constants": (0.0, 1.0), "noises": (1e-2, 1e-4), "seeds": 2,
              "images": 128, "steps": 300},
    "tpu": {"seeds": 32, "width": 512, "images": 1024}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

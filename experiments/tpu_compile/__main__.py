@@ -31,7 +31,6 @@ from experiments.reproduce import __main__ as reproduce
 from experiments.runtime.experiment import (
   SCALES,
   Experiment,
-  Program,
   Result,
   check,
   option,
@@ -39,6 +38,8 @@ from experiments.runtime.experiment import (
 )
 from experiments.runtime.job import AXIS, Job, device_mesh
 from experiments.runtime.launch import launch
+from experiments.runtime.recording import Program
+from experiments.runtime.recording import programs as recorded
 
 TOPOLOGIES = ("v5e:2x2", "v6e:2x4")
 
@@ -171,9 +172,8 @@ def run(config: Config, job: Job) -> Result:
   os.environ.update(ENVIRONMENT)
   found = []
   for name in config.experiments:
-    module = script(name)
-    experiment: Experiment = module.EXPERIMENT
-    programs = experiment.programs(experiment.at_scale(config.size))
+    experiment: Experiment = script(name).EXPERIMENT
+    programs = recorded(experiment, experiment.at_scale(config.size))
     chosen = list(programs)[: config.most]
     total = len(chosen) * len(config.topologies)
     for topology, label in itertools.product(config.topologies, chosen):

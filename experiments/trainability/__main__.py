@@ -30,9 +30,7 @@ from experiments.common import networks, training
 from experiments.data import datasets
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -200,26 +198,6 @@ def run(config: Config, job: Job) -> Result:
   }
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Drawing all networks; training them, for each depth."""
-  data = datasets.load_labelled(config.dataset, config.seed)
-  runs, sizes = _runs(config), {"features": data.inputs.shape[1]}
-  deepest = jax.eval_shape(
-    functools.partial(draw, config=config, **sizes), runs
-  )
-  found = {
-    "draw": Program(draw, abstract((runs,)), {"config": config, **sizes})
-  }
-  for depth in config.depths:
-    params = jax.eval_shape(
-      functools.partial(first_layers, depth=depth), deepest
-    )
-    given = (params, abstract(runs["batches"])), abstract(data)
-    options = {"config": config, "depth": depth}
-    found[f"accuracies, depth {depth}"] = Program(accuracies, given, options)
-  return found
-
-
 EXPERIMENT = Experiment(
   "trainability",
   Config,
@@ -228,7 +206,7 @@ EXPERIMENT = Experiment(
    "tpu": {"sigma_w2": tuple(0.2 + 0.2 * i for i in range(20)), "width": 256,
            "seeds": 16, "steps": 1000,
            "depths": (4, 6, 9, 13, 19, 28, 40, 57, 80, 113, 160, 226)}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -35,9 +35,7 @@ from experiments.data import datasets
 from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -271,27 +269,13 @@ def _decay(result: Result, name: str) -> Claim:
   )  # fmt: skip
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Every call of `run`."""
-  found = {
-    name: Program(call.func, abstract((runs, shared)), call.keywords)
-    for name, (call, runs, shared) in _calls(config).items()
-  }
-  one = abstract((jnp.ones(()),))
-  for dtype in DTYPES:
-    found[f"halvings, {dtype}"] = Program(
-      networks.halvings, one, {"dtype": dtype}
-    )
-  return found
-
-
 EXPERIMENT = Experiment(
   "vanishing",
   Config,
   {"smoke": {"seeds": 2, "steps": 40, "width": 32, "depth": 72, "inputs": 16,
              "rates": (0.1,), "variances": (1.0, 256.0)},
    "tpu": {"seeds": 64, "width": 512, "steps": 2000}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

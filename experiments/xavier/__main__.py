@@ -36,9 +36,7 @@ from experiments.common.fan_networks import MODES
 from experiments.data import datasets
 from experiments.runtime.experiment import (
   Experiment,
-  Program,
   Result,
-  abstract,
   check,
   option,
 )
@@ -47,6 +45,7 @@ from experiments.runtime.launch import launch
 from experiments.xavier.claims import claims, tables
 from experiments.xavier.show import figure
 from experiments.xavier.theory import ACTIVATIONS, INITS, squashed
+from initjax.measurement import correlation
 
 SHAPES = ("narrowing", "widening")
 KINDS = (*((mode, "normal") for mode in MODES), ("fan_avg", "uniform"))
@@ -153,13 +152,6 @@ def singular_values(networks: list[jax.Array], image: jax.Array) -> jax.Array:
     return jnp.linalg.svd(jnp.stack(jacobians), compute_uv=False)
 
   return jax.vmap(one)(networks)
-
-
-def correlation(h: jax.Array) -> jax.Array:
-  """Mean of h_a·h_b over pairs of different inputs, against that of h_a·h_a."""
-  own = (h**2).sum()
-  pairs = (h.sum(0) ** 2).sum() - own
-  return pairs / (len(h) - 1) / own
 
 
 def _against_last(moments: jax.Array) -> jax.Array:
@@ -280,31 +272,6 @@ def theory(config: Config, inputs: np.ndarray) -> dict[str, Any]:
   }
 
 
-def programs(config: Config) -> dict[str, Program]:
-  """Drawing and measuring, of every kind."""
-  data, found = _data(config), {}
-  features = data.inputs.shape[1]
-  keys = abstract(_keys(config, config.pyramids))
-  for shape in SHAPES:
-    draws = _draw_pyramids(config, features, shape)
-    kernels = jax.eval_shape(draws, keys)[0]
-    name = f"draw_kinds, {shape}"
-    found[name] = Program(draws.func, (keys,), draws.keywords)
-    found[f"through, {shape}"] = Program(
-      _pyramid.func, ((kernels, keys), abstract(data.inputs)), _pyramid.keywords
-    )
-  keys, options = (
-    _keys(config, config.seeds),
-    {"widths": _widths(config, features)},
-  )
-  found["draw"] = Program(draw, (abstract(keys),), options)
-  networks = jax.eval_shape(functools.partial(draw, **options), keys)
-  for name in ACTIVATIONS:
-    given = networks["standard"], abstract(data)
-    found[f"squash, {name}"] = Program(squash, given, {"activation": name})
-  return found
-
-
 EXPERIMENT = Experiment(
   "xavier",
   Config,
@@ -312,7 +279,7 @@ EXPERIMENT = Experiment(
              "width": 64, "seeds": 8, "batch": 64},
    "tpu": {"wide": 2048, "narrow": 128, "pyramids": 256, "width": 1000,
            "seeds": 64, "batch": 1024}},
-  run, tables, figure, claims, programs,
+  run, tables, figure, claims,
 )  # fmt: skip
 
 if __name__ == "__main__":

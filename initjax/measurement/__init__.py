@@ -9,6 +9,7 @@
 from initjax.measurement._cotangent import gradient_of
 from initjax.measurement._duplicates import Duplicates, find_duplicates
 from initjax.measurement._jacobian import JacobianSpectrum, jacobian_spectrum
+from initjax.measurement._lanczos import largest_eigenvalue
 from initjax.measurement._leaves import (
   KernelLeaf,
   Known,
@@ -42,6 +43,7 @@ from initjax.measurement._reductions import (
 )
 from initjax.measurement._report import SignalReport
 from initjax.measurement._row_statistics import RowStatistics, row_statistics
+from initjax.measurement._sizes import correlation, log2_second_moment
 from initjax.measurement._slices import EqualSlices, find_equal_slices
 
 __all__ = [
@@ -49,7 +51,10 @@ __all__ = [
   "Leaves",
   "Measured",
   "SignalReport",
+  "correlation",
   "jacobian_spectrum",
+  "largest_eigenvalue",
+  "log2_second_moment",
   "measure",
   "measure_and_grad",
 ]

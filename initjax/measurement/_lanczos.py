@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 
 def quadrature(
@@ -38,13 +39,52 @@ def quadrature(
   return jax.lax.map(_nodes_and_weights, entries)
 
 
+def largest_eigenvalue(
+  loss: Callable[[Any], jax.Array],
+  params: Any,
+  key: jax.Array,
+  *,
+  steps: int = 20,
+) -> jax.Array:
+  """The largest eigenvalue of the Hessian of `loss` at `params`.
+
+  By Lanczos on products with the Hessian, which is never formed. It comes from
+  below: after k steps the relative error falls as exp(-4k·√gap). Gradient
+  descent on a quadratic diverges at rates above 2/λ_max. Works inside `jit` and
+  `vmap`; NaN if a product is not finite.
+
+  Args:
+    loss: params -> scalar.
+    params: any pytree of real floating arrays.
+    key: for the vector to start from.
+    steps: products with the Hessian; no more than there are parameters.
+
+  >>> square = lambda x: 0.5 * (jnp.array([1.0, 3.0]) * x**2).sum()
+  >>> float(largest_eigenvalue(square, jnp.ones(2), jax.random.key(0)).round(4))
+  3.0
+
+  Reference: Golub and Welsch 1969; LeCun et al. 1998, "Efficient BackProp", §5.
+  """
+  flat, unravel = ravel_pytree(params)
+  gradient = jax.grad(lambda flat: loss(unravel(flat)))
+  product = lambda vector: jax.jvp(gradient, (flat,), (vector,))[1]
+  start = jax.random.normal(key, flat.shape, flat.dtype)
+  start = start / jnp.linalg.norm(start)
+  matrix = _matrix(*_tridiagonal(product, start, min(steps, flat.size)))
+  finite = jnp.isfinite(matrix).all()
+  largest = jnp.linalg.eigvalsh(jnp.where(finite, matrix, 0.0))[-1]
+  return jnp.where(finite, largest, jnp.nan)
+
+
+def _matrix(diagonal: jax.Array, beside: jax.Array) -> jax.Array:
+  return jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
+
+
 def _nodes_and_weights(
   entries: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
   """Of a tridiagonal matrix."""
-  diagonal, beside = entries
-  matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-  nodes, vectors = jnp.linalg.eigh(matrix)
+  nodes, vectors = jnp.linalg.eigh(_matrix(*entries))
   nodes, weights = nodes[::-1], vectors[0, ::-1] ** 2
   seen = weights > jnp.finfo(weights.dtype).eps ** 2
   smallest = jnp.where(seen, nodes, jnp.inf).min()

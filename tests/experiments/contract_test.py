@@ -16,8 +16,8 @@ import rich.console
 
 import experiments
 from experiments.costs import false_alarms, init_cost, measuring_cost, one_pass
-from experiments.runtime import command_line, launch
-from experiments.runtime.experiment import SCALES, script
+from experiments.runtime import command_line, launch, recording
+from experiments.runtime.experiment import KINDS, SCALES, script
 from experiments.runtime.job import Job
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -95,10 +95,19 @@ def test_every_experiment_is_here():
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_a_run_is_shown_and_written(name, tmp_path):
-  """Tables, numbers, claims and figure."""
+def test_a_run_is_shown_and_written(name, tmp_path, monkeypatch):
+  """Tables, numbers, claims and figure; and all programs are recorded."""
   experiment, config = named(name), smallest(name)
+  recorded = recording.programs(experiment, config)
+  spread, ran = Job.spread, set()
+
+  def watched(job, function, *given):
+    ran.add(repr(recording.program_of(function, *given)[1:]))
+    return spread(job, function, *given)
+
+  monkeypatch.setattr(Job, "spread", watched)
   result = experiment.run(config, Job())
+  assert ran == {repr(program[1:]) for program in recorded.values()}
   console = rich.console.Console(width=120)
   with console.capture() as shown:
     for table in experiment.tables(result):
@@ -115,6 +124,9 @@ def test_a_run_is_shown_and_written(name, tmp_path):
   for claim in claims:
     assert claim.error >= 0
     assert claim.source
+    assert claim.kind in KINDS
+    shared = [other for other in claims if other.quantity == claim.shares]
+    assert not claim.shares or any(not other.shares for other in shared)
   files = {path.name for path in directory.iterdir()}
   figure = {f"{name}.png"} if experiment.figure else set()
   assert files == {f"{name}.json"} | figure
@@ -128,7 +140,7 @@ def test_every_program_exports(name):
 
   All that a whole run needs, which is more than the smallest one does.
   """
-  programs = named(name).programs(named(name).at_scale("smoke"))
+  programs = recording.programs(named(name), named(name).at_scale("smoke"))
   assert programs
   for label, program in programs.items():
     export = jax.export.export(program.function, platforms=PLATFORMS)

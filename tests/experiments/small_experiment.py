@@ -21,8 +21,6 @@ from experiments.data import datasets
 from experiments.runtime.experiment import (
   Claim,
   Experiment,
-  Program,
-  abstract,
   check,
   option,
 )
@@ -111,14 +109,8 @@ def claims(result):
   return [Claim("tanh", "most", 1.0, float(np.max(result["ends"])), 1.0)]
 
 
-def programs(config):
-  """The one."""
-  given = _runs(config, 0), jnp.zeros((16, 16))
-  return {"walk": Program(walk, abstract(given), {"steps": 20})}
-
-
 EXPERIMENT = Experiment(
-  "small", Config, {}, run, lambda result: [], figure, claims, programs
+  "small", Config, {}, run, lambda result: [], figure, claims
 )
 
 if __name__ == "__main__":

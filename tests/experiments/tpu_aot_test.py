@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.reproduce import __main__ as reproduce
-from experiments.runtime.experiment import Program
+from experiments.runtime.recording import Program
 from experiments.tpu_compile import __main__ as tpu_compile
 
 missing = tpu_compile.obstacle()

@@ -80,14 +80,6 @@ def test_kernels_of_equal_shape_differ_and_shapes_keep_their_order():
   assert not jnp.array_equal(kernels[1], kernels[2])
 
 
-def test_correlation_is_the_mean_over_pairs():
-  h = np.random.default_rng(0).standard_normal((7, 5)) + 0.5
-  products = h @ h.T
-  off = products[~np.eye(7, dtype=bool)].mean()
-  ours = xavier.correlation(jnp.asarray(h, jnp.float32))
-  assert float(ours) == pytest.approx(off / np.diag(products).mean(), rel=1e-4)
-
-
 @pytest.mark.parametrize("activation", xavier.ACTIVATIONS)
 @pytest.mark.parametrize("init", xavier.INITS)
 def test_gradients_of_squashing_networks_keep_to_theory(
