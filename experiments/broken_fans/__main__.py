@@ -11,7 +11,8 @@ a kernel for each head (`nn.Einsum`), a batched `nn.DenseGeneral`, a transposed
 convolution with stride 2, and kernels stacked by hand; half a minute on 2 CPU
 cores. Expect: with Flax's own He initializers the signal loses a factor of
 2^10 in each block and is 2^-121 in the end; with `auto_init` it keeps its size
-but for chance; calibrated, every operation has second moment 1 to rounding.
+but for chance; calibrated, every operation has second moment 1 to rounding, by
+construction: no claim.
 
 Reference: He et al. 2015; Mishkin and Matas 2016.
 """

@@ -183,7 +183,7 @@ def _draw_cost(axis: Any, result: Result) -> None:
   for (name, found), color, style in zip(
     result["activations"].items(), plots.COLORS, STYLES, strict=False
   ):
-    right = np.array([counted(found, 0, rate) for rate in rates]).T
+    right = np.array([counted(found, 0, int(rate)) for rate in rates]).T
     _line(axis, rates, right, color, style, name)
   axis.axhline(GUESS, color="gray", linestyle=":", label="guess")
   axis.set_xticks(rates, [f"{rate:g}" for rate in result["rates"]])
