@@ -75,8 +75,9 @@ class Config:
   filters: tuple[int, ...] = option(
     (64, 64, 128, 128, 256, 256, 512, 512, 512, 512),
     "Of a convolutional network with weights of 0.01: conv1, conv2, ...",
-    low=1, repeats=True,
-  )  # fmt: skip
+    low=1,
+    repeats=True,
+  )
   channels: int = option(16, "Channels of a convolution.", low=1)
   seeds: int = option(4, "Trained networks of each kind.", low=2)
   steps: int = option(
@@ -272,8 +273,8 @@ def run(config: Config, job: Job) -> Result:
   def take_turns(_: str) -> Any:
     function = functools.partial(alternating, config=config)
     found = job.spread(function, _turns(config), data).loss
-    return dict(zip(MODES, found.reshape(len(MODES), config.seeds, -1),
-                    strict=True))  # fmt: skip
+    rows = found.reshape(len(MODES), config.seeds, -1)
+    return dict(zip(MODES, rows, strict=True))
 
   def shrink(_: str) -> Any:
     function = functools.partial(shrinkage, filters=config.filters)

@@ -176,28 +176,26 @@ def _course_table(result: Result) -> Any:
 
 
 def figure(result: Result) -> Any:
-  """Above: random networks; below: training."""
+  """Above: what layers keep, and fans; below: He's weights or Xavier's."""
   config = result["config"]
   panels = [
     (inits, f"{kind}, {depth} layers")
     for kind, depths in result["courses"].items()
     for depth, inits in depths.items()
   ]
-  drawn, axes = plots.grid(2, max(4, 1 + len(panels)))
+  drawn, axes = plots.grid(2, max(4, len(panels)))
   _draw_kept(axes[0, 0], result)
-  _draw_gain(axes[0, 1], result)
-  n = result["widths"]
-  for axis, direction in zip(axes[0, 2:4], fan_networks.ENDS, strict=True):
-    laws = result["theory"]["fans"]
+  laws, n = result["theory"]["fans"], result["widths"]
+  for axis, direction in zip(axes[0, 1:3], fan_networks.ENDS, strict=True):
     fan_networks.draw_by_layer(axis, result["fans"], laws, direction)
     axis.set_title(f"ReLU, widths {n[0]}, {n[1]}, {n[0]}, ...; Var W = 2/fan")
-  axes[0, 2].legend(fontsize=7)
+  axes[0, 1].legend(fontsize=7)
   turns = {
     MODE_NAMES[mode]: {"loss": result["turns"][mode]} for mode in result["fans"]
   }
   n = config["trained_narrow"], config["trained_wide"]
   title = f"mlp, {2 * config['turns']} layers, {n[0]} and {n[1]} in turn"
-  panels.append((turns, title))
+  _draw_courses(axes[0, 3], config["steps"], turns, title)
   for axis, panel in zip(axes[1], panels, strict=False):
     _draw_courses(axis, config["steps"], *panel)
   for axis in (*axes[0, 4:], *axes[1, len(panels) :]):
@@ -213,40 +211,16 @@ def figure(result: Result) -> Any:
 
 def _draw_kept(axis: Any, result: Result) -> None:
   slopes = np.array(result["config"]["slopes"])
-  for direction, marker, color in zip(
-    ("forward", "backward"), "os", plots.COLORS[:2], strict=True
-  ):
-    mean, error = kept(result, direction)
-    axis.errorbar(
-      slopes, mean, 2 * error, fmt=marker, color=color, markersize=5,
-      markerfacecolor="none", label=direction,
-    )  # fmt: skip
+  for direction, color in zip(fan_networks.ENDS, plots.COLORS, strict=False):
+    values = np.asarray(result["slopes"][direction]).mean(-1)
+    plots.points(axis, slopes, values.T, color, direction)
   dense = np.linspace(slopes[0], slopes[-1], 50)
-  axis.plot(
-    dense, (1 + dense**2) / 2, color="black", label="(1 + a²)/2, theory",
-    **plots.THEORY,
-  )  # fmt: skip
+  label = "(1 + a²)/2, theory; gain² is its inverse"
+  law = (1 + dense**2) / 2
+  axis.plot(dense, law, color="black", label=label, **plots.THEORY)
   axis.set_title("leaky ReLU, Var W = 1/n")
   axis.set_xlabel("slope a below 0")
   axis.set_ylabel("second moment kept by a layer")
-  axis.legend(fontsize=8)
-
-
-def _draw_gain(axis: Any, result: Result) -> None:
-  slopes = np.array(result["config"]["slopes"])
-  mean, error = kept(result, "forward")
-  axis.errorbar(
-    slopes, mean**-0.5, error * mean**-1.5, fmt="o", color=plots.COLORS[0],
-    label="measured",
-  )  # fmt: skip
-  dense = np.linspace(slopes[0], slopes[-1], 50)
-  axis.plot(
-    dense, np.sqrt(2 / (1 + dense**2)), color="black",
-    label="√(2/(1 + a²)), theory", **plots.THEORY,
-  )  # fmt: skip
-  axis.set_title("gain that makes up for it")
-  axis.set_xlabel("slope a below 0")
-  axis.set_ylabel("gain")
   axis.legend(fontsize=8)
 
 

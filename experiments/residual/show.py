@@ -59,15 +59,12 @@ def _draw_gradient(axis: Any, result: Result) -> None:
   drift = plots.LOG10_2 * result["theory"]["finite_width_drift"]
   for (name, values), color in plots.colored(result["gradient"].items()):
     values = np.where(np.isfinite(values), plots.LOG10_2 * values, np.nan)
-    mean, error = plots.mean_and_error(values)
-    axis.errorbar(
-      depths, mean, 2 * error, fmt="o", color=color, label=name, markersize=5
-    )
+    plots.points(axis, depths, values, color, name)
     law = plots.LOG10_2 * result["theory"]["gradient"][name]
     law = law + drift if name.startswith("plain") else law
     axis.plot(depths, law, color=color, **plots.THEORY)
-  axis.plot([], [], color="gray", label="theory (plain: at this width)",
-            **plots.THEORY)  # fmt: skip
+  label = "theory (plain: at this width)"
+  axis.plot([], [], color="gray", label=label, **plots.THEORY)
   for (name, bound), place in zip(
     BOUNDS.items(), ("top", "bottom"), strict=True
   ):
