@@ -217,12 +217,8 @@ def draw_by_layer(
 ) -> None:
   """Second moments by layer, of each mode; theory dashed."""
   for (mode, seen), color in plots.colored(found.items()):
-    mean, error = plots.mean_and_error(seen[direction])
-    layers = np.arange(len(mean))
-    axis.errorbar(
-      layers, mean, 2 * error, fmt="o", markersize=4, color=color,
-      label=MODE_NAMES[mode],
-    )  # fmt: skip
+    layers = np.arange(seen[direction].shape[1])
+    plots.points(axis, layers, seen[direction], color, MODE_NAMES[mode])
     axis.plot(layers, laws[mode][direction], color=color, **plots.THEORY)
   axis.plot([], [], color="gray", label="theory", **plots.THEORY)
   axis.set_yscale("log", base=2)

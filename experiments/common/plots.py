@@ -73,6 +73,15 @@ def line_with_band(
   )
 
 
+def points(
+  axis: Any, x: Any, values: Any, color: str, label: str | None = None
+) -> None:
+  """Mean over the first axis, and bars of two standard errors."""
+  mean, error = mean_and_error(values)
+  style = {"fmt": "o", "markersize": 4, "color": color, "label": label}
+  axis.errorbar(x, mean, 2 * error, **style)
+
+
 def mean_and_error(values: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
   """Mean over seeds, and its standard error."""
   values = np.asarray(values, np.float64)

@@ -4,17 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import plots
-from experiments.common.fan_networks import ends
-from experiments.common.plots import mean_and_error
+from experiments.common import fan_networks, plots
+from experiments.common.fan_networks import (
+  MODE_NAMES,
+  cells_at_ends,
+  claims_at_ends,
+)
+from experiments.common.plots import mean_and_error, mean_and_two_errors
 from experiments.runtime.experiment import Claim, Result
 
 HE = "He et al. 2015"
-MODES = {
-  "fan_in": "2/n_in",
-  "fan_out": "2/n_out",
-  "fan_avg": "4/(n_in + n_out)",
-}
 
 
 def kept(result: Result, direction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -27,53 +26,91 @@ def claims(result: Result) -> list[Claim]:
   return [
     *_slope_claims(result),
     *_fan_claims(result),
+    _shrinkage_claim(result),
     *_training_claims(result),
   ]
 
 
 def _slope_claims(result: Result) -> list[Claim]:
+  """Of each direction: signals and gradients of a network share its kernels."""
   found = []
   slopes = result["config"]["slopes"]
   for direction, equation in (("forward", "Eq. 10"), ("backward", "Eq. 14")):
-    mean, error = kept(result, direction)
-    for a, value, deviation in zip(slopes, mean, error, strict=True):
-      name = f"slope {a:g}: share kept by a layer, {direction}"
+    shares = np.asarray(result["slopes"][direction]).mean(-1)
+    for a, values in zip(slopes, shares, strict=True):
       source = f"{HE}, {equation if a == 0 else 'Eq. 15'}"
-      error_of_two = 2 * float(deviation)
-      law = (1 + a * a) / 2
-      found.append(Claim(source, name, law, float(value), error_of_two))
+      name = f"slope {a:g}: share kept by a layer, "
+      numbers = mean_and_two_errors(values)
+      claim = Claim(source, name + direction, (1 + a * a) / 2, *numbers)
+      other = f"{name}forward" if direction == "backward" else ""
+      found.append(claim._replace(shares=other))
   return found
 
 
 def _fan_claims(result: Result) -> list[Claim]:
-  found = []
-  for mode, seen in result["fans"].items():
-    for direction, (value, error) in ends(seen).items():
-      law = result["theory"]["fans"][mode][direction]
-      published = float(np.log2(law[-1 if direction == "forward" else 0]))
-      source = f"{HE}, §2.2" if mode != "fan_avg" else "product of fans"
-      name = f"{mode}: log₂ {direction} second moment at its end"
-      found.append(Claim(source, name, published, value, 2 * error))
-  return found
+  laws = result["theory"]["fans"]
+  return [
+    claim
+    for mode, seen in result["fans"].items()
+    for claim in claims_at_ends(
+      mode,
+      f"{HE}, §2.2" if mode != "fan_avg" else "product of fans",
+      seen,
+      laws[mode],
+    )
+  ]
+
+
+def log2_shrinkage(filters: Any, std: float = 0.01) -> float:
+  """Of the gradient's deviation: Π √(n̂/2)·std, n̂ = 9·filters, but of conv1.
+
+  >>> filters = (64,) * 2 + (128,) * 2 + (256,) * 2 + (512,) * 4
+  >>> round(2 ** -log2_shrinkage(filters))
+  16729
+  """
+  fans = 9 * np.array(filters[1:], np.float64)
+  return float(np.log2(std * np.sqrt(fans / 2)).sum())
+
+
+def _shrinkage_claim(result: Result) -> Claim:
+  """He et al. print 1.7·10⁴, of which we take what was rounded away, 16729."""
+  filters = result["config"]["filters"]
+  mean, error = mean_and_two_errors(result["shrunk"])
+  return Claim(
+    f"{HE}, §2.2: 1/(1.7·10⁴)",
+    f"weights of 0.01: log₂ of a gradient, conv{len(filters)} to conv2",
+    log2_shrinkage(filters), float(np.log2(mean)) / 2,
+    float(error / mean / np.log(4)),
+  )  # fmt: skip
+
+
+def fall(loss: np.ndarray) -> float:
+  """Of the mean loss of networks, below that of a guess among ten."""
+  return float(np.log(10) - loss[:, -1].mean())
 
 
 def _training_claims(result: Result) -> list[Claim]:
-  """A network that stalls names one class, right for about a tenth.
-
-  The classes are not quite equal: their largest deviation from a tenth counts.
-  """
-  found = []
-  uneven = float(np.abs(result["classes"] - 0.1).max())
-  for kind, depths in result["courses"].items():
-    depth = max(depths, key=int)
-    if int(depth) < 30:  # may learn
-      continue
-    mean, error = mean_and_error(depths[depth]["Xavier"]["accuracy"][:, -1])
-    name = f"{kind}, {depth} layers, Xavier: accuracy after training"
-    found.append(
-      Claim(f"{HE}, Fig. 3", name, 0.1, float(mean), uneven + 2 * float(error))
+  """Of what one learns, as a fall of the loss, the other learns nothing."""
+  pairs = [
+    (f"{HE}, Fig. 3 (stalls)", f"{kind}, {depth} layers: Xavier's", *losses)
+    for kind, depths in result["courses"].items()
+    for depth, inits in depths.items()
+    for losses in [(inits["Xavier"]["loss"], inits["He"]["loss"])]
+    if int(depth) >= 30  # less deep, it may learn
+  ]
+  if result["config"]["turns"] >= 30:
+    name, turns = "narrow and wide in turn: the average's", result["turns"]
+    pairs += [
+      (f"{HE}, §2.2", f"{name} of {mode}", turns["fan_avg"], turns[mode])
+      for mode in ("fan_in", "fan_out")
+    ]
+  return [
+    Claim(
+      source, f"{name} fall of the loss", 0.0, fall(slow) / fall(quick), 0.1,
+      "allowance", "a tenth of it passes for nothing",
     )
-  return found
+    for source, name, slow, quick in pairs
+  ]  # fmt: skip
 
 
 def tables(result: Result) -> list[Any]:
@@ -105,20 +142,16 @@ def _slope_table(result: Result) -> Any:
 def _fan_table(result: Result) -> Any:
   import rich.table
 
-  n = result["widths"]
+  n, turns = result["widths"], result["config"]["turns"]
   table = rich.table.Table(
     title=f"ReLU, widths {n[0]}, {n[1]}, ..., {n[-1]}: log₂ at the end (theory)"
   )
-  for name in ("Var W", "signal", "gradient"):
+  for name in ("2/Var W", "signal", "gradient", f"loss, {2 * turns} layers"):
     table.add_column(name)
   for mode, seen in result["fans"].items():
-    law = result["theory"]["fans"][mode]
-    cells = [
-      f"{value:+.2f} ± {2 * error:.2f} "
-      f"({np.log2(law[direction][-1 if direction == 'forward' else 0]):+.2f})"
-      for direction, (value, error) in ends(seen).items()
-    ]
-    table.add_row(MODES[mode], *cells)
+    cells = cells_at_ends(seen, result["theory"]["fans"][mode])
+    mean, error = mean_and_two_errors(result["turns"][mode][:, -1])
+    table.add_row(MODE_NAMES[mode], *cells, f"{mean:.3f} ± {error:.3f}")
   return table
 
 
@@ -143,94 +176,62 @@ def _course_table(result: Result) -> Any:
 
 
 def figure(result: Result) -> Any:
-  """Above: random networks; below: training."""
+  """Above: what layers keep, and fans; below: He's weights or Xavier's."""
+  config = result["config"]
   panels = [
-    (kind, depth)
+    (inits, f"{kind}, {depth} layers")
     for kind, depths in result["courses"].items()
-    for depth in depths
+    for depth, inits in depths.items()
   ]
   drawn, axes = plots.grid(2, max(4, len(panels)))
   _draw_kept(axes[0, 0], result)
-  _draw_gain(axes[0, 1], result)
-  for axis, direction in zip(
-    axes[0, 2:4], ("forward", "backward"), strict=True
-  ):
-    _draw_fans(axis, result, direction)
+  laws, n = result["theory"]["fans"], result["widths"]
+  for axis, direction in zip(axes[0, 1:3], fan_networks.ENDS, strict=True):
+    fan_networks.draw_by_layer(axis, result["fans"], laws, direction)
+    axis.set_title(f"ReLU, widths {n[0]}, {n[1]}, {n[0]}, ...; Var W = 2/fan")
+  axes[0, 1].legend(fontsize=7)
+  turns = {
+    MODE_NAMES[mode]: {"loss": result["turns"][mode]} for mode in result["fans"]
+  }
+  n = config["trained_narrow"], config["trained_wide"]
+  title = f"mlp, {2 * config['turns']} layers, {n[0]} and {n[1]} in turn"
+  _draw_courses(axes[0, 3], config["steps"], turns, title)
   for axis, panel in zip(axes[1], panels, strict=False):
-    _draw_courses(axis, result, *panel)
+    _draw_courses(axis, config["steps"], *panel)
   for axis in (*axes[0, 4:], *axes[1, len(panels) :]):
     axis.set_visible(False)
+  drawn.suptitle(
+    f"{config['networks']} random networks of {config['layers']} layers; "
+    f"{config['seeds']} trained ones, {config['width']} units or "
+    f"{config['channels']} channels; two standard errors",
+    fontsize=9,
+  )
   return drawn
 
 
 def _draw_kept(axis: Any, result: Result) -> None:
   slopes = np.array(result["config"]["slopes"])
-  for direction, marker, color in zip(
-    ("forward", "backward"), "os", plots.COLORS[:2], strict=True
-  ):
-    mean, error = kept(result, direction)
-    axis.errorbar(
-      slopes, mean, 2 * error, fmt=marker, color=color, markersize=5,
-      markerfacecolor="none", label=direction,
-    )  # fmt: skip
+  for direction, color in zip(fan_networks.ENDS, plots.COLORS, strict=False):
+    values = np.asarray(result["slopes"][direction]).mean(-1)
+    plots.points(axis, slopes, values.T, color, direction)
   dense = np.linspace(slopes[0], slopes[-1], 50)
-  axis.plot(
-    dense, (1 + dense**2) / 2, color="black", label="(1 + a²)/2, theory",
-    **plots.THEORY,
-  )  # fmt: skip
+  label = "(1 + a²)/2, theory; gain² is its inverse"
+  law = (1 + dense**2) / 2
+  axis.plot(dense, law, color="black", label=label, **plots.THEORY)
   axis.set_title("leaky ReLU, Var W = 1/n")
   axis.set_xlabel("slope a below 0")
   axis.set_ylabel("second moment kept by a layer")
   axis.legend(fontsize=8)
 
 
-def _draw_gain(axis: Any, result: Result) -> None:
-  slopes = np.array(result["config"]["slopes"])
-  mean, error = kept(result, "forward")
-  axis.errorbar(
-    slopes, mean**-0.5, error * mean**-1.5, fmt="o", color=plots.COLORS[0],
-    label="measured",
-  )  # fmt: skip
-  dense = np.linspace(slopes[0], slopes[-1], 50)
-  axis.plot(
-    dense, np.sqrt(2 / (1 + dense**2)), color="black",
-    label="√(2/(1 + a²)), theory", **plots.THEORY,
-  )  # fmt: skip
-  axis.set_title("gain that makes up for it")
-  axis.set_xlabel("slope a below 0")
-  axis.set_ylabel("gain")
-  axis.legend(fontsize=8)
-
-
-def _draw_fans(axis: Any, result: Result, direction: str) -> None:
-  for mode, color in plots.colored(MODES):
-    mean, error = mean_and_error(result["fans"][mode][direction])
-    layers = np.arange(len(mean))
-    axis.errorbar(
-      layers, mean, 2 * error, fmt="o", markersize=4, color=color,
-      label=MODES[mode],
-    )  # fmt: skip
-    law = result["theory"]["fans"][mode][direction]
-    axis.plot(layers, law, color=color, **plots.THEORY)
-  axis.plot([], [], color="gray", label="theory", **plots.THEORY)
-  axis.set_yscale("log", base=2)
-  n = result["widths"]
-  what = "signal" if direction == "forward" else "gradient"
-  axis.set_title(f"ReLU, widths {n[0]}, {n[1]}, {n[0]}, ...: {what}")
-  axis.set_xlabel("layer")
-  axis.set_ylabel(f"second moment of the {what}")
-  axis.legend(fontsize=7)
-
-
-def _draw_courses(axis: Any, result: Result, kind: str, depth: str) -> None:
-  inits = result["courses"][kind][depth]
+def _draw_courses(axis: Any, updates: int, inits: Any, title: str) -> None:
   for (init, course), color in plots.colored(inits.items()):
     losses = course["loss"]
-    steps = np.linspace(0, result["config"]["steps"], losses.shape[1])
+    steps = np.linspace(0, updates, losses.shape[1])
     plots.line_with_band(axis, steps, losses, color, init)
   axis.axhline(np.log(10), color="gray", linestyle=":", label="ln 10: chance")
   axis.set_ylim(0, 3)
-  axis.set_title(f"{kind}, {depth} layers")
+  axis.set_title(title)
   axis.set_xlabel("updates")
   axis.set_ylabel("training loss (nats)")
   axis.legend(fontsize=8)

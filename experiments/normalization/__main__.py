@@ -9,14 +9,15 @@ measures random ReLU networks without skip connections, then trains them on
 handwritten digits with SGD: a bit more than a minute on 2 CPU cores. Expect,
 forward: over three decades of σ_w, signals change by 0.2 % with either
 normalization, by 60 decades without. Backward: gradients of kernels go with
-1/σ_w, and squared gradients grow by 1.789 ± 0.018 per layer at batch 8, 1.465 ±
-0.004 at batch 128 with BatchNorm (theory 1.788, 1.480; π/(π - 1) = 1.467 for
-large batches), by 1.00 ± 0.02 with LayerNorm.
+1/σ_w, and squared gradients grow with BatchNorm by 1.788 per layer at batch 8
+and 1.493 at batch 64 (derived here; to 0.012, so that it is not the π/(π - 1) =
+1.467 of large batches, to which 1/B leads on), by (B - 2)/(B - 3) = 1.2 at
+batch 8 if linear, by 1.00 ± 0.02 with LayerNorm.
 
 So the scale is gone forward, but sets the learning rate, which acts as
 rate/σ_w²: at 10 layers BatchNorm learns from 0.01 to 1 of He's scale (93 to 97
 %), LayerNorm from 0.3 to 1, networks without only at 1. At 30 layers BatchNorm
-leads with 64 %; at 60 nothing learns, since 1.48^60 is 10^10.
+leads with 64 %; deeper ones do not learn, since 1.48^60 is 10^10.
 
 Reference: Ioffe and Szegedy 2015; Ba et al. 2016; Yang et al. 2019, "A mean
 field theory of batch normalization".
@@ -36,7 +37,7 @@ from experiments.common import training
 from experiments.data import datasets
 from experiments.normalization import networks
 from experiments.normalization.claims import claims, tables
-from experiments.normalization.networks import KINDS
+from experiments.normalization.networks import KINDS, MEASURED
 from experiments.normalization.show import figure
 from experiments.normalization.theory import (
   forward_with_epsilon,
@@ -68,15 +69,15 @@ class Config:
   )
   kinds: tuple[str, ...] = option(KINDS, "Which networks.", choices=KINDS)
   batches: tuple[int, ...] = option(
-    (8, 32, 128), "Batch sizes of which gradients are measured.", low=4
+    (8, 32, 64), "Batch sizes of which gradients are measured.", low=4
   )
   gradient_depth: int = option(40, "Layers of which they are.", low=24)
-  gradient_width: int = option(256, "Units of each.", low=2)
+  gradient_width: int = option(512, "Units of each.", low=2)
   depths: tuple[int, ...] = option(
-    (10, 30, 60), "Hidden layers that train; all scales at the first.", low=2
+    (10, 30), "Hidden layers that train; all scales at the first.", low=2
   )
   width: int = option(64, "Units of each.", low=2)
-  draws: int = option(16, "Untrained networks of each kind.", low=2)
+  draws: int = option(8, "Untrained networks of each kind.", low=2)
   seeds: int = option(4, "Trained ones.", low=2)
   rate: float = option(0.03, "Learning rate of SGD.", low=0)
   steps: int = option(400, "Updates, a multiple of 20.", low=20, multiple=20)
@@ -190,9 +191,15 @@ def courses(
   return jax.vmap(one)(*drawn)
 
 
-def _runs(config: Config, scales: tuple[float, ...], seeds: int) -> Runs:
-  """Every scale with every seed: arrays [scales · seeds]."""
-  keys = jax.random.split(jax.random.key(config.seed), (2, seeds))
+def _runs(
+  config: Config, scales: tuple[float, ...], seeds: int, part: int = 0
+) -> Runs:
+  """Every scale with every seed: arrays [scales · seeds].
+
+  Other parts of the run have other random numbers.
+  """
+  key = jax.random.fold_in(jax.random.key(config.seed), part)
+  keys = jax.random.split(key, (2, seeds))
   return {
     "key": jnp.tile(keys[0], len(scales)),
     "rest": jnp.tile(keys[1], len(scales)),
@@ -223,11 +230,13 @@ def run(config: Config, job: Job) -> Result:
   def by_scale(kind: str) -> Any:
     sizes = _trained(config, features, config.depths[0])
     x = data.inputs[: config.batch]
-    return spread(at_scales, sizes, config.scales, x, kind)
+    part = 1 + MEASURED.index(kind)
+    return spread(at_scales, sizes, config.scales, x, kind, part)
 
   def by_layer(item: tuple[str, int]) -> Any:
     sizes, x = _deep(config, features), data.inputs[: item[1]]
-    return spread(gradients, sizes, (1.0,), x, item[0])[0]
+    part = 10 + pairs.index(item)
+    return spread(gradients, sizes, (1.0,), x, item[0], part)[0]
 
   def train(item: tuple[str, int]) -> Any:
     kind, depth = item
@@ -235,14 +244,15 @@ def run(config: Config, job: Job) -> Result:
     course = spread(courses, sizes, scales, data, kind)
     return {"loss": course.loss, "test_accuracy": course.test_accuracy}
 
-  kinds, batches = config.kinds, config.batches
-  layers = job.map(by_layer, itertools.product(kinds, batches))
-  trained = job.map(train, itertools.product(kinds, config.depths))
+  kinds, pairs = config.kinds, _pairs(config)
+  layers = job.map(by_layer, pairs)
+  items = list(itertools.product(kinds, config.depths))
+  trained = job.map(train, items)
   return {
     "config": dataclasses.asdict(config),
     "scales": dict(zip(kinds, job.map(by_scale, kinds), strict=True)),
-    "gradients": _by_kind(kinds, batches, layers),
-    "courses": _by_kind(kinds, config.depths, trained),
+    "gradients": _by_kind(pairs, layers),
+    "courses": _by_kind(items, trained),
     "theory": theory(config, np.asarray(data.inputs[: config.batch])),
   }
 
@@ -255,10 +265,11 @@ def _spread(
   scales: Any,
   x: Any,
   kind: str,
+  part: int = 0,
 ) -> Any:
   """A function of networks drawn at some scales: [scales, seeds, ...]."""
   seeds = config.seeds if function is courses else config.draws
-  runs = _runs(config, scales, seeds)
+  runs = _runs(config, scales, seeds, part)
   params = job.spread(functools.partial(draw, **sizes), runs)
   function = functools.partial(function, config=config)
   found = job.spread(function, (params, runs["rest"]), x, _index(kind))
@@ -268,14 +279,28 @@ def _spread(
 
 
 def _index(kind: str) -> jax.Array:
-  return jnp.int32(KINDS.index(kind))
+  return jnp.int32(MEASURED.index(kind))
 
 
-def _by_kind(kinds: Any, others: Any, found: list[Any]) -> dict[str, Any]:
-  pairs = itertools.product(kinds, map(str, others))
-  result: dict[str, Any] = {kind: {} for kind in kinds}
-  for (kind, other), value in zip(pairs, found, strict=True):
-    result[kind][other] = value
+def _pairs(config: Config) -> list[tuple[str, int]]:
+  """Kind and batch of which gradients are measured.
+
+  One batch is enough where it does not matter; (B - 2)/(B - 3) is seen best
+  where B is least.
+  """
+  least, most = min(config.batches), max(config.batches)
+  found = [
+    (kind, batch)
+    for kind in config.kinds
+    for batch in (config.batches if kind == "batch" else (most,))
+  ]
+  return found + [("linear", least)] * ("batch" in config.kinds)
+
+
+def _by_kind(items: list[tuple[str, int]], found: list[Any]) -> dict[str, Any]:
+  result: dict[str, Any] = {kind: {} for kind, _ in items}
+  for (kind, other), value in zip(items, found, strict=True):
+    result[kind][str(other)] = value
   return result
 
 
@@ -290,11 +315,9 @@ def theory(config: Config, x: np.ndarray) -> dict[str, Any]:
     )
     for kind in config.kinds
   }
-  growth = {
-    kind: {str(b): gradient_growth(kind, b) for b in config.batches}
-    for kind in config.kinds
-  }
-  limit = {kind: gradient_growth(kind, None) for kind in config.kinds}
+  pairs = _pairs(config)
+  growth = _by_kind(pairs, [gradient_growth(*pair) for pair in pairs])
+  limit = {kind: gradient_growth(kind, None) for kind in growth}
   return {"forward": forward, "growth": growth, "limit": limit}
 
 

@@ -8,15 +8,21 @@ from experiments.common import plots
 from experiments.normalization.theory import measured_growth
 from experiments.runtime.experiment import Claim, Result
 
-NAMES = {"batch": "BatchNorm", "layer": "LayerNorm", "none": "none"}
+NAMES = {
+  "batch": "BatchNorm",
+  "layer": "LayerNorm",
+  "none": "none",
+  "linear": "linear, BatchNorm",
+}
 SOURCES = {
   "batch": "Ioffe and Szegedy 2015, §3.3",
   "layer": "Ba et al. 2016, §5.1",
 }
 GROWTH_SOURCES = {
-  "batch": "Yang et al. 2019, Theorem 3.9",
+  "batch": "derived here for batch B",
   "layer": "theory: χ₁/q = 1",
   "none": "He et al. 2015, Eq. 14",
+  "linear": "Yang et al. 2019: (B - 2)/(B - 3)",
 }
 
 
@@ -26,8 +32,9 @@ def claims(result: Result) -> list[Claim]:
   for kind in result["config"]["kinds"]:
     if kind != "none":
       found += _of_scale(kind, result)
+  for kind in result["gradients"]:
     found += _of_growth(kind, result)
-  return found
+  return found + _of_the_limit(result)
 
 
 def _ends(result: Result) -> tuple[list[int], float]:
@@ -39,7 +46,7 @@ def _ends(result: Result) -> tuple[list[int], float]:
 
 
 def _of_scale(kind: str, result: Result) -> list[Claim]:
-  """Errors: twice what ε leaves at the smallest scale; two standard errors."""
+  """Errors: twice what ε leaves at the smallest scale; two errors."""
   ends, decades = _ends(result)
   name, source = NAMES[kind], SOURCES[kind]
   measured = result["scales"][kind]
@@ -50,19 +57,25 @@ def _of_scale(kind: str, result: Result) -> list[Claim]:
   depth = result["config"]["depths"][0]
   over = f"over {decades:.0f} decades of σ_w"
   at_he = 2.0 ** measured["forward"][result["config"]["scales"].index(1.0)]
-  mean, error = plots.mean_and_error(at_he)
+  epsilon = "allowance", "twice what ε leaves at the smallest scale"
   return [
     Claim(source, f"{name}: log₂ growth of signal {over}", 0.0, growth,
-          left + 1e-5),
+          left + 1e-5, *epsilon),
     Claim(source, f"{name}: exponent of σ_w in kernel gradients", -1.0,
-          per_decade, (depth * left + 1e-5) / decades),
+          per_decade, (depth * left + 1e-5) / decades, *epsilon),
     Claim("E[relu(z)²], z ~ N(0, 1)", f"{name}: second moment of activations",
-          0.5, float(mean), float(2 * error)),
+          0.5, *plots.mean_and_two_errors(at_he)),
   ]  # fmt: skip
 
 
+def _growth(kind: str, batch: str, result: Result) -> tuple[float, float]:
+  """Per layer: mean, and two errors."""
+  values = measured_growth(result["gradients"][kind][batch])
+  return plots.mean_and_two_errors(values)
+
+
 def _of_growth(kind: str, result: Result) -> list[Claim]:
-  """Errors: two standard errors, and what width n shifts.
+  """Errors: two errors, and what width n shifts.
 
   A ReLU layer of width n lowers or raises the mean logarithm of a signal's
   second moment by up to 5/(2n) (Hanin and Nica 2020). Theory lets the width
@@ -71,18 +84,40 @@ def _of_growth(kind: str, result: Result) -> list[Claim]:
   """
   found = []
   width = result["config"]["gradient_width"]
-  for batch, values in result["gradients"][kind].items():
+  for batch in result["gradients"][kind]:
     if 2 * int(batch) > width:
       continue
-    mean, error = plots.mean_and_error(measured_growth(values))
+    mean, error = _growth(kind, batch, result)
     published = result["theory"]["growth"][kind][batch]
     shift = 2.5 / width * published
     quantity = f"{NAMES[kind]}: gradient² growth per layer, batch {batch}"
-    found.append(
-      Claim(GROWTH_SOURCES[kind], quantity, published, float(mean),
-            float(2 * error + shift))
-    )  # fmt: skip
+    found.append(Claim(
+      GROWTH_SOURCES[kind], quantity, published, mean, error + shift,
+      "allowance", f"a width of {width} shifts it by up to {shift:.2g}",
+    ))  # fmt: skip
   return found
+
+
+def _of_the_limit(result: Result) -> list[Claim]:
+  """π/(π - 1), on the line through the two largest batches, over 1/B."""
+  batches = sorted(map(int, result["gradients"].get("batch", ())))[-2:]
+  width = result["config"]["gradient_width"]
+  if len(batches) < 2 or 2 * batches[-1] > width:
+    return []
+  few, many = batches
+  weights = np.array([-few, many]) / (many - few)
+  growths = np.array([_growth("batch", str(b), result) for b in batches])
+  theory = result["theory"]["growth"]["batch"]
+  limit = result["theory"]["limit"]["batch"]
+  bend = abs(weights @ [theory[str(b)] for b in batches] - limit)
+  error = np.hypot(*(weights * growths[:, 1])) + bend + 2.5 / width * limit
+  quantity = f"{NAMES['batch']}: gradient² growth per layer, batch"
+  return [Claim(
+    "Yang et al. 2019: π/(π - 1)", f"{quantity} → ∞", limit,
+    float(weights @ growths[:, 0]), float(error), "allowance",
+    f"width {width}, and {bend:.2g} for a law that is not quite linear in 1/B",
+    f"{quantity} {many}",
+  )]  # fmt: skip
 
 
 def tables(result: Result) -> list[Any]:
@@ -118,12 +153,12 @@ def _growth_table(result: Result) -> Any:
   for title in ("network", "batch", "measured", "theory", "batch → ∞"):
     table.add_column(title, justify="right")
   for kind, by_batch in result["gradients"].items():
-    for batch, values in by_batch.items():
-      mean, error = plots.mean_and_error(measured_growth(values))
+    for batch in by_batch:
+      mean, error = _growth(kind, batch, result)
       table.add_row(
         NAMES[kind],
         batch,
-        f"{mean:.3f} ± {2 * error:.3f}",
+        f"{mean:.3f} ± {error:.3f}",
         f"{result['theory']['growth'][kind][batch]:.3f}",
         f"{result['theory']['limit'][kind]:.3f}",
       )

@@ -15,6 +15,8 @@ from initjax import initializers
 
 KINDS = ("batch", "layer", "none")
 """BatchNorm, LayerNorm, neither"""
+MEASURED = (*KINDS, "linear")
+"""and BatchNorm without a nonlinearity"""
 
 
 class Params(NamedTuple):
@@ -34,7 +36,7 @@ def normalize(kind: jax.Array, z: jax.Array, epsilon: float) -> jax.Array:
   Statistics are those of the batch at hand, also when testing.
 
   Args:
-    kind: index into `KINDS`; traced, so that one program serves all.
+    kind: index into `MEASURED`; traced, so that one program serves all.
     z: [batch, width].
     epsilon: ε.
   """
@@ -48,8 +50,15 @@ def normalize(kind: jax.Array, z: jax.Array, epsilon: float) -> jax.Array:
     functools.partial(over, 0),
     functools.partial(over, 1),
     lambda z: z,
+    functools.partial(over, 0),
   )
   return jax.lax.switch(kind, branches, z)
+
+
+def activate(kind: jax.Array, z: jax.Array, epsilon: float) -> jax.Array:
+  """φ(norm(z))."""
+  z = normalize(kind, z, epsilon)
+  return jnp.where(kind == MEASURED.index("linear"), z, jax.nn.relu(z))
 
 
 def draw(
@@ -75,7 +84,7 @@ def hidden(
   """Activations [batch, width] of the last hidden layer.
 
   Args:
-    kind: index into `KINDS`.
+    kind: index into `MEASURED`.
     params: of the network.
     x: [batch, features].
     epsilon: ε of the normalization.
@@ -90,8 +99,8 @@ def hidden(
     z: jax.Array, given: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, None]:
     kernel, nudge = given
-    return jax.nn.relu(normalize(kind, z, epsilon)) @ kernel + nudge, None
+    return activate(kind, z, epsilon) @ kernel + nudge, None
 
   z = x @ params.first + nudges[0]
   z, _ = jax.lax.scan(layer, z, (params.others, nudges[1:]))
-  return jax.nn.relu(normalize(kind, z, epsilon))
+  return activate(kind, z, epsilon)

@@ -14,6 +14,7 @@ POINTS = {
   "batch": {"fmt": "o", "markersize": 8, "markerfacecolor": "none"},
   "layer": {"fmt": "s", "markersize": 4},
   "none": {"fmt": "^", "markersize": 5},
+  "linear": {"fmt": "v", "markersize": 6, "markerfacecolor": "none"},
 }
 """Open and closed, so that two at the same place are both seen"""
 
@@ -27,6 +28,14 @@ def figure(result: Result) -> Any:
   _draw_layers(axes[0, 2], result)
   _draw_growth(axes[0, 3], result)
   _draw_accuracy(axes[1, 0], result)
+  config = result["config"]
+  drawn.suptitle(
+    f"untrained: {config['draws']} networks, gradients of "
+    f"{config['gradient_depth']} layers of {config['gradient_width']} units; "
+    f"trained: {config['seeds']} of width {config['width']}, SGD at rate "
+    f"{config['rate']:g}; two standard errors",
+    fontsize=9,
+  )
   for axis, depth in zip(axes[1, 1:], depths, strict=False):
     _draw_courses(axis, result, depth)
   for axis in (*axes[0, 4:], *axes[1, 1 + len(depths) :]):
@@ -102,23 +111,20 @@ def _draw_layers(axis: Any, result: Result) -> None:
 def _draw_growth(axis: Any, result: Result) -> None:
   batches = np.array(result["config"]["batches"])
   dense = np.unique(np.geomspace(batches.min(), batches.max(), 12).astype(int))
-  for kind in result["config"]["kinds"]:
-    values = [measured_growth(v) for v in result["gradients"][kind].values()]
-    mean, error = plots.mean_and_error(values, 1)
-    axis.errorbar(
-      batches, mean, 2 * error, color=COLORS[kind], label=NAMES[kind],
-      **POINTS[kind],
-    )  # fmt: skip
+  for kind, found in result["gradients"].items():
+    values = np.array([measured_growth(v) for v in found.values()])
+    _draw_points(axis, [int(batch) for batch in found], values.T, kind)
     law = [gradient_growth(kind, int(b)) for b in dense]
     axis.plot(dense, law, color="black", **plots.THEORY)
   if "batch" in result["config"]["kinds"]:
     limit = result["theory"]["limit"]["batch"]
     axis.axhline(limit, color="gray", linestyle=":", label="π/(π - 1)")
   axis.set_xscale("log", base=2)
+  axis.set_ylim(0.9, 2.4)  # room for the legend
   axis.set_xlabel("batch (images)")
   axis.set_ylabel("factor per layer")
   axis.set_title("growth of squared gradients")
-  axis.legend()
+  axis.legend(fontsize=7)
 
 
 def _draw_accuracy(axis: Any, result: Result) -> None:

@@ -43,9 +43,11 @@ def plain_forward(sigma_w: np.ndarray, x: np.ndarray, depth: int) -> np.ndarray:
 def gradient_growth(kind: str, batch: int | None) -> float:
   """Growth of squared gradients per layer, from one layer to that before it.
 
-  π/(π - 1) for BatchNorm and a large batch; 1 for LayerNorm, and without
-  normalization at He's scale.
+  π/(π - 1) for BatchNorm and a large batch, (B - 2)/(B - 3) if linear; 1 for
+  LayerNorm, and without normalization at He's scale.
   """
+  if kind == "linear":
+    return meanfield.batch_norm_gradient_growth(lambda z: z, batch)
   if kind == "batch":
     return meanfield.batch_norm_gradient_growth(jax.nn.relu, batch)
   layer = meanfield.Layer(jax.nn.relu, 2.0)

@@ -11,30 +11,54 @@ STYLES = (("o", "-", 3.5), ("^", "--", 8), ("s", ":", 3.5))
 """Marker, line and size for each activation, for curves may coincide."""
 
 
-def claims(result: Result) -> list[Claim]:
-  """ELU's slope e^z leaves no unit dead; how many networks are born dead.
+GUESS = 0.1
+"""accuracy of a network that diverged"""
+STALLED = 0.9
+"""of the variance, left by a network that has learnt but a constant"""
 
-  Before 0.12 JAX's slope of ELU, expm1(z) + 1, is 0 far below 0; so this
-  is said of rates and biases at which no network diverges. That of leaky ReLU
-  cannot be 0, so of its units there is nothing to check. A share of n
-  independent networks has the deviation √(p(1 - p)/n).
+
+def claims(result: Result) -> list[Claim]:
+  """How many networks are born dead, and what dying costs the others.
+
+  A share of n independent networks has the deviation √(p(1 - p)/n).
   """
   found = []
-  if "elu" in result["activations"]:
-    elu = result["activations"]["elu"]
-    calm = ~np.asarray(elu["diverged"]).any(-1)  # [biases, rates]
-    if calm.any():
-      most = float(np.asarray(elu["dead"])[calm].mean(-1).max())
-      name = "dead elu units of a network, at most, where none diverges"
-      found.append(Claim("slope e^z > 0", name, 0.0, most, 0.0))
   for width, law in result["theory"].items():
-    share = 1 - law[-1]
-    ours = 1 - float(result["born_alive"][width]["symmetric"][-1])
-    deviation = float(np.sqrt(share * (1 - share) / result["born_networks"]))
+    born = 1 - result["born_alive"][width]["symmetric"][-1]
     name = f"ReLU, {len(law)} layers of {width}: share born dead"
-    source = "Lu et al. 2020, §3"
-    found.append(Claim(source, name, float(share), ours, 2 * deviation))
-  return found
+    found.append(_share(name, 1 - law[-1], born, result["born_networks"]))
+  return found + _of_cost(result)
+
+
+def _share(name: str, law: float, ours: Any, count: int) -> Claim:
+  error = 3 * float(np.sqrt(law * (1 - law) / count))
+  return Claim(
+    "Lu et al. 2020, §3", name, float(law), float(ours), error, "law"
+  )
+
+
+def counted(found: dict[str, Any], bias: int, rate: int) -> np.ndarray:
+  """Final test accuracy [seeds], of one that diverged that of a guess."""
+  return np.nan_to_num(found["test_accuracy"][bias, rate, :, -1], nan=GUESS)
+
+
+def _of_cost(result: Result) -> list[Claim]:
+  """In pairs of the same first weights and batches, at the least rate."""
+  known = result["activations"]
+  if not {"relu", "leaky_relu"} <= set(known):
+    return []
+  rate = int(np.argmin(result["rates"]))
+  relu, leaky = (counted(known[n], 0, rate) for n in ("relu", "leaky_relu"))
+  quantity = (
+    f"rate {result['rates'][rate]:g}: accuracy of leaky ReLU less ReLU's, "
+    "diverged ones counted"
+  )
+  mean, error = plots.mean_and_two_errors(leaky - relu)
+  grain = 0.01
+  return [
+    Claim("Maas et al. 2013, §4 (nearly identical)", quantity, 0.0, mean,
+          error + grain, "allowance", "a point of accuracy is nearly nothing")
+  ]  # fmt: skip
 
 
 def tables(result: Result) -> list[Any]:
@@ -87,7 +111,7 @@ def _born_table(result: Result) -> Any:
 
 
 def figure(result: Result) -> Any:
-  """Rows: each bias, a panel for each rate; then layers, revival, births."""
+  """Rows: each bias, a panel for each rate; then cost, revival, births."""
   rates, biases = result["rates"], result["biases"]
   columns = max(3, len(rates))
   drawn, axes = plots.grid(len(biases) + 1, columns)
@@ -98,11 +122,12 @@ def figure(result: Result) -> Any:
     for axis in axes[i, len(rates) :]:
       axis.set_visible(False)
   axes[0, 0].legend(fontsize=8, loc="upper right")
-  _draw_layers(axes[-1, 0], result)
+  _draw_cost(axes[-1, 0], result)
   _draw_revival(axes[-1, 1], result)
   _draw_born(axes[-1, 2], result)
   for axis in axes[-1, 3:]:
     axis.set_visible(False)
+  drawn.suptitle(result["about"], fontsize=9)
   return drawn
 
 
@@ -152,22 +177,21 @@ def _shares(axis: Any) -> None:
   axis.set_ylabel("share of dead units")
 
 
-def _draw_layers(axis: Any, result: Result) -> None:
-  """ReLU at the greatest rate and the first bias, by layer."""
-  import matplotlib
-
-  name = next(iter(result["activations"]))
-  dead = result["activations"][name]["dead"][0, -1]
-  count = dead.shape[-1]
-  colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, count))
-  for layer, color in enumerate(colors):
-    label = f"layer {layer + 1}"
-    style = (".", "-", 3)
-    _line(axis, result["steps"], dead[..., layer], color, style, label)
-  _shares(axis)
-  bias, rate = result["biases"][0], result["rates"][-1]
-  axis.set_title(f"{name} by layer, bias {bias:g}, rate {rate:g}")
-  axis.legend(fontsize=7, ncols=4, loc="upper center")
+def _draw_cost(axis: Any, result: Result) -> None:
+  """Accuracy by rate, at the first bias."""
+  rates = np.arange(len(result["rates"]))
+  for (name, found), color, style in zip(
+    result["activations"].items(), plots.COLORS, STYLES, strict=False
+  ):
+    right = np.array([counted(found, 0, int(rate)) for rate in rates]).T
+    _line(axis, rates, right, color, style, name)
+  axis.axhline(GUESS, color="gray", linestyle=":", label="guess")
+  axis.set_xticks(rates, [f"{rate:g}" for rate in result["rates"]])
+  axis.set_ylim(0, 1)
+  axis.set_title(f"bias {result['biases'][0]:g}; diverged: a guess")
+  axis.set_xlabel("learning rate")
+  axis.set_ylabel("test accuracy after training")
+  axis.legend(fontsize=7, loc="lower left")
 
 
 def _draw_revival(axis: Any, result: Result) -> None:
@@ -183,8 +207,9 @@ def _draw_revival(axis: Any, result: Result) -> None:
   ]
   for place, (label, back, marker, color, i) in enumerate(kinds):
     mean, error = plots.of_finite(back)  # [rates]
+    within = np.minimum(error, [mean, 1 - mean])  # [below and above, rates]
     axis.errorbar(
-      rates + 0.5 * ((place + 0.5) / len(kinds) - 0.5), mean, error,
+      rates + 0.5 * ((place + 0.5) / len(kinds) - 0.5), mean, within,
       fmt=marker, color=color, label=label, capsize=3,
       markerfacecolor=None if i == 0 else "white",
     )  # fmt: skip
@@ -200,21 +225,33 @@ def _draw_revival(axis: Any, result: Result) -> None:
 
 
 def _draw_born(axis: Any, result: Result) -> None:
-  for (width, law), color in plots.colored(result["theory"].items()):
+  """Shades of grey, darker the wider: colours are activations' elsewhere."""
+  shades = np.linspace(0.7, 0, len(result["theory"]))
+  for (width, law), shade in zip(
+    result["theory"].items(), map(str, shades), strict=True
+  ):
     layers = np.arange(1, len(law) + 1)
     alive = result["born_alive"][width]
-    axis.plot(layers, 1 - alive["symmetric"], "o", color=color, markersize=3)
-    axis.plot(layers, 1 - alive["asymmetric"], "x", color=color, markersize=4)
-    axis.plot(layers, 1 - np.array(law), color=color, **plots.THEORY)
-    axis.plot([], [], color=color, label=f"width {width}")
-  for marker, label in (("o", "symmetric"), ("x", "asymmetric")):
-    axis.plot([], [], marker, color="gray", markersize=4, label=label)
+    axis.plot(layers, 1 - alive["symmetric"], "o", color=shade, markersize=3)
+    axis.plot(layers, 1 - alive["asymmetric"], "x", color=shade, markersize=4)
+    axis.plot(layers, 1 - np.array(law), color=shade, **plots.THEORY)
+    stalled = (np.asarray(result["left"][width]) > STALLED).mean()
+    axis.plot(result["trained_layers"], stalled, "D", color=shade,
+              markerfacecolor="white", zorder=3)  # fmt: skip
+    axis.plot([], [], color=shade, label=f"width {width}")
+  for marker, label in (
+    ("o", "symmetric, untrained"),
+    ("x", "asymmetric"),
+    ("D", "trained: learns but the mean"),
+  ):
+    axis.plot([], [], marker, color="gray", markersize=4, label=label,
+              markerfacecolor="none")  # fmt: skip
   axis.plot(
     [], [], color="gray", label="1 - (1 - 2⁻ⁿ)ᴸ, theory", **plots.THEORY
   )
-  axis.set_ylim(0, 1.3)
+  axis.set_ylim(0, 1.5)
   axis.set_yticks(np.linspace(0, 1, 6))
-  axis.set_title("networks born dead (one input)")
+  axis.set_title("networks born dead")
   axis.set_xlabel("layers L")
   axis.set_ylabel("share of networks")
   axis.legend(fontsize=7, ncols=2, loc="upper center")

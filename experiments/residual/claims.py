@@ -9,53 +9,67 @@ from experiments.common import plots
 from experiments.common.training import best_rate
 from experiments.runtime.experiment import Claim, Result
 
-DE_SMITH = "De and Smith 2020, §2"
+LEARNS = 0.2
+"""test accuracy of a network that has learnt anything: twice chance"""
+TRAINED = {
+  "zero branch": (1.0, "Zhang et al. 2019, §2"),
+  "Fixup": (1.0, "Zhang et al. 2019, §3"),
+  "SkipInit": (1.0, "De and Smith 2020, §4"),
+  "ReZero": (1.0, "Bachlechner et al. 2021, §3"),
+  "residual, He": (0.0, "De and Smith 2020, §2"),
+}
+"""share of the networks that is said to learn, and where"""
 
 
 def claims(result: Result) -> list[Claim]:
-  """Growth of signal and gradient, and where training starts."""
+  """Growth of signal and gradient, Fixup's exponent, and what learns."""
   return [
     *_of_signals(result),
     *_of_gradients(result),
-    *_of_starts(result),
+    _of_updates(result),
+    *_of_training(result),
   ]
 
 
 def _of_signals(result: Result) -> list[Claim]:
-  """Errors: two standard errors, and 5/(2n) nats a layer for width n."""
-  blocks = result["config"]["forward_blocks"]
-  plain = result["signal"]["residual, He"]
-  per_block, error = plots.mean_and_error((plain[:, -1] - plain[:, 0]) / blocks)
-  shift = 2.5 / result["config"]["forward_width"] / math.log(2)
-  normed = result["signal"]["residual, pre-norm"]
-  ratio, ratio_error = plots.mean_and_error(
-    np.exp2(normed[:, -1] - normed[:, 0])
+  """Errors: two errors, and of plain blocks 5/(2n) nats each for width n."""
+  blocks, width = (
+    result["config"][name] for name in ("forward_blocks", "forward_width")
   )
+  plain = result["signal"]["residual, He"]
+  growth = (plain[:, -1] - plain[:, 0]) / blocks
+  per_block, error = plots.mean_and_two_errors(growth)
+  shift = 2.5 / width / math.log(2)
+  normed = result["signal"]["residual, pre-norm"]
+  ratios = np.exp2(normed[:, -1] - normed[:, 0])
   return [
-    Claim(DE_SMITH, "log₂ growth of the signal per plain block", 1.0,
-          float(per_block), float(2 * error + shift)),
-    Claim(DE_SMITH, f"signal after {blocks} pre-norm blocks, l + 1",
-          blocks + 1.0, float(ratio), float(2 * ratio_error)),
+    Claim("De and Smith 2020, §2", "log₂ growth of the signal per plain block",
+          1.0, per_block, error + shift, "allowance",
+          f"a width of {width} shifts it by up to {shift:.2g}"),
+    Claim("De and Smith 2020, §2, of BatchNorm",
+          f"signal after {blocks} blocks with LayerNorm, l + 1",
+          blocks + 1.0, *plots.mean_and_two_errors(ratios)),
   ]  # fmt: skip
 
 
 def _of_gradients(result: Result) -> list[Claim]:
-  """At the greatest depth; errors: two standard errors, and what width shifts.
+  """At the greatest depth; errors: two errors, and what width shifts.
 
   The branch has 1/(l + 1) of the stream of block l, so that width n shifts the
   logarithm by up to 5/(2n)·(1/2 + ... + 1/L), below 5/(2n)·log L nats.
   """
   depths = result["config"]["gradient_depths"]
   last, theory = depths[-1] - 1, result["theory"]
-  mean, error = plots.mean_and_error(
-    result["gradient"]["residual, pre-norm"][:, -1]
-  )
-  shift = 2.5 / result["config"]["gradient_width"] * math.log2(last + 1)
+  width = result["config"]["gradient_width"]
+  values = result["gradient"]["residual, pre-norm"][:, -1]
+  mean, error = plots.mean_and_two_errors(values)
+  shift = 2.5 / width * math.log2(last + 1)
   found = [
     Claim("theory, infinite width",
           f"log₂ gradient² of layer 1 of {last + 1}, pre-norm",
-          float(theory["gradient"]["residual, pre-norm"][-1]), float(mean),
-          float(2 * error + shift)),
+          float(theory["gradient"]["residual, pre-norm"][-1]), mean,
+          error + shift, "allowance",
+          f"a width of {width} shifts it by up to {shift:.2g}"),
   ]  # fmt: skip
   for name in ("plain, He", "plain, Xavier"):
     values = result["gradient"][name]
@@ -63,26 +77,48 @@ def _of_gradients(result: Result) -> list[Claim]:
     if not known.any():
       continue
     column = int(np.flatnonzero(known)[-1])
-    mean, error = plots.mean_and_error(values[:, column])
     law = theory["gradient"][name][column]
     law = law + theory["finite_width_drift"][column]
     found.append(Claim(
-      "Hanin and Nica 2020",
+      "Hanin and Nica 2020, Σ5/n",
       f"log₂ gradient² of layer 1 of {depths[column]}, {name}",
-      float(law), float(mean), float(2 * error),
+      float(law), *plots.mean_and_two_errors(values[:, column]),
     ))  # fmt: skip
   return found
 
 
-def _of_starts(result: Result) -> list[Claim]:
-  """A Fixup network starts at the loss of a guess."""
+def _of_updates(result: Result) -> Claim:
+  """Where W₁·L^p makes the first update of L blocks as large as that of one.
+
+  A branch of m = 2 layers changes by the square of W₁'s scale, 2m - 2 = 2.
+  """
+  ends = [plots.mean_and_two_errors(values) for values in result["updates"]]
+  (least, error), (most, other) = ends[0], ends[-1]
+  blocks = result["config"]["update_blocks"]
+  doublings = math.log2(blocks[-1] / blocks[0])
+  m = 2
+  per_doubling = 2 * (2 * m - 2) * doublings  # of squares
+  return Claim(
+    "Zhang et al. 2019, §3: L^(-1/(2m - 2))",
+    f"exponent of L in W₁, from {blocks[0]} to {blocks[-1]} blocks",
+    -1 / (2 * m - 2), (least - most) / per_doubling,
+    math.hypot(error, other) / per_doubling,
+  )  # fmt: skip
+
+
+def _of_training(result: Result) -> list[Claim]:
+  """What learns at the greatest depth, by its best rate."""
+  blocks, kinds = list(result["digits"].items())[-1]
   found = []
-  for blocks, kinds in result["digits"].items():
-    loss = kinds["Fixup"]["loss"][..., 0]
+  for name, (published, source) in TRAINED.items():
+    row = best_rate(kinds[name]["loss"])
+    final = kinds[name]["test_accuracy"][row, :, -1]
+    share = float((np.nan_to_num(final) > LEARNS).mean())
+    quantity = f"{name}: share of networks of {blocks} blocks that learns"
+    why = f"none: to learn is to be right of {LEARNS:.0%}"
     found.append(
-      Claim("Zhang et al. 2019, §3", f"Fixup: first loss, {blocks} blocks",
-            math.log(10), float(loss.mean()), 1e-5)
-    )  # fmt: skip
+      Claim(source, quantity, published, share, 0.0, "allowance", why)
+    )
   return found
 
 

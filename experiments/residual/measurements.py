@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from experiments.common.networks import UNIT
-from experiments.residual.networks import Chain, chain_layer
+from experiments.common.training import Labelled, cross_entropy
+from experiments.residual.networks import (
+  Chain,
+  Scheme,
+  chain_layer,
+  draw,
+  logits,
+)
 from initjax.measurement import log2_second_moment
 
 Runs = dict[str, Any]
@@ -53,3 +60,32 @@ def gradients(runs: Runs, *, depth: int, width: int) -> jax.Array:
     return gradient - log2_second_moment(cotangent)
 
   return jax.vmap(one)(runs["key"], runs["chain"])
+
+
+@functools.partial(jax.jit, static_argnames=("blocks", "width"))
+def first_updates(
+  keys: jax.Array, data: Labelled, *, blocks: int, width: int
+) -> jax.Array:
+  """log₂ of the mean square by which the first update changes logits: [runs].
+
+  Of the blocks' kernels alone, in branches that begin with He's W₁ and end with
+  W₂ = 0; per learning rate, as that goes to 0.
+  """
+  scheme, features = Scheme(second=0.0), data.inputs.shape[1]
+  apply = functools.partial(logits, scheme)
+
+  def one(key: jax.Array) -> jax.Array:
+    params = draw(key, scheme, features=features, width=width, blocks=blocks)
+
+    def of_kernels(kernels: jax.Array) -> jax.Array:
+      return apply(params._replace(kernels=kernels), data.inputs)
+
+    def loss(kernels: jax.Array) -> jax.Array:
+      changed = params._replace(kernels=kernels)
+      return cross_entropy(apply, changed, data.inputs, data.labels)
+
+    kernels = params.kernels
+    gradient = jax.grad(loss)(kernels)
+    return log2_second_moment(jax.jvp(of_kernels, (kernels,), (gradient,))[1])
+
+  return jax.vmap(one)(keys)

@@ -28,6 +28,14 @@ def figure(result: Result) -> Any:
   for axis in (*axes[0, 3:], *axes[1, len(panels) : -1]):
     axis.set_visible(False)
   _draw_identity_course(axes[1, -1], result)
+  config = result["config"]
+  drawn.suptitle(
+    f"{config['draws']} random networks: signals at width "
+    f"{config['forward_width']}, gradients at {config['gradient_width']}; "
+    f"{config['seeds']} trained ones of width {config['width']} at the best of "
+    f"{len(config['rates'])} rates; two standard errors",
+    fontsize=9,
+  )
   return drawn
 
 
@@ -46,38 +54,28 @@ def _draw_signal(axis: Any, result: Result) -> None:
 
 
 def _draw_gradient(axis: Any, result: Result) -> None:
+  """Within what float32 can hold; theory goes on beyond."""
   depths = np.array(result["config"]["gradient_depths"])
   drift = plots.LOG10_2 * result["theory"]["finite_width_drift"]
   for (name, values), color in plots.colored(result["gradient"].items()):
     values = np.where(np.isfinite(values), plots.LOG10_2 * values, np.nan)
-    mean, error = plots.mean_and_error(values)
-    axis.errorbar(
-      depths, mean, 2 * error, fmt="o", color=color, label=name, markersize=5
-    )
+    plots.points(axis, depths, values, color, name)
     law = plots.LOG10_2 * result["theory"]["gradient"][name]
-    axis.plot(depths, law, color="black", **plots.THEORY)
-    if name.startswith("plain"):
-      axis.plot(depths, law + drift, color=color, **plots.THEORY)
+    law = law + drift if name.startswith("plain") else law
+    axis.plot(depths, law, color=color, **plots.THEORY)
+  label = "theory (plain: at this width)"
+  axis.plot([], [], color="gray", label=label, **plots.THEORY)
   for (name, bound), place in zip(
-    BOUNDS.items(), ("bottom", "top"), strict=True
+    BOUNDS.items(), ("top", "bottom"), strict=True
   ):
     axis.axhline(bound, color="gray", linestyle=":")
     axis.text(depths[0], bound, name, va=place, fontsize="small")
   axis.set_xscale("log")
-  axis.set_yscale("symlog", linthresh=1)
+  axis.set_ylim(-90, 90)
   axis.set_xlabel("depth (layers)")
   axis.set_ylabel("log₁₀ of gradient², first over last")
   axis.set_title("gradient of the first layer")
-  axis.plot([], [], color="black", label="theory", **plots.THEORY)
-  axis.plot([], [], color="gray", label="theory at this width", **plots.THEORY)
-  where = {"loc": "center right", "bbox_to_anchor": (1, 0.6)}
-  axis.legend(*_last_two(axis), fontsize="small", **where)
-
-
-def _last_two(axis: Any) -> tuple[list[Any], list[str]]:
-  """Handles and labels of theory; colours are those of the first panel."""
-  lines = axis.lines[-2:]
-  return lines, [line.get_label() for line in lines]
+  axis.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 0.08))
 
 
 def _draw_digits(axis: Any, result: Result, blocks: str) -> None:

@@ -57,11 +57,8 @@ def _draw_layers(axis: Any, result: Result, name: str) -> None:
 
 def _draw_curves(axis: Any, found: Any, laws: Any, scale: float) -> None:
   for (label, values), color in plots.colored(found.items()):
-    mean, error = plots.mean_and_error(scale * values)
-    layers = np.arange(1, len(mean) + 1)
-    axis.errorbar(
-      layers, mean, 2 * error, fmt="o", markersize=4, color=color, label=label
-    )
+    layers = np.arange(1, values.shape[1] + 1)
+    plots.points(axis, layers, scale * values, color, label)
     law = scale * np.array(laws[label])
     axis.plot(layers, law, color=color, **plots.THEORY)
   axis.plot([], [], color="gray", label="theory", **plots.THEORY)
@@ -90,8 +87,8 @@ def _draw_kernels(axis: Any, result: Result) -> None:
 def _draw_singular_values(axis: Any, result: Result) -> None:
   for (init, values), color in plots.colored(result["singular_values"].items()):
     label = f"{init}: mean {values.mean():.2f}"
-    axis.hist(values.ravel(), 60, density=True, color=color, alpha=0.5,
-              label=label)  # fmt: skip
+    style = {"color": color, "alpha": 0.5, "label": label}
+    axis.hist(values.ravel(), 60, density=True, **style)
     axis.axvline(values.mean(), color=color)
   axis.set_title("tanh: Jacobians of single layers")
   axis.set_xlabel("singular value")
@@ -106,10 +103,8 @@ def _draw_histogram(axis: Any, result: Result, init: str) -> None:
   bins = np.asarray(result["bins"])
   shares = result["squashed"]["tanh"][init]["sizes"]
   for layer, share in enumerate(shares):
-    axis.stairs(
-      share / np.diff(bins), bins, color=colors(0.9 * layer / len(shares)),
-      label=f"layer {layer + 1}",
-    )  # fmt: skip
+    color, label = colors(0.9 * layer / len(shares)), f"layer {layer + 1}"
+    axis.stairs(share / np.diff(bins), bins, color=color, label=label)
   axis.set_title(f"tanh, {init}: gradients by layer")
   axis.set_xlabel("log₁₀ |gradient|")
   axis.set_ylabel("density")

@@ -29,7 +29,7 @@ SMALLEST = {
   },
   "kaiming": {
     "slopes": (0.0,), "layers": 3, "networks": 2, "seeds": 2, "depths": (4,),
-    "width": 8, "steps": 10,
+    "width": 8, "steps": 10, "turns": 1, "filters": (2, 3),
   },
   "mu_transfer": {
     "mlp_widths": (4, 8), "mlp_layers": 2, "mlp_rates": 3, "mlp_steps": 5,
@@ -46,12 +46,13 @@ SMALLEST = {
   },
   "rectifiers": {
     "activations": ("relu",), "biases": (0.0,), "steps": 20, "thin": (2,),
-    "thin_depth": 2, "thin_networks": 4, "width": 8,
+    "thin_depth": 2, "thin_networks": 4, "thin_trained": 2, "thin_layers": 2,
+    "width": 8,
   },
   "residual": {
     "forward_blocks": 2, "forward_width": 8, "draws": 2,
     "gradient_depths": (2,), "gradient_width": 8, "blocks": (2,),
-    "identity_blocks": (2,), "steps": 20, "width": 8,
+    "update_blocks": (1, 2), "identity_blocks": (2,), "steps": 20, "width": 8,
   },
   "signal_propagation": {
     "activations": ("relu",), "depth": 4, "width": 8, "seeds": 2,
@@ -73,7 +74,7 @@ SMALLEST = {
 }  # fmt: skip
 OTHERS = {"reproduce", "tpu_compile", "own_init", "theory_rows"}
 """those whose own tests run them, for others or for long"""
-SHOWN = {"kaiming": "2/n_in", "xavier": "fan_geo_avg", "rectifiers": "relu"}
+SHOWN = {"kaiming": "2/Var W", "xavier": "fan_geo_avg", "rectifiers": "relu"}
 SCRIPTS = [
   path.parent.name
   for path in pathlib.Path(experiments.__path__[0]).glob("*/__main__.py")

@@ -19,7 +19,7 @@ stream = jax.jit(networks.stream)  # schemes are numbers: one program for all
 
 def test_all_that_was_measured_agrees(result):
   claims = residual.claims(result)
-  assert len(claims) == 6
+  assert len(claims) == 11
   assert [c for c in claims if not c.agrees] == []
 
 
