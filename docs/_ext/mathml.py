@@ -1,5 +1,6 @@
 """Formulas as MathML: no script, and nothing to fetch when a page is read."""
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -13,7 +14,7 @@ _LOG = logging.getLogger(__name__)
 
 def _converted(node: nodes.Element, as_block: bool) -> str:
   """The formula as MathML; a warning and its source if it is not understood."""
-  source = node.astext().strip()
+  source = re.sub(r"'+", r"^{\\prime}", node.astext().strip())
   try:
     return tex2mathml(source, as_block=as_block)
   except MathError as error:
