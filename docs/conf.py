@@ -39,7 +39,7 @@ myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence",
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120  # seconds, of a cell
+nb_execution_timeout = 600  # seconds, of a cell, on a busy machine
 nb_merge_streams = True
 
 html_theme = "sphinx_book_theme"

@@ -9,16 +9,18 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 _LOG = logging.getLogger(__name__)
+_PRIME = '<mo lspace="0" rspace="0">′</mo>'
 
 
 def _converted(node: nodes.Element, as_block: bool) -> str:
   """The formula as MathML; a warning and its source if it is not understood."""
   source = node.astext().strip()
   try:
-    return tex2mathml(source, as_block=as_block)
+    formula = tex2mathml(source, as_block=as_block)
   except MathError as error:
     _LOG.warning("no formula: %s (%s)", source, error, location=node)
     return f"<code>{source}</code>"
+  return formula.replace("<mo>'</mo>", _PRIME)
 
 
 def _inline(writer: Any, node: nodes.math) -> None:
