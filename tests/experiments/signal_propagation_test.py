@@ -325,11 +325,8 @@ def test_where_no_law_holds_the_band_is_that_of_draws():
   conditions = ONE_INPUT._replace(depth=30, width=32)
   for law in theory.laws(jnp.tanh, 1.5, 0.0, conditions):
     assert np.isfinite(law.covariance).all()
-  blind = records._growth(
-    np.zeros((4, 3)) + np.arange(3.0), 0, 2,
-    theory.Band(np.arange(3.0), np.full(3, np.nan)),
-  )  # fmt: skip
-  assert blind[-1] is None
+  unknown = theory.Band(np.arange(3.0), np.full(3, np.nan))
+  assert records._growth(np.ones((4, 3)), 0, 2, unknown)[-1] is None
 
 
 def test_digits_are_real_standardised_and_of_unit_size():

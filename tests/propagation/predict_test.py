@@ -386,20 +386,6 @@ def test_a_second_moment_is_a_positive_number(size):
     predict(lambda p, x: x @ p, square(1.0), X, second_moment=size)
 
 
-def test_parameters_without_values_scale_by_one_and_shift_by_nothing():
-  """Kernels get 1/fan_in; a scale counts as a whole, as in 1 + scale."""
-  scaled = lambda p, x: (1 + p["scale"]) * (x @ p["w"]) + p["bias"]
-  fn = lambda p, x: relu(scaled(p, x)) @ p["out"]
-  shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
-  sizes = {"w": (3, 8), "scale": (8,), "bias": (8,), "out": (8, 2)}
-  params = {name: shape(*size) for name, size in sizes.items()}
-  found = predict(fn, params, shape(4, 3))
-  check(found, [0, -1], [math.log2(2 / 8 / 2), 0])
-  assert "scales are taken as 1 and biases as 0" in found.notes[0]
-  ones = {k: np.ones(v.shape, np.float32) for k, v in params.items()}
-  assert predict(fn, ones, shape(4, 3)).notes == ()
-
-
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_norm_behind_relu_grows_by_what_its_mean_takes_away(centred):
   # E[φ'²]/Var φ is π/(π - 1) for relu, E[φ'²]/E[φ²] is 1.

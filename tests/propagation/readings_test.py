@@ -63,3 +63,19 @@ def test_what_auto_init_asks_for_is_of_unit_size_to_predict(name):
   found = predict(fn, params, x)
   np.testing.assert_allclose(found.forward, 0, atol=1e-5)
   assert np.isfinite(found.backward).all()
+
+
+def test_parameters_without_values_scale_by_one_and_shift_by_nothing():
+  """Kernels get 1/fan_in; a scale counts as a whole, as in 1 + scale."""
+  scaled = lambda p, x: (1 + p["scale"]) * (x @ p["w"]) + p["bias"]
+  fn = lambda p, x: relu(scaled(p, x)) @ p["out"]
+  shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+  sizes = {"w": (3, 8), "scale": (8,), "bias": (8,), "out": (8, 2)}
+  params = {name: shape(*size) for name, size in sizes.items()}
+  found = predict(fn, params, shape(4, 3))
+  np.testing.assert_allclose(found.forward, [0, -1], atol=1e-5)
+  expected = [math.log2(2 / 8 / 2), 0]
+  np.testing.assert_allclose(found.backward, expected, atol=1e-5)
+  assert "scales are taken as 1 and biases as 0" in found.notes[0]
+  ones = {k: np.ones(v.shape, np.float32) for k, v in params.items()}
+  assert predict(fn, ones, shape(4, 3)).notes == ()
