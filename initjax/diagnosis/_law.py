@@ -224,7 +224,7 @@ def _one_layer(
     kept_response(phi)(log2_q)
     for phi, log2_q in zip(chain.activations, signal, strict=False)
   ]
-  gain = keeping(chain, float(np.median(signal)))
+  gain = keeping(chain, float(np.median(signal)), biased=False)
   sizes = found.log2_moments["forward"][:, rows].mean(axis=0)
   covariance = null.forward_covariance
   off = sizes[1:] - gain - [each.log2_second_moment for each in kept]
