@@ -71,6 +71,21 @@ def test_layers_that_all_differ_have_no_odd_one():
   assert not odd(scaled(dict(enumerate(factors**1.5))))
 
 
+def test_biases_that_differ_make_no_layer_odd():
+  """Uniform in ±1/√n, as PyTorch draws: soon a signal is what biases left."""
+  n, random = X.shape[1], np.random.default_rng(5)
+  draw = lambda *shape: np.float32(random.uniform(-1, 1, shape) / n**0.5)
+  layers = [(draw(n, n), draw(n)) for _ in range(12)]
+
+  def model(layers, x):
+    for kernel, bias in layers:
+      x = jax.nn.relu(x @ kernel + bias)
+    return x
+
+  observed = observe(model, layers, (X,))
+  assert not list(innovations(observed.found, observed.parts))
+
+
 def test_an_odd_block_of_a_residual_stream_is_named():
   def model(params, x):
     def block(h, leaf):
