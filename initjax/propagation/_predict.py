@@ -97,7 +97,9 @@ def predict(
   zeros around a map make outputs near borders smaller.
 
   Each number has its error: what theory neglects, of borders, of positions that
-  differ under a mask, of first order in 1/width. What it does not follow is
+  differ under a mask, of first order in 1/width; and of batch statistics, whose
+  gradient grows by m/(m - 2) for m effective samples (m <= 2.5: unknown), of
+  second order in 1/m. What it does not follow is
   unknown, `silent` says why, and so is the gradient of what has a say in that;
   all else stays known. Unknown are large scores, activations of inputs or
   without Gaussian moments, maxima of what is no Gaussian, kernels of nonzero
