@@ -152,7 +152,21 @@ def _measured(
   fn, params, inputs, _ = as_function(fn, params, inputs)
   check_arrays(params)
   check_arrays(inputs)
+  start = lambda outputs: cotangent_of(outputs, cotangent, key)
   traced = trace(fn, params, *inputs)
+  return _passes(traced, params, inputs, start, has_aux, detail, grad)
+
+
+def _passes(
+  traced: Trace,
+  params: Any,
+  inputs: tuple[Any, ...],
+  start: Callable[[list[jax.Array]], list[jax.Array]],
+  has_aux: bool,
+  detail: bool,
+  grad: bool,
+) -> Measured:
+  """Forward and back, from outputs to the gradients that `start` gives."""
   leaves, structure = jax.tree.flatten(params)
   watched, parts = watch(traced, detail), dict[int, Use]()
   if detail and not grad:
@@ -164,7 +178,7 @@ def _measured(
     *(watched.slots, moving if detail or grad else {}),
     has_aux=True,
   )
-  backward, own = pull_back(cotangent_of(out, cotangent, key))
+  backward, own = pull_back(start(out))
   norms = whole = None
   if detail:
     norms = norms_of(gradients_by_path(paths_of(params), own, parts, backward))
