@@ -10,9 +10,9 @@ handwritten digits with SGD: a bit more than a minute on 2 CPU cores. Expect,
 forward: over three decades of σ_w, signals change by 0.2 % with either
 normalization, by 60 decades without. Backward: gradients of kernels go with
 1/σ_w, and squared gradients grow with BatchNorm by 1.788 per layer at batch 8
-and 1.493 at batch 64 (derived here; to 0.012, so that it is not the π/(π - 1) =
-1.467 of large batches, to which 1/B leads on), by (B - 2)/(B - 3) = 1.2 at
-batch 8 if linear, by 1.00 ± 0.02 with LayerNorm.
+and 1.493 at batch 64 in theory, derived here; a width of 512 tells that from
+π/(π - 1) = 1.467, of large batches, to which a line in 1/B leads on. Without a
+nonlinearity they grow by (B - 2)/(B - 3), 1.2 at batch 8; with LayerNorm not.
 
 So the scale is gone forward, but sets the learning rate, which acts as
 rate/σ_w²: at 10 layers BatchNorm learns from 0.01 to 1 of He's scale (93 to 97

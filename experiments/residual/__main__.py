@@ -15,7 +15,7 @@ plain He network (theory at width 64: 2^-58), exactly zero with Xavier from 300
 layers, and overflows in plain residual ones. At 64 blocks plain networks learn
 nothing (about 10 %) and He-residual ones diverge; pre-norm, zero branches,
 Fixup, SkipInit and ReZero reach 94 to 97 %. The first update of L blocks is as
-large as that of one if W₁ begins with L^-0.50 (Fixup: L^(-1/(2m - 2)) for m = 2
+large as that of one if W₁ begins with L^-½ (Fixup: L^(-1/(2m - 2)) for m = 2
 layers a block). The identity is learnt to 0.6 % by
 16 residual blocks, to 69 % by plain ones.
 

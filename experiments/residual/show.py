@@ -75,7 +75,7 @@ def _draw_gradient(axis: Any, result: Result) -> None:
   axis.set_xlabel("depth (layers)")
   axis.set_ylabel("log₁₀ of gradient², first over last")
   axis.set_title("gradient of the first layer")
-  axis.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 0.08))
+  axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, 0.93))
 
 
 def _draw_digits(axis: Any, result: Result, blocks: str) -> None:
@@ -103,8 +103,8 @@ def _draw_identity(axis: Any, result: Result) -> None:
   axis.minorticks_off()
   axis.set_yscale("log")
   axis.set_xlabel("blocks of 2 layers")
-  axis.set_ylabel("error after training")
-  axis.set_title("identity: squared error over squared input")
+  axis.set_ylabel("squared error over squared input")
+  axis.set_title("identity, after training")
   axis.legend()
 
 
