@@ -7,10 +7,10 @@ healthy network called sick, and a sick one healthy?
 
 draws 400 networks of each of 14 healthy kinds and 100 of each of 16 sick ones,
 and diagnoses each: some 20 minutes on 2 idle CPU cores (`--verdict_draws=20`
-for a first look). A verdict other than a note is an alarm. Expect at most 6 of 400 in any healthy kind (3 in 5,200 of
-thirteen of them were seen), and at least 99 % of each sickness found (100 of
-100 in all). Nearest to the limit are 200 layers of leaky ReLU, whose samples
-become alike: 3 of 200.
+for a first look). A verdict other than a note is an alarm. Expect at most 6 of
+400 in any healthy kind (3 in 5,200 of thirteen of them were seen), and at least
+99 % of each sickness found (100 of 100 in all). Nearest to the limit are 200
+layers of leaky ReLU, whose samples become alike: 3 of 200.
 
     python -m experiments.costs.false_alarms --draws=500 --verdict_draws=0
 
