@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import initjax
-from initjax import diagnosis
+from initjax import diagnosis, reports
 from initjax._cli import _inputs, main
 from initjax._cli._errors import CallError, on_one_line
 from initjax.typing import Verdict
@@ -311,7 +311,7 @@ def kinds_of_verdicts():
 
 
 def test_help_knows_every_kind_of_verdict():
-  known = ", ".join(diagnosis.CATALOGUE).split(", ")
+  known = ", ".join(reports.CATALOGUE).split(", ")
   found = {*kinds_of_verdicts()}
   assert len(found) > 20
   for kind in found:

@@ -38,9 +38,9 @@ from absl import flags
 
 from initjax._cli import _inputs, _models
 from initjax._cli._errors import CallError, on_one_line
-from initjax.diagnosis import CATALOGUE
 from initjax.measurement import SignalReport
 from initjax.reports import (
+  CATALOGUE,
   GLOSSARY,
   SEVERITIES,
   check_directory,

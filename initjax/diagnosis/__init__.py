@@ -1,6 +1,5 @@
 """What is wrong with a model, why, and what mends it."""
 
-from initjax.diagnosis._catalogue import CATALOGUE
 from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._diagnose import diagnose, verdicts_of_draws, verdicts_on
 from initjax.diagnosis._growth import allowed_sigmas, cause_of_drift

@@ -34,6 +34,7 @@ _SUSPICIOUS = 3.0  # standard deviations by the law of first order
 _FEWEST = 3  # steps, of which a median can be told from one odd step
 _OWN_SCATTER = 1.5  # standard deviations of the law that are still the law's
 _NORMAL = 1.4826  # standard deviation by median absolute deviation
+_FREEDOM = 0.37  # of a median deviation, of each of its numbers
 
 
 class Innovation(NamedTuple):
@@ -91,20 +92,24 @@ def _strongest(
   Of some that are off by as much it is the first whose signal is: a gradient
   tells of the kernels after it, and a stream carries a jump on.
   """
-  groups.sort(key=lambda of: -_most(of[0]))
+  groups.sort(key=lambda of: (not _is_forward(of[0]), -_most(of[0])))
   taken: list[tuple[int, int]] = []
   for group, low, high in groups:
     if any(a <= group[0].row <= b for a, b in taken):
       continue
     taken.append((low, high))
-    alike = [
+    alike = (
       other
       for other, *_ in groups
       if low <= other[0].row <= high
+      and _is_forward(other)
       and _most(other) > _most(group) - _NOTABLE
-      and any("forward" in one.bits for one in other)
-    ]
+    )
     yield min(alike, key=lambda other: other[0].row, default=group)
+
+
+def _is_forward(group: list[Innovation]) -> bool:
+  return any("forward" in one.bits for one in group)
 
 
 def _most(group: list[Innovation]) -> float:
@@ -119,7 +124,10 @@ def _of_sequence(
     steps = _steps(found, piece, sequence, direction)
     if steps is None:
       continue
-    for at, p, law, fresh in _unlikely(steps, piece.chain, found, direction):
+    scatter = _scatter(found, piece, steps, direction)
+    for at, p, law, fresh in _unlikely(
+      steps, scatter, piece.chain, found, direction
+    ):
       row = steps.rows[at]
       if p >= allowed or row in (sequence[0], sequence[-1]):
         continue
@@ -166,20 +174,44 @@ def _checked(
   return Steps(rows, off - np.median(off), std)
 
 
+class Scatter(NamedTuple):
+  """Of steps as they are, in standard deviations of the law."""
+
+  size: float
+  freedom: float
+  """degrees of freedom by which it is known"""
+
+
+def _scatter(
+  found: RowStatistics, piece: Piece, steps: Steps, direction: Direction
+) -> Scatter:
+  """That of a sequence; if it is not the law's, of all of its blocks if larger.
+
+  A few steps alone tell little of their scatter; those of all roles tell more.
+  """
+  own = _NORMAL * float(np.median(abs(steps.off / steps.std)))
+  if own <= _OWN_SCATTER:
+    return Scatter(own, math.inf)
+  every = [_steps(found, piece, each, direction) for each in piece.sequences]
+  known = [abs(each.off / each.std) for each in every if each is not None]
+  together = _NORMAL * float(np.median(np.concatenate(known)))
+  count = sum(each.size - 1 for each in known)
+  return Scatter(max(own, together), max(1.0, _FREEDOM * count))
+
+
 def _unlikely(
   steps: Steps,
+  scatter: Scatter,
   chain: Chain | None,
   found: RowStatistics,
   direction: Direction,
 ) -> Iterator[tuple[int, float, str, bool]]:
   """Steps that stand out, their probability, and the law that says so."""
   sigmas = steps.off / steps.std
-  own = _NORMAL * float(np.median(abs(sigmas)))
   stands_out = (abs(steps.off) > _NOTABLE) & (abs(sigmas) > _SUSPICIOUS)
   for at in np.flatnonzero(stands_out).tolist():
-    if own > _OWN_SCATTER:
-      freedom = max(1.0, 0.37 * (len(sigmas) - 1))  # of a median deviation
-      p = _student(abs(sigmas[at]) / own, freedom)
+    if scatter.size > _OWN_SCATTER:
+      p = _student(abs(sigmas[at]) / scatter.size, scatter.freedom)
       yield at, p, "the scatter of its neighbours", False
     elif chain is None:
       yield at, math.erfc(abs(sigmas[at]) / math.sqrt(2)), _BOUND, True

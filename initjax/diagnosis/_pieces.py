@@ -184,7 +184,7 @@ def _roles(rows: Sequence[Row]) -> list[list[int]]:
   for at, row in enumerate(rows):
     feeds, feed = kinds[_name(row)], fed_by(row.feed)
     usual = feeds.most_common(1)[0][0]
-    is_first = feeds[feed] == 1 and not row.repeat
+    is_first = feeds[feed] == 1 and len(feeds) == 2 and not row.repeat
     role = _name(row), usual if is_first else feed
     roles.setdefault(role, []).append(at)
   return list(roles.values())

@@ -18,7 +18,7 @@ from initjax.reports._files import (
   write_json,
   write_text,
 )
-from initjax.reports._glossary import GLOSSARY
+from initjax.reports._glossary import CATALOGUE, GLOSSARY
 from initjax.reports._html import Content, fragment, html, html_fragment, page
 from initjax.reports._names import alike_names, short_paths
 from initjax.reports._table import table, to_text

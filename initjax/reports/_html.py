@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from initjax.reports import _figure, _words
 from initjax.reports._fold import one_by_one
-from initjax.reports._glossary import GLOSSARY
+from initjax.reports._glossary import CATALOGUE, GLOSSARY
 from initjax.reports._style import STYLE
 from initjax.reports._table import table
 from initjax.reports._text_table import (
@@ -89,16 +89,23 @@ def page(content: Content, title: str, about: Mapping[str, str]) -> str:
 </head>
 <body>
 {fragment(content, _heading(title, about))}
-{_words_explained()}
+{_words_explained(content.verdicts)}
 </body>
 </html>
 """
 
 
-def _words_explained() -> str:
+def _words_explained(verdicts: Sequence[Verdict]) -> str:
+  """The kinds of verdicts that are on the page, and the glossary."""
+  kinds = {verdict.kind for verdict in verdicts}
+  met = {
+    names: said
+    for names, said in CATALOGUE.items()
+    if any(name in kind for name in names.split(", ") for kind in kinds)
+  }
   lines = (
     f"<dt>{escape(word)}</dt><dd>{escape(said)}</dd>"
-    for word, said in GLOSSARY.items()
+    for word, said in (met | GLOSSARY).items()
   )
   summary = "<summary><span>What the words mean</span></summary>"
   return (

@@ -68,8 +68,10 @@ def assert_variance_stable(
   For a chain of layers the drift of log₂ E[z²] per layer is estimated by
   generalized least squares from all of them, and must be what chance does to
   healthy weights at these widths: for He-ReLU of width n, |log q_L/q_0| within
-  about z·√(5L/n) of -5L/(2n). No single layer may be odd: change the size as
-  none of its neighbours does. For contracting maps (tanh) a wrong gain does
+  about z·√(5L/n) of -5L/(2n). No single layer may be odd: change the size by
+  more than chance and a factor 1.7 (1.5 bits of E[z²]) beyond what its
+  neighbours do; less is not found, as Xavier does as much where widths change
+  1:4. For contracting maps (tanh) a wrong gain does
   not make the signal drift, it shifts the fixed point: `target` asks for that.
   In models of another shape, growth beyond chance and a factor 4 in size fails.
 
@@ -79,7 +81,7 @@ def assert_variance_stable(
     *inputs: its other arguments.
     false_alarm: the probability that a healthy draw fails, two-sided: half
         of it by a drift, which all chains share, half by an odd layer.
-    target: E[h²] of pre-activations, biases included, that the weights shall
+    target: E[h²] of pre-activations, biases included, that the weights should
       keep, such as `meanfield.critical_point(φ, σ_b²).q`.
     **options: `key` for the random cotangent, `cotangent`, `has_aux`; `init`
       and `draws` for the mean over several draws.

@@ -15,6 +15,7 @@ from initjax.diagnosis import diagnose
 from initjax.diagnosis._innovations import innovations
 from initjax.diagnosis._observe import observe
 from initjax.diagnosis._tails import drawn_layer, tail
+from initjax.graph import signal_graph
 
 DEPTH = 50  # as in the tests of the assertions: one program
 relu = stack(jax.nn.relu)
@@ -101,6 +102,24 @@ def test_an_odd_block_of_a_residual_stream_is_named():
   found = verdict(diagnose(model, params, X), "odd layer")
   assert found.path == "out"
   assert "repeat 9" in found.message
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0])
+def test_of_a_stream_that_nothing_normalizes_the_first_odd_kernel(factor):
+  """All that reads the stream later is larger too; its cause is `b/4`."""
+
+  def model(params, x):
+    for first, second in zip(params["a"], params["b"], strict=True):
+      x = x + 0.3 * jax.nn.relu(x @ first) @ second
+    return x
+
+  params = {"a": list(kernels(2.0, 8)), "b": list(kernels(1.0, 8, seed=5))}
+  params["b"][4] = params["b"][4] * factor
+  found = [group[0] for group in observe(model, params, (X,)).odd()]
+  paths = [
+    signal_graph(model, params, X).rows[one.row].op.path for one in found
+  ]
+  assert paths == ([] if factor == 1 else ["b/4"])
 
 
 def test_the_matched_tail_is_that_of_a_chi_square():

@@ -118,6 +118,18 @@ def test_pools_are_followed_but_have_no_law():
   assert found.pieces[0].chain is None
 
 
+def test_layers_of_one_block_are_not_compared_with_those_of_the_next():
+  def couplings(params, x):
+    for one, two, three in params:
+      x = x * jnp.exp(jnp.tanh(jnp.tanh(x @ one) @ two) @ three) + x
+    return x
+
+  one, *rest = several(9)
+  params = [[one, *rest[:2]], rest[2:5], rest[5:8]]
+  sequences = parts(couplings, params, X)[0][0][1]
+  assert set(sequences) >= {(1, 4, 7), (2, 5, 8)}
+
+
 def decoder(params, x, seen):
   """Cross-attention: each block reads `seen` through a kernel of its own."""
   h = x @ params["in"]

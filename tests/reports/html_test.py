@@ -81,6 +81,13 @@ def test_repeats_fold_away_and_verdicts_come_first():
   assert places == sorted(places)
 
 
+def test_the_page_explains_the_verdicts_that_it_shows():
+  found = Verdict("dead units", "error", "", "Off.", "fix")
+  text = "".join(Page(reports.html([], [found])).text)
+  assert reports.CATALOGUE["dead units"] in text
+  assert reports.CATALOGUE["rank collapse"] not in text
+
+
 def test_cures_can_be_copied_as_they_are():
   _, verdicts = synthetic.MODELS["transformer"]
   assert f"<pre>{verdicts[0].fix}</pre>" in page_of("transformer")
