@@ -65,7 +65,7 @@ class Config:
   width: int = option(64, "Units of each.", low=2)
   seeds: int = option(8, "Networks of each kind.", low=2)
   inputs: int = option(
-    32, "Digits sent through random networks.", low=1, high=1797
+    1, "Digits sent through each random network.", low=1, high=1797
   )
   factors: tuple[float, ...] = option(
     (0.05, 0.5, 0.9, 0.98, 1.02, 1.1, 1.5, 2.0, 3.0, 5.0, 10.0),

@@ -63,12 +63,14 @@ class Config:
   )
   sigma_b2: float = option(0.05, "Variance of biases.", low=0)
   depths: tuple[int, ...] = option(
-    (4, 6, 9, 13, 19, 28, 40, 57, 80), "Linear layers, increasing.", low=3
+    (4, 6, 9, 13, 19, 28, 40, 57, 80, 113),
+    "Linear layers, increasing.",
+    low=3,
   )
   width: int = option(64, "Units of each.", low=1)
   seeds: int = option(4, "Networks of each kind.", low=2)
   reach: float = option(
-    16.0, "Depths up to so many ξ_c are trained, and the next.", low=1
+    8.0, "Depths up to so many ξ_c are trained, and the next.", low=1
   )
   rate: float = option(0.0033, "Learning rate of SGD.", low=0)
   steps: int = option(
@@ -260,7 +262,7 @@ EXPERIMENT = Experiment(
   {"smoke": {"sigma_w2": (0.4, 1.76), "depths": (4, 16), "seeds": 2,
              "steps": 150, "rate": 0.03, "reach": 100.0},
    "tpu": {"sigma_w2": tuple(0.2 + 0.2 * i for i in range(20)), "width": 256,
-           "seeds": 16, "steps": 1000,
+           "seeds": 16, "steps": 1200,
            "depths": (4, 6, 9, 13, 19, 28, 40, 57, 80, 113, 160, 226)}},
   run, tables, figure, claims,
 )  # fmt: skip
