@@ -46,9 +46,9 @@ def grid(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
   return figure, axes
 
 
-def setting(figure: Any, text: str) -> None:
+def setting(figure: Any, text: str, x: float = 0.5) -> None:
   """A small line below all panels: what was run, and how large."""
-  figure.supxlabel(text, fontsize=8, color="0.35")
+  figure.supxlabel(text, fontsize=8, color="0.35", x=x)
 
 
 def line_with_band(

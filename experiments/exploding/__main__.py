@@ -8,15 +8,14 @@ not; and which of the three does gradient clipping rescue?
 
 measures random ReLU networks of 100 layers, descends from He's weights at
 rates around 2/λ_max (λ_max of the loss's Hessian by Lanczos), and trains on
-handwritten digits with one misplaced decimal point, clipped in three ways:
-about a minute on 2 CPU cores. Expect: ½·log₂(σ_w²/2) bits a layer within
-0.01; a quadratic loss that diverges from 1.02·2/λ_max on and not at 0.98; a
-deep one that survives 10·2/λ_max. Any clipping rescues a rate ten times too
-large (one network of 8 diverges without; 98 % of test images), none quite
-rescues weights ten times too large (64–73 %; without it 7 of 8 diverge) or a
-net that is too deep for them (27–40 %; all diverge); at a rate a hundred times
-too large clipping by norm keeps numbers finite and learns nothing, clipping by
-value reaches some 70 %.
+handwritten digits with one thing wrong, clipped in three ways: about a minute
+on 2 CPU cores. Expect: ½·log₂(σ_w²/2) bits a layer, less 0.028 for the width; a
+quadratic loss that diverges from 1.02·2/λ_max on and not at 0.98; a deep one
+that survives 10·2/λ_max. normal(0.01) stays at chance, normal(1.0) diverges (7
+of 8). One misplaced decimal in a good rate, 3 for 0.3, and all diverge; clipped
+by norm they learn 82 % of test images. A recurrent network of 20 steps learns
+18 % unclipped and 79 % clipped: the cliff of Pascanu et al. A net that is too
+deep for its weights is not rescued (29-49 %).
 
 2/λ_max is exact where the loss is quadratic (linear regression). In a deep
 network it is the limit of stability at the start alone: λ_max falls within a
@@ -65,7 +64,7 @@ class Config:
   width: int = option(64, "Units of each.", low=2)
   seeds: int = option(8, "Networks of each kind.", low=2)
   inputs: int = option(
-    32, "Digits sent through random networks.", low=1, high=1797
+    1, "Digits sent through each random network.", low=1, high=1797
   )
   factors: tuple[float, ...] = option(
     (0.05, 0.5, 0.9, 0.98, 1.02, 1.1, 1.5, 2.0, 3.0, 5.0, 10.0),

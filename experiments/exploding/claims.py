@@ -15,7 +15,11 @@ LEARNT = 0.5
 
 def claims(result: Result) -> list[Claim]:
   """Growth by layer; λ_max; where descent diverges, and how fast; clipping."""
-  found = [_growth(result, index) for index in range(len(result["variances"]))]
+  found = [
+    _growth(result, index)
+    for index, law in enumerate(result["growth_law"])
+    if np.isfinite(law["mean"])  # else too many layers for a law of many inputs
+  ]
   quadratic, exact = result["descents"]["quadratic"], result["exact_lambdas"][0]
   found.append(
     Claim(

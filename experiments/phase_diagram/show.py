@@ -38,6 +38,7 @@ def figure(result: Result) -> Any:
     drawn,
     f"depth {result['depth']}, widths {widths} (left and middle: "
     f"{diagram.widths[-1]}), {diagram.seeds} networks a point",
+    x=0.7,
   )
   return drawn
 
@@ -180,7 +181,7 @@ def _dots(
 
 def _draw_shifts(axis: Any, diagram: Diagram) -> None:
   """What width n shifts the slope by, times n: alike if it goes as 1/n."""
-  axis.set_title("finite width: n·Δlog f'(c*), ± 2 standard errors")
+  axis.set_title("what width n shifts f'(c*) by")
   axis.set_xlabel(r"$\xi_c$ of theory (layers)")
   axis.set_ylabel("n·(1/ξ_c theory - 1/ξ_c measured)")
   for phase, color in PHASES.items():
@@ -189,9 +190,10 @@ def _draw_shifts(axis: Any, diagram: Diagram) -> None:
       continue
     xi_c = np.array([point.xi_c for point in points])
     found = finite_width.shift(diagram, phase)
+    mean, error = found.mean()
     for i, width in enumerate(diagram.widths):
       fill = "none" if i == 0 and len(diagram.widths) > 1 else "full"
-      label = f"{phase}, n = {width}"
+      label = f"{phase}, n = {width}: {mean[i]:.1f} ± {2 * error[i]:.1f}"
       aside = xi_c * (0.98 + 0.04 * i)
       _dots(axis, aside, found.value[i], 2 * found.error[i], color, label,
             fillstyle=fill)  # fmt: skip

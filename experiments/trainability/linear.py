@@ -34,10 +34,10 @@ def losses(
   All layers have 16 units; the images' 16 leading components go in, white, so
   that gradient descent sees classes alone.
   """
-  inputs = data.inputs - data.inputs.mean(0)
+  inputs = data.inputs - data.inputs.mean(0, keepdims=True)
   _, _, directions = jnp.linalg.svd(inputs, full_matrices=False)
   x = inputs @ directions[:WIDTH].T
-  x = x / jnp.sqrt((x**2).mean(0))
+  x = x / jnp.sqrt((x**2).mean(0, keepdims=True))
   targets = jax.nn.one_hot(data.labels, WIDTH) - 1 / CLASSES
   best = x.T @ targets / len(x)  # least squares, of white inputs
 

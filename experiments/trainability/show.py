@@ -181,7 +181,7 @@ def _draw_choices(axis: Any, result: Result) -> None:
   axis.bar(places, np.nan_to_num(factors), color=colors)
   axis.axhline(PUBLISHED, color="black", **plots.THEORY, label="paper: 6")
   axis.set_xticks(places, labels)
-  axis.set_xlabel("updates, at accuracy 0.55   |   accuracy, at the last")
+  axis.set_xlabel("updates (at 0.55) | accuracy (at the last)")
   axis.set_ylabel("greatest depth that trains over ξ_c")
   axis.set_title("what the 6 depends on", fontsize=10)
   axis.legend(fontsize=8)

@@ -232,10 +232,13 @@ def traces(runs: Run, *, depth: int, width: int) -> tuple[jax.Array, jax.Array]:
         run["kind"], unit, 2**0.5 * unit, initializers.orthogonal()(key, shape)
       )
       z = h @ kernel
-      on = jnp.where(run["kind"] == 1, z > 0, True)
-      product = (product @ kernel) * on
+      on = (z > 0) | (run["kind"] != 1)
+      product = jnp.where(on[None, :], product @ kernel, 0.0)
       gram = product.T @ product
-      return (z * on, product), (jnp.trace(gram), (gram**2).sum())
+      return (jnp.where(on, z, 0.0), product), (
+        jnp.trace(gram),
+        (gram**2).sum(),
+      )
 
     h = jax.random.normal(start, (width,))
     keys = jax.random.split(key, depth)
