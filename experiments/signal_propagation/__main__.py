@@ -325,7 +325,8 @@ def claims(result: Result) -> list[Claim]:
     for direction, course in (
       ("signal", pair.forward), ("gradient", pair.backward)
     ):  # fmt: skip
-      if (source := _source(*name, direction)) and course.in_band is not None:
+      source = _source(*name, direction)
+      if source and np.isfinite(course.predicted_band):
         growth = f"{direction} of {{}}: growth per layer"
         expected, band = course.predicted_growth, course.predicted_band
         # Xavier's ReLU networks are He's, rescaled

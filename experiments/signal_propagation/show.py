@@ -181,7 +181,7 @@ def _legend(figure: Any, colors: dict[str, str], columns: int) -> None:
   ]
   handles.append(Line2D([], [], color="black", ls="--", lw=0.8, label=_THEORY))
   handles.append(Patch(color=_BAND, label=f"±{SIGMAS:.0f} std"))
-  figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+  figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
 def _draw(axis: Any, course: Course, color: str, linewidth: float) -> None:
