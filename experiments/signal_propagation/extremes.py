@@ -99,15 +99,21 @@ def claims(found: dict[str, Any]) -> list[Claim]:
 
 
 def _variance(found: dict[str, Any]) -> Claim:
-  """Three standard deviations of a variance; and the next order in 1/n."""
+  """Three standard deviations of a variance; and the next order in 1/n.
+
+  A network of which no unit is alive has no logarithm and is left out: one in
+  2^n layers.
+  """
+  sizes = np.asarray(found["log_sizes"])
+  sizes = sizes[np.isfinite(sizes)]
   depth, width = found["depth"], found["width"]
   published = 5 * depth / width
   exact = meanfield.relu_log_norm(depth, width).std ** 2
-  chance = 3 * exact * math.sqrt(2 / (len(found["log_sizes"]) - 1))
+  chance = 3 * exact * math.sqrt(2 / max(len(sizes) - 1, 1))
   return Claim(
     "Hanin and Nica 2020, Theorem 1 (5·Σ1/n)",
     f"variance of ln |z|² over ReLU networks, {depth} layers of width {width}",
-    published, float(np.var(found["log_sizes"], ddof=1)),
+    published, float(np.var(sizes, ddof=1)),
     chance + exact - published, "law",
     "and what the exact law has beyond the first order in 1/n",
   )  # fmt: skip

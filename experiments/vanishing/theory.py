@@ -90,7 +90,7 @@ def slope_shares(name: str, q: float, bins: int) -> np.ndarray:
   root = np.sqrt(1 - edges)
   with np.errstate(divide="ignore"):
     z = np.log1p(root) - np.log1p(-root)
-  scale = {"sigmoid": 1, "tanh": 2}[name] * math.sqrt(q)
+  scale = {"sigmoid": 1, "tanh": 2}[name] * max(math.sqrt(q), 1e-300)
   return np.diff(2 * special.ndtr(-z / scale))
 
 

@@ -145,7 +145,7 @@ def _seen_at(
 
 def _signal(op: LinearOp, operands: list[Any] | None) -> Any:
   """The operand that is no kernel; None if it is not at hand."""
-  if not operands or op.place.closed:  # a site that is an operand has none
+  if op.place.closed or len(operands or ()) < 2:  # nothing but a kernel
     return None
   return operands[1 - op.axes.kernel]
 

@@ -64,7 +64,7 @@ def test_one_that_fails_is_told_and_stops_no_other(monkeypatch, tmp_path):
   rectifiers = script("rectifiers")
   broken = rectifiers.EXPERIMENT._replace(run=run)
   monkeypatch.setattr(rectifiers, "EXPERIMENT", broken)
-  config = reproduce.Config(("rectifiers", "phase_diagram"), "smoke")
+  config = reproduce.Config(("rectifiers", "broken_fans"), "smoke")
   result = reproduce.run(config, Job())
   assert list(result["failed"]) == ["rectifiers"]
   directory = launch.save(reproduce.EXPERIMENT, config, result, str(tmp_path))

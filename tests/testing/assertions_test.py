@@ -272,7 +272,7 @@ def test_a_model_is_compiled_once():
       model = lambda params, x: two_layers(params, x)
       check(model, two_layer_params(), 2 * X, key=KEY)
 
-  testing.assert_healthy(two_layers, two_layer_params(), X)
+  testing.assert_healthy(two_layers, two_layer_params(), X, key=KEY)
   assert compilations(run) == 0
 
 
