@@ -145,8 +145,8 @@ def _seen_at(
 
 def _signal(op: LinearOp, operands: list[Any] | None) -> Any:
   """The operand that is no kernel; None if it is not at hand."""
-  if op.place.closed or len(operands or ()) < 2:  # nothing but a kernel
-    return None
+  if operands is None or op.place.closed or len(operands) < 2:
+    return None  # a site that is an operand has none, nor has a lone table
   return operands[1 - op.axes.kernel]
 
 
