@@ -168,7 +168,7 @@ def _say_what_else_is_equal(
     n for n, w in found.items() if n != "own gain" and abs(w - own) < 0.05
   ]
   if same:
-    axis.text(2, -104, f"own gain = {same[0]}", fontsize=8)
+    axis.text(2, 30, f"own gain = {same[0]}", fontsize=8)
 
 
 def _legend(figure: Any, colors: dict[str, str], columns: int) -> None:
