@@ -181,13 +181,14 @@ def _wanted(info: Calibration, target: float | jax.Array) -> Wanted:
 
 _NO_KERNEL = (
   "calibrate wanted a function that uses parameters in matrix products, "
-  "convolutions or embedding look-ups, got one without; pass what is to be "
-  "rescaled as the first argument: fn(params, *inputs)."
+  "convolutions or embedding look-ups, but got one without any. Pass the "
+  "parameters to rescale as the first argument: fn(params, *inputs)."
 )
 _NO_INPUT = (
-  "calibrate wanted the data among its arguments, got params alone: what fn "
-  "closes over is a constant, and its product with a kernel no signal; let fn "
-  "take the data, fn(params, x), and call calibrate(fn, params, x)."
+  "calibrate wanted the data among its arguments, but got params alone. Data "
+  "that fn closes over are constants, and their products with kernels are no "
+  "signal; let fn take the data, fn(params, x), and call "
+  "calibrate(fn, params, x)."
 )
 
 

@@ -175,8 +175,8 @@ def _cause(operation: Operation, side: str) -> str:
 def _fix(plan: Parametrization | None) -> str:
   if plan is not None:
     return (
-      "Both init and optimizer are to be the plan's: plan.init and "
-      "plan.optimizer(tx); print(plan) shows each leaf's factors."
+      "Use both the plan's init and its optimizer: plan.init(key) and "
+      "plan.optimizer(tx). print(plan) shows each leaf's factors."
     )
   return (
     "plan = initjax.mup(fn, params, *inputs, base=(fn0, params0, *inputs0)); "

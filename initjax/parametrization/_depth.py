@@ -115,8 +115,8 @@ def branch_demands(models: Models, depth: Depth) -> list[Demand]:
       Demand(
         factor,
         f"ends a residual branch, with {said}: × {factor:.4g}",
-        f"with {said} the residual branch of {name}, … is to be multiplied "
-        f"by {factor:.6g}, and no parameter can take that; write "
+        f"with {said} the residual branch of {name}, … needs a factor of "
+        f"{factor:.6g}, and no parameter can absorb it; write "
         f"x + {factor:.6g} * f(x) in the model",
         holders,
       )
