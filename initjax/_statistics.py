@@ -53,8 +53,12 @@ class Tally(NamedTuple):
 
   def statistics(self) -> Statistics:
     """The statistics, as float32 whatever the dtype of the sums."""
+    numbers: Any = self.numbers
+    is_ready = isinstance(numbers, jax.core.Tracer | np.ndarray)
+    if not is_ready and numbers.is_fully_addressable:
+      numbers = np.asarray(numbers)  # of no mesh, whatever the context's is
     with nan_is_unknown():
-      return _statistics(self)
+      return _statistics(Tally(numbers))
 
   def shared(self, copies: int) -> "Tally":
     """What each of several equal copies has, if all together count as one."""

@@ -267,7 +267,7 @@ def _draw_saturated(axis: Any, result: Result) -> None:
   axis.set_title("saturation while a network learns")
   axis.set_xlabel("updates")
   axis.set_ylabel("share with φ'/φ'(0) < 0.1")
-  axis.legend(fontsize=7, ncols=2, loc="upper center")
+  axis.legend(fontsize=6, ncols=2, loc="upper center")
 
 
 def _draw_courses(axis: Any, result: Result, key: str, label: str) -> None:
