@@ -145,9 +145,10 @@ def _seen_at(
 
 def _signal(op: LinearOp, operands: list[Any] | None) -> Any:
   """The operand that is no kernel; None if it is not at hand."""
-  if operands is None or op.place.closed or len(operands) < 2:
+  index = 1 - op.axes.kernel
+  if operands is None or op.place.closed or index >= len(operands):
     return None  # a site that is an operand has none, nor has a lone table
-  return operands[1 - op.axes.kernel]
+  return operands[index]
 
 
 def sums_of(

@@ -249,7 +249,7 @@ def test_errors_say_what_to_do():
   with pytest.raises(ValueError, match="a function that uses parameters"):
     calibrate(lambda params, x: x * params["bias"], TWO, X[:, :8])
   with pytest.raises(
-    ValueError, match=r"closes over is a constant.*fn\(params"
+    ValueError, match=r"closes over are constants.*fn\(params"
   ):
     calibrate(lambda params: two_layers(params, X), TWO)
   with pytest.raises(TypeError, match="wanted a function"):
