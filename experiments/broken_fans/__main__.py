@@ -1,18 +1,18 @@
-"""What happens where an initializer reads the wrong fans from a shape?
+"""What happens when an initializer reads the wrong fans from a shape?
 
-Question: how far does a signal come through a Flax model whose kernels have
-more axes than two, with its own initializers, with `auto_init`, and after
+Question: how far does a signal get through a Flax model whose kernels have more
+than two axes, with its own initializers, with `auto_init`, and after
 `calibrate`?
 
     python -m experiments.broken_fans
 
 sends real images through 12 blocks of layers whose default fans are wrong:
 a kernel for each head (`nn.Einsum`), a batched `nn.DenseGeneral`, a transposed
-convolution with stride 2, and kernels stacked by hand; half a minute on 2 CPU
-cores. Expect: with Flax's own He initializers the signal loses a factor of
-2^10 in each block and is 2^-121 in the end; with `auto_init` it keeps its size
-but for chance; calibrated, every operation has second moment 1 to rounding, by
-construction: no claim.
+convolution with stride 2, and kernels stacked by hand. It takes half a minute
+on 2 CPU cores. Expect: with Flax's own He initializers, the signal loses a
+factor of 2^10 in each block and ends at 2^-121; with `auto_init`, it keeps its
+size, apart from chance; after `calibrate`, every operation has second moment 1
+to rounding. This last result holds by construction and is not a claim.
 
 Reference: He et al. 2015; Mishkin and Matas 2016.
 """

@@ -1,1 +1,1 @@
-"""What the library itself costs, and how often its verdicts err."""
+"""What the library itself costs, and how often its verdicts are wrong."""

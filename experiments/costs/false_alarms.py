@@ -1,27 +1,28 @@
-"""How often do the assertions of `initjax.testing` err?
+"""How often are the assertions of `initjax.testing` wrong?
 
-Question: a verdict on one draw of the weights may be chance. How often is a
-healthy network called sick, and a sick one healthy?
+Question: a verdict on one draw of the weights may be due to chance. How often
+is a healthy network called sick, and a sick one healthy?
 
     python -m experiments.costs.false_alarms
 
 draws 400 networks of each of 14 healthy kinds and 100 of each of 16 sick ones,
-and diagnoses each: some 20 minutes on 2 idle CPU cores (`--verdict_draws=20`
-for a first look). A verdict other than a note is an alarm. Expect at most 6 of
-400 in any healthy kind (3 in 5,200 of thirteen of them were seen), and at least
-99 % of each sickness found (100 of 100 in all). Nearest to the limit are 200
-layers of leaky ReLU, whose samples become alike: 3 of 200.
+and diagnoses each. It takes some 20 minutes on 2 idle CPU cores
+(`--verdict_draws=20` gives a first impression). A verdict other than a note is
+an alarm. Expect at most 6 of 400 in any healthy kind (in thirteen of them, 3 in
+5,200 were seen), and at least 99 % of each sickness found (100 of 100 in all).
+The kind nearest to the limit is 200 layers of leaky ReLU, whose samples become
+alike: 3 of 200.
 
     python -m experiments.costs.false_alarms --draws=500 --verdict_draws=0
 
-asks that of the assertions: 500 networks of each kind at widths 128 and 512,
-with a batch of 16, each for `assert_variance_stable` and
-`assert_gradients_flow`: some 50 minutes. Healthy are ReLU and leaky ReLU at the
-He gain and tanh on the edge of chaos with biases of variance 0.05, whose signal
-shall keep the second moment of its fixed point. The intervals are exact
-(Clopper and Pearson 1934). Expect false alarms at or below the nominal 0.3 %,
-and of the ReLU networks with standard deviations 5 % too large more than 90 %
-caught at width 128, all at width 512.
+tests the assertions in the same way: 500 networks of each kind at widths 128
+and 512, with a batch of 16, each for `assert_variance_stable` and
+`assert_gradients_flow`. It takes some 50 minutes. The healthy kinds are ReLU
+and leaky ReLU at the He gain, and tanh on the edge of chaos with biases of
+variance 0.05, whose signal should keep the second moment of its fixed point.
+The intervals are exact (Clopper and Pearson 1934). Expect false alarms at or
+below the nominal 0.3 %. Of the ReLU networks with standard deviations 5 % too
+large, expect more than 90 % to be caught at width 128, and all at width 512.
 
 Results go to a new directory, as false_alarms.json.
 """

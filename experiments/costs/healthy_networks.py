@@ -1,4 +1,4 @@
-"""Healthy networks of many kinds, of which none should be called sick."""
+"""Healthy networks of many kinds, none of which should be called sick."""
 
 import functools
 import itertools

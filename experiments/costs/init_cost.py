@@ -1,22 +1,22 @@
 """What does it cost to initialize a model?
 
-Question: how long does a 24-block transformer of 18.9 M parameters wait for
-its variables, and in how much memory, by `model.init`, by
-`jax.jit(model.init)` and by `initjax.init_variables`?
+Question: how long does it take, and how much memory, to get the variables of a
+24-block transformer of 18.9 M parameters from `model.init`, from
+`jax.jit(model.init)` and from `initjax.init_variables`?
 
     python -m experiments.costs.init_cost
 
-takes half a minute on 2 CPU cores. Expect a first call of one fifth of jit's
-(0.19 to 0.20 times) and below that of eager (0.6 times); 17 compilations where
-eager needs 57 and jit a few, one of them huge; repeated calls as fast as jit's
-(1.05 times), 0.4 times eager's; and a large normal drawn in 1.02 times its own
-memory, where jax.random takes 4 times that.
+takes half a minute on 2 CPU cores. Expect: a first call that takes one fifth of
+jit's time (0.19 to 0.20 times) and less than eager's (0.6 times); 17
+compilations where eager needs 57 and jit a few, one of them huge; repeated
+calls as fast as jit's (1.05 times), 0.4 times eager's; and a large normal drawn
+in 1.02 times its own memory, where jax.random takes 4 times that.
 
-A second table has every initializer that JAX has too: one small draw, eager and
-warm, beside JAX's. It should take at most 1.1 times as long, or 5 µs more; the
-line below the table names those that do not.
+A second table compares every initializer that JAX has too with JAX's own, on
+one small draw, eager and warm. It should take at most 1.1 times as long, or
+5 µs more; the line below the table names those that do not.
 
-Repeated calls and draws are the median of runs taken in turn.
+Times of repeated calls and draws are medians of runs taken in turn.
 """
 
 import dataclasses

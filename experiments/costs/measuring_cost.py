@@ -5,19 +5,19 @@ Question: how much longer, and in how much more memory, does a network run when
 
     python -m experiments.costs.measuring_cost
 
-compares with one jitted gradient with respect to the inputs, on a 100-layer
-MLP of width 512 and batch 256, as a scan over layers and unrolled; some 3
-minutes on 2 CPU cores. Expect on an idle machine: run time 1.0 to 1.1 times,
-memory 1.02 to 1.03 times; a first call below 2 times for a scan, 2.5 to 3 for
-100 layers unrolled, each of which XLA compiles anew (1.7 if nothing but a sum
-is taken of each). `detail=True` takes the gradient of every parameter too,
+compares it with one jitted gradient with respect to the inputs, on a 100-layer
+MLP of width 512 and batch 256, as a scan over layers and unrolled. It takes
+some 3 minutes on 2 CPU cores. Expect on an idle machine: run time 1.0 to 1.1
+times, memory 1.02 to 1.03 times; a first call below 2 times for a scan, and 2.5
+to 3 for 100 layers unrolled, each of which XLA compiles anew (1.7 if only a sum
+is taken of each). `detail=True` also takes the gradient of every parameter,
 which by itself is half as much work again: compare its second ratio. `diagnose`
-compiles equal layers once, and nothing for the sums of small arrays: its first
-call takes 2 to 3 times that of the gradient, unrolled. If torch
-is installed, the same statistics are taken by its hooks, on one thread or all,
-whichever is faster. Reading the graph is compared with `jax.make_jaxpr`.
+compiles equal layers once, and nothing for the sums of small arrays; unrolled,
+its first call takes 2 to 3 times as long as that of the gradient. If torch is
+installed, its hooks take the same statistics, on one thread or all, whichever
+is faster. Reading the graph is compared with `jax.make_jaxpr`.
 
-All times are the median of runs taken in turn; compilation is a row of its own.
+All times are medians of runs taken in turn; compilation has a row of its own.
 """
 
 import dataclasses

@@ -6,14 +6,16 @@ how exact is the result?
 
     python -m experiments.costs.one_pass
 
-calibrates a 100-layer ReLU network of width 128 on 256 handwritten digits by
+calibrates a 100-layer ReLU network of width 128 on 256 handwritten digits with
 `initjax.calibrate`, as a scan over layers and unrolled, and, if torch is
-installed, by the published LSUV algorithm in PyTorch; half a minute on 2 CPU
-cores. Expect: one pass instead of 200; 1.2 to 1.3 times a plain pass instead of
-about 220 times; variances within 1e-6 of 1 either way, since LSUV divides by
-the exact deviation and needs its second pass of each layer only to see that.
+installed, with the published LSUV algorithm in PyTorch. It takes half a minute
+on 2 CPU cores. Expect: one pass instead of 200; 1.2 to 1.3 times the time of a
+plain pass instead of about 220 times; variances within 1e-6 of 1 either way,
+since LSUV divides by the exact deviation and needs its second pass of each
+layer only to confirm this.
 
-Times are medians of compiled runs, each over a plain pass of its own library.
+Times are medians of compiled runs, relative to a plain pass of the same
+library.
 
 Reference: Mishkin & Matas 2016, "All you need is a good init", algorithm 1.
 """

@@ -1,4 +1,4 @@
-"""Networks with one sickness each, which must be found."""
+"""Networks with one sickness each, which should be found."""
 
 from collections.abc import Callable
 from typing import Any

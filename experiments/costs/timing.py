@@ -1,4 +1,4 @@
-"""What scripts that compare costs share: times, a table, optional peers."""
+"""Shared by scripts that compare costs: times, a table, optional peers."""
 
 import importlib.util
 import statistics

@@ -1,23 +1,23 @@
 """Why half, and why not average for ReLU?
 
-Question: what does ReLU do to signals and gradients, which variance makes up
-for it, by which fan, and what if one takes Xavier's all the same?
+Question: what does ReLU do to signals and gradients, which variance compensates
+for it, by which fan, and what happens with Xavier's instead?
 
     python -m experiments.kaiming
 
 measures random networks, then trains networks of 10 and 30 layers, dense and
-convolutional, and of 60 layers of 48 and 384 units in turn, on handwritten
-digits: two minutes on 2 CPU cores.
-Expect: with Var W = 1/n a ReLU layer keeps 0.500 ± 0.004 of the signal and
-0.499 ± 0.002 of the gradient, leaky ReLU (1 + a²)/2. Over 15 layers, narrow and
-wide in turn, 2/n_in and 2/n_out are off by the ratio of the two ends, 2², in
-one direction; the average loses 2⁻⁶ and 2⁻⁴, more with every layer: of 60
-layers those by n_in and n_out lower their loss (to about 2: without biases all
-images lie on one ray by then), those by the average stay at ln 10. Weights of
-0.01 shrink a gradient from conv10 to conv2 by 1.7·10⁴. After 400
-updates of 10 layers He's loss is 0.04, Xavier's 0.5 (dense) and 0.3
-(convolutional): later, but it learns. Of 30 layers He's is 0.77 and 0.47;
-Xavier's stays at ln 10.
+convolutional, and of 60 layers of alternately 48 and 384 units, on handwritten
+digits. It takes two minutes on 2 CPU cores. Expect: with Var W = 1/n, a ReLU
+layer keeps 0.500 ± 0.004 of the signal and 0.499 ± 0.002 of the gradient, leaky
+ReLU (1 + a²)/2. Over 15 layers, alternately narrow and wide, 2/n_in and 2/n_out
+are off by the ratio of the two ends, 2², in one direction; the average loses
+2⁻⁶ and 2⁻⁴, and more with every layer. With 60 layers, networks drawn by n_in
+and n_out lower their loss (to about 2: without biases, all images lie on one
+ray by then), whereas those drawn by the average stay at ln 10. Weights of 0.01
+shrink a gradient from conv10 to conv2 by 1.7·10⁴. After 400 updates of 10
+layers, He's loss is 0.04, and Xavier's is 0.5 (dense) and 0.3 (convolutional):
+Xavier learns later, but it learns. With 30 layers, He's loss is 0.77 and 0.47,
+and Xavier's stays at ln 10.
 
 Reference: He et al. 2015, "Delving deep into rectifiers", Eqs. 10, 14, 15,
 §2.2 and Fig. 3.

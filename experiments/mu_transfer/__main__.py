@@ -7,19 +7,20 @@ parametrization and in the one that `initjax.mup` reads from two graphs?
 
 trains MLPs of 64 to 1024 units on digits and GPTs of two layers and 32 to 256
 units on the source text of Python's standard library, at rates a factor 2
-apart, from the same draws and batches: about half an hour on 2 CPU cores; a run
-that was stopped goes on. The best rate is the vertex of a parabola through the
-best of the grid and its neighbours, of the mean loss of the last fifth;
-intervals are of 95 %, of redrawn seeds, and as wide as few seeds ask for.
-Expect: the standard best rate to fall as width^-0.64 for MLPs (-0.79 to -0.50)
-and as 1/width for GPTs (-1.03 to -0.89); that of μP to stay, as width^-0.03 for
-MLPs (-0.09 to +0.05) and as width^0.12 for GPTs (-0.02 to +0.22).
+apart, from the same draws and batches. It takes about half an hour on 2 CPU
+cores; a run that was stopped resumes. The best rate is the vertex of a parabola
+through the best rate of the grid and its neighbours, fitted to the mean loss of
+the last fifth of training. Intervals are 95 % intervals over redrawn seeds,
+widened for small numbers of seeds. Expect: the standard best rate falls as
+width^-0.64 for MLPs (-0.79 to -0.50) and as 1/width for GPTs (-1.03 to -0.89);
+that of μP stays constant, as width^-0.03 for MLPs (-0.09 to +0.05) and as
+width^0.12 for GPTs (-0.02 to +0.22).
 
-The slope of GPTs is that of six seeds of a model with μP's multipliers and
-rates written by hand, which trains as the plan does. Slopes of two of the seeds
-vary by 0.15 (95 %): the figure, of two, has 0.18 (0.14 to 0.30).
+The slope for GPTs is that of six seeds of a model with μP's multipliers and
+rates written by hand, which trains as the plan does. Slopes from two of these
+seeds vary by 0.15 (95 %): the figure, which uses two, has 0.18 (0.14 to 0.30).
 
-At `--scale=tpu` also GPTs of 2 to 32 layers, by CompleteP.
+With `--scale=tpu`, it also trains GPTs of 2 to 32 layers, by CompleteP.
 
 Reference: Yang et al. 2022, "Tensor Programs V: Tuning Large Neural Networks
 via Zero-Shot Hyperparameter Transfer"; Dey et al. 2025, "Don't be lazy:

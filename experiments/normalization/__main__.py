@@ -1,4 +1,4 @@
-"""What does normalization do to all this?
+"""How does normalization change signals, gradients and learning?
 
 Question: with BatchNorm or LayerNorm, does the scale of the initial weights
 still matter, how do gradients grow, and which networks learn?
@@ -6,18 +6,20 @@ still matter, how do gradients grow, and which networks learn?
     python -m experiments.normalization
 
 measures random ReLU networks without skip connections, then trains them on
-handwritten digits with SGD: a bit more than a minute on 2 CPU cores. Expect,
-forward: over three decades of σ_w, signals change by 0.2 % with either
-normalization, by 60 decades without. Backward: gradients of kernels go with
-1/σ_w, and squared gradients grow with BatchNorm by 1.788 per layer at batch 8
-and 1.493 at batch 64 in theory, derived here; a width of 512 tells that from
-π/(π - 1) = 1.467, of large batches, to which a line in 1/B leads on. Without a
-nonlinearity they grow by (B - 2)/(B - 3), 1.2 at batch 8; with LayerNorm not.
+handwritten digits with SGD. It takes a bit more than a minute on 2 CPU cores.
+Expect, forward: over three decades of σ_w, signals change by 0.2 % with either
+normalization, and by 60 decades without. Expect, backward: gradients of kernels
+scale as 1/σ_w. With BatchNorm, squared gradients grow per layer by 1.788 at
+batch 8 and by 1.493 at batch 64 in theory, derived here; a width of 512
+distinguishes this from π/(π - 1) = 1.467, the value for large batches, to which
+a line in 1/B extrapolates. Without a nonlinearity, they grow by
+(B - 2)/(B - 3), 1.2 at batch 8; with LayerNorm, they do not grow.
 
-So the scale is gone forward, but sets the learning rate, which acts as
-rate/σ_w²: at 10 layers BatchNorm learns from 0.01 to 1 of He's scale (93 to 97
-%), LayerNorm from 0.3 to 1, networks without only at 1. At 30 layers BatchNorm
-leads with 64 %; deeper ones do not learn, since 1.48^60 is 10^10.
+So the scale no longer matters forward, but it sets the learning rate, which
+acts as rate/σ_w². At 10 layers, networks with BatchNorm learn from 0.01 to 1 of
+He's scale (93 to 97 %), with LayerNorm from 0.3 to 1, and without normalization
+only at 1. At 30 layers, BatchNorm leads with 64 %; deeper networks do not
+learn, since 1.48^60 is 10^10.
 
 Reference: Ioffe and Szegedy 2015; Ba et al. 2016; Yang et al. 2019, "A mean
 field theory of batch normalization".

@@ -1,20 +1,20 @@
 """Does a model learn as well from `auto_init` as from its own initialization?
 
-Question: where is what `auto_init` draws, and what `calibrate` makes of the
+Question: where is what `auto_init` draws, or what `calibrate` makes of the
 model's own draw, worse or better after training than what the authors of the
 architecture chose?
 
     python -m experiments.own_init
 
-trains ten small models by Adam, each from three initializations with three
-rates; the best rate of each is chosen on two seeds, and six others are compared
-in pairs: the same data, batches, keys. Some 15 minutes on 2 CPU cores. Expect:
-`auto_init` nowhere worse than two standard errors or 2 % of the loss's drop;
-better for a tied GPT (0.70 against 1.14), a GPT on Python source (2.07, 2.34),
-a ViT (0.19, 1.50), VGG (0.26, 1.58) and 40 layers of tanh (1.38, 1.49); equal
-for ResNets, U-Net, LSTM and 40 layers of GELU, which hardly learn. `calibrate`
-is worse for the LSTM (2.13 against 0.40), whose state is small at first, and
-for tanh (1.92), whose gradient it lets grow.
+trains ten small models with Adam, each from three initializations at three
+rates. The best rate of each is chosen on two seeds, and six others are compared
+in pairs, with the same data, batches and keys. It takes some 15 minutes on 2
+CPU cores. Expect: `auto_init` is nowhere worse than two standard errors or 2 %
+of the loss's drop. It is better for a tied GPT (0.70 against 1.14), a GPT on
+Python source (2.07, 2.34), a ViT (0.19, 1.50), VGG (0.26, 1.58) and 40 layers
+of tanh (1.38, 1.49), and equal for ResNets, U-Net, LSTM and 40 layers of GELU,
+which hardly learn. `calibrate` is worse for the LSTM (2.13 against 0.40), whose
+state is small at first, and for tanh (1.92), whose gradient it lets grow.
 
 Reference: Glorot and Bengio 2010; He et al. 2015; Radford et al. 2019 (GPT-2);
 Dosovitskiy et al. 2021 (ViT).

@@ -1,26 +1,26 @@
 """Do finite networks forget their inputs as fast as mean-field theory says?
 
 Question: where in the plane of weight and bias variance do two inputs become
-alike (ordered), where do they part (chaotic), over how many layers ξ_c, and do
-networks of widths 128 and 256 keep to it?
+alike (ordered), where do they diverge (chaotic), over how many layers ξ_c, and
+do networks of widths 128 and 256 agree with theory?
 
     python -m experiments.phase_diagram
 
 maps the phases, ξ_c and the critical line of tanh from theory, and measures ξ_c
-at 35 points on 32 networks of 60 layers each, at two widths: about a minute on
-2 CPU cores. Expect 30 points with a measured ξ_c: 29 of them within two
-standard errors of theory at width 256, half within 1.0 % of its value. In the
-chaotic phase width n shifts log f'(c*) = -1/ξ_c by b/n, with b of 0.7 ± 0.3
-(width 128) and 0.2 ± 0.5 (256), the same; without it 26 of 30 points lie within
-two standard errors, where Student's law allows 25 to 30. On the critical line
-itself ξ_c exceeds a third of the depth, and none is fitted.
-`--activation` chooses another function: ReLU has no chaotic phase with a
-fixed point, GELU a critical line that is partly unstable.
+at 35 points on 32 networks of 60 layers each, at two widths. It takes about a
+minute on 2 CPU cores. Expect 30 points with a measured ξ_c: 29 of them within
+two standard errors of theory at width 256, and half within 1.0 % of its value.
+In the chaotic phase, width n shifts log f'(c*) = -1/ξ_c by b/n, where b is
+0.7 ± 0.3 (width 128) and 0.2 ± 0.5 (256), which agree. Without this shift, 26
+of 30 points lie within two standard errors, where Student's law allows 25 to
+30. On the critical line itself, ξ_c exceeds a third of the depth, and none is
+fitted. `--activation` selects another function: ReLU has no chaotic phase with
+a fixed point, and GELU has a critical line that is partly unstable.
 
 The networks are spread over all devices. They start at the fixed point's length
-q*, so that transients of the length do not blur the correlation; their pairs of
-images are the most and the least alike, so that c* is met from both sides. How
-ξ_c is fitted is told in `fit.py`. Results go to a new directory:
+q*, so that transients of the length do not blur the correlation. Their pairs of
+images are the most and the least alike, so that c* is approached from both
+sides. `fit.py` explains how ξ_c is fitted. Results go to a new directory:
 phase_diagram.json and phase_diagram.png.
 """
 

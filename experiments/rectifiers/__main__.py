@@ -1,25 +1,27 @@
 """Do leaky ReLU and ELU fix dying ReLU?
 
 Question: what share of the units is dead (no gradient on any sample) while a
-network trains, by activation, learning rate, layer and first bias; do dead
-units come back; and how many networks are dead when they are born?
+network trains, by activation, learning rate, layer and initial bias; do dead
+units come back; and how many networks are dead from the start?
 
     python -m experiments.rectifiers
 
-trains 5-layer networks of width 64 on handwritten digits with SGD, 4 seeds for
-each of 3 activations, 3 learning rates and 2 biases; and draws thousands of
-thin deep networks: a minute on 2 CPU cores. A network that diverges is told of
-as such, and left out of all means. Expect of ReLU 0.5 % dead units after
-training at rate 0.1, and 2.6 % at 0.6; of leaky ReLU none, ever; of ELU none at
-these rates, but at 0.6 3 of 4 diverge, and at 0.7 the one that does not lost
-40 % of its units at once: the slope of JAX before 0.12, expm1(z) + 1, rounds to
-0 below z = -17.3. Biases that start at -1 leave 6 % of ReLU dead at rate 0.1.
-That is not why it learns slowly (21 % right): leaky ReLU learns no better, ELU
-does (97 %). Of ReLU units that ever died 44 to 91 % came back. Of ReLU networks
-with 40 layers of 4 units 92.6 % are born dead (theory: 92.4 %), with asymmetric
-weights 21 %; of 10 layers of 3, trained, 84 % learn but a constant: all that
-are born dead (74 %), and nearly half of the others, which die. At width 64 and
-rate 0.1 leaky ReLU and ReLU are claimed to be alike, to a point of accuracy.
+trains 5-layer networks of width 64 on handwritten digits with SGD, with 4 seeds
+for each of 3 activations, 3 learning rates and 2 biases, and draws thousands of
+thin deep networks. It takes a minute on 2 CPU cores. Networks that diverge are
+reported as such and left out of all means. Expect for ReLU 0.5 % dead units
+after training at rate 0.1, and 2.6 % at 0.6; for leaky ReLU none, ever. For
+ELU, expect none at these rates, but at 0.6 3 of 4 networks diverge, and at 0.7
+the one that does not lost 40 % of its units at once: the slope of JAX before
+0.12, expm1(z) + 1, rounds to 0 below z = -17.3. Biases that start at -1 leave
+6 % of ReLU units dead at rate 0.1. This is not why the network learns slowly
+(21 % right): leaky ReLU learns no better, while ELU does (97 %). Of the ReLU
+units that ever died, 44 to 91 % came back. Of ReLU networks with 40 layers of 4
+units, 92.6 % are born dead (theory: 92.4 %), with asymmetric weights 21 %. Of
+those with 10 layers of 3, after training, 84 % learn nothing but a constant:
+all that are born dead (74 %), and nearly half of the others, which die. At
+width 64 and rate 0.1, the claim is that leaky ReLU and ReLU are alike to within
+a point of accuracy.
 
 Reference: Lu et al. 2020, "Dying ReLU and initialization", §3 and §4.2; Maas et
 al. 2013; Clevert et al. 2016.

@@ -1,20 +1,20 @@
-"""Does it all agree with the papers, and with theory?
+"""Do the results agree with the papers, and with theory?
 
-Question: of the numbers that the literature names, which come out, and within
-what error?
+Question: which of the numbers in the literature are reproduced, and within what
+error?
 
     python -m experiments.reproduce
 
 runs the experiments at `--scale=smoke`, `laptop` or `tpu` (laptop: some 15
-minutes on 2 CPU cores; smoke: six, too small to agree everywhere) and puts each
-published number beside ours. Claims made of the same draws are counted once.
-Each says what its error is: two standard errors, which one in 22 exceeds by
-chance at another seed, three standard deviations by a law, or an allowance and
-why.
+minutes on 2 CPU cores; smoke: six, but too small to agree everywhere) and puts
+each published number beside ours. Claims based on the same draws are counted
+once. Each claim states what its error is: two standard errors, which one in 22
+exceeds by chance at another seed; three standard deviations according to a law;
+or an allowance, with the reason for it.
 
-`mu_transfer` takes half an hour more and runs where it is asked for, as
-`--experiments=mu_transfer`, and at `--scale=tpu`. There the slope of the GPT's
-best rate in μP was 0.18 of two seeds, where 0.15 is allowed.
+`mu_transfer` takes half an hour more. It runs only on request, with
+`--experiments=mu_transfer`, and at `--scale=tpu`. In its results, the slope of
+the GPT's best rate in μP was 0.18 with two seeds, where 0.15 is allowed.
 
 Results go to a new directory: reproduce.json, reproduce.png (every difference
 in units of its error) and reproduce.html, one page with all figures and tables.

@@ -1,23 +1,23 @@
 """Why do residual networks train?
 
 Question: how do signal and gradient grow through skip connections, which
-initial branches let deep networks learn, and is the identity easier to learn
-with them?
+initial branches let deep networks learn, and do they make the identity easier
+to learn?
 
     python -m experiments.residual
 
 measures random ReLU networks of up to 1000 layers, trains seven schemes on
-handwritten digits, and the identity on the embedded ones: a minute and a half
-on 2 CPU cores. Expect: the signal grows by 2^(1.01 ± 0.01) per plain block, to
-50.3 ± 1.4 after 50 pre-norm blocks (theory: 2 and 51). At 1000 layers the
-squared gradient of the first is 2^9 times the last's if pre-norm, 2^-57 in a
-plain He network (theory at width 64: 2^-58), exactly zero with Xavier from 300
-layers, and overflows in plain residual ones. At 64 blocks plain networks learn
-nothing (about 10 %) and He-residual ones diverge; pre-norm, zero branches,
-Fixup, SkipInit and ReZero reach 94 to 97 %. The first update of L blocks is as
-large as that of one if W₁ begins with L^-½ (Fixup: L^(-1/(2m - 2)) for m = 2
-layers a block). The identity is learnt to 0.6 % by
-16 residual blocks, to 69 % by plain ones.
+handwritten digits, and trains the identity on the embedded digits. It takes a
+minute and a half on 2 CPU cores. Expect: the signal grows by 2^(1.01 ± 0.01)
+per plain block, and to 50.3 ± 1.4 after 50 pre-norm blocks (theory: 2 and 51).
+At 1000 layers, the squared gradient of the first layer is 2^9 times the last's
+with pre-norm, 2^-57 in a plain He network (theory at width 64: 2^-58), exactly
+zero with Xavier from 300 layers, and it overflows in plain residual networks.
+At 64 blocks, plain networks learn nothing (about 10 %) and He-residual ones
+diverge; pre-norm, zero branches, Fixup, SkipInit and ReZero reach 94 to 97 %.
+The first update of L blocks is as large as that of one if W₁ starts scaled by
+L^-½ (Fixup: L^(-1/(2m - 2)) for m = 2 layers per block). The identity is
+learned to 0.6 % by 16 residual blocks, and to 69 % by plain ones.
 
 Reference: He et al. 2016; De and Smith 2020 (SkipInit); Zhang et al. 2019
 (Fixup); Bachlechner et al. 2021 (ReZero).

@@ -1,23 +1,24 @@
-"""Does signal flow through 100 layers, forward and backward, at birth?
+"""Do signals get through 100 layers, forward and backward, at initialization?
 
 Question: for which pairs of activation and initializer do activations and
-gradients keep their size through a deep network, and does theory say so?
+gradients keep their size through a deep network, and does theory agree?
 
     python -m experiments.signal_propagation
 
-sends real images (8×8 digits) through 100-layer networks of width 128, for
-every pair of 7 activations and 8 initializers and 16 seeds, and a random
-gradient back; under a minute on 2 CPU cores. Expect: Xavier on ReLU halves
-the second moment in every layer (2^-99 at the end); He holds it in both
-directions; normal(0.01) dies; sigmoid's gradient vanishes under all of them;
-tanh at its own gain keeps its activations while its gradient grows 1.178 times
-a layer (2^23); gelu at its own gain runs away, since its map is unstable. Next
-to each growth stands what theory allows at this width. Of 105 growths 98 lie
-in that band; gelu under He does not, where chance in the first layers decides
-how soon the signal dies, and five others miss it by less than 0.002.
+sends real images (8×8 digits) forward through 100-layer networks of width 128,
+for every pair of 7 activations and 8 initializers and 16 seeds, and a random
+gradient backward. It takes under a minute on 2 CPU cores. Expect: Xavier on
+ReLU halves the second moment in every layer (2^-99 at the end); He preserves it
+in both directions; with normal(0.01), signals die; sigmoid's gradient vanishes
+under all initializers; tanh at its own gain keeps its activations while its
+gradient grows 1.178 times per layer (2^23); gelu at its own gain diverges,
+since its map is unstable. Each growth is shown with what theory allows at this
+width. Of 105 growths, 98 lie in this band. gelu under He does not: chance in
+the first layers decides how soon the signal dies. Five others miss the band by
+less than 0.002.
 
-Networks that differ by the scale of their weights alone share one draw, so
-that the comparison is not blurred by chance. Results go to a new directory:
+Networks that differ only by the scale of their weights share one draw, so that
+chance does not blur the comparison. Results go to a new directory:
 signal_propagation.json and signal_propagation.png.
 """
 

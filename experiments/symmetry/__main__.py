@@ -1,22 +1,23 @@
 """Why not start with equal weights?
 
-Question: what do units learn that start equal, what is the accuracy of such a
-network, and how much noise must tell them apart, for how long?
+Question: what do units that start equal learn, what is the accuracy of such a
+network, and how much noise, for how long, does it take to tell them apart?
 
     python -m experiments.symmetry
 
-trains 2-layer tanh networks of width 16 on 256 handwritten digits by gradient
-descent on all of them at once: constant weights, constant weights with noise
-ε, random weights. 15 seconds on 2 CPU cores. Expect: units that start equal
-are equal to the last bit after 1500 updates, all kernels have rank 1, and
-accuracy stops at 23 % (a single unit does as well; random weights reach 100 %);
-noise 1e-2 breaks the symmetry within 3 updates, 1e-6 after 589 ± 12, where the
-linearised path says 608 ± 4.
+trains 2-layer tanh networks of width 16 on 256 handwritten digits by
+full-batch gradient descent, from constant weights, constant weights with noise
+ε, and random weights. It takes 15 seconds on 2 CPU cores. Expect: units that
+start equal are equal to the last bit after 1500 updates, all kernels have rank
+1, and accuracy stops at 23 % (a single unit does as well; random weights reach
+100 %). Noise of 1e-2 breaks the symmetry within 3 updates, and of 1e-6 after
+589 ± 12, where the linearised path predicts 608 ± 4.
 
-With learning rates n·η in the first layer, η in the middle, η/n in the last, a
-network of n equal units is, at every update, one of a single unit with rate η.
-Noise grows as its linearised path says, whatever its size: time to break the
-symmetry is linear in log(1/ε) wherever the growth rate on that path is steady.
+With learning rates n·η in the first layer, η in the middle and η/n in the last,
+a network of n equal units equals, at every update, a network of a single unit
+with rate η. Noise of any size grows as its linearised path predicts: the time
+to break the symmetry is linear in log(1/ε) wherever the growth rate on that
+path is steady.
 
 Reference: Rumelhart et al. 1986, §"Symmetry breaking"; Goodfellow et al. 2016,
 §8.4; Fukumizu and Amari 2000 (equal units are a saddle).

@@ -1,17 +1,18 @@
 """How far does theory reach in real architectures, row by row?
 
-Question: of a GPT, a ViT, a ResNet-18 (train and eval), a U-Net and a Llama,
-which sizes of signals and gradients does `initjax.predict` know at birth, and
-is it right by its own account?
+Question: which sizes of signals and gradients in a GPT, a ViT, a ResNet-18
+(train and eval), a U-Net and a Llama does `initjax.predict` know at
+initialization, and is it right within the errors that it states?
 
     python -m experiments.theory_rows
 
-draws 200 times the kernels of each network at small width, sends random inputs
-through and a random gradient back, and compares the mean second moment of every
-operation with the prediction: difference, standard error, stated error, and z,
-the difference beyond the stated error in standard errors. A few minutes on 2
-CPU cores. Expect: at least three quarters of the rows predicted both ways, and
-every |z| below 4.
+draws the kernels of each network 200 times at small width, sends random inputs
+forward and a random gradient backward, and compares the mean second moment of
+every operation with the prediction. It reports the difference, the standard
+error, the stated error, and z, the difference beyond the stated error in units
+of the standard error. It takes a few minutes on 2 CPU cores. Expect: at least
+three quarters of the rows are predicted in both directions, and every |z| is
+below 4.
 
 Reference: Dong et al. 2021, "Attention is not all you need"; Noci et al. 2022,
 "Signal propagation in transformers".

@@ -4,12 +4,12 @@
     python -m experiments.tpu_compile --experiments=rectifiers
 
 compiles every program of the experiments with XLA:TPU for slices that are not
-there, its runs spread over their chips. A table and a new directory with
-tpu_compile.json and .png tell, for each, the seconds that compiling took, and
-for one chip the operations of a call and the memory; or that the memory of a
-chip is too small, and then the exit status is 1. Needs no TPU, only libtpu.
-Operations are XLA's own count: the body of a loop counts once, however often it
-runs.
+attached, with the runs spread over their chips. Needs no TPU, only libtpu.
+Results are a table and a new directory with tpu_compile.json and .png. For each
+program, they show the compile time in seconds and, for one chip, the operations
+of a call and the memory, or that the memory of a chip is too small; the exit
+status is then 1. Operations are XLA's own count: the body of a loop counts
+once, however often it runs.
 """
 
 import dataclasses

@@ -1,24 +1,24 @@
 """Why do deep sigmoid nets not learn?
 
-Question: how does a gradient, a product of one Jacobian a layer, shrink; at
+Question: how does a gradient, a product of one Jacobian per layer, shrink; at
 which layer does it become exactly zero in float32, bfloat16 and float16; and
 what is left of learning?
 
     python -m experiments.vanishing
 
 measures random networks of 100 layers against mean-field theory, then trains
-networks of 10 layers on handwritten digits with SGD, each activation with the
-rate that is best for it, and shallow ones that start saturated: a minute on 2
-CPU cores. Expect: the gradient of sigmoid networks (√χ₁ = 0.236) loses 2.09
-bits a layer and is exactly 0 in float32 and bfloat16 62 layers below the
-output, in float16 13 layers (theory: 61.4 and 12.9; XLA on CPUs flushes
-subnormal numbers of the first two, keeps those of the third); with 10 layers
-sigmoid stays at chance, tanh and ReLU reach 97 % and 96 % of test images.
-Products of L Jacobians spread as L (linear), 2L (ReLU) and 0 (orthogonal).
-Of a gradient's power slopes let through 10 % in a sigmoid layer of σ_w² = 256,
-3 % in a tanh layer; 74 % and 91 % of their units are saturated at birth, and
-after 600 updates as many; such networks learn 81 % and 82 % of test images,
-where tanh of σ_w² = 1 learns 97 %.
+networks of 10 layers on handwritten digits with SGD, each activation at its
+best rate, and shallow ones that start saturated. It takes a minute on 2 CPU
+cores. Expect: the gradient of sigmoid networks (√χ₁ = 0.236) loses 2.09 bits
+per layer. It is exactly 0 in float32 and bfloat16 62 layers below the output,
+and in float16 13 layers below (theory: 61.4 and 12.9; XLA on CPUs flushes
+subnormal numbers of the first two and keeps those of the third). With 10
+layers, sigmoid stays at chance, while tanh and ReLU reach 97 % and 96 % on test
+images. Products of L Jacobians spread as L (linear), 2L (ReLU) and 0
+(orthogonal). With σ_w² = 256, the slopes let through 10 % of a gradient's power
+in a sigmoid layer, and 3 % in a tanh layer; 74 % and 91 % of their units are
+saturated at the start, and as many after 600 updates. Such networks reach 81 %
+and 82 % on test images, where tanh with σ_w² = 1 reaches 97 %.
 
 Reference: Hochreiter 1991; Bengio et al. 1994; Glorot and Bengio 2010;
 Schoenholz et al. 2017, §3 (χ₁); Pennington et al. 2017.

@@ -1,22 +1,22 @@
 """What does Xavier balance?
 
-Question: signals ask for weights of variance 1/n_in, gradients for 1/n_out;
-what do either, their harmonic mean 2/(n_in + n_out) and their geometric mean
-make of networks whose width changes? And for which activations does it work?
+Question: signals require weights of variance 1/n_in, and gradients 1/n_out;
+what do each of these, their harmonic mean 2/(n_in + n_out) and their geometric
+mean do to networks whose width changes? And for which activations does it work?
 
     python -m experiments.xavier
 
-sends handwritten digits through random networks, forward and backward: half a
-minute on 2 CPU cores. Expect, from 512 units to 32 in 8 linear layers, log₂ of
-second moments: 1/n_in keeps the signal and leaves 2⁻⁴ of the gradient, 1/n_out
-the reverse; Xavier's mean leaves 2^1.83 and 2^-2.17, the geometric mean 2² and
-2⁻². Normal and uniform weights agree. In 5 hidden layers of 256 units, from the
-last to the first, Xavier's gradients shrink by 2^1.8 (tanh), 2^4.2 (softsign)
-and 2^16.8 (sigmoid); any two images become one for the sigmoid (correlation
-1.00), which its mean of ½ does; the gradient is lost to its slope of ¼, and
-4·(sigmoid - ½) mends both (correlation 0.00, gradient 2^-0.8). The Jacobians of
-tanh layers have singular values of mean 0.82 (published: 0.8), with standard
-weights 0.48 (published: 0.5).
+sends handwritten digits through random networks, forward and backward. It takes
+half a minute on 2 CPU cores. Expect, from 512 units to 32 in 8 linear layers,
+in second moments: 1/n_in preserves the signal and leaves 2⁻⁴ of the gradient,
+and 1/n_out does the reverse; Xavier's mean leaves 2^1.83 and 2^-2.17, and the
+geometric mean 2² and 2⁻². Normal and uniform weights agree. In 5 hidden layers
+of 256 units, from the last to the first, Xavier's gradients shrink by 2^1.8
+(tanh), 2^4.2 (softsign) and 2^16.8 (sigmoid). With the sigmoid, any two images
+become one (correlation 1.00), because its mean is ½, and the gradient is lost
+because its slope is ¼; 4·(sigmoid - ½) fixes both (correlation 0.00, gradient
+2^-0.8). The Jacobians of tanh layers have singular values of mean 0.82
+(published: 0.8), and with standard weights 0.48 (published: 0.5).
 
 Reference: Glorot and Bengio 2010, "Understanding the difficulty of training
 deep feedforward neural networks", Eqs. 1, 10-16, §4.2.1 and Fig. 7.

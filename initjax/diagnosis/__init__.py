@@ -1,4 +1,4 @@
-"""What is wrong with a model, why, and what mends it."""
+"""Finds what is wrong with a model, why, and how to fix it."""
 
 from initjax.diagnosis._chain import Chain
 from initjax.diagnosis._diagnose import diagnose, verdicts_of_draws, verdicts_on

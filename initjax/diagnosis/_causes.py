@@ -1,8 +1,8 @@
-"""Why a signal or a gradient grows or shrinks, and which weights mend it.
+"""Why a signal or a gradient grows or shrinks, and which weights fix it.
 
 The typical layer of a chain is compared with theory, at infinite width and unit
-variance: σ_w² = 1/E[φ²] keeps the signal, χ₁ = σ_w²E[φ'²] is the gradient's
-factor, and the slope of the length map says whether the signal stays there.
+variance: σ_w² = 1/E[φ²] preserves the signal, χ₁ = σ_w²E[φ'²] is the factor of
+the gradient, and the slope of the length map says whether the signal stays.
 
 Reference: Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015.
 """

@@ -1,4 +1,4 @@
-"""A chain of layers: each operation fed by an activation of the one before."""
+"""Chains of layers: each operation reads an activation of the previous one."""
 
 import dataclasses
 import math

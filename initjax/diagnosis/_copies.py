@@ -1,7 +1,8 @@
-"""Verdicts on what was drawn with one key, or copied: leaves, and their slices.
+"""Verdicts on leaves, or their slices, that are copies or share a random key.
 
-The values of the parameters alone tell, by the detector of `measurement`, which
-`audit` asks, too. What a copy is for, its gradient tells: a teacher gets none.
+The values of the parameters alone reveal this, through the detector in
+`measurement` that `audit` uses as well. The gradient tells what a copy is for:
+a teacher gets none.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""`diagnose`: what is wrong with a model, why, and the line that mends it."""
+"""`diagnose`: what is wrong with a model, why, and the line that fixes it."""
 
 import dataclasses
 import functools
@@ -47,31 +47,34 @@ def diagnose(
   init: Callable[[jax.Array], Any] | None = None,
   draws: int | None = None,
 ) -> SignalReport:
-  """`measure` with verdicts: exploding, vanishing, dead, saturated, ...
+  """Measures a model and judges it: exploding, vanishing, dead, saturated, ...
 
-  Each verdict says what was measured against what, its cause, and what to
-  paste or change. Growth is called sick only beyond what chance does at these
-  widths: over a single draw by the law of finite width, over several by how
-  they scatter. Runs `fn` itself, under jit; not to be called inside jit.
+  Each verdict states what was measured, what it was compared with, the cause,
+  and what to paste or change. Growth counts as sick only if it exceeds what
+  chance produces at these widths: for a single draw, according to the law of
+  finite width; for several draws, according to their scatter. `diagnose` runs
+  `fn` itself, under jit; do not call it inside jit.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree of arrays; ignored where `init` is given. A module that
-      holds its parameters is followed by its inputs.
+    params: any pytree of arrays; ignored if `init` is given. If `fn` is a
+      module that holds its parameters, omit `params` and pass the inputs
+      directly.
     *inputs: the other arguments of `fn`.
     key: for the random cotangent, and for `init`.
-    cotangent: gradient with respect to the outputs, of their structure.
+    cotangent: the gradient with respect to the outputs, with their structure.
     has_aux: whether `fn` returns `(outputs, aux)`.
-    init: from a key to parameters, for several draws; of a module that holds
-      them, to `initjax.functional(module)[1]`.
-    draws: how many `init` draws (8 if None); without `init`, the length of
-      the leading axis of every leaf of `params`.
+    init: a function from a key to parameters, for several draws. For a module
+      that holds its parameters, it returns
+      parameters like `initjax.functional(module)[1]`.
+    draws: how many draws of `init` to take (8 if None); without `init`, the
+      length of the leading axis of every leaf of `params`.
 
   Returns:
-    A report with `verdicts`, worst first; `print` it, or `to_html`, `plot`.
-    `unjudged` names the rows whose growth could not be judged, and why;
-    `judged` is False if there was nothing to judge: no linear operation of a
-    parameter was seen, or none had a sample.
+    A report with `verdicts`, worst first: `print` it, or use `to_html` or
+    `plot`. `unjudged` names the rows whose growth could not be judged, and why.
+    `judged` is False if there was nothing to judge: no linear operation that
+    uses a parameter was seen, or none had a sample.
 
   Raises:
     TypeError: if `fn` is neither a function nor a module.
@@ -158,15 +161,15 @@ def verdicts_of_draws(
   keys: jax.Array,
   *inputs: Any,
 ) -> list[tuple[Verdict, ...]]:
-  """Of each draw of the parameters its verdicts: one program measures all.
+  """Returns the verdicts on each draw, measuring all draws in one program.
 
-  For rates of false alarms, and of what is found, on a model of your own;
-  `diagnose(init=, draws=)` is one judgement of several draws.
+  Use it for rates of false alarms and of detection on your own model. In
+  contrast, `diagnose(init=, draws=)` judges several draws together.
 
   Args:
     fn: a function of parameters and inputs.
-    init: from a key to parameters.
-    keys: [draws], each of parameters and of a random cotangent.
+    init: a function from a key to parameters.
+    keys: [draws], each for the parameters and a random cotangent.
     *inputs: the other arguments of `fn`.
 
   >>> init = lambda key: jax.random.normal(key, (16, 16)) / 4

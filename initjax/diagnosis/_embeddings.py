@@ -1,7 +1,7 @@
-"""Embeddings whose rows are small where nothing normalizes them.
+"""Verdicts on embeddings with small rows that nothing normalizes.
 
-BERT, GPT-2 and T5 draw them small and normalize what reads them; a recurrent
-cell or a plain network reads them as they are.
+BERT, GPT-2 and T5 draw embeddings small and normalize them before use; a
+recurrent cell or a plain network reads them as they are.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""The first equation that makes NaN, or an infinity, of numbers that are none.
+"""Finds the first equation that turns finite numbers into NaN or an infinity.
 
-The model runs once more, equation by equation and with values at hand; of a
-loop, the repeat that makes them. What an array comes from that is not finite is
-noted, and what the outputs come from is told: a `where` may have discarded the
-rest.
+The model runs once more, equation by equation and with concrete values; of a
+loop, only the repeat that produces them. The origin of each non-finite array is
+recorded, and the origin of the outputs is reported: a `where` may have
+discarded the rest.
 """
 
 import functools

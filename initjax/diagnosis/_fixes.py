@@ -1,4 +1,4 @@
-"""How the line that mends a model is written."""
+"""How the line that fixes a model is written."""
 
 import textwrap
 from collections.abc import Sequence

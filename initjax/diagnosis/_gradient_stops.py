@@ -1,6 +1,6 @@
-"""Why a parameter gets no gradient, where no step of the others helps.
+"""Why a parameter gets no gradient, even after the others have moved.
 
-A `stop_gradient` is in its way, or nothing leads to an output that has a
+A `stop_gradient` is in its way, or it does not lead to an output that has a
 gradient; it is an expert that no sample reached, or in a branch not taken.
 """
 

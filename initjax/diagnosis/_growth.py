@@ -1,10 +1,10 @@
 """Exploding and vanishing: growth along the graph, against what chance allows.
 
 One draw of the weights proves little: the logarithm of |x_L|² of a healthy
-network walks at random. For a chain of layers the law is known (`_law`);
-elsewhere a bound is (`_spread`). Only growth beyond it is called sick. Each
-piece of a model is judged by itself (`_pieces`): towers do not follow each
-other, and of blocks the same operations are compared.
+network performs a random walk. For a chain of layers the law of this walk is
+known (`_law`); elsewhere a bound is (`_spread`). Only growth beyond it is
+called sick. Each piece of a model is judged separately (`_pieces`): towers do
+not follow each other, and corresponding operations of blocks are compared.
 
 Reference: Hanin 2018; Hanin and Nica 2020; Roberts, Yaida and Hanin 2022, §5.
 """

@@ -1,15 +1,15 @@
 """One bad layer: what a layer does to sizes that its neighbours do not.
 
-Of a chain, what layer l adds to log₂ sizes is compared with what theory expects
-of what feeds it, forward and backward,
+In a chain, what layer l adds to log₂ sizes is compared with what theory expects
+for its input, forward and backward,
 
     r_l = log₂ q_l - log₂ K(q_{l-1}),  log₂ |g_{l-1}|² - log₂ |g_l|² - log₂ χ_l
 
-less the median over layers, so that weights which are all too large are no
-finding here. To first order that is the whitened e = R⁻¹(d - μ), C = RRᵀ, in
-units of R's diagonal: with the law's own maps, large steps are no error. Where
-a chain's layers scatter more than the law says (weights that were trained) or
-where no law is known, their own scatter is used.
+less the median over layers, so that weights which are all too large are not a
+finding here. To first order this is the whitened e = R⁻¹(d - μ), C = RRᵀ, in
+units of R's diagonal; since the law's own maps are used, large steps cause no
+error. Where a chain's layers scatter more than the law says (trained weights),
+or where no law is known, their own scatter is used.
 """
 
 import itertools

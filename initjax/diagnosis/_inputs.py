@@ -1,8 +1,8 @@
-"""What the inputs themselves explain, asked before the model is judged.
+"""What the inputs alone explain, checked before the model is judged.
 
 On zeros, or on bytes that nobody scaled, a healthy model looks sick: signals
-stop, or saturate. Then the input is named, and the verdicts that it explains
-are not given.
+stop, or saturate. In this case the verdict names the input, and the verdicts
+that it explains are withheld.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 Theory at the chain's own widths gives the mean and the covariance of all
 logarithms under the null hypothesis (`_null`), and generalized least squares
-the best estimate of the drift per layer, with its error: for ReLU that compares
-the ends, for contracting maps it averages over layers.
+gives the best estimate of the drift per layer, with its error. For ReLU, this
+compares the ends; for contracting maps, it averages over layers.
 
 Reference: Hanin and Nica 2020; Roberts, Yaida and Hanin 2022; Aitken 1935.
 """

@@ -1,8 +1,8 @@
 """Which rows feed which: a model's rows as a directed graph.
 
-A row has a `Link` where a function of one other row's output, entry by entry or
-pooled, is all that feeds it; a sum of rows, a product, streams side by side,
-attention, and a normalization are no such function.
+A row has a `Link` if its only input is a function of one other row's output,
+entry by entry or pooled. A sum of rows, a product, streams side by side,
+attention, and a normalization are not such functions.
 """
 
 import bisect

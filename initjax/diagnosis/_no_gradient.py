@@ -1,13 +1,13 @@
 """Parameters that get no gradient, on this batch and after the others moved.
 
-A kernel of zeros hides the gradient of what comes before it until it has moved
-itself: so zeros are excused, unless two of them hide each other. With S₀ the
-parameters of nonzero gradient,
+A kernel of zeros hides the gradient of everything before it until it has moved
+itself. Zeros are therefore excused, unless two of them hide each other. With S₀
+the parameters whose gradient is nonzero,
 
     θ ← θ - 0.1 |θ| g / |g|  for those in S,   S ← S ∪ {those with g ≠ 0}
 
-until nothing is added, three times at most. It is asked only where a gradient
-is exactly 0.
+until nothing is added, at most three times. This runs only if some gradient is
+exactly 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Verdicts on infinities and NaN: overflow, a pole, or ids beyond a table.
 
 Numbers that grow past the range of a dtype and 0/0 look the same afterwards,
-and want different cures. So the first equation that made them is looked for.
+but need different fixes, so the first equation that produced them is located.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The null hypothesis: a chain that keeps its signal's size, by theory.
 
-Forward, the weights are those that keep the signal at the size that it has;
+Forward, the weights are those that keep the signal at its present size;
 backward, those for which χ₁ = 1 there. A contracting map, such as that of tanh,
-keeps it at any σ_w² above 1/φ'(0)²: there the null has the variance of the
+keeps it at any σ_w² above 1/φ'(0)²: the null then has the variance of the
 model.
 
 Reference: Poole et al. 2016; Schoenholz et al. 2017; Hanin and Nica 2020.

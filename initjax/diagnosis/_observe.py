@@ -1,4 +1,4 @@
-"""One look at a model, for verdicts and for assertions: measured in detail."""
+"""One detailed measurement of a model, for verdicts and for assertions."""
 
 import functools
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""Verdicts that the values of the parameters give, without running the model.
+"""Verdicts based on the values of the parameters, without running the model.
 
 Each check takes the graph and the leaves by path, wherever they are, and yields
-verdicts. A leaf of one value throughout (zeros, ones) is nobody's mistake and
-is passed over, except where equal columns are the point.
+verdicts. A leaf with one value throughout (zeros, ones) is not a mistake and is
+skipped, unless equal columns are what is being checked.
 """
 
 import functools

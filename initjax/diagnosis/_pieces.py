@@ -1,4 +1,4 @@
-"""What of a model is judged together, and what is not judged.
+"""Which parts of a model are judged together, and which are not judged.
 
     chain   operations that feed each other, one by one
     blocks  the same operation in one block after another: a residual stream,

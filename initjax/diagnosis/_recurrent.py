@@ -1,4 +1,4 @@
-"""What a recurrence does to its signal and gradient, and what mends it.
+"""What a recurrence does to its signal and gradient, and how to fix it.
 
 References: Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and
 Sutskever 2015; Le, Jaitly and Hinton 2015.

@@ -1,4 +1,4 @@
-"""What chance adds per operation, where no law of the whole is known.
+"""What chance adds per operation, where no law for the whole is known.
 
 Each layer of fan n adds, at order 1/n,
 

@@ -1,8 +1,8 @@
-"""How likely a layer is as far off as it is, by draws and beyond them.
+"""How likely it is that a layer is this far off, even beyond the draws.
 
-The log of an average over few units is skewed: a layer loses far more by chance
-than it wins. Draws tell its mean, variance and skewness, and the log of a gamma
-variable of the same three what lies further out than any draw:
+The log of an average over few units is skewed: by chance, a layer loses far
+more than it gains. Draws give its mean, variance and skewness, and the log of a
+gamma variable with the same three gives what lies further out than any draw:
 
     x = a + b·log G,  G ~ Gamma(k),  skewness ψ''(k)/ψ'(k)^1.5
 

@@ -1,4 +1,4 @@
-"""Why units are off, and why samples look alike: what the graph says of it."""
+"""Why units are off and samples look alike, according to the graph."""
 
 import numpy as np
 

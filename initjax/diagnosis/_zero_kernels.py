@@ -1,7 +1,7 @@
-"""Which exact zeros are meant: those that a kernel of zeros makes.
+"""Which exact zeros are intended: those that a kernel of zeros produces.
 
-Residual branches and readouts are often started at zero. Such a kernel excuses
-what it feeds, and the gradient of what feeds it; nothing beside its path.
+Residual branches and readouts often start at zero. Such a kernel excuses what
+it feeds, and the gradient of what feeds it, but nothing outside its path.
 """
 
 from initjax.graph import SignalGraph, Site, Stream, terms_within

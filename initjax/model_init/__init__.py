@@ -1,4 +1,4 @@
-"""Whole-model initialization: fast, by true fans, calibrated."""
+"""Initializes whole models: fast, by true fans, or calibrated on data."""
 
 from initjax.model_init._auto_init import auto_init, plan_init
 from initjax.model_init._calibrate import calibrate

@@ -1,9 +1,9 @@
-"""Which use of a kernel decides its variance, row by row.
+"""Decides, row by row, which use of a kernel determines its variance.
 
-A kernel is a leaf, or a part of one that is sliced before it is used. Every use
-asks for a variance; where several uses share entries (tied weights, a kernel
-that is applied at every time step) one of them decides: the first or the last
-that carries a signal, or the first that is no look-up.
+A kernel is a leaf, or a part of one that is sliced before use. Every use asks
+for a variance. Where several uses share entries (tied weights, or a kernel that
+is applied at every time step), one of them decides: the first or the last that
+carries a signal, or the first that is not a look-up.
 """
 
 import dataclasses

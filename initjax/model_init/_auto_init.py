@@ -1,4 +1,4 @@
-"""`auto_init`: every kernel by its true fans and by what really feeds it."""
+"""`auto_init`: draws each kernel by its true fans and its actual input."""
 
 import functools
 import math
@@ -60,74 +60,76 @@ def auto_init(
   second_moment: float = 1.0,
   check: bool = True,
 ) -> Any:
-  """Draws every kernel of a model with the variance that its place asks for.
+  """Draws every kernel of a model with the variance that its place requires.
 
-  The graph of `fn` says how each parameter is used. A kernel that feeds on φ(h)
-  gets, with its true fans and ζ ~ N(0, 1),
+  The graph of `fn` shows how each parameter is used. A kernel whose input is
+  φ(h) gets, with its true fans and ζ ~ N(0, 1),
 
       forward   Var W = 1/(fan_in·E[φ(√q ζ)²])    unit second moment comes out
       backward  Var W = 1/(fan_out·E[φ'(√q ζ)²])  the gradient keeps its size
 
-  where q = E[h²] is counted through sums (residual streams, biases as they
-  are), products of branches with kernels of their own (gated units; backward,
-  the gradient of the product is kept), factors and normalizations; constant
-  factors between parameter and operation are taken out. What the graph does not
-  tell (softmax, pooling) is taken to have unit second moment, as is an
-  activation without finite moments (1/x, log x), and the plan says so. There is
-  no compromise of fans: along a stack, the ratios fan_in/fan_out cancel. But
-  where the gradient would grow more than tenfold along a chain of layers, as in
-  15 of tanh, "balanced" lets neither it nor the signal grow,
+  where q = E[h²] is tracked through sums (residual streams, and biases at their
+  given values), products of branches that have kernels of their own (gated
+  units; in the backward direction, the gradient of the product is kept),
+  factors and normalizations. Constant factors between a parameter and its
+  operation are compensated. Where the graph does not determine the second
+  moment (softmax, pooling), it is assumed to be 1, as it is for an activation
+  without finite moments (1/x, log x), and the plan says so. Fans are not
+  averaged: along a stack, the ratios fan_in/fan_out cancel. However, where the
+  gradient would grow more than tenfold along a chain of layers, as in 15 layers
+  of tanh, "balanced" lets neither the gradient nor the signal grow,
 
       balanced  Var W = 1/(fan_in·max(E[φ(√q ζ)²], E[φ'(√q ζ)²])),
 
-  since such models learn worse from unit signals: after 40 layers of tanh these
-  are chaotic. Elsewhere it is the rule "forward".
+  because such models learn worse from unit signals: after 40 layers of tanh,
+  unit signals are chaotic. Everywhere else, "balanced" is the rule "forward".
 
-  Where parameters and inputs are arrays, and more than placeholders (one number
-  throughout), the result is measured on them: one pass forward and backward. A
-  signal that is eight times larger or smaller than it should be, a gradient
-  that explodes or vanishes, and what theory knows to be unstable are warned of
-  together; what is not finite is an error.
+  If parameters and inputs are concrete arrays, and not mere placeholders (the
+  same number throughout), the result is measured on them in one forward and one
+  backward pass. A single warning reports signals that are eight times larger or
+  smaller than intended, gradients that explode or vanish, and anything that
+  theory predicts to be unstable. Non-finite values raise an error.
 
-  Kernels that are sliced before use are drawn part by part, stacked ones layer
-  by layer, rows of an embedding with unit variance. Where a kernel is used more
-  than once, `tied` says which use that carries a signal decides. By "readout" a
-  look-up has no say where its table is multiplied as well: logits start with
-  unit second moment, tokens with 1/fan_in after a norm, and positions that are
-  added to them with as much. A kernel computed from parameters (weight
-  standardization) is drawn as if it were used directly. Keys go by path: no
-  other parameter has a say in the values.
+  Kernels that are sliced before use are drawn part by part, stacked kernels
+  layer by layer, and the rows of an embedding with unit variance. If a kernel
+  is used more than once, `tied` selects which of the uses that carry a signal
+  decides. With "readout", a look-up is ignored if its table is also multiplied:
+  logits then start with unit second moment, tokens with 1/fan_in if a norm
+  precedes the readout, and positions that are added to tokens with the same.
+  A kernel that is computed from parameters (weight standardization) is drawn as
+  if it were used directly. Random keys are derived from paths, so the values of
+  one parameter do not depend on the others.
 
   Args:
     key: a PRNG key.
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree. Kernels may be `jax.ShapeDtypeStruct`s; all else must be
-      concrete and is returned as it is. A module that holds its parameters is
-      followed by its inputs.
+    params: any pytree. Kernels may be `jax.ShapeDtypeStruct`s; everything else
+      must be concrete and is returned unchanged. If `fn` is a module that holds
+      its parameters, omit `params` and pass the inputs directly.
     *inputs: the other arguments of `fn`; shapes are enough.
     direction: "forward", "backward" or "balanced".
-    distribution: "truncated_normal", "normal", "uniform" or "orthogonal"
-      (embeddings and computed kernels are then normal).
-    tied: "first" or "last" use decides; "readout" is the first that is no
-      look-up.
-    second_moment: of the inputs, > 0.
-    check: whether to measure the result, which costs about one gradient and its
-      compilation; nothing is measured while it is being traced.
+    distribution: "truncated_normal", "normal", "uniform" or "orthogonal" (which
+      draws embeddings and computed kernels from a normal distribution).
+    tied: which use decides: "first", "last", or "readout", the first use that
+      is not a look-up.
+    second_moment: the second moment of the inputs, > 0.
+    check: whether to measure the result, which costs about as much as one
+      gradient and its compilation. Nothing is measured under tracing.
 
   Returns:
-    The parameters, or a new module with them where one was given.
+    The parameters, or a new module that holds them if one was given.
 
   Raises:
-    ValueError: for an unknown option, or where nothing can be initialized.
-    TypeError: for a parameter that is no kernel and has no value, or for what
-      is no key.
-    FloatingPointError: where signal or gradient are not finite.
+    ValueError: if an option is unknown, or nothing can be initialized.
+    TypeError: if a parameter that is not a kernel has no value, or `key` is not
+      a key.
+    FloatingPointError: if the signal or the gradient is not finite.
 
   Warns:
-    UserWarning: where theory says that the forward map is unstable, so that
-      chance is amplified tenfold or more over the depth of the model, that a
-      guess is raised to a power, or that the gradient changes 2^±10 times; and
-      where signal or gradient, as measured, stray.
+    UserWarning: if theory predicts that the forward map is unstable, so that
+      chance is amplified tenfold or more over the depth of the model; that a
+      guess is raised to a power; or that the gradient changes 2^±10 times; and
+      if the measured signal or gradient is out of range.
 
   >>> def mlp(params, x):
   ...   return jax.nn.relu(x @ params["first"]) @ params["second"]
@@ -167,24 +169,26 @@ def plan_init(
   tied: Tied = "readout",
   second_moment: float = 1.0,
 ) -> VariancePlan:
-  """What `auto_init` would set, and why; draws nothing.
+  """Returns what `auto_init` would set, and why, without drawing anything.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s: of what is no
-      kernel, scales are then taken as 1 and biases as 0, and the plan says so.
-      A module that holds its parameters is followed by its inputs.
+    params: any pytree. Leaves may be `jax.ShapeDtypeStruct`s: if a leaf is not
+      a kernel, scales are then assumed to be 1 and biases 0, and the plan says
+      so. If `fn` is a module that holds its parameters, omit `params` and pass
+      the inputs directly.
     *inputs: the other arguments of `fn`; shapes are enough.
-    direction: as in `auto_init`, like all other options.
-    distribution: of the entries.
-    tied: which use decides.
-    second_moment: of the inputs, > 0.
+    direction: as in `auto_init`, like all the options below.
+    distribution: the distribution of the entries.
+    tied: which use of a kernel decides.
+    second_moment: the second moment of the inputs, > 0.
 
   Returns:
-    A row for each use of a kernel, and notes on the whole; `print` it.
+    A plan with a row for each use of a kernel, and notes on the model as a
+    whole; `print` it.
 
   Raises:
-    ValueError: for an unknown option, or where nothing can be initialized.
+    ValueError: if an option is unknown, or nothing can be initialized.
 
   >>> mlp = lambda p, x: jnp.tanh(x @ p["first"]) @ p["second"]
   >>> kernel = jax.ShapeDtypeStruct((64, 64), jnp.float32)

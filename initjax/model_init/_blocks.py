@@ -1,9 +1,9 @@
 """Random arrays drawn flat and in blocks, with the values of jax.random.
 
-With partitionable threefry keys the bits of an element depend on the key and
-on the element's position alone: bits[i] = threefry(key, i). So a chain of
-elementwise operations on random bits can be computed for any part of an array:
-a block at a time into the result, or on each device the shard that it holds.
+With partitionable threefry keys, the bits of an element depend only on the key
+and on the element's position: bits[i] = threefry(key, i). A chain of
+elementwise operations on random bits can therefore be computed for any part of
+an array: one block at a time, or, on each device, only the shard that it holds.
 """
 
 import math

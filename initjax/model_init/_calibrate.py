@@ -41,77 +41,79 @@ def calibrate(
   tied: str = "readout",
   check: bool = True,
 ) -> tuple[Any, Calibration]:
-  """Rescales every kernel so that its output has the wanted second moment.
+  """Rescales every kernel so that its output has the desired second moment.
 
-  One forward pass. The output of a linear operation, before its bias, scales
-  with its kernel, so at each operation
+  This takes one forward pass. The output of a linear operation, before its
+  bias, is proportional to its kernel. So at each operation
 
       factor = √(target / statistic(output)),
 
-  the output is multiplied by it, and the same pass goes on. Each factor is
-  carried back to the parameters through the transpose of the view L that made
-  the kernel, entry by entry:
+  the output is multiplied by this factor, and the same pass continues. Each
+  factor is carried back to the parameters, entry by entry, through the
+  transpose of the view L that made the kernel:
 
       leaf ← leaf · Lᵀ(factor) / Lᵀ(1),
 
-  so stacked layers get a factor for each repeat of their scan, and slices of a
-  fused kernel one each. An operation is a matrix product, a convolution or an
-  embedding look-up with a parameter; it has one factor for all its output, also
-  where it holds several heads or experts. Parameters that are not kernels, such
-  as biases, keep their values.
+  so stacked layers get one factor for each repeat of their scan, and the slices
+  of a fused kernel get one each. An operation is a matrix product, a
+  convolution or an embedding look-up that uses a parameter. It has one factor
+  for its whole output, even if that holds several heads or experts. Parameters
+  that are not kernels, such as biases, keep their values.
 
-  The statistic of every operation is then the target, to rounding, except
-  where `info.skipped` says why not:
+  Afterwards, the statistic of every operation equals the target up to rounding,
+  except where `info.skipped` gives a reason:
 
-  - a kernel used several times (tied, overlapping slices, or the same at every
-    repeat of a scan) has one factor, which its later uses have to take as well:
-    that of its first use whose output is not zero, or with "pooled" the one
-    that gives all live uses taken together the target. With "readout" the first
-    use is one that is no look-up, where there is one: logits have the target,
-    and positions become as large as the tokens that they are added to. Where
-    tables are read out, and in pooling, there is a second pass; either is exact
-    as far as signals do not change by it, as behind a norm;
-  - factor 1 where there is nothing to divide by: an output that is zero, not
-    finite or, for the variance, constant; and in a branch not taken;
-  - factor 1 where a kernel is not a view of parameters, as under weight
-    standardisation; where a parameter reaches an operation in another way too;
-    and inside while loops and kernels written by hand.
+  - A kernel that is used several times (tied, in overlapping slices, or the
+    same at every repeat of a scan) has one factor, which later uses must share.
+    It is determined by the first use whose output is not zero or, with
+    "pooled", by all live uses together, whose pooled statistic then equals the
+    target. With "readout", the first use that is not a look-up counts, if there
+    is one: logits then meet the target, and positions become as large as the
+    tokens to which they are added. Tables that are read out, and pooling,
+    require a second pass. Either result is exact if the second pass does not
+    change the signals, as behind a norm.
+  - The factor is 1 where there is nothing to divide by: where an output is
+    zero, not finite or, for the variance, constant; and in branches not taken.
+  - The factor is 1 where a kernel is not a view of parameters, as under weight
+    standardisation; where a parameter reaches an operation in another way as
+    well; and inside while loops and hand-written kernels.
 
-  The result is measured in the same program, forward and backward: what strays
-  from the target, and a gradient that explodes or vanishes, is warned of. So it
-  is not inside `jit`, nor on placeholders (inputs of one number throughout).
+  The result is measured in the same program, forward and backward. A warning
+  reports what deviates from the target, and a gradient that explodes or
+  vanishes. Nothing is measured inside `jit`, or on placeholders (inputs with
+  the same number throughout).
 
-  Works inside `jit` and `vmap`, and on sharded parameters, which stay so.
-  Inside a `shard_map` all devices act as one: a kernel that is split between
-  them has one factor. Of branches that each device chooses for itself, kernels
-  keep factor 1.
+  `calibrate` works inside `jit` and `vmap`, and on sharded parameters, which
+  stay sharded. Inside a `shard_map`, all devices act as one: a kernel that is
+  split between them has one factor. In branches that each device chooses for
+  itself, kernels keep factor 1.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree of arrays. A module that holds its parameters is followed
-      by its inputs.
+    params: any pytree of arrays. If `fn` is a module that holds its parameters,
+      omit `params` and pass the inputs directly.
     *inputs: the other arguments of `fn`: a batch of data, keys.
-    target: the statistic that is wanted, in squared units of the signal.
+    target: the desired statistic, in squared units of the signal.
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
       entries of the output.
     tied: "first", "pooled" or "readout", for kernels that are used several
-      times; of an LSTM, whose state is small at first, "pooled": a factor from
-      there is too large later.
-    check: whether to measure the result, for the price of a gradient.
+      times. Choose "pooled" for an LSTM: its state is small at first, and a
+      factor determined there is too large later.
+    check: whether to measure the result, which costs about one gradient.
 
   Returns:
-    The parameters, or a new module with them where one was given, and a
-    `Calibration`: rows of factors, statistics before and reasons; printed, it
-    is a table.
+    The parameters, or a new module that holds them if one was given, and a
+    `Calibration` with factors, the statistics before, and the reasons for what
+    was skipped; it prints as a table.
 
   Raises:
     TypeError: if `fn` is neither a function nor a module.
     ValueError: if the target is not positive, an array is abstract, or no
       parameter is used in a linear operation.
-    FloatingPointError: where signal or gradient are not finite.
+    FloatingPointError: if the signal or the gradient is not finite.
 
   Warns:
-    UserWarning: where signal or gradient, as measured, stray.
+    UserWarning: if the measured signal or gradient is out of range.
 
   Reference: the goal is that of LSUV, Mishkin & Matas (2016), "All you need is
   a good init", algorithm 1, which takes at least one forward pass per layer.

@@ -1,4 +1,4 @@
-"""What `calibrate` says of each operation."""
+"""What `calibrate` reports about each operation."""
 
 import dataclasses
 import math
@@ -45,10 +45,10 @@ class Operation(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-  """What was done: a pytree of arrays, so it passes through jit and vmap.
+  """What was done: a pytree of arrays, which can pass through jit and vmap.
 
-  Rows stand in the order of `graph.ops`; under scans their leaves have the
-  lengths of the scans as last axes.
+  Rows are in the order of `graph.ops`. Under scans, the lengths of the scans
+  are the last axes of their leaves.
   """
 
   rows: tuple[Row, ...]
@@ -90,9 +90,9 @@ class Calibration:
 
   @property
   def skipped(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-    """(path, repeat, reason) of those whose statistic need not be the target.
+    """(path, repeat, reason) of operations whose statistic may miss the target.
 
-    Among them later uses of a kernel that has one factor for all its uses.
+    This includes later uses of a kernel that has one factor for all its uses.
     """
     return tuple(
       (op.path, op.repeat, op.reason)

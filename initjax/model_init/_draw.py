@@ -1,4 +1,4 @@
-"""Drawing kernels: noise as the operand sees it, put back into the leaf."""
+"""Draws kernels as their operations see them, and puts them into leaves."""
 
 import functools
 import math

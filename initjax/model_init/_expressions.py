@@ -1,8 +1,8 @@
-"""A jaxpr as values that know how they are computed.
+"""Represents a jaxpr as values that know how they are computed.
 
-Calls (jit, remat, custom derivatives) are inlined; of a loop, each output is a
-loop of its own that carries only what that output needs. Numbers that depend
-on nothing are computed at once, as they are outside of jit.
+Calls (jit, remat, custom derivatives) are inlined. Each output of a loop
+becomes a loop of its own that carries only what this output needs. Numbers that
+depend on nothing are computed at once, as they are outside jit.
 """
 
 import dataclasses

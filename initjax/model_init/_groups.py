@@ -1,7 +1,7 @@
 """Kernels that overlap share one factor; all others have one of their own.
 
-Where the kernel is sliced by scans, the factor has their lengths as axes; in
-other scans it is carried from one repeat to the next, with what is known of it.
+If the kernel is sliced by scans, its factor has their lengths as axes. In other
+scans, the factor and what is known of it are carried from repeat to repeat.
 """
 
 import dataclasses

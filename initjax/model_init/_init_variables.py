@@ -1,4 +1,4 @@
-"""A model's own initialization, each distinct part of it compiled once."""
+"""Runs a model's own initialization, compiling each distinct part only once."""
 
 import itertools
 import warnings
@@ -44,49 +44,51 @@ def init_variables(
   progress: bool | None = None,
   check: bool = False,
 ) -> Any:
-  """A model's variables by its own initializers, fast and in little memory.
+  """Runs a model's own initializers, fast and in little memory.
 
-  The init function is traced, not run. Its jaxpr is cut into one slice for
-  each leaf, and slices that differ only in keys and numbers share one
-  compilation, so that depth costs none. Values are those of `model.init` bit
-  for bit, but where XLA rounds one program otherwise than several, in the last
-  place: a·b + c, quotients, complex products, draws inside a loop (`nn.scan`).
+  The init function is traced, not run. Its jaxpr is cut into one slice for each
+  leaf, and slices that differ only in keys and numbers share one compilation,
+  so extra depth costs no compile time. Values are those of `model.init` bit for
+  bit, except that the last place may differ where XLA rounds one program
+  differently from several: in a·b + c, quotients, complex products, and draws
+  inside a loop (`nn.scan`).
 
-  What is drawn elementwise from threefry keys (partitionable, as is the
-  default), of whatever distribution, is drawn in blocks: no temporary grows
-  with the leaf. Other key types and other draws (orthogonal) need the
-  temporaries that they need in JAX. A leaf that depends on the inputs is
-  computed, with all others that do, in one compilation of their own.
+  Elementwise draws from threefry keys (partitionable, as is the default), of
+  any distribution, are made in blocks, so no temporary grows with the leaf.
+  Other key types and other draws (orthogonal) need the same temporaries as in
+  JAX. All leaves that depend on the inputs are computed together, in one
+  separate compilation.
 
   Args:
     key_or_rngs: a key, a dict of keys by name for linen, or an `nnx.Rngs`,
       whose counters advance as they do when the module is built.
     model: a linen module; or a function of the key and the inputs, such as
-      `functools.partial(model.init, train=False)`, Haiku's `init` or a
-      `lambda key: Module(key=key)` of Equinox; or, with `nnx.Rngs`, a function
-      of them that builds an NNX module. Leaves that are no JAX arrays stay.
+      `functools.partial(model.init, train=False)`, Haiku's `init` or Equinox's
+      `lambda key: Module(key=key)`; or, with `nnx.Rngs`, a function of them
+      that builds an NNX module. Leaves that are not JAX arrays stay unchanged.
     *inputs: what the model is initialized on; shapes (`jax.ShapeDtypeStruct`)
-      will do unless a leaf depends on their values.
-    method: the linen method to initialize by.
+      are enough unless a leaf depends on the values of the inputs.
+    method: the linen method that initializes the model.
     kwargs: keyword arguments of the model, such as `{"train": False}`.
-    shardings: a tree of `NamedSharding` like the variables or a prefix of
-      them, or a `Mesh`, for the partitioning that the model declares. Each
-      device draws its own part and values do not depend on the mesh; leaves
-      that are not elementwise are drawn by XLA's own partitioning.
-    keys: "model", or "path": the n-th key that a leaf draws from is
+    shardings: a tree of `NamedSharding` that matches the variables or a prefix
+      of them, or a `Mesh`, for the partitioning that the model declares. Each
+      device draws its own part, and values do not depend on the mesh. Leaves
+      that are not elementwise are drawn with XLA's own partitioning.
+    keys: "model", or "path": the n-th key that a leaf draws from is then
       `fold_in(h, n)`, where h is the root key into which 64 bits of SHA-256 of
-      the leaf's path are folded. Then equal keys (flax#2157) cannot be, and a
-      layer added elsewhere changes nothing.
-    progress: whether to show a bar; None: after 3 seconds, on a terminal.
-    check: of a linen module, whether to measure what its initializers gave, as
-      `auto_init` does: a gradient that explodes or vanishes is warned of, what
-      is not finite is a FloatingPointError.
+      the leaf's path are folded. This rules out equal keys (flax#2157), and
+      adding a layer elsewhere changes nothing.
+    progress: whether to show a progress bar; with None, one appears after 3
+      seconds on a terminal.
+    check: whether to measure what the initializers of a linen module gave, as
+      `auto_init` does: a gradient that explodes or vanishes causes a warning,
+      and non-finite values raise a FloatingPointError.
 
   Returns:
     What `model.init(key_or_rngs, *inputs)`, or the function, would return.
 
   Raises:
-    TypeError: for a model or keys of another kind.
+    TypeError: if the model or the keys are of an unsupported type.
     ValueError: if `shardings` do not fit the variables, or a leaf depends on an
       input of which only the shape is given.
 
@@ -96,7 +98,7 @@ def init_variables(
   >>> variables["params"]["kernel"].shape
   (3, 8)
 
-  Reference: flax#2157 and jax#19893, the issues that it answers.
+  Reference: flax#2157 and jax#19893, the issues that this function addresses.
   """
   check_choice("keys", keys, ("model", "path"))
   made = making(key_or_rngs, model, inputs, method, kwargs or {})

@@ -1,7 +1,8 @@
-"""A model with its new kernels, measured once: what is off, where, and why.
+"""Measures a model once with its new kernels: what is off, where, and why.
 
-One pass forward and backward, compiled as one program. What is zero is not
-judged, nor anything on inputs that are placeholders: weights are innocent.
+One forward and one backward pass are compiled as one program. Zeros are not
+judged, and neither is anything on placeholder inputs, since the weights are not
+to blame there.
 """
 
 import functools

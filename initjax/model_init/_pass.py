@@ -1,9 +1,9 @@
 """The forward pass in which every operation is rescaled as it is reached.
 
-Beside the arrays of the model, the pass carries what is known of each factor:
-0 until a live output has determined it. What is determined inside a call, a
-scan or a branch is known afterwards; what the branch not taken would have
-determined stays unknown.
+Alongside the arrays of the model, the pass carries what is known of each
+factor: 0 until a live output has determined it. A factor determined inside a
+call, a scan or a branch is known afterwards; a factor that a branch not taken
+would have determined stays unknown.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""The keys that draws start from: as the model derives them, or by path."""
+"""The keys from which draws start: as the model derives them, or by path."""
 
 from collections.abc import Sequence
 

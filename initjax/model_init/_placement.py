@@ -1,4 +1,4 @@
-"""Where each leaf shall live: a tree of shardings, or the model's metadata."""
+"""Where each leaf is placed, by a tree of shardings or the model's metadata."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""What `auto_init` sets and why: a record that prints as a table."""
+"""The plan of `auto_init`: what it sets and why, printed as a table."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class VarianceRow(NamedTuple):
 
 
 class VariancePlan(NamedTuple):
-  """What `auto_init` would set; `print(plan)` is a table."""
+  """What `auto_init` would set; `print(plan)` shows a table."""
 
   rows: tuple[VarianceRow, ...]
   """in the order of execution"""
@@ -64,11 +64,11 @@ class VariancePlan(NamedTuple):
     return str(_variances_table(self))
 
   def to_text(self, width: int = 100, encoding: str = "utf-8") -> str:
-    """The table as plain text, no line wider than `width`.
+    """Returns the table as plain text, with no line wider than `width`.
 
     Args:
-      width: in characters; where the columns have no room, rows are a list.
-      encoding: of where it will be written.
+      width: in characters; if the columns do not fit, rows become a list.
+      encoding: the encoding of the destination.
 
     Raises:
       ValueError: if `width` is too small.

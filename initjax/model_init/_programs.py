@@ -1,8 +1,8 @@
 """Outputs as programs that are equal when only their numbers differ.
 
 A program takes keys, inputs and lifted constants as arguments: every float,
-every array, and whatever is folded into a key. Its form, by which it compares,
-holds the operations, their parameters and the small integers.
+every array, and whatever is folded into a key. Programs are compared by their
+form, which holds the operations, their parameters and the small integers.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A bar for what takes more than a few seconds."""
+"""A progress bar for anything that takes more than a few seconds."""
 
 import sys
 import time

@@ -1,10 +1,9 @@
-"""Tables that are looked up: which are read out, and what is added to them.
+"""Look-up tables: which are also read out, and what is added to their rows.
 
-Of a table that is both looked up and multiplied, as where the logits of a
-language model come from the embedding of its tokens, the look-up can put out
-any size, since a norm follows, while the product is what the loss sees. Rows of
-positions that are added to the tokens must be of their size, or one drowns the
-other.
+A table may be both looked up and multiplied, as when a language model's logits
+come from its token embedding. The look-up may then produce any size, since a
+norm follows, but the loss sees the product. Rows of positions that are added to
+the tokens must have the size of the tokens, or one drowns out the other.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

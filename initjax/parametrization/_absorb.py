@@ -1,4 +1,4 @@
-"""Factors of the forward pass that leaves take over, so no model is edited."""
+"""Forward-pass factors that leaves absorb, so that no model is edited."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""`coordinate_check`: whether a model trains alike at all widths, measured."""
+"""`coordinate_check`: measures whether a model trains alike at all widths."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -29,42 +29,45 @@ def coordinate_check(
   *,
   key: jax.Array | None = None,
 ) -> CoordinateCheck:
-  """Whether signals, and what training changes of them, keep their size.
+  """Measures whether signals, and their changes in training, keep their size.
 
-  Each width trains a few steps from several seeds, in one compiled program. At
-  every linear operation, and every product of two signals, the output is
-  compared with what the initial parameters give for the same batch:
+  At each width, models train for a few steps from several seeds, in one
+  compiled program. At every linear operation, and at every product of two
+  signals, the output is compared with what the initial parameters give for the
+  same batch:
 
       rms(h_t) ∝ width^a,  rms(h_t − h_0) ∝ width^b
 
-  In a parametrization whose best rate does not depend on width both exponents
-  are near 0 from the second step on; in the standard one b reaches ½ to 1.
-  Accepted are −0.20 to +0.10 over all widths and ±0.10 over the last two; −0.6
-  to +0.10 for scores of attention, and for readouts that do not start at 0,
-  whose sums of n terms are of size 1/√n at the start. A bound is passed if it
-  is by three standard errors over seeds, more where these are few (Student).
-  Changes at the level of rounding are no change.
+  In a parametrization whose best rate does not depend on width, both exponents
+  are near 0 from the second step on; in the standard one, b reaches ½ to 1.
+  Exponents are accepted from −0.20 to +0.10 over all widths, and within ±0.10
+  over the last two; from −0.6 to +0.10 for attention scores and for readouts
+  that do not start at 0, whose sums of n terms have size 1/√n at the start. A
+  bound counts as exceeded if it is exceeded by three standard errors over
+  seeds, or by more if there are few seeds (Student). Changes at the level of
+  rounding are not counted as changes.
 
   Args:
-    build: width → `Setup(loss, init, optimizer, batch, plan=None)`: all that is
-      needed to train the model at that width. With a plan, sizes are given
-      without what parameters have absorbed of it.
-    widths: two at least, from narrow to wide; wider than the plan's base.
-    steps: of training, at a rate of a quarter of the best one or less. A zero
-      readout shows the most.
-    seeds: models of each width, two at least.
-    key: from which seeds are drawn; `jax.random.key(0)` if None.
+    build: width → `Setup(loss, init, optimizer, batch, plan=None)`: everything
+      needed to train the model at that width. With a plan, what the parameters
+      have absorbed of it is taken out of the sizes.
+    widths: at least two, from narrow to wide, and wider than the plan's base.
+    steps: the number of training steps, at a quarter of the best rate or less.
+      A zero readout shows the most.
+    seeds: the number of models at each width, at least two.
+    key: the key from which seeds are drawn; `jax.random.key(0)` if None.
 
   Returns:
-    The exponents by operation and step, and verdicts. `print(check)` is a
-    table; `check.plot()` the figure. What is not read, and what runs inside of
-    `shard_map`, is not measured, and listed in `check.not_followed`.
+    The exponents by operation and step, and verdicts. `print(check)` shows a
+    table, and `check.plot()` draws the figure. Parameters whose use cannot be
+    read, or lies inside a `shard_map`, are not measured; they are listed in
+    `check.not_followed`.
 
   Raises:
-    TypeError: if `build` does not return a `Setup`, or that has no optimizer.
-    ValueError: if widths, steps or seeds are too few; if a loss is no scalar;
-      if init draws the same whatever the key; if models differ in more than
-      their sizes, or nothing is measured.
+    TypeError: if `build` does not return a `Setup`, or it has no optimizer.
+    ValueError: if there are too few widths, steps or seeds; if a loss is not a
+      scalar; if init draws the same whatever the key; if models differ in more
+      than their sizes; or if nothing is measured.
 
   >>> import initjax, jax, jax.numpy as jnp, optax
   >>> model = lambda w, x: jnp.tanh(x @ w["in"]) @ w["out"]
@@ -77,8 +80,8 @@ def coordinate_check(
   >>> coordinate_check(build, widths=(32, 128), steps=2, seeds=2)
   CoordinateCheck(2 operations, widths 32…128: grows with width (error))
 
-  Reference: Yang et al. 2022, "Tensor Programs V", Appendix D.1; Microsoft's
-  `mup`, whose coordinate check this is, with errors and bounds.
+  Reference: Yang et al. 2022, "Tensor Programs V", Appendix D.1; this is the
+  coordinate check of Microsoft's `mup`, with added errors and bounds.
   """
   _check(widths, steps, seeds)
   if key is not None:

@@ -1,4 +1,4 @@
-"""Exponents of width: how sizes at several widths go with it, and what may be.
+"""Exponents of width: how sizes scale with it, and which are accepted.
 
 >>> import numpy as np
 >>> sizes = np.log2([[1.0, 1.0], [2.0, 4.0]])  # [widths, seeds]

@@ -1,4 +1,4 @@
-"""Training at one width, and every signal beside what it was at the start."""
+"""Training at one width, with every signal compared to its start."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ _SIDES = "start and now"
 
 
 class Setup(NamedTuple):
-  """What is trained at one width."""
+  """Everything needed to train a model at one width."""
 
   loss: Callable[[Any, Any], Any]
   """loss(params, batch), a scalar"""

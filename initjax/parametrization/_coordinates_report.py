@@ -19,9 +19,9 @@ _NOUNS = ("signal", "change")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CoordinateCheck:
-  """How sizes go with width, by operation and step.
+  """How sizes scale with width, by operation and step.
 
-  `print(check)` is a table. See `initjax.coordinate_check`.
+  `print(check)` shows a table. See `initjax.coordinate_check`.
   """
 
   found: Found
@@ -34,14 +34,14 @@ class CoordinateCheck:
 
   @property
   def is_stable(self) -> bool:
-    """Whether all sizes could be judged, and are accepted."""
+    """Whether all sizes could be judged and were accepted."""
     return not self.verdicts
 
   def to_records(self) -> list[Record]:
-    """A plain dict for each operation and repeat, in the order of execution.
+    """Returns a plain dict per operation and repeat, in order of execution.
 
-    `signal_exponent` and the like are lists over steps, from 0 (the initial
-    parameters) on; NaN where there was nothing to fit.
+    `signal_exponent` and similar entries are lists over steps, starting from 0
+    (the initial parameters); they hold NaN where there was nothing to fit.
     """
     found, words = self.found, judgements(self.found)
     records = []
@@ -61,7 +61,7 @@ class CoordinateCheck:
     """Writes records, losses and verdicts as standard JSON.
 
     Raises:
-      FileExistsError: if there is a file already; nothing is overwritten.
+      FileExistsError: if the file already exists; nothing is overwritten.
     """
     content = {
       "about": reports.about(self._about),
@@ -78,23 +78,24 @@ class CoordinateCheck:
   def to_html(
     self, path: epath.PathLike, title: str = "coordinate check"
   ) -> None:
-    """Writes one standalone page: verdicts, figure, table.
+    """Writes a standalone page with the verdicts, the figure and the table.
 
     Raises:
-      FileExistsError: if there is a file already; nothing is overwritten.
+      FileExistsError: if the file already exists; nothing is overwritten.
     """
     page = reports.page(self._content, title, reports.about(self._about))
     reports.write_text(path, page)
 
   def plot(self, path: epath.PathLike | None = None) -> Any:
-    """The matplotlib figure: sizes after the last step against width.
+    """Draws sizes after the last step against width, with matplotlib.
 
     Args:
-      path: where to write it as well, by the ending: .png, .svg, .pdf.
+      path: where to write the figure as well; its ending selects the format:
+        .png, .svg, .pdf.
 
     Raises:
       ImportError: if matplotlib is missing.
-      FileExistsError: if there is a file already; nothing is overwritten.
+      FileExistsError: if the file already exists; nothing is overwritten.
     """
     figure = draw(self.found, self.verdicts, 9.0, 4.5)
     if path is not None:
@@ -115,11 +116,11 @@ class CoordinateCheck:
     return str(self.__rich__())
 
   def to_text(self, width: int = 100, encoding: str = "utf-8") -> str:
-    """The table as plain text, no line wider than `width`.
+    """Returns the table as plain text, with no line wider than `width`.
 
     Args:
-      width: in characters; where the columns have no room, rows are a list.
-      encoding: of where it will be written.
+      width: in characters; if the columns do not fit, rows become a list.
+      encoding: the encoding of the destination.
 
     Raises:
       ValueError: if `width` is too small.

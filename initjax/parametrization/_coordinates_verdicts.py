@@ -1,4 +1,4 @@
-"""What a coordinate check finds, in words: what goes with width, and why."""
+"""The findings of a coordinate check: what scales with width, and why."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

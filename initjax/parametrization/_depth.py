@@ -1,8 +1,9 @@
 """Depth: residual branches of a model with m times the layers of its base.
 
 CompleteP with exponent α (1, or ½): a branch is multiplied by m^-α, which its
-last leaves absorb; all leaves of a branch have Adam's rate × m^(α-1), ε × m^-α,
-SGD's rate × m^(2α-1). Embeddings, the last normalization and the readout stay.
+last leaves absorb. For all leaves of a branch, Adam's rate is × m^(α-1), ε is
+× m^-α, and SGD's rate is × m^(2α-1). Embeddings, the last normalization and the
+readout stay unchanged.
 
 Reference: Dey et al. 2025, "Don't be lazy: CompleteP enables compute-efficient
 deep transformers", Table 1.

@@ -1,9 +1,9 @@
-"""Muon: which factor of a kernel's shape it has itself, and its dimensions.
+"""Muon: which shape-dependent factor it applies itself, and its dimensions.
 
 Updates are orthogonal, so their singular values are 1 at any width; they should
 grow as √(r_out/r_in). optax multiplies them by √max(1, fan_out/fan_in), or by
-√max(fan_in, fan_out) where `consistent_rms` is given: what that grows by is
-taken away. Which it is, is asked of the optimizer itself.
+√max(fan_in, fan_out) if `consistent_rms` is given. The growth of this factor is
+divided out. A test of the optimizer itself shows which of the two it uses.
 
 Reference: Bernstein & Newhouse 2024, "Modular duality"; Jordan et al. 2024.
 """

@@ -28,11 +28,11 @@ def mup(
   depth_exponent: float = 1.0,
   overrides: Any = None,
 ) -> Parametrization:
-  """Width and depth scaling of any model, unedited (μP and CompleteP).
+  """Scales any model, unedited, in width and depth (μP and CompleteP).
 
-  A base is tuned; a wider and deeper model is then trained with the same
-  settings. How fan-ins and fan-outs grow from one to the other is read from
-  both graphs, by use; so are the sizes at which leaves start, and their rates:
+  Tune a base; then train a wider and deeper model with the same settings. How
+  fan-ins and fan-outs grow from one to the other is read from both graphs, by
+  use. This determines the sizes at which leaves start, and their rates:
 
       role     grows      init std   Adam-like   SGD
       input    fan_out    1          1           growth of its entries
@@ -40,37 +40,38 @@ def mup(
       output   fan_in     1/r_in     1/r_in      growth of entries / r_in²
       vector   length     1          1           growth of its entries
 
-  as ratios to the base, with r_in the growth of fan_in. Constant factors that
-  the scaling wants in the forward pass (1/d attention, a tied readout's) are
-  absorbed by leaves that can take them, so that the model stays as it is.
+  as ratios to the base, where r_in is the growth of fan_in. Constant factors
+  that the scaling requires in the forward pass (1/d attention, the factor of a
+  tied readout) are absorbed by leaves that can take them, so the model itself
+  does not change.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
     params: any pytree; leaves may be `jax.ShapeDtypeStruct`s.
-    *inputs: the other arguments of `fn`, likewise.
+    *inputs: the other arguments of `fn`; they may be abstract, too.
     base: `(fn, params, *inputs)` of the same model at the width that is tuned,
       with inputs of the same shape.
     init: key → parameters of the model, for `plan.init`.
-    base_init: key → parameters of the base, on which sizes are measured; None:
-      on those of `base`, if these are concrete.
-    base_depth: layers of the base, where it is built as deep as the model;
-      None: residual branches are counted in both.
+    base_init: key → parameters of the base, on which sizes are measured; if
+      None, they are measured on those in `base`, if these are concrete.
+    base_depth: the number of layers of the base, if it is built as deep as the
+      model; if None, residual branches are counted in both.
     depth_exponent: α. With m times the layers of the base, a residual branch is
-      multiplied by m^-α, and Adam's rate inside it by m^(α-1): 1 is
-      CompleteP, ½ its forerunners.
-    overrides: `(pattern, {"adam": 0.5, ...})` pairs, or a dict of these: what
-      replaces a leaf's init, adam, sgd, eps, or role.
+      multiplied by m^-α, and Adam's rate inside it by m^(α-1): 1 is CompleteP,
+      and ½ its predecessors.
+    overrides: `(pattern, {"adam": 0.5, ...})` pairs, or a dict of these, that
+      replace a leaf's init, adam, sgd, eps, or role.
 
   Raises:
-    TypeError: if `init` or `base_init` is no function.
-    ValueError: if leaves or inputs do not match; if something else than width
-      and depth differs.
+    TypeError: if `init` or `base_init` is not a function.
+    ValueError: if leaves or inputs do not match, or if anything other than
+      width and depth differs.
 
   Warns:
-    UserWarning: if nothing grows, or the base is the wider one; if outputs grow
-      otherwise than all that is summed, as another number of classes; of a leaf
-      that has two roles, whose fan_out grows much less than its fan_in, or
-      whose smaller init a normalization undoes.
+    UserWarning: if nothing grows, or the base is the wider model; if outputs
+      grow unlike anything that is summed over, as with another number of
+      classes; or if a leaf has two roles, a fan_out that grows much less than
+      its fan_in, or a smaller init that a normalization undoes.
 
   >>> import jax.numpy as jnp
   >>> fn = lambda params, x: jnp.tanh(x @ params["in"]) @ params["out"]
@@ -82,8 +83,8 @@ def mup(
 
   Reference: Yang et al. 2022, "Tensor Programs V", Tables 3 and 8; Dey et al.
   2025, "Don't be lazy: CompleteP enables compute-efficient deep transformers".
-  Rates of embeddings are debated: Blake et al. 2024, "u-μP", take 1/√fan_out;
-  Hayou & Liu 2025, "Optimal embedding learning rate in LLMs".
+  Rates of embeddings are debated: Blake et al. 2024, "u-μP", use 1/√fan_out;
+  see also Hayou & Liu 2025, "Optimal embedding learning rate in LLMs".
   """
   check_number("depth_exponent", depth_exponent, low=0, open_low=True)
   if base_depth is not None:

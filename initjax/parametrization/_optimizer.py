@@ -1,7 +1,7 @@
-"""Any optax transformation, run as if the model had the multipliers itself.
+"""Runs any optax transformation as if the model itself had the multipliers.
 
-u = b·tx.update(a·g, state, θ/b), with tx.init(θ/b). With b = a = c this is the
-training of θ/c in a model that multiplies it by c: exact, whatever tx does.
+u = b·tx.update(a·g, state, θ/b), with tx.init(θ/b). With b = a = c, this trains
+θ/c in a model that multiplies it by c: exactly, whatever tx does.
 """
 
 from collections.abc import Callable, Mapping

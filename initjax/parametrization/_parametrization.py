@@ -1,4 +1,4 @@
-"""The plan that `mup` makes: what prints, draws, rescales and trains."""
+"""The plan that `mup` makes: it prints, draws, rescales and trains."""
 
 import contextlib
 import dataclasses
@@ -52,7 +52,7 @@ _FACTORS = (
 class Parametrization:
   """How every leaf's initial size and rate follow from those of a base.
 
-  `print(plan)` is a table. See `initjax.mup`.
+  `print(plan)` shows a table. See `initjax.mup`.
   """
 
   rows: tuple[Scaling, ...]
@@ -85,7 +85,7 @@ class Parametrization:
   # Initial weights
 
   def init(self, key: jax.Array) -> Any:
-    """`rescale(init(key))`: initial parameters of the wanted size.
+    """Returns `rescale(init(key))`: initial parameters of the right size.
 
     Args:
       key: for the model's own init, which `mup(..., init=...)` was given.
@@ -102,20 +102,20 @@ class Parametrization:
     return rescaled(self.draw(key), self.table, again=True)
 
   def rescale(self, params: Any) -> Any:
-    """Initial parameters, each leaf brought to the wanted size.
+    """Brings each leaf of the initial parameters to the right size.
 
         rms(leaf) = rms(leaf of the base) · init · absorbed
 
-    What starts at 0 stays there; what has the size already up to chance is
-    multiplied by what it absorbs alone, so that ones stay equal.
+    Leaves that start at 0 stay at 0. A leaf that already has the right size, up
+    to chance, is multiplied only by what it absorbs, so that ones stay equal.
 
     Args:
       params: concrete initial parameters of the model, not trained ones.
 
     Raises:
-      ValueError: if sizes of the base are unknown, or parameters have been
-        rescaled already.
-      KeyError: for a leaf that the plan does not have.
+      ValueError: if the sizes of the base are unknown, or the parameters have
+        already been rescaled.
+      KeyError: if the plan does not contain a leaf.
     """
     return rescaled(params, self.table)
 
@@ -128,27 +128,28 @@ class Parametrization:
     kind: Kind | None = None,
     decay: Decay = "fixed_timescale",
   ) -> Any:
-    """Your optax transformation, with each leaf's rate and ε.
+    """Returns your optax transformation, with the rate and ε of each leaf.
 
         u = b·tx.update(a·g, state, θ/b),  tx.init(θ/b)
 
-    with b the rate and a the inverse factor of ε, times what was absorbed. The
-    state is that of `tx`; factors are constants outside, so checkpoints load.
+    where b is the rate and a the inverse factor of ε, times what was absorbed.
+    The state is that of `tx`; the factors are constants outside it, so existing
+    checkpoints load.
 
     Args:
-      tx: a whole optimizer, such as `optax.adamw(1e-3)`: at the base's width it
+      tx: a whole optimizer, such as `optax.adamw(1e-3)`. At the base's width it
         is used as it is.
-      kind: how it answers to the size of gradients; None: `tx` is tried on a
-        small tree of your parameters, leaf by leaf.
-      decay: what decoupled decay λ inside of `tx`, of rate η, takes away in a
-        step. "fixed_timescale", what the formula above gives: ηλθ, whatever a
-        leaf's factors (Wang & Aitchison 2024); "with_rate": ηλθ times the
-        leaf's rate against the base, as where torch's AdamW is given groups
-        with rates of their own.
+      kind: how `tx` responds to the size of gradients; if None, `tx` is tried
+        on a small tree of your parameters, leaf by leaf.
+      decay: what decoupled decay λ inside `tx`, with rate η, subtracts in one
+        step. "fixed_timescale", which the formula above gives: ηλθ, whatever
+        the leaf's factors (Wang & Aitchison 2024); "with_rate": ηλθ times the
+        leaf's rate relative to the base, as when torch's AdamW is given groups
+        with different rates.
 
     Raises:
-      TypeError: if `tx` is no optax transformation.
-      ValueError: if `tx` cannot be tried; then say `kind`.
+      TypeError: if `tx` is not an optax transformation.
+      ValueError: if `tx` cannot be tried; in that case pass `kind`.
 
     >>> import jax.numpy as jnp, initjax, optax
     >>> fn = lambda params, x: jnp.tanh(x @ params["in"]) @ params["out"]
@@ -182,18 +183,18 @@ class Parametrization:
   def evaluation_params(
     self, state: Any, params: Any, *, kind: Kind = "adam"
   ) -> Any:
-    """Parameters to evaluate, of schedule-free training.
+    """Returns the parameters to evaluate in schedule-free training.
 
-    The state is in the units of `tx`, θ/b: what optax makes of it and of the
-    parameters themselves is wrong, and this is right.
+    The state is in the units of `tx`, θ/b. Applying optax's own function to it
+    and to the parameters gives a wrong result; this method gives the right one.
 
     Args:
-      state: optax's `ScheduleFreeState`, of `plan.optimizer(tx)`.
-      params: that are trained.
-      kind: of the optimizer: "sgd" of `schedule_free_sgd`.
+      state: optax's `ScheduleFreeState`, from `plan.optimizer(tx)`.
+      params: the parameters that are being trained.
+      kind: the kind of the optimizer: "sgd" for `schedule_free_sgd`.
 
     Raises:
-      TypeError: if the state is another one, such as that of a whole chain.
+      TypeError: if the state is of another type, such as that of a whole chain.
 
     >>> import jax.numpy as jnp, initjax, optax
     >>> fn = lambda params, x: jnp.tanh(x @ params["in"]) @ params["out"]
@@ -238,9 +239,9 @@ class Parametrization:
     )
 
   def muon_weight_dimension_numbers(self, params: Any) -> Any:
-    """For `optax.contrib.muon`: hidden kernels by Muon, all others by Adam.
+    """For `optax.contrib.muon`: hidden kernels use Muon, all others Adam.
 
-    Of 3-D and stacked kernels it says which axes are summed, as they are used.
+    For 3-D and stacked kernels, it states which axes are summed in their use.
 
     Args:
       params: the tree that the optimizer is given.
@@ -262,26 +263,26 @@ class Parametrization:
     return jax.tree.unflatten(structure, numbers)
 
   def scale_gradients(self, kind: Kind = "adam") -> Any:
-    """A transformation for a chain of your own: gradients, before all others.
+    """Scales gradients: put it first in an optimizer chain of your own.
 
     Args:
-      kind: of the optimizer that follows.
+      kind: the kind of the optimizer that follows.
     """
     return stateless({row.path: row.steps(kind).gradient for row in self.rows})
 
   def scale_updates(self, kind: Kind = "adam") -> Any:
-    """The same for updates, after what adapts them and before decay.
+    """Scales updates: put it after what adapts them and before decay.
 
     Args:
-      kind: of the optimizer before it.
+      kind: the kind of the optimizer before it.
     """
     return stateless({row.path: row.steps(kind).update for row in self.rows})
 
   def clip_by_global_norm(self, max_norm: float) -> Any:
-    """Clips by the norm of gradients as the multipliers themselves give it.
+    """Clips by the gradient norm that the multipliers themselves would give.
 
-    It stands before `plan.optimizer(tx)`, in `optax.chain`; a clip inside `tx`
-    would see the norm of gradients that are scaled for it.
+    Put it before `plan.optimizer(tx)` in `optax.chain`: clipping inside `tx`
+    would see the norm of gradients that have been scaled for it.
 
     Args:
       max_norm: the largest norm, > 0.
@@ -292,7 +293,7 @@ class Parametrization:
   # For people and files
 
   def to_records(self) -> list[Record]:
-    """A plain dict for each leaf."""
+    """Returns a plain dict for each leaf."""
     return [
       {
         **row._asdict(),
@@ -302,10 +303,10 @@ class Parametrization:
     ]
 
   def to_json(self, path: epath.PathLike) -> None:
-    """Writes all that is needed to rescale and to train, without the base.
+    """Writes everything needed to rescale and to train without the base.
 
     Raises:
-      FileExistsError: if there is a file already; nothing is overwritten.
+      FileExistsError: if the file already exists; nothing is overwritten.
     """
     content = {
       "format": 1,
@@ -325,11 +326,11 @@ class Parametrization:
     """Reads what `to_json` wrote.
 
     Args:
-      path: of the file.
-      init: the model's own, for `plan.init`.
+      path: the path of the file.
+      init: the model's own init, for `plan.init`.
 
     Raises:
-      ValueError: if the file is no plan of this format.
+      ValueError: if the file is not a plan in this format.
     """
     content = json.loads(epath.Path(path).read_text())
     if not isinstance(content, dict) or content.get("format") != 1:
@@ -359,11 +360,11 @@ class Parametrization:
     return str(self.__rich__())
 
   def to_text(self, width: int = 100, encoding: str = "utf-8") -> str:
-    """The table as plain text, no line wider than `width`.
+    """Returns the table as plain text, with no line wider than `width`.
 
     Args:
-      width: in characters; where the columns have no room, rows are a list.
-      encoding: of where it will be written.
+      width: in characters; if the columns do not fit, rows become a list.
+      encoding: the encoding of the destination.
 
     Raises:
       ValueError: if `width` is too small.

@@ -1,7 +1,7 @@
-"""Kernels of which only a part grows: of joined inputs, or of outputs cut.
+"""Kernels of which only a part grows, because inputs are joined or outputs cut.
 
-As of a growing signal beside a fixed one; as of queries whose heads grow in
-number, fused with the keys and values of few heads.
+Examples are a growing signal beside a fixed one, and queries whose heads grow
+in number, fused with the keys and values of few heads.
 """
 
 from collections.abc import Sequence

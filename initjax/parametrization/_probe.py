@@ -1,8 +1,8 @@
-"""What kind of optimizer an optax transformation is: asked of itself.
+"""Finds what kind of optimizer an optax transformation is, by testing it.
 
-Gradients and parameters of a small tree are scaled, and it is seen how its
-updates answer. What does not change with the sign of gradients, as decay, is
-taken away first: o(g, θ) = (u(g, θ) - u(-g, θ))/2.
+Gradients and parameters of a small tree are scaled to see how the updates
+respond. What does not change with the sign of the gradients, such as decay, is
+removed first: o(g, θ) = (u(g, θ) - u(-g, θ))/2.
 
     o(s·g, θ) = s·o(g, θ)    SGD-like
     o(g, t·θ) = t·o(g, θ)    relative to parameters: Adafactor, LAMB, LARS

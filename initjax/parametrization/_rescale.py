@@ -1,4 +1,4 @@
-"""Initial weights of the wanted size: base std × init × c, leaf by leaf."""
+"""Initial weights of the right size: base std × init × c, leaf by leaf."""
 
 import math
 import warnings

@@ -1,7 +1,7 @@
 """The table of width scaling: what each role does to init and rates.
 
-Ratios to the base, where all are 1. r_in, r_out: growth of fan_in and fan_out
-by use; g: growth of the entries that one repeat uses.
+All values are ratios to the base, where all are 1. r_in, r_out: growth of
+fan_in and fan_out by use; g: growth of the entries that one repeat uses.
 
     role        init std    Adam-like    SGD          ε
     input       1           1            g            1/r_out

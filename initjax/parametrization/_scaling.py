@@ -1,4 +1,4 @@
-"""What a plan says of one leaf, and how its factors are put together."""
+"""What a plan says about one leaf, and how its factors are combined."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ orthogonal."""
 
 
 class Scaling(NamedTuple):
-  """How one leaf is scaled against the base.
+  """How one leaf is scaled relative to the base.
 
   A factor is a number, or an array that broadcasts against the leaf.
   """
@@ -49,19 +49,19 @@ class Scaling(NamedTuple):
 
   @property
   def init_total(self) -> Numbers:
-    """Wanted root mean square against the base's."""
+    """The desired root mean square, relative to that of the base."""
     return self.init * self.absorbed
 
   @property
   def shift(self) -> Numbers:
-    """s, by which θ/c + s/c is the parameter of a model with the factor c."""
+    """s such that θ/c + s/c is the parameter of a model with the factor c."""
     return self.offset * (1 - self.absorbed) if self.offset else 0.0
 
   def steps(self, kind: Kind) -> "Steps":
     """What an optimizer of one kind is given, and what its updates become.
 
-    With c absorbed, gradients and steps by the new parameter θ are those of
-    θ/c times c: exact for every transformation.
+    With c absorbed, gradients and steps with respect to the new parameter θ are
+    those of θ/c times c. This is exact for every transformation.
     """
     c, shift = self.absorbed, self.shift
     match kind:

@@ -1,4 +1,4 @@
-"""Rules for the leaves of any model, their audit, and recipes by paper."""
+"""Rules for the leaves of any model, their audit, and published recipes."""
 
 from initjax.recipes._audit import Audit, AuditRow, audit
 from initjax.recipes._mimetic import mimetic_attention, mimetic_kernels

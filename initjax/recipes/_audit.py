@@ -1,4 +1,4 @@
-"""What parameters are: the moments of each leaf, and which leaves repeat."""
+"""`audit`: the moments of each leaf, and which leaves are copies of others."""
 
 import math
 import re
@@ -34,7 +34,7 @@ _VALUES_ALONE = (
 
 
 class AuditRow(NamedTuple):
-  """One leaf."""
+  """The moments of one leaf."""
 
   path: str
   shape: tuple[int, ...]
@@ -48,7 +48,7 @@ class AuditRow(NamedTuple):
 
 
 class Audit(NamedTuple):
-  """All leaves of floats, and those that are one another's copies."""
+  """All leaves of floats, and those that are copies of one another."""
 
   rows: tuple[AuditRow, ...]
   duplicates: tuple[tuple[str, ...], ...]
@@ -65,19 +65,19 @@ class Audit(NamedTuple):
 def audit(params: Any, *, expected: Any = None) -> Audit:
   """Mean and standard deviation of each leaf, and what was drawn twice.
 
-  It is given no function, and so says nothing of how a model uses them: of
-  fans, biases, or what is unused (see `diagnose`). Leaves that were drawn with
-  one key are found whatever their shapes, scales and laws, but not where one
-  was drawn in another width (bfloat16, float64), transposed, or orthogonalized;
-  slices that are equal, along every axis. A leaf of few values (zeros, ones, an
-  identity) is nobody's duplicate. What an initializer promises is what
-  it gives to another key:
+  `audit` is not given a function, so it says nothing about how a model uses the
+  leaves: about fans, biases, or what is unused (see `diagnose`). It finds
+  leaves that were drawn with the same key, whatever their shapes, scales and
+  distributions, unless one was drawn in another precision (bfloat16, float64),
+  transposed, or orthogonalized. It also finds equal slices, along any axis. A
+  leaf with few distinct values (zeros, ones, an identity) is never reported as
+  a duplicate. To know what an initializer promises, run it with another key:
   `expected=jax.tree.map(jnp.std, init_variables(other_key, model, x))`.
 
   Args:
     params: any pytree of arrays.
-    expected: a tree of standard deviations like `params`, or a prefix of it;
-      None where one is unknown.
+    expected: a tree of standard deviations with the structure of `params` or of
+      a prefix of it; None where a value is unknown.
 
   Raises:
     ValueError: if `expected` has another structure.
@@ -89,7 +89,7 @@ def audit(params: Any, *, expected: Any = None) -> Audit:
   (('a', 'b'),)
 
   Reference: flax#2157, one cause of duplicates. The standard error of a
-  standard deviation σ of n Gaussian numbers is σ/√(2n).
+  standard deviation σ, estimated from n Gaussian numbers, is σ/√(2n).
   """
   stds = _expected(expected, params)
   found = leaves_by_path(params)

@@ -1,8 +1,8 @@
-"""Initializers that take one axis for another: [in, out] on [out, in].
+"""Initializers that mistake one axis for another: [in, out] on [out, in].
 
-Whether that is so can be known where the tree holds the layers themselves (of
-Equinox) and the initializer is `variance_scaling` or is made of it; of anything
-else nothing is said.
+This can be known only if the tree holds the layers themselves (as in Equinox)
+and the initializer is `variance_scaling` or is made from it. In all other
+cases nothing is reported.
 """
 
 import functools

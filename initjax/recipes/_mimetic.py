@@ -34,21 +34,21 @@ def mimetic_kernels(
 
   Z has entries N(0, 1/D), drawn anew for each head and for the second product.
   With the SVD UΣVᵀ of a right-hand side, each head has W_Q = UΣ^½ and
-  W_K = VΣ^½ cut to its K largest singular values (the best approximation of
-  that rank); value and output are UΣ^½ and Σ^½Vᵀ whole, split over the heads.
+  W_K = VΣ^½, truncated to its K largest singular values (the best approximation
+  of this rank). Value and output are the full UΣ^½ and Σ^½Vᵀ, split over heads.
 
   Args:
     key: a key.
-    dim: D, divisible by the heads.
+    dim: D, divisible by the number of heads.
     num_heads: H.
-    alpha_1: of the noise in query and key.
-    beta_1: of the identity in query and key.
-    alpha_2: of the noise in value and output.
-    beta_2: of the negative identity in value and output.
+    alpha_1: the weight of the noise in query and key.
+    beta_1: the weight of the identity in query and key.
+    alpha_2: the weight of the noise in value and output.
+    beta_2: the weight of the negative identity in value and output.
 
   Raises:
-    TypeError: for what is no key.
-    ValueError: if D is not divisible by H, or a constant is no number.
+    TypeError: if `key` is not a key.
+    ValueError: if D is not divisible by H, or a constant is not a number.
 
   >>> made = mimetic_kernels(jax.random.key(0), 8, 2)
   >>> made.query.shape, made.out.shape
@@ -99,14 +99,14 @@ def mimetic_attention(
 ) -> Recipe:
   """Attention layers whose products look trained: see `mimetic_kernels`.
 
-  Each layer's four kernels, wherever they lie, are found by the path two
+  The four kernels of each layer, wherever they lie, are grouped by the path two
   names above them, as in Flax. They are `[D, H, K]` and `[H, K, D]`, or flat
-  matrices of D·D entries in the same order; one leading axis is of stacked
+  matrices of D·D entries in the same order; one leading axis stands for stacked
   layers.
 
   Args:
     key: a key; each layer gets its own by its path.
-    params: any parameters, kernels may be abstract.
+    params: any parameters; kernels may be abstract.
     num_heads: H.
     query: the query kernels.
     key_kernel: the key kernels.
@@ -115,9 +115,9 @@ def mimetic_attention(
     **constants: `alpha_1`, `beta_1`, `alpha_2`, `beta_2` of `mimetic_kernels`.
 
   Raises:
-    TypeError: for what is no key.
-    ValueError: if a pattern matches nothing, or a kernel has not D·D entries
-      (grouped queries, other widths).
+    TypeError: if `key` is not a key.
+    ValueError: if a pattern matches nothing, or a kernel does not have D·D
+      entries (grouped queries, other widths).
 
   >>> names = ("query", "key", "value", "out")
   >>> params = {name: {"kernel": jnp.zeros((8, 8))} for name in names}

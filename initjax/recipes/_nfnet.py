@@ -19,10 +19,10 @@ from initjax.recipes._recipe import Recipe, by_rules
 def nfnet(params: Any, *, num_branches: int, alpha: float = 0.2) -> Recipe:
   """NF-net: x + α·F(x/β), β_l² = 1 + (l-1)·α² the variance of the stream.
 
-  Every branch then sees unit variance, and adds α². In the branches, kernels
-  go through `standardized_kernel`, with the "centered" gain of the activation
-  before them. Parameters keep their values. β restarts where a transition
-  block takes its skip path from the normalized stream.
+  Every branch then sees unit variance, and adds α². The kernels in the branches
+  go through `standardized_kernel`, with the "centered" gain of the preceding
+  activation. Parameters keep their values. β restarts where a transition block
+  takes its skip path from the normalized stream.
 
   Args:
     params: any parameters.
@@ -30,7 +30,7 @@ def nfnet(params: Any, *, num_branches: int, alpha: float = 0.2) -> Recipe:
     alpha: the weight of a branch, >= 0.
 
   Raises:
-    ValueError: for a count or a weight too small.
+    ValueError: if a count or a weight is too small.
 
   >>> nfnet({}, num_branches=3, alpha=1.0).multipliers["beta"].round(2)
   Array([1.  , 1.41, 1.73], dtype=float32)
@@ -53,19 +53,19 @@ def standardized_kernel(
 ) -> jax.Array:
   """Scaled weight standardization: gain·(W - μ)/(σ·√fan_in).
 
-  For the forward pass, at every step. μ and σ² are the mean and variance over
-  the inputs of each output. The gain is `initjax.gain(activation,
-  direction="centered")`: inputs may have a mean, it does not pass.
+  Use it in the forward pass, at every step. μ and σ² are the mean and variance
+  over the inputs of each output. The gain is `initjax.gain(activation,
+  direction="centered")`: if the inputs have a mean, it does not pass through.
 
   Args:
     kernel: `[*window, in, out]`.
-    gain: a number, or a trained one for each output.
-    in_axis: what is averaged over: all axes but the last by default; for
-      stacked kernels all but the first and the last.
-    epsilon: the least value of fan_in·σ² that is divided by.
+    gain: a number, or a trained gain for each output.
+    in_axis: the axes to average over: all but the last by default; for stacked
+      kernels, pass all but the first and the last.
+    epsilon: a lower bound on the divisor fan_in·σ².
 
   Raises:
-    ValueError: for a negative epsilon, or axes outside the shape.
+    ValueError: if epsilon is negative, or an axis is outside the shape.
 
   >>> w = standardized_kernel(jnp.arange(8.0).reshape(4, 2), gain=3.0)
   >>> (w**2).sum(axis=0)

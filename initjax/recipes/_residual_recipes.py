@@ -1,4 +1,4 @@
-"""Recipes for residual networks without normalization, or at the identity."""
+"""Recipes for residual networks without normalization, or from the identity."""
 
 import warnings
 from typing import Any
@@ -22,13 +22,13 @@ def fixup(
   last: Where,
   classifier: Where,
 ) -> Recipe:
-  """Fixup: branch kernels × L^(-1/(2m-2)), the last of each 0.
+  """Fixup: scales branch kernels by L^(-1/(2m-2)); the last of each becomes 0.
 
-  With L branches of m layers each, an SGD step of rate η then changes the
-  output by Θ(η), whatever the depth. The kernels of `params` should come from
-  a standard method, such as He's. The forward pass has no normalization: a
-  block is x + scale·F(x), with a scalar `bias` added before each kernel and
-  each activation of F; scale (1) and bias (0) are trained.
+  With L branches of m layers each, an SGD step with rate η then changes the
+  output by Θ(η), whatever the depth. The kernels of `params` should come from a
+  standard method, such as He's. The forward pass has no normalization: a block
+  is x + scale·F(x), where a scalar `bias` is added before each kernel and each
+  activation of F; scale (1) and bias (0) are trained.
 
   Args:
     params: concrete parameters.
@@ -39,10 +39,10 @@ def fixup(
     classifier: the kernel (and bias) of the output layer.
 
   Raises:
-    ValueError: for counts too small, or a pattern that matches nothing.
+    ValueError: if a count is too small, or a pattern matches nothing.
 
   Warns:
-    UserWarning: if the branches look as if they had been scaled before.
+    UserWarning: if the branches look as if they had already been scaled.
 
   >>> params = {"a": jnp.ones(2), "b": jnp.ones(2), "head": jnp.ones(2)}
   >>> made = fixup(params, num_branches=100, layers_per_branch=2, branch="a",
@@ -80,17 +80,17 @@ def skipinit(
 ) -> Recipe:
   """SkipInit: x + α·F(x) with a trained scalar α = 0 for each branch.
 
-  The network is the identity from block to block at the start, as deep
-  networks with BatchNorm are nearly. Kernels keep their values, and all layers
-  of F have biases.
+  At the start, every block of the network is the identity, as it nearly is in
+  deep networks with BatchNorm. Kernels keep their values, and all layers of F
+  have biases.
 
   Args:
     params: any parameters.
-    num_branches: in the whole network, >= 1.
+    num_branches: the number of branches in the whole network, >= 1.
     alpha: the leaves that hold α, if `params` has them; they become 0.
 
   Raises:
-    ValueError: for a count too small, or a pattern that matches nothing.
+    ValueError: if a count is too small, or a pattern matches nothing.
 
   >>> skipinit({}, num_branches=3).multipliers["alpha"]
   Array([0., 0., 0.], dtype=float32)
@@ -105,16 +105,17 @@ def rezero(
 ) -> Recipe:
   """ReZero: x + α·F(x) with a trained scalar α = 0 for each layer.
 
-  The two branches of a transformer layer, attention and feed-forward, share
-  one α, so `num_branches` counts layers there. No LayerNorm, no warm-up.
+  The two branches of a transformer layer, attention and feed-forward, share one
+  α, so `num_branches` is then the number of layers. ReZero needs neither
+  LayerNorm nor warm-up.
 
   Args:
     params: any parameters.
-    num_branches: how many α there are, >= 1.
+    num_branches: the number of scalars α, >= 1.
     alpha: the leaves that hold α, if `params` has them; they become 0.
 
   Raises:
-    ValueError: for a count too small, or a pattern that matches nothing.
+    ValueError: if a count is too small, or a pattern matches nothing.
 
   >>> rezero({"alpha": jnp.ones(2)}, num_branches=2, alpha="alpha").params
   {'alpha': Array([0., 0.], dtype=float32)}
@@ -135,9 +136,9 @@ def _gated(params: Any, num_branches: int, alpha: Where | None) -> Recipe:
 
 
 def zero_last_scale(params: Any, *, last_scale: Where) -> Recipe:
-  """The scale of each block's last normalization becomes 0.
+  """Sets the scale of the last normalization in each branch to 0.
 
-  Every block x + γ·norm(F(x)) starts as the identity; γ is trained.
+  Every block x + γ·norm(F(x)) then starts as the identity; γ is trained.
 
   Args:
     params: any parameters; the scales may be abstract.

@@ -1,4 +1,4 @@
-"""Rules: which leaf is set or scaled by what; the first that matches wins."""
+"""Rules that set or scale leaves; the first that matches a leaf applies."""
 
 import dataclasses
 import warnings
@@ -45,7 +45,7 @@ class PlanRow(NamedTuple):
 
 
 class RulesPlan(NamedTuple):
-  """What the rules would do; `print(plan)` is a table."""
+  """What the rules would do; `print(plan)` shows a table."""
 
   rows: tuple[PlanRow, ...]
   patterns: tuple[str, ...]
@@ -53,7 +53,7 @@ class RulesPlan(NamedTuple):
 
   @property
   def untouched(self) -> tuple[str, ...]:
-    """Paths of the leaves that stay as they are."""
+    """Paths of the leaves that no rule changes."""
     return tuple(row.path for row in self.rows if row.rule is None)
 
   def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Rules:
   pairs: tuple[Rule, ...]
 
   def plan(self, params: Any) -> RulesPlan:
-    """What `apply` would do with every leaf; touches nothing.
+    """Returns what `apply` would do with every leaf, without changing anything.
 
     Raises:
       ValueError: if a rule matches no leaf.
@@ -100,23 +100,25 @@ class Rules:
     return RulesPlan(tuple(rows), tuple(map(where_text, patterns)))
 
   def apply(self, key: jax.Array | None, params: Any) -> Any:
-    """Parameters set and scaled by the rules.
+    """Returns the parameters as set and scaled by the rules.
 
-    Every leaf is drawn with a key made of its path alone, so no other leaf
-    changes it. Dtype, sharding and the box around a leaf stay (but where JAX
-    has no such dtype: NumPy's float64 becomes float32, unless x64 is on).
+    Every leaf is drawn with a key derived from its path alone, so the other
+    leaves do not affect it. The dtype, the sharding and the box around a leaf
+    are kept (unless JAX has no such dtype: NumPy's float64 becomes float32 if
+    x64 is off).
 
     Args:
       key: may be None if no rule draws.
-      params: any tree of arrays; abstract where an initializer sets them.
+      params: any tree of arrays; leaves that an initializer sets may be
+        abstract.
 
     Raises:
       ValueError: if a rule matches no leaf, or scales an abstract one.
-      TypeError: for what is no key, if a rule draws.
+      TypeError: if a rule draws and `key` is not a key.
 
     Warns:
-      UserWarning: where an initializer counts the outputs of an Equinox layer,
-        whose kernels are [out, in], as its inputs.
+      UserWarning: if an initializer takes the outputs of an Equinox layer,
+        whose kernels are [out, in], for its inputs.
     """
     if key is not None or any(callable(target) for _, target in self.pairs):
       check_key(key)
@@ -155,11 +157,12 @@ class Rules:
 def rules(pairs: Sequence[Rule]) -> Rules:
   """Rules `(where, what)` for the leaves of any tree; the first match wins.
 
-  `where` is a glob over the leaf's path, names joined by "/" (`*` is any
-  text, slashes too), a `re.Pattern` found in it, a predicate `(path, leaf)`,
-  or a list of these. `what` is an initializer, or a number that scales the
-  leaf. Leaves that no rule matches, and those that are not floats (counters,
-  random keys), stay. Flax boxes and NNX variables are part of no path.
+  `where` is a glob over the leaf's path, whose names are joined by "/" (`*`
+  matches any text, including slashes), a `re.Pattern` to search for in the
+  path, a predicate `(path, leaf)`, or a list of these. `what` is an
+  initializer, or a number that scales the leaf. Leaves that no rule matches,
+  and those that are not floats (counters, random keys), are left unchanged.
+  Flax boxes and NNX variables do not appear in paths.
 
   Args:
     pairs: the rules, in order.

@@ -1,7 +1,7 @@
-"""Whether leaves that a recipe is to scale look as if it had scaled them.
+"""Whether leaves that a recipe will scale look as if it already had.
 
-A recipe that multiplies sees numbers, not their history. But kernels that all
-are a factor below the others, to the error of a sample, are no chance.
+A recipe that multiplies sees numbers, not their history. But if all its kernels
+are smaller than the others by one factor, to sampling error, it is no accident.
 """
 
 import math

@@ -39,7 +39,7 @@ def deepnorm_constants(
     decoder_layers: M >= 0.
 
   Raises:
-    ValueError: if there is no layer at all.
+    ValueError: if there are no layers at all.
 
   >>> deepnorm_constants(encoder_layers=8)[:2]
   (2.0, 0.3535533905932738)
@@ -72,22 +72,22 @@ def deepnorm(
 ) -> Recipe:
   """DeepNorm: LN(α·x + F(x)), and β on value, output and feed-forward.
 
-  The update of the output then stays bounded, whatever the depth; α and β are
-  those of `deepnorm_constants`.
+  An update then changes the output by a bounded amount, whatever the depth; α
+  and β are those of `deepnorm_constants`.
 
   Args:
     key: a key; each leaf gets its own by its path.
-    params: any parameters, kernels may be abstract.
+    params: any parameters; kernels may be abstract.
     encoder_layers: N.
     decoder_layers: M.
     encoder_scaled: value, output and feed-forward kernels of the encoder.
-    decoder_scaled: the same of the decoder, cross-attention too.
-    unscaled: query and key kernels, and others to be drawn with gain 1.
-    kernel_init: of all kernels, Xavier normal by default; give one with the
-      right axes for `[in, head, dim]` or stacked kernels.
+    decoder_scaled: the same for the decoder, including cross-attention.
+    unscaled: query and key kernels, and others to draw with gain 1.
+    kernel_init: draws all kernels, with Xavier normal by default; give one with
+      the right axes for `[in, head, dim]` or stacked kernels.
 
   Raises:
-    ValueError: if there is no layer, a pattern matches nothing, or the
+    ValueError: if there are no layers, a pattern matches nothing, or the
       kernels of an encoder or decoder were not named.
 
   >>> import jax.numpy as jnp
@@ -141,22 +141,22 @@ def tfixup(
       embeddings          standard deviation d^(-1/2), × (9M)^(-1/4)
 
   for N encoder and M decoder layers (N = M in the paper). Without a decoder,
-  embeddings are scaled as the encoder is.
+  embeddings are scaled like the encoder.
 
   Args:
     key: a key; each leaf gets its own by its path.
-    params: any parameters, those drawn may be abstract.
+    params: any parameters; those drawn may be abstract.
     encoder_layers: N.
     decoder_layers: M.
     encoder_scaled: value, output and feed-forward kernels of the encoder.
-    decoder_scaled: the same of the decoder, cross-attention too.
-    unscaled: query and key kernels, and others to be drawn with gain 1.
+    decoder_scaled: the same for the decoder, including cross-attention.
+    unscaled: query and key kernels, and others to draw with gain 1.
     embeddings: tables `[tokens, d]` of encoder and decoder.
-    kernel_init: of all kernels, Xavier uniform by default; give one with the
-      right axes for `[in, head, dim]` or stacked kernels.
+    kernel_init: draws all kernels, with Xavier uniform by default; give one
+      with the right axes for `[in, head, dim]` or stacked kernels.
 
   Raises:
-    ValueError: if there is no layer, a pattern matches nothing, or the
+    ValueError: if there are no layers, a pattern matches nothing, or the
       kernels of an encoder or decoder were not named.
 
   >>> import jax.numpy as jnp
@@ -202,10 +202,10 @@ def _embedding(factor: float) -> Initializer:
 
 
 def gpt2(params: Any, *, residual: Where, num_branches: int) -> Recipe:
-  """GPT-2: the projections back to the residual stream × 1/√N.
+  """GPT-2: scales the projections back to the residual stream by 1/√N.
 
-  The N branches of the network then add to the stream what one would add
-  without the factor, so it stays bounded whatever N is.
+  Together, the N branches of the network then add to the stream what one branch
+  would add without the factor, so the stream stays bounded whatever N is.
 
   Args:
     params: concrete parameters, such as N(0, 0.02²) for all kernels.
@@ -216,7 +216,7 @@ def gpt2(params: Any, *, residual: Where, num_branches: int) -> Recipe:
     ValueError: if N < 1 or the pattern matches nothing.
 
   Warns:
-    UserWarning: if the projections look as if they had been scaled before.
+    UserWarning: if the projections look as if they had already been scaled.
 
   >>> import jax.numpy as jnp
   >>> params = {"proj": jnp.ones(2), "fc": jnp.ones(2)}

@@ -32,7 +32,7 @@ def torch_defaults(
   embeddings: Where = "*embedding",
   batch_axis: Axes = (),
 ) -> Recipe:
-  """What PyTorch starts with, in a Flax model.
+  """Gives a Flax model the initial values that PyTorch would give it.
 
       kernels      U(±1/√fan_in)
       bias         U(±1/√fan_in) of the kernel beside it, 0 beside none
@@ -42,7 +42,7 @@ def torch_defaults(
   Args:
     key: a key; each leaf gets its own by its path.
     params: any parameters, which may be abstract.
-    kernels: of dense layers and convolutions, `[*window, in, out]`.
+    kernels: those of dense layers and convolutions, `[*window, in, out]`.
     embeddings: tables `[tokens, features]`.
     batch_axis: axes of stacked layers, the same for all kernels.
 
@@ -104,11 +104,12 @@ def _sibling(path: str, name: str) -> str:
 def identity(
   params: Any, *, kernels: Where = "*kernel", batch_axis: Axes = ()
 ) -> Recipe:
-  """Every kernel passes on its input: I, or a Dirac delta in the window.
+  """Makes every kernel pass on its input: I, or a Dirac delta in the window.
 
   Args:
-    params: any parameters, kernels may be abstract.
-    kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
+    params: any parameters; kernels may be abstract.
+    kernels: those of dense layers `[in, out]` and convolutions
+      `[*window, in, out]`.
     batch_axis: axes of stacked layers, the same for all kernels.
 
   Raises:
@@ -133,16 +134,17 @@ def zero_initialization(
   biases: Where | None = None,
   batch_axis: Axes = (),
 ) -> Recipe:
-  """ZerO: zeros, identities and Hadamard matrices, nothing random.
+  """ZerO: zeros, identities and Hadamard matrices, with nothing random.
 
   Kernels are `initializers.zero_hadamard`; the last kernel of each residual
   branch is 0, so that every block starts as the identity.
 
   Args:
-    params: any parameters, those set may be abstract.
-    kernels: of dense layers `[in, out]` and convolutions `[*window, in, out]`.
+    params: any parameters; those that are set may be abstract.
+    kernels: those of dense layers `[in, out]` and convolutions
+      `[*window, in, out]`.
     last: the last kernel of each branch, which becomes 0.
-    biases: become 0.
+    biases: the biases, which become 0.
     batch_axis: axes of stacked layers, the same for all kernels.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Records and verdicts for people to read: in a terminal, a figure, a page.
+"""Readable records and verdicts: in a terminal, as a figure, or on a page.
 
 >>> print(to_text([], [], width=60))
 no linear operation was found

@@ -1,4 +1,4 @@
-"""What a file of results was made of: model, versions, date."""
+"""What a results file is about: the model, versions, and the date."""
 
 import datetime
 import platform

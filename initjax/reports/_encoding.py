@@ -1,4 +1,4 @@
-"""A report in any encoding: ASCII stands in for what it does not hold."""
+"""Reports in any encoding: ASCII replaces what the encoding does not have."""
 
 import sys
 

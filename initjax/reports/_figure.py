@@ -29,13 +29,13 @@ _LEAST_SPAN = 4.0  # of an axis, in bits: what chance does shall look small
 def figure(
   records: Sequence[Record], verdicts: Sequence[Verdict] | None = None
 ) -> "Figure":
-  """log₂ second moments against position, signal above gradient.
+  """Plots log₂ second moments against position, the signal above the gradient.
 
-  Behind them the band in which a healthy network of these widths stays, and
-  dashed what theory predicts for the weights as they are, if the records have
-  them. Rows of errors and warnings are coloured, and a number
-  stands where each verdict begins, errors first. What is exactly zero sits at
-  the lower border, what is not finite at the upper one.
+  Behind them is the band in which a healthy network of these widths stays and,
+  if the records contain it, a dashed line with the theoretical prediction for
+  the weights as they are. Rows of errors and warnings are coloured, and a
+  number marks where each verdict begins, errors first. Exact zeros are drawn at
+  the lower border, and values that are not finite at the upper one.
 
   Args:
     records: rows in order of execution, such as `report.to_records()`.
@@ -43,7 +43,8 @@ def figure(
 
   Raises:
     ImportError: if matplotlib is not installed.
-    ValueError: if there are no records, or a verdict names none of them.
+    ValueError: if there are no records, or a verdict names a row that does not
+      exist.
 
   >>> import initjax, jax.numpy as jnp
   >>> report = initjax.measure(jnp.dot, jnp.ones((3, 8)), jnp.ones((8, 2)))

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and never written over."""
+"""Writes files completely or not at all, and never overwrites one."""
 
 import io
 import json
@@ -13,15 +13,15 @@ from etils import epath
 def write_text(path: epath.PathLike, text: str) -> None:
   """Writes `text` to a new file, as UTF-8.
 
-  A reader never sees half of it: it is written beside `path` and appears there
-  when it is complete.
+  A reader never sees a partial file: it is written next to `path` and appears
+  there when it is complete.
 
   Args:
-    path: local, or of a bucket such as gs://bucket/report.html.
+    path: local, or in a bucket, such as gs://bucket/report.html.
     text: the whole content.
 
   Raises:
-    FileExistsError: if there is something at `path`; it stays as it is.
+    FileExistsError: if something already exists at `path`; it is left as it is.
     FileNotFoundError: if the directory of `path` does not exist.
 
   >>> import tempfile
@@ -36,15 +36,16 @@ def write_text(path: epath.PathLike, text: str) -> None:
 def write_json(path: epath.PathLike, content: Any) -> None:
   """Writes `content` to a new file as standard JSON.
 
-  Arrays become lists, named tuples objects, and numbers that JSON lacks the
-  strings "inf", "-inf" and "nan". Otherwise like `write_text`.
+  Arrays become lists, named tuples become objects, and numbers that JSON lacks
+  become the strings "inf", "-inf" and "nan". Otherwise this is like
+  `write_text`.
 
   Args:
-    path: local, or of a bucket such as gs://bucket/report.json.
+    path: local, or in a bucket, such as gs://bucket/report.json.
     content: dicts, lists, tuples, arrays, numbers and strings.
 
   Raises:
-    FileExistsError: if there is something at `path`; it stays as it is.
+    FileExistsError: if something already exists at `path`; it is left as it is.
     FileNotFoundError: if the directory of `path` does not exist.
     TypeError: if something in `content` has no JSON form.
 
@@ -58,16 +59,17 @@ def write_json(path: epath.PathLike, content: Any) -> None:
 
 
 def write_figure(path: epath.PathLike, figure: Any) -> None:
-  """Writes a matplotlib figure to a new file, by its ending; else as PNG.
+  """Writes a matplotlib figure to a new file.
 
-  Otherwise like `write_text`.
+  The ending of `path` selects the format; without one, it is PNG. Otherwise
+  this is like `write_text`.
 
   Args:
-    path: local, or of a bucket such as gs://bucket/report.svg.
+    path: local, or in a bucket, such as gs://bucket/report.svg.
     figure: a `matplotlib.figure.Figure`.
 
   Raises:
-    FileExistsError: if there is something at `path`; it stays as it is.
+    FileExistsError: if something already exists at `path`; it is left as it is.
     FileNotFoundError: if the directory of `path` does not exist.
     ValueError: if matplotlib does not know the ending.
 

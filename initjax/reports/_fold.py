@@ -1,8 +1,8 @@
-"""Which rows of a long report are shown: repeated blocks fold.
+"""Selects the rows of a long report that are shown: repeated blocks fold.
 
-Blocks are alike if their paths differ in a number only, as in Block_0 …
-Block_23 or the repeats of a scan. Of a run of alike blocks the first and the
-last are shown; what lies between becomes one line.
+Blocks are alike if their paths differ only in a number, as in Block_0 …
+Block_23 or the repeats of a scan. In a run of alike blocks, the first and the
+last are shown; those in between become one line.
 """
 
 import re

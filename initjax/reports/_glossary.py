@@ -1,4 +1,4 @@
-"""Verdicts and words of reports, explained once: on pages and by `--help`."""
+"""Explains verdicts and the words of reports, for pages and for `--help`."""
 
 GLOSSARY = {
   "fan_in, fan_out": "terms summed into one output of an operation; outputs "

@@ -48,18 +48,18 @@ def html(
   missed: Mapping[str, str] = MappingProxyType({}),
   about: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-  """One standalone page: the verdicts, the figure, the table.
+  """Returns a standalone page with the verdicts, the figure and the table.
 
-  It needs no other file and no script, is light or dark as the reader's
-  system is, and fits a telephone. A click on a fix selects all of it.
+  It needs no other file and no script, is light or dark like the reader's
+  system, and fits on a phone. A click on a fix selects all of it.
 
   Args:
     records: rows in order of execution, such as `report.to_records()`.
-    verdicts: what was found; their `rows` are positions in `records`. None if
-      nobody judged, which the page then says.
-    title: of the page.
+    verdicts: what was found; their `rows` are positions in `records`. Pass None
+      if nothing was judged; the page then says so.
+    title: the title of the page.
     missed: parameters that were not followed, as in `graph.not_followed`.
-    about: what else stands below the title, such as the model and the date.
+    about: further facts below the title, such as the model and the date.
 
   Raises:
     ValueError: if a verdict names a row that does not exist.
@@ -126,12 +126,12 @@ def html_fragment(
   *,
   missed: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-  """The same as a piece of a page, for `_repr_html_` in a notebook.
+  """Returns the same as a piece of a page, for `_repr_html_` in a notebook.
 
   Args:
     records: rows in order of execution, such as `report.to_records()`.
-    verdicts: what was found; their `rows` are positions in `records`. None if
-      nobody judged.
+    verdicts: what was found; their `rows` are positions in `records`. Pass None
+      if nothing was judged.
     missed: parameters that were not followed, as in `graph.not_followed`.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Names of rows: short where that tells them apart, and cropped to a width."""
+"""Names of rows: shortened while still distinct, and cropped to a width."""
 
 import re
 from collections import Counter

@@ -16,15 +16,16 @@ def table(
   *,
   missed: Mapping[str, str] = MappingProxyType({}),
 ) -> TextTable:
-  """The report for `rich.print`: as wide as the console, in colour.
+  """Returns the report for `rich.print`, as wide as the console and in colour.
 
-  One row for each operation, repeated blocks folded; then the verdicts, errors
-  first. A row with ✗ or ! before it belongs to an error or a warning.
+  It has one row for each operation, with repeated blocks folded, and then the
+  verdicts, errors first. A row marked with ✗ or ! belongs to an error or a
+  warning.
 
   Args:
     records: rows in order of execution, such as `report.to_records()`.
-    verdicts: what was found; their `rows` are positions in `records`. None if
-      nobody judged, which the report then says.
+    verdicts: what was found; their `rows` are positions in `records`. Pass None
+      if nothing was judged; the report then says so.
     missed: parameters that were not followed, as in `graph.not_followed`.
 
   Raises:
@@ -58,14 +59,14 @@ def to_text(
   encoding: str = "utf-8",
   missed: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-  """The same as plain text, no line wider than `width`.
+  """Returns the same as plain text, with no line wider than `width`.
 
   Args:
     records: rows in order of execution, such as `report.to_records()`.
-    verdicts: what was found; their `rows` are positions in `records`. None if
-      nobody judged.
-    width: in characters; where the columns have no room, rows are a list.
-    encoding: of where it will be written; ASCII stands in for what it lacks.
+    verdicts: what was found; their `rows` are positions in `records`. Pass None
+      if nothing was judged.
+    width: in characters; if the columns do not fit, rows become a list.
+    encoding: the encoding of the destination; ASCII replaces what it lacks.
     missed: parameters that were not followed, as in `graph.not_followed`.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Records as a table of text: it fits its place, or becomes a list."""
+"""Records as a text table that fits the available width, or becomes a list."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Assertions for your own test suite; their tolerances come from theory.
+"""Assertions for your own test suite, with tolerances derived from theory.
 
 >>> import jax, initjax
 >>> def mlp(kernels, x):

@@ -1,4 +1,4 @@
-"""The assertions: one look at a model each, all violations raised at once."""
+"""The assertions: each takes one look at a model and raises all violations."""
 
 import functools
 import warnings
@@ -65,33 +65,34 @@ def assert_variance_stable(
 ) -> None:
   """Asserts that the signal keeps its size through the depth of a model.
 
-  For a chain of layers the drift of log₂ E[z²] per layer is estimated by
-  generalized least squares from all of them, and must be what chance does to
-  healthy weights at these widths: for He-ReLU of width n, |log q_L/q_0| within
-  about z·√(5L/n) of -5L/(2n). No single layer may be odd: change the size by
-  more than chance and a factor 1.7 (1.5 bits of E[z²]) beyond what its
-  neighbours do; less is not found, as Xavier does as much where widths change
-  1:4. For contracting maps (tanh) a wrong gain does
-  not make the signal drift, it shifts the fixed point: `target` asks for that.
-  In models of another shape, growth beyond chance and a factor 4 in size fails.
+  For a chain of layers, the drift of log₂ E[z²] per layer is estimated from all
+  layers by generalized least squares. It must be no larger than chance makes it
+  for healthy weights at these widths: for He-ReLU of width n, |log q_L/q_0|
+  within about z·√(5L/n) of -5L/(2n). In addition, no single layer may be odd,
+  that is, change the size by more than chance and by a factor 1.7 (1.5 bits of
+  E[z²]) beyond what its neighbours do. Smaller deviations are not reported,
+  because Xavier causes as much where widths change 1:4. For contracting maps
+  (tanh), a wrong gain does not make the signal drift, but shifts its fixed
+  point; set `target` to check for that. In models of any other shape, growth
+  beyond chance and beyond a factor 4 in size fails.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters; none for a module that holds them.
+    params: its parameters; omit them for a module that holds them.
     *inputs: its other arguments.
-    false_alarm: the probability that a healthy draw fails, two-sided: half
-        of it by a drift, which all chains share, half by an odd layer.
-    target: E[h²] of pre-activations, biases included, that the weights should
-      keep, such as `meanfield.critical_point(φ, σ_b²).q`.
+    false_alarm: the probability that a healthy draw fails, two-sided: half of
+      it by a drift, shared among all chains, and half by an odd layer.
+    target: the E[h²] of pre-activations, biases included, that the weights
+      should maintain, such as `meanfield.critical_point(φ, σ_b²).q`.
     **options: `key` for the random cotangent, `cotangent`, `has_aux`; `init`
       and `draws` for the mean over several draws.
 
   Raises:
     AssertionError: with every violation, its layers, cause and fix.
-    ValueError: if `false_alarm` or `target` makes no sense.
+    ValueError: if `false_alarm` or `target` is invalid.
 
   Warns:
-    UserWarning: where nothing is found, but parameters were not followed.
+    UserWarning: if nothing is found, but some parameters were not followed.
 
   >>> he = jax.nn.initializers.he_normal()
   >>> model = lambda p, x: jax.nn.relu(x @ p[0]) @ p[1]
@@ -114,28 +115,29 @@ def assert_gradients_flow(
   false_alarm: float = 0.003,
   **options: Unpack[Options],
 ) -> None:
-  """Asserts that gradients keep their size, all the way back.
+  """Asserts that gradients keep their size all the way back to the input.
 
-  As `assert_variance_stable`, for the sum of squares of the gradient with
-  respect to each layer's output: in a chain it must not drift more than chance
-  does where χ₁ = σ_w²E[φ'²] = 1. It must not be 0 nor infinite anywhere. Let
-  `fn` return the outputs rather than a loss: its gradient may be aligned with
-  them, and with the weights, for which no law is known here.
+  This is `assert_variance_stable` for the sum of squares of the gradient with
+  respect to each layer's output: in a chain, it must not drift by more than
+  chance allows where χ₁ = σ_w²E[φ'²] = 1. It must not be 0 or infinite
+  anywhere. Let `fn` return the outputs rather than a loss: the gradient of a
+  loss may be aligned with the outputs and the weights, for which no law is
+  known here.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters; none for a module that holds them.
+    params: its parameters; omit them for a module that holds them.
     *inputs: its other arguments.
-    false_alarm: the probability that a healthy draw fails, two-sided: half
-        of it by a drift, which all chains share, half by an odd layer.
+    false_alarm: the probability that a healthy draw fails, two-sided: half of
+      it by a drift, shared among all chains, and half by an odd layer.
     **options: as in `assert_variance_stable`.
 
   Raises:
     AssertionError: with every violation, its layers, cause and fix.
-    ValueError: if `false_alarm` makes no sense.
+    ValueError: if `false_alarm` is invalid.
 
   Warns:
-    UserWarning: where nothing is found, but parameters were not followed.
+    UserWarning: if nothing is found, but some parameters were not followed.
 
   >>> kernels = jax.numpy.full((40, 8, 8), 0.01)
   >>> layer = lambda h, kernel: (jax.nn.relu(h @ kernel), None)
@@ -156,13 +158,13 @@ def assert_no_dead_units(
 ) -> None:
   """Asserts that no more units are 0 on every sample than chance explains.
 
-  How many that is follows from the correlation of the samples: the probability
-  that N jointly normal numbers are all negative. 0.1 and three standard
-  deviations over the units are added.
+  The expected share follows from the correlation of the samples: it is the
+  probability that N jointly normal numbers are all negative. 0.1 and three
+  standard deviations over the units are added as a tolerance.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters; none for a module that holds them.
+    params: its parameters; omit them for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
@@ -170,7 +172,7 @@ def assert_no_dead_units(
     AssertionError: with the layers, their number of dead units, and the fix.
 
   Warns:
-    UserWarning: where nothing is found, but parameters were not followed.
+    UserWarning: if nothing is found, but some parameters were not followed.
 
   >>> model = lambda p, x: jax.nn.relu(x @ p["kernel"] + p["bias"]) @ p["out"]
   >>> kernel = jax.random.normal(jax.random.key(0), (8, 64))
@@ -191,20 +193,21 @@ def assert_symmetry_broken(
 ) -> None:
   """Asserts that no units, layers or kernels are copies that stay copies.
 
-  Fails on equal columns of a kernel whose units are read alike, on layers of a
-  scan drawn with the same key, and on Flax's equal kernels of other modules.
+  Fails if columns of a kernel are equal and their units are used alike, if
+  layers of a scan were drawn with the same key, and if Flax gave different
+  modules equal kernels.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters; none for a module that holds them.
+    params: its parameters; omit them for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
   Raises:
-    AssertionError: with the kernels, and the fix.
+    AssertionError: with the kernels and the fix.
 
   Warns:
-    UserWarning: where nothing is found, but parameters were not followed.
+    UserWarning: if nothing is found, but some parameters were not followed.
 
   >>> model = lambda p, x: jax.numpy.tanh(x @ p[0]) @ p[1]
   >>> constant = [jax.numpy.ones((8, 8)), jax.numpy.ones((8, 8))]
@@ -222,15 +225,15 @@ def assert_symmetry_broken(
 def assert_finite_signal(
   fn: Callable[..., Any], params: Any, *inputs: Any, **options: Unpack[Options]
 ) -> None:
-  """Asserts that signal and gradient are numbers other than 0 everywhere.
+  """Asserts that signal and gradient are finite and not all 0 everywhere.
 
   Fails on infinities and NaN in parameters, inputs, outputs of operations and
-  gradients, and where all entries are exactly 0, by underflow or otherwise; a
-  branch whose kernel is zero by intention may stay.
+  gradients, and where all entries are exactly 0, through underflow or for any
+  other reason. A branch whose kernel is intentionally zero is accepted.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters; none for a module that holds them.
+    params: its parameters; omit them for a module that holds them.
     *inputs: its other arguments.
     **options: as in `assert_variance_stable`.
 
@@ -238,7 +241,7 @@ def assert_finite_signal(
     AssertionError: with the first row of each kind, and the fix.
 
   Warns:
-    UserWarning: where nothing is found, but parameters were not followed.
+    UserWarning: if nothing is found, but some parameters were not followed.
 
   >>> model = lambda p, x: jax.numpy.exp(x @ p[0]) @ p[1]
   >>> large = [100 * jax.numpy.eye(8), jax.numpy.eye(8)]
@@ -260,22 +263,22 @@ def assert_healthy(
   false_alarm: float = 0.003,
   **options: Unpack[Options],
 ) -> None:
-  """All of these assertions (but that of orthogonality), in one look.
+  """Checks all of these assertions, except orthogonality, in one measurement.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters; none for a module that holds them.
+    params: its parameters; omit them for a module that holds them.
     *inputs: its other arguments.
-    false_alarm: the probability that a healthy draw fails; signal and gradient
-      have half of it each.
+    false_alarm: the probability that a healthy draw fails, split evenly between
+      the signal and the gradient.
     **options: as in `assert_variance_stable`.
 
   Raises:
     AssertionError: with every violation of every kind.
-    ValueError: if `false_alarm` makes no sense.
+    ValueError: if `false_alarm` is invalid.
 
   Warns:
-    UserWarning: where nothing is found, but parameters were not followed.
+    UserWarning: if nothing is found, but some parameters were not followed.
 
   >>> model = lambda p, x: jax.nn.relu(x @ p[0]) @ p[1]
   >>> he = jax.nn.initializers.he_normal()

@@ -1,4 +1,4 @@
-"""What an assertion finds, and how it tells of it: all at once, as tables."""
+"""What an assertion finds, and how it reports it: all at once, as tables."""
 
 import operator
 import warnings

@@ -1,4 +1,4 @@
-"""Whether kernels are orthogonal, to rounding."""
+"""The assertion that kernels are orthogonal, up to rounding."""
 
 import math
 from collections.abc import Callable
@@ -33,28 +33,29 @@ def assert_orthogonal(
 ) -> None:
   """Asserts that kernels, as matrices [in, out], are orthogonal up to a scale.
 
-  The shorter side must be orthonormal: WᵀW = s²·1, or WWᵀ = s²·1 if it has
-  fewer rows than columns, entry by entry to within 4·n·ε of s², where n is the
-  longer side and ε the rounding of the dtype: n·ε is what a sum of n rounded
-  terms may be off, and a Householder factorization adds a few more.
+  The shorter side must be orthonormal: WᵀW = s²·1, or WWᵀ = s²·1 if the matrix
+  has fewer rows than columns. Every entry must agree to within a fraction 4·n·ε
+  of s², where n is the longer side and ε the rounding error of the dtype: a sum
+  of n rounded terms may be off by n·ε, and a Householder factorization adds a
+  few more.
 
-  Which axes are in and out is read from how `fn` uses a kernel: stacks of
-  layers, heads and convolutions are right.
+  Which axes are in and out is read from how `fn` uses a kernel, so stacks of
+  layers, heads and convolutions are handled correctly.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters; none for a module that holds them.
-    *inputs: its other arguments; shapes suffice.
-    scale: s; if None any scale of a kernel will do.
-    where: which kernels shall be, as in `rules`: a glob over the path, a
+    params: its parameters; omit them for a module that holds them.
+    *inputs: its other arguments; shapes are enough.
+    scale: s; if None, any scale of a kernel is accepted.
+    where: which kernels to check, as in `rules`: a glob over the path, a
       `re.Pattern`, a predicate `(path, leaf)`, or a list of these.
 
   Raises:
-    AssertionError: with every kernel that is not.
-    ValueError: if `where` picks no kernel, or one of both is no such thing.
+    AssertionError: with every kernel that is not orthogonal.
+    ValueError: if `where` picks no kernel, or `where` or `scale` is invalid.
 
   Warns:
-    UserWarning: where nothing is found, but parameters were not followed.
+    UserWarning: if nothing is found, but some parameters were not followed.
 
   >>> import jax, jax.numpy as jnp
   >>> kernel = jax.nn.initializers.orthogonal()(jax.random.key(0), (8, 4))

@@ -1,4 +1,4 @@
-"""The assertion on widths: training changes signals alike at all of them."""
+"""The assertion that training changes signals alike at all widths."""
 
 from collections.abc import Callable, Sequence
 
@@ -22,26 +22,26 @@ def assert_width_stable(
 ) -> None:
   """Asserts that training moves every signal alike, whatever the width.
 
-  That is what lets a learning rate transfer from a narrow model to a wide one.
-  See `initjax.coordinate_check` for what is measured, and accepted: exponents
-  of width between −0.20 and +0.10, −0.6 and +0.10 for scores of attention and
-  for readouts that do not start at 0.
+  This is what lets a learning rate transfer from a narrow model to a wide one.
+  See `initjax.coordinate_check` for what is measured and which exponents of
+  width are accepted: those between −0.20 and +0.10, or between −0.6 and +0.10
+  for attention scores and for readouts that do not start at 0.
 
   Args:
     build: width → `initjax.parametrization.Setup(loss, init, optimizer, batch,
       plan=None)`.
     widths: from narrow to wide.
-    steps: of training, at a quarter of the best rate or less.
-    seeds: models of each width.
-    key: from which seeds are drawn.
+    steps: the number of training steps, at a quarter of the best rate or less.
+    seeds: the number of models at each width.
+    key: the key from which seeds are drawn.
 
   Raises:
-    AssertionError: with every operation whose size goes with width, the cause
-      and the fix; if nothing changed, or training diverged.
+    AssertionError: with every operation whose size depends on width, the cause
+      and the fix; or if nothing changed, or training diverged.
     ValueError: if the models cannot be compared.
 
   Warns:
-    UserWarning: where nothing is found, but parameters were not followed.
+    UserWarning: if nothing is found, but some parameters were not followed.
 
   >>> import initjax, jax, jax.numpy as jnp, optax
   >>> model = lambda w, x: jnp.tanh(x @ w["in"]) @ w["out"]
