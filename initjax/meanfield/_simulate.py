@@ -79,7 +79,7 @@ def simulate(
 
   Raises:
     ValueError: as for `trajectory`; for layers without widths, correlations
-      that many inputs cannot have, or a residual layer narrower than the batch.
+      impossible for B inputs, or a residual layer narrower than the batch.
     TypeError: if `key` is not a key, or an activation is not a function.
 
   >>> he = Layer(jax.nn.relu, 2.0, width=64)
