@@ -85,10 +85,10 @@ def torch_gain(name: str, param: float | None = None) -> float:
   """Returns exactly the gain that `torch.nn.init.calculate_gain` returns.
 
   Use it to port PyTorch models. It differs from the exact forward gain at
-  variance 1: "tanh" is 5/3, not 1.59254 (the gradient grows by 1.210 per layer,
-  with the exact gain by 1.178); "selu" is 3/4, not 1 (the signal settles at a
-  second moment of 0.023 and the gradient grows by 1.004 per layer; with 1 the
-  signal stays at 1 and the gradient grows by 1.072); "sigmoid" is 1, not
+  variance 1: "tanh" is 5/3, not 1.59254 (the gradient grows 1.210-fold a layer,
+  with the exact gain 1.178-fold); "selu" is 3/4, not 1 (the signal settles at a
+  second moment of 0.023 and the gradient grows 1.004-fold a layer; with 1 the
+  signal stays at 1 and the gradient grows 1.072-fold); "sigmoid" is 1, not
   1.84623 (the gradient keeps 0.056 or 0.153 of itself per layer: it vanishes
   either way). ELU, GELU, SiLU and Mish are missing. "relu" and "leaky_relu" are
   exact.

@@ -40,7 +40,7 @@ def moments(activation: Activation, variance: Numbers = 1.0) -> Moments:
   """Returns E[φ], E[φ²], E[φ'], E[φ'²] for x ~ N(0, variance), in float64.
 
   The relative error is at most 1e-12 (for a moment that is 0, the absolute
-  error is 1e-14 in units of E|φ|), with kinks and jumps anywhere. φ is
+  error is 1e-14 in units of E|φ|), even with kinks and jumps. φ is
   evaluated in float64 on the CPU whatever the x64 setting, even while something
   else is being traced; results are cached by what φ computes, not by its
   identity. At variance 0 the values are φ(0) and the one-sided slopes there.

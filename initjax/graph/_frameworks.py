@@ -1,7 +1,7 @@
 """Modules of Flax and Equinox as pure functions of their parameters.
 
-A framework that is not imported yet cannot have made what is given: it is
-looked for in `sys.modules` and never imported.
+A framework that is not yet imported cannot have made the given module, so it is
+only looked up in `sys.modules` and never imported.
 """
 
 import functools
@@ -38,7 +38,7 @@ def functional(
     so keywords may include `rngs` and `mutable`: with `mutable`, it returns
     `(outputs, updates)`, so pass `has_aux=True` to `measure` and the like. A
     bound module (`module.bind(variables, rngs=..., mutable=...)`) already has
-    its variables; `fn` then returns the outputs alone.
+    its variables, and `fn` then returns the outputs alone.
 
   An abstract module (from `nnx.eval_shape` or `equinox.filter_eval_shape`) has
   abstract parameters. What stays behind is then as in a fresh module: keys
@@ -47,7 +47,7 @@ def functional(
   Args:
     module: an NNX, Equinox or linen module.
     variables: the variables of an unbound linen module.
-    method: what to call instead of the module: a name, or say `Model.encode`.
+    method: what to call instead of the module: "encode" or `Model.encode`.
     **kwargs: keyword arguments, the same for each call.
 
   Raises:

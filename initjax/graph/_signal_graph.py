@@ -57,7 +57,7 @@ def signal_graph(
       fan_in   terms summed into one output element
       fan_out  output elements that one input element feeds
 
-  and the activation that feeds it. The model is not run, nor memory allocated.
+  and the activation that feeds it. Nothing is computed or allocated.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module;

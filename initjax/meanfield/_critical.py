@@ -31,7 +31,7 @@ def critical_point(activation: Activation, sigma_b2: float) -> FixedPoint:
     sigma_b2: σ_b², variance of the biases, >= 0.
 
   Raises:
-    ValueError: if there is none: φ jumps, so χ₁ is infinite; or φ is positively
+    ValueError: if there is none: φ jumps, so χ₁ is infinite, or φ is positively
       homogeneous (ReLU, leaky ReLU, linear) and σ_b² > 0, so q grows forever.
 
   >>> import jax

@@ -144,7 +144,7 @@ def fluctuation(
   To order 1/n, a layer adds a mean of -κ/(2n) and a variance of κ/n to the log
   of a second moment: forward (σ_w²/n)·Σ φ(z_i)² and backward, for JVPs and VJPs
   alike, (1/n)·Σ φ'(z_i)²·u_i² with Gaussian u = Wᵀg. For two samples a and b
-  whose pre-activations have correlation c and whose gradients g have γ, the
+  whose pre-activations have correlation c and gradients g correlation γ, the
   covariance of their logs is κ/n with
 
       forward   κ(c) = E[φ_a²φ_b²]/E[φ²]² - 1

@@ -72,7 +72,7 @@ def fixed_point(
     sigma_w2: σ_w² = fan_in · variance of the weights, > 0.
     sigma_b2: σ_b², variance of the biases, >= 0.
     start: second moment in the first layer; selects one of several fixed
-      points, and is returned where every q is one (`degenerate`).
+      points, and is the result where every q is one (`degenerate`).
 
   Raises:
     ValueError: if q grows without bound (V(q) > q up to 1e12·start), for

@@ -62,7 +62,7 @@ def correlation_map(
 
   Raises:
     ValueError: for arguments out of range; as for
-      `initjax.gains.joint_moments`; or, if q is None, without a fixed point.
+      `initjax.gains.joint_moments`; or if q is None and `fixed_point` fails.
 
   >>> import jax
   >>> round(correlation_map(jax.nn.relu, 0.0, 2.0, 0.0), 12)  # 1/π

@@ -26,7 +26,7 @@ def batch_norm_gradient_growth(
       linear φ      (B - 2)/(B - 3)
 
   whatever the variance of the weights: by π/(π - 1) = 1.467 for ReLU. It is
-  above 1 for any φ, so gradients explode in BatchNorm without skip connections.
+  above 1 for any φ: BatchNorm networks explode without skip connections.
   At batch B a unit's normalized values are √B·u, with u uniform on the sphere
   orthogonal to (1, ..., 1) in B dimensions, and the factor is
 

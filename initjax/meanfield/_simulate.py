@@ -33,7 +33,7 @@ _RANK = 1e-12  # eigenvalues of a Gram matrix below this part of the largest: 0
 class Simulation(NamedTuple):
   """Sizes in each draw of a stack: log₂ of second moments over units and batch.
 
-  -inf where all units are 0.
+  They are -inf where all units are 0.
   """
 
   forward: np.ndarray
@@ -73,8 +73,8 @@ def simulate(
       units, or as there are inputs.
     correlation: between two inputs, in [-1, 1]: x_a·x_b/|x|².
     batch: number of inputs B over which second moments are averaged.
-    cotangent_correlation: the same for the last layer's gradients, which are
-      drawn at random.
+    cotangent_correlation: correlation of the last layer's gradients, which
+      are drawn at random.
     weights: "gaussian" or "orthogonal", with variance σ_w²/fan_in.
 
   Raises:

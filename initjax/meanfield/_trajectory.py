@@ -96,8 +96,8 @@ def trajectory(
     correlation: between two inputs, in [-1, 1]: E[x_a·x_b]/E[x²].
     batch: number of inputs over which second moments are averaged; it affects
       drift and covariance.
-    cotangent_correlation: the same for their gradients in the last layer, in
-      [-1, 1]; 0 if these are drawn at random.
+    cotangent_correlation: correlation of their gradients in the last layer,
+      in [-1, 1]; 0 if these are drawn at random.
 
   Drift, deviation and covariance are 0 without widths, and NaN (unknown) where
   first order is not enough: after a batch normalization, a gate or a

@@ -109,7 +109,7 @@ def measure_and_grad(
 ) -> Measured:
   """Runs `measure` and returns the outputs and the gradient as well.
 
-  The passes are the same, so monitoring a step costs only the statistics.
+  Both share the same two passes, so monitoring costs only the statistics.
 
   Args:
     fn: a function of parameters and inputs, such as a loss, or a module.
