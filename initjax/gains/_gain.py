@@ -1,4 +1,4 @@
-"""One number per activation: by what to scale the weights that follow it."""
+"""One number per activation: the factor for the weights that follow it."""
 
 import math
 import sys
@@ -17,23 +17,23 @@ def gain(
   direction: Literal["forward", "backward", "centered"] = "forward",
   variance: float = 1.0,
 ) -> float:
-  """The gain g for which weights of variance g²/n keep the signal's size.
+  """Returns the gain g such that weights of variance g²/n keep signal sizes.
 
   With x ~ N(0, v):
 
       forward   g = √(v/E[φ(x)²])    pre-activations keep the second moment v
       backward  g = 1/√E[φ'(x)²]     gradients keep theirs
-      centered  g = √(v/Var[φ(x)])   as forward, if the mean is taken away
+      centered  g = √(v/Var[φ(x)])   as forward, but with the mean subtracted
 
   Args:
     activation: any elementwise JAX function, kinks and jumps included.
     direction: "forward", "backward" or "centered".
-    variance: v > 0 of the pre-activations.
+    variance: the variance v > 0 of the pre-activations.
 
   Raises:
-    ValueError: for an unknown direction; where the moment is 0 or infinite
-      (backward: φ jumps, so φ' has a delta, or is as steep as √|x| at 0); and
-      as `moments`.
+    ValueError: for an unknown direction; if the moment is 0 or infinite
+      (backward: φ jumps, so φ' has a delta, or φ is as steep as √|x| at 0); and
+      in the same cases as `moments`.
 
   >>> import jax
   >>> round(gain(jax.nn.relu), 12), round(gain(jax.numpy.tanh), 5)
@@ -82,16 +82,16 @@ def _check_kept(
 
 
 def torch_gain(name: str, param: float | None = None) -> float:
-  """The gain that `torch.nn.init.calculate_gain` recommends, value for value.
+  """Returns exactly the gain that `torch.nn.init.calculate_gain` returns.
 
-  For porting. Against the exact forward gain at variance 1: "tanh" is 5/3
-  here, exactly 1.59254 (with 5/3 the gradient grows 1.210 times a layer, with
-  the exact gain 1.178 times); "selu" is 3/4, exactly 1 (with 3/4 the signal
-  settles at a second moment of 0.023 and the gradient grows 1.004 times a
-  layer, with 1 it stays at 1 and the gradient grows 1.072 times); "sigmoid" is
-  1, exactly 1.84623 (the gradient keeps 0.056 or 0.153 of itself per layer:
-  it vanishes either way); ELU, GELU, SiLU and Mish are missing. "relu" and
-  "leaky_relu" are exact.
+  Use it to port PyTorch models. It differs from the exact forward gain at
+  variance 1: "tanh" is 5/3, not 1.59254 (the gradient grows 1.210-fold a layer,
+  with the exact gain 1.178-fold); "selu" is 3/4, not 1 (the signal settles at a
+  second moment of 0.023 and the gradient grows 1.004-fold a layer; with 1 the
+  signal stays at 1 and the gradient grows 1.072-fold); "sigmoid" is 1, not
+  1.84623 (the gradient keeps 0.056 or 0.153 of itself per layer: it vanishes
+  either way). ELU, GELU, SiLU and Mish are missing. "relu" and "leaky_relu" are
+  exact.
 
   Args:
     name: "linear", "conv1d", ..., "sigmoid", "tanh", "relu", "leaky_relu" or
@@ -99,7 +99,7 @@ def torch_gain(name: str, param: float | None = None) -> float:
     param: the negative slope of "leaky_relu" (default 0.01).
 
   Raises:
-    ValueError: for a name that PyTorch does not know, or a slope that is no
+    ValueError: for a name that PyTorch does not know, or a slope that is not a
       number.
 
   >>> torch_gain("tanh")

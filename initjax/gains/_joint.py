@@ -54,24 +54,24 @@ def joint_moments(
   correlation: float | np.ndarray,
   variance: float = 1.0,
 ) -> JointMoments:
-  """E[φ(u)φ(v)] and its kin for Gaussian u, v of correlation c, in float64.
+  """Returns E[φ(u)φ(v)] and similar moments of Gaussian u and v, in float64.
 
-  u and v have mean 0 and the same variance. With independent w, t, t' ~ N(0, 1)
+  Both have mean 0 and the same variance. With independent w, t, t' ~ N(0, 1)
 
       u = √v·(√c·w + √(1-c)·t),   v = √v·(√c·w + √(1-c)·t'),
 
-  so that E[φ(u)φ(v)] = E_w[(E_t φ(u))²]: the inner integral is cut at the kinks
-  and jumps of φ, the outer function is smooth. Relative error at most 1e-12
-  (absolute 1e-14, in units of E[φ²], for a moment that is 0).
+  so E[φ(u)φ(v)] = E_w[(E_t φ(u))²]: the inner integral is cut at the kinks and
+  jumps of φ, and the outer function is smooth. The relative error is at most
+  1e-12 (absolute 1e-14, in units of E[φ²], for a moment that is 0).
 
   Args:
     activation: any elementwise JAX function of real numbers.
     correlation: c in [-1, 1], a number or an array.
-    variance: of u and of v, > 0.
+    variance: the variance of both u and v, > 0.
 
   Raises:
-    ValueError: for arguments out of range, as `moments`, or if E[φ⁴] or E[φ'⁴]
-      diverges.
+    ValueError: for arguments out of range, as for `moments`, or if E[φ⁴] or
+      E[φ'⁴] diverges.
     TypeError: if an argument is being traced.
 
   >>> half = joint_moments(jax.nn.relu, 0.5)

@@ -1,4 +1,4 @@
-"""Where an activation is smooth: panels on which 21 nodes resolve it.
+"""Where an activation is smooth: panels that 21 nodes resolve.
 
 Everything is in units of the standard deviation of x ~ N(0, v): x = √v·z.
 """

@@ -1,4 +1,4 @@
-"""How the length map moves: E[φ²] and its slope with the variance."""
+"""How the length map changes: E[φ²] and its slope in the variance."""
 
 import functools
 from typing import NamedTuple
@@ -21,7 +21,7 @@ _JUMP = 1e-10  # relative gap between two forms of the slope: φ² jumps
 
 
 class Length(NamedTuple):
-  """Of φ(x) for x ~ N(0, v): floats, or arrays of the shape of v."""
+  """E[φ²] and its slope for x ~ N(0, v): floats, or arrays shaped like v."""
 
   second_moment: Numbers
   """E[φ(x)²]; inf where it diverges"""
@@ -30,20 +30,20 @@ class Length(NamedTuple):
 
 
 def length(activation: Activation, variance: Numbers = 1.0) -> Length:
-  """E[φ²] and how it changes with the variance v of x ~ N(0, v), in float64.
+  """Returns E[φ²] and its slope in the variance v of x ~ N(0, v), in float64.
 
       dE[φ²]/dv = E[xφφ']/v = (E[x²φ²]/v - E[φ²])/(2v)
 
-  Both forms of the slope are computed: the first is more accurate and misses
-  the deltas of φ' where φ² jumps; there the second is returned.
+  Both forms of the slope are computed: the first is more accurate, but misses
+  the deltas of φ' where φ² jumps, so there the second is returned.
 
   Args:
     activation: any elementwise JAX function of real numbers.
-    variance: of the pre-activation, > 0; a number or an array of numbers.
+    variance: variance of the pre-activation, > 0; a number or an array.
 
   Raises:
-    ValueError: for a variance that is not > 0, or as `moments`, but not where
-      φ grows too fast: then both are inf.
+    ValueError: for a variance that is not > 0, and as for `moments`, except
+      where φ grows too fast: then both are inf.
 
   >>> import jax
   >>> found = length(jax.nn.silu)

@@ -37,21 +37,21 @@ class Moments(NamedTuple):
 
 
 def moments(activation: Activation, variance: Numbers = 1.0) -> Moments:
-  """E[φ], E[φ²], E[φ'], E[φ'²] for x ~ N(0, variance), in float64.
+  """Returns E[φ], E[φ²], E[φ'], E[φ'²] for x ~ N(0, variance), in float64.
 
-  Relative error at most 1e-12 (absolute 1e-14, in units of E|φ|, for a moment
-  that is 0), for smooth functions and for kinks and jumps anywhere. φ is
-  evaluated in float64 on the CPU whatever the x64 setting, eagerly or while
-  something else is traced; results are cached by what φ computes, not by its
+  The relative error is at most 1e-12 (for a moment that is 0, the absolute
+  error is 1e-14 in units of E|φ|), even with kinks and jumps. φ is
+  evaluated in float64 on the CPU whatever the x64 setting, even while something
+  else is being traced; results are cached by what φ computes, not by its
   identity. At variance 0 the values are φ(0) and the one-sided slopes there.
   A feature of φ narrower than 1/200 of its distance from 0 may be overlooked,
-  and one narrower than 1e-4 of that has as many digits less as x has there.
-  Casts to float32, bfloat16 and the like within φ are looked through; those to
-  integers and booleans are part of it.
+  and one narrower than 1e-4 of it loses as many digits as x itself does there.
+  Casts to float32, bfloat16 and the like within φ are ignored; casts to
+  integers and booleans are part of φ.
 
   Args:
     activation: any elementwise JAX function of real numbers.
-    variance: of the pre-activation, >= 0; a number or an array of numbers.
+    variance: variance of the pre-activation, >= 0; a number or an array.
 
   Raises:
     ValueError: if φ is not elementwise, gives NaN, or a moment diverges.

@@ -1,9 +1,9 @@
 """Adaptive quadrature against many Gaussians at once.
 
 The functions are expensive to call and cheap to call with many points, so each
-round evaluates every unfinished interval together, and a few stubborn ones are
-cut into many: an interval with a kink or a jump shrinks by a factor 48 a
-round, not 2. (`scipy.integrate.cubature` halves one interval at a time and
+round evaluates all unfinished intervals together and cuts the few stubborn ones
+into many: an interval with a kink or a jump shrinks by a factor of 48 a round,
+not 2. (`scipy.integrate.cubature` halves one interval at a time and
 evaluates it 31-fold: 0.3 to 0.5 s for |x - 0.3| where this takes 0.03 s.)
 """
 

@@ -1,4 +1,4 @@
-"""Looking inside any JAX model through its jaxpr.
+"""Reads the structure of any JAX model from its jaxpr.
 
 >>> import jax, jax.numpy as jnp
 >>> graph = signal_graph(jnp.dot, jnp.ones((3, 8)), jnp.ones((8, 2)))

@@ -1,8 +1,8 @@
-"""Reading back the activation that feeds a linear operation.
+"""Recovers the activation that feeds a linear operation.
 
-From the operand we walk back through elementwise equations to the last value
-through which all paths lead: the source. What lies between is a function of one
-scalar, and can be called.
+From the operand, the reader walks back through elementwise equations to the
+last value that all paths pass through: the source. What lies between is a
+function of one scalar that can be called.
 """
 
 import heapq

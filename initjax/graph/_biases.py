@@ -1,16 +1,16 @@
-"""What is a bias or a scale, of parameters that meet data entry by entry.
+"""Tells which parameters that meet data entry by entry are biases or scales.
 
-Whatever is no kernel and no table meets data in an elementwise operation. It is
-a bias or a scale if it shifts or multiplies each entry of a signal by itself:
+A parameter that is not a kernel or table meets data in elementwise operations.
+It is a bias or a scale if it shifts or scales each signal entry separately:
 
-- it differs along no axis along which the signal does not, else each entry of
-  the signal meets several of its entries, as those of a kernel: unless such a
-  product scales another signal, or such a sum is not folded again;
+- it varies only along axes along which the signal varies; otherwise each entry
+  of the signal meets several of its entries, as with a kernel (unless such a
+  product scales another signal, or such a sum is not folded again);
 - it does not multiply scores, one pair of tokens at a time, as decays do;
-- it multiplies nothing that it multiplied before data were added, as an average
-  over time does: what counts is its power.
+- it does not multiply again, once data are added, what it multiplied before, as
+  in an average over time: there, its power is what counts.
 
-Anything else is not followed, and named with the primitive.
+Anything else is not followed, and is reported with the primitive.
 """
 
 import dataclasses

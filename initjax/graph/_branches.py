@@ -1,4 +1,4 @@
-"""Residual branches: what is added to the signal that it is computed of."""
+"""Residual branches: what is added to the signal it is computed from."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What loops carry from repeat to repeat, and what one repeat sees."""
+"""What loops carry from repeat to repeat, and what each repeat sees."""
 
 import dataclasses
 import itertools

@@ -1,10 +1,10 @@
-"""Parameters that data choose: which of several kernels, or of which rows.
+"""Parameters selected by data: one of several kernels, or some of the rows.
 
 A gather or dynamic slice at indices that are data, or a selection by data, can
-be read in two ways: as a kernel, where the result is contracted, and as data,
-the row that was looked up. Both are followed, through moves and constant
-factors, until it is used. A look-up is noted as an operation where its result
-is used as data.
+be read in two ways: as a kernel, if the result is contracted, or as data, the
+row that was looked up. Both readings are followed, through moves and constant
+factors, until the result is used. If it is used as data, the look-up is noted
+as an operation.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""What the devices of a shard_map do together: split arrays, and sum them.
+"""What the devices of a shard_map do together: split and sum arrays.
 
-Inside a shard_map an array is a shard, but a model is meant as a whole: a sum
-over devices of what each one's part of a kernel gives is one longer sum. So a
-value knows over which axes of the mesh it differs, a view by which of them it
+Inside a shard_map an array is a shard, but the graph describes the whole model:
+a sum over devices, each with its part of a kernel, is one longer sum. So each
+value records the mesh axes over which it differs, each view those by which it
 was split, and a collective is read as a sum or as a move of entries.
 """
 

@@ -1,4 +1,4 @@
-"""What differs inside jaxprs between the supported lines of JAX.
+"""Differences between jaxprs in the supported releases of JAX.
 
 In 0.10 a jaxpr and a closed jaxpr are two classes and a scan counts its
 operands (`num_consts`, `num_carry`); in 0.12 they are one class, and a scan

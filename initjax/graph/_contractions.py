@@ -1,9 +1,9 @@
-"""Parameters that meet data by hand: kernels of sums, and what is not followed.
+"""Handwritten contractions of parameters, and uses that are not followed.
 
 A parameter times data, summed over an axis along which the parameter varies, is
-a kernel as that of a matrix product: `(W * x[..., None, :]).sum(-1)`. So is one
-whose Fourier transform multiplies that of data. What is no such sum, and no
-bias or scale either, is noted with the primitive in which it met data.
+a kernel like that of a matrix product: `(W * x[..., None, :]).sum(-1)`. So is
+one whose Fourier transform multiplies that of data. Any other use that is not a
+bias or scale is noted with the primitive in which the parameter meets data.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""What a model computes of what: all nodes, who reads them, added parameters.
+"""The data flow of a model: all nodes, their readers, added parameters.
 
-A `SignalGraph` lists operations; this follows what lies between them, for those
-who want to move a constant factor to where a parameter can take it.
+A `SignalGraph` lists operations; this module follows what lies between them, so
+that a constant factor can be moved to where a parameter can absorb it.
 """
 
 import dataclasses

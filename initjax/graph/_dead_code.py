@@ -1,7 +1,7 @@
 """Equations that no output of a function depends on.
 
-A trace holds all that a function computed, also what it dropped afterwards. How
-a parameter is used there does not matter.
+A trace contains all that a function computed, even what it discarded. How a
+parameter is used there does not matter.
 """
 
 from collections.abc import Callable, Iterable, Sequence

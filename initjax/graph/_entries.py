@@ -1,7 +1,7 @@
-"""Which entries of a leaf, or of a kernel, end up in a signal that is sliced.
+"""Which entries of a leaf or kernel end up in a signal that is sliced.
 
-Masks of booleans that broadcast against a leaf: axes that are whole have size
-1, so that nothing of a leaf's size is allocated.
+They are boolean masks that broadcast against a leaf: axes that are complete
+have size 1, so nothing of a leaf's size is allocated.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""What multiplies or shifts a stream, but data: numbers, parameters, constants.
+"""What scales or shifts a stream, except data: numbers, parameters, constants.
 
-A constant counts with its root mean square. So does a parameter, whose values
-are known later: what is computed of it is kept as an expression.
+A constant counts with its root mean square. So does a parameter, but its values
+are known only later, so what is computed from it is kept as an expression.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which axes of a signal hold its features, and which tell samples apart."""
+"""Which axes of a signal hold its features, and which distinguish samples."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What an equation makes of views: moves, constant factors, joins."""
+"""How an equation transforms views: moves, constant factors, joins."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Modules of Flax and Equinox as pure functions of their parameters.
 
-A framework that is not imported yet cannot have made what is given: it is
-looked for in `sys.modules` and never imported.
+A framework that is not yet imported cannot have made the given module, so it is
+only looked up in `sys.modules` and never imported.
 """
 
 import functools
@@ -24,36 +24,36 @@ def functional(
   method: str | Callable[..., Any] | None = None,
   **kwargs: Any,
 ) -> tuple[Callable[..., Any], Any]:
-  """A module as `(fn, params)`: `fn(params, *inputs)` is what it returns.
+  """Returns a module as `(fn, params)`, where `fn(params, *inputs)` calls it.
 
-  Verbs such as `initjax.measure` take modules as they are; this is for all that
-  needs more: keywords, another method, other parameters, gradients.
+  Functions such as `initjax.measure` accept modules directly; use this if you
+  need more: keywords, another method, other parameters, gradients.
 
   - NNX: the parameters are the `nnx.State` of all `nnx.Param`s; counters, keys
-    and batch statistics stay behind and keep their values, also when `fn`
-    changes them. `nnx.update(module, params)` writes parameters back.
-  - Equinox: they are the module with everything but its floating-point arrays
-    taken away; `equinox.combine` undoes it.
-  - linen: they are the variables, all collections. `fn` is `module.apply`, so
-    that keywords may be `rngs` and `mutable` too: with `mutable`, `fn` returns
-    `(outputs, updates)`, which verbs take by `has_aux=True`. A module that is
-    bound (`module.bind(variables, rngs=..., mutable=...)`) has its variables;
-    `fn` returns the outputs alone.
+    and batch statistics stay behind and keep their values, even if `fn`
+    changes them. `nnx.update(module, params)` writes the parameters back.
+  - Equinox: they are the module with everything removed except its
+    floating-point arrays; `equinox.combine` puts it back.
+  - linen: they are the variables, in all collections. `fn` is `module.apply`,
+    so keywords may include `rngs` and `mutable`: with `mutable`, it returns
+    `(outputs, updates)`, so pass `has_aux=True` to `measure` and the like. A
+    bound module (`module.bind(variables, rngs=..., mutable=...)`) already has
+    its variables, and `fn` then returns the outputs alone.
 
-  An abstract module (of `nnx.eval_shape`, `equinox.filter_eval_shape`) has
-  abstract parameters. What stays behind is then that of a fresh module: keys
+  An abstract module (from `nnx.eval_shape` or `equinox.filter_eval_shape`) has
+  abstract parameters. What stays behind is then as in a fresh module: keys
   are `jax.random.key(0)`, running means and counters 0, all other floats 1.
 
   Args:
     module: an NNX, Equinox or linen module.
-    variables: of a linen module that is not bound.
-    method: what to call instead of the module: a name, or `Model.encode`.
-    **kwargs: keywords of the call, the same each time.
+    variables: the variables of an unbound linen module.
+    method: what to call instead of the module: "encode" or `Model.encode`.
+    **kwargs: keyword arguments, the same for each call.
 
   Raises:
-    TypeError: for anything else; for a linen module without variables, others
-      with them; if the module cannot be called.
-    AttributeError: if it has no such method.
+    TypeError: if `module` is anything else, or cannot be called; if variables
+      are missing for a linen module, or given for another kind.
+    AttributeError: if the module has no such method.
 
   >>> from flax import nnx
   >>> fn, params = functional(nnx.Linear(3, 8, rngs=nnx.Rngs(0)))

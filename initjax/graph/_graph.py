@@ -1,4 +1,4 @@
-"""What the reader of a model returns: linear operations, in order."""
+"""What reading a model returns: its linear operations, in order."""
 
 import dataclasses
 import functools
@@ -54,11 +54,11 @@ class Term(NamedTuple):
   images side by side; the mean or the maximum of an image over positions;
   values, queries and keys; a parameter that is added, or a constant array of
   unit size; the number 1; the entries of one-hot rows that are not 0; an input;
-  what cannot be said, with all that has a say in it as `inner`"""
+  an unknown term, with all that contributes to it as `inner`"""
   site: Site = ()
   """of the operation: always the latest of its repeats; of an input, its own"""
   path: str = ""
-  """of the bias; "" if it is no parameter"""
+  """path of the bias; "" if it is not a parameter"""
   inner: "Stream" = ()
   """what is normalized"""
   over: str = "units"
@@ -70,12 +70,12 @@ class Term(NamedTuple):
   counts: tuple[int, ...] = ()
   """of those samples, then of positions; () where that is not known"""
   images: "tuple[Image, ...]" = ()
-  """of a product: independent, given what feeds their streams"""
+  """factors of a product: independent, given what feeds their streams"""
   factor: float = 1.0
   scales: tuple[Scale, ...] = ()
   share: float = 1.0
-  """of the entries that it names, how many it takes: more than all of them,
-  where they are repeated"""
+  """the share of the entries it names that it takes; above 1 where they are
+  repeated"""
   mixing: Mixing | None = None
   """of positions"""
 
@@ -85,15 +85,15 @@ Stream = tuple[Term, ...]
 
 
 class Image(NamedTuple):
-  """A function of a stream, entry by entry."""
+  """A function of a stream, applied entry by entry."""
 
   activation: Activation
   stream: Stream
   share: float = 1.0
-  """of the stream's entries that it takes, likewise: ½ for the halves of a
-  gated unit"""
+  """share of the stream's entries that it takes, likewise: ½ for the halves of
+  a gated unit"""
   weight: float = 1.0
-  """where images are side by side, its part of all entries"""
+  """where images are side by side, its share of all entries"""
 
 
 def terms_within(stream: Stream | None) -> Iterator[Term]:
@@ -109,7 +109,7 @@ class Feed(NamedTuple):
   """What feeds an operation: activation(source)."""
 
   activation: Activation | None = None
-  """a function of one scalar, None if there is none to be recovered"""
+  """a function of one scalar; None if none can be recovered"""
   reason: str = "input"
   """what the source is: "linear", "input", "normalization", "residual sum",
   "product of two branches", "softmax", or a primitive"""
@@ -120,15 +120,15 @@ class Feed(NamedTuple):
   output: int = 0
   """which of that equation's outputs"""
   stream: Stream | None = None
-  """what that source is a sum of; None where it cannot be said"""
+  """the terms that this source is a sum of; None if they are unknown"""
   reached: Stream | None = None
-  """then, all that has a say in it; None where that cannot be said either"""
+  """in that case, all that contributes to it; None if that is unknown too"""
   share: float = 1.0
-  """of the source's entries that it takes; > 1 where they are repeated"""
+  """share of the source's entries that it takes; > 1 if they are repeated"""
 
   @property
   def from_outside(self) -> bool:
-    """Whether no operation comes before it."""
+    """Whether no operation comes before the source."""
     return self.reason in ("input", "indices", "positions", "constant")
 
 
@@ -137,43 +137,43 @@ class LinearOp:
   """One use of a parameter in a linear operation."""
 
   paths: tuple[str, ...]
-  """of the parameters, such as "params/Dense_0/kernel"; several where
+  """paths of the parameters, such as "params/Dense_0/kernel"; several if
   the kernel is made of several, none for a constant"""
   kind: Literal["dot", "convolution", "embedding", "ragged_dot", "data"]
   """the operation; "data" has no parameter at all (attention scores)"""
   shape: tuple[int, ...]
-  """of the output, without the axes of surrounding loops"""
+  """shape of the output, without the axes of surrounding loops"""
   dtype: Any
-  """of the output"""
+  """dtype of the output"""
   fan_in: float
   """terms summed into one output element, away from borders"""
   fan_out: float
-  """output elements that one input element feeds, likewise"""
+  """output elements that one input element feeds, away from borders"""
   origin: Literal["parameter", "derived", "constant", "data"]
   """of the kernel: a leaf seen through a linear view; computed from leaves;
-  a constant closed over by the function; or data"""
+  a constant that the function closes over; or data"""
   axes: Axes
   """which axes of the operands are summed, and which are samples"""
   place: Place
-  """where in the program it is"""
+  """where the operation is in the program"""
   feed: Feed
   """what feeds the operation; in a scan, what feeds the first repeat"""
   view: View | None = None
-  """how the kernel is made of parameters; None for what is no parameter"""
+  """how the kernel is made of parameters; None if it is not a parameter"""
   groups: int = 1
   strides: tuple[int, ...] = ()
   dilation: tuple[int, ...] = ()
   later_feed: Feed | None = None
   """in a scan, what feeds the repeats after the first"""
   kernel_shape: tuple[int, ...] = ()
-  """of the operand that is the kernel, in one repeat"""
+  """shape of the operand that is the kernel, in one repeat"""
   valid_fans: tuple[float, float] | None = None
-  """fan_in and fan_out without terms that are padding, if these are there"""
+  """fan_in and fan_out without padding terms, if there are any"""
   taps: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
   """of a convolution, for each axis [outputs, taps]: the entry met, or -1"""
   summed_over: tuple[tuple[str, int], ...] = ()
-  """axes of a shard_map's mesh, and their sizes, over whose devices the output
-  is summed: `fan_in` counts the terms of all"""
+  """axes of a shard_map's mesh, with sizes, over whose devices the output is
+  summed: `fan_in` counts the terms on all of them"""
 
   def __repr__(self) -> str:
     """Short: path, kind, fans, repeats, and what feeds it."""
@@ -185,24 +185,24 @@ class LinearOp:
     return f"LinearOp({name} {fans}{times}, fed by {source})"
 
   def feed_at(self, repeat: tuple[int, ...]) -> Feed:
-    """What feeds one repeat."""
+    """Returns what feeds the operation in one repeat."""
     if self.later_feed is None or self.place.is_first(repeat):
       return self.feed
     return self.later_feed
 
   @property
   def usual_feed(self) -> Feed:
-    """What feeds most repeats."""
+    """What feeds the operation in most repeats."""
     return self.later_feed or self.feed
 
   @property
   def valid_fan_in(self) -> float:
-    """fan_in without terms that are padding: the mean over all outputs."""
+    """fan_in without padding terms: the mean over all outputs."""
     return self.fan_in if self.valid_fans is None else self.valid_fans[0]
 
   @property
   def valid_fan_out(self) -> float:
-    """fan_out likewise: the mean over all inputs, borders included."""
+    """fan_out without padding: the mean over all inputs, borders included."""
     return self.fan_out if self.valid_fans is None else self.valid_fans[1]
 
   @property
@@ -218,17 +218,17 @@ class LinearOp:
 
   @property
   def leaf_shape(self) -> tuple[int, ...] | None:
-    """Of the parameter, where there is one."""
+    """Shape of the parameter; None if there is none."""
     return None if self.view is None else self.view.leaf_shape
 
   @property
   def in_axes(self) -> tuple[int, ...] | None:
-    """Axes of the parameter that are summed; None if not to be followed."""
+    """Axes of the parameter that are summed; None if they are unknown."""
     return self._leaf_axes(self.axes.summed, self.axes.free)
 
   @property
   def out_axes(self) -> tuple[int, ...] | None:
-    """Axes of the parameter that become features of the output."""
+    """Axes of the parameter that become output features; None if unknown."""
     return self._leaf_axes(self.axes.free, self.axes.summed)
 
   def _leaf_axes(
@@ -243,7 +243,7 @@ class LinearOp:
 
   @property
   def is_shared(self) -> bool:
-    """Whether repeats of a scan around it use one kernel."""
+    """Whether the repeats of a surrounding scan share one kernel."""
     own = () if self.view is None else self.view.scans
     return len(own) < len(self.place.scans)
 
@@ -254,32 +254,32 @@ class LinearOp:
 
   @property
   def activation(self) -> Activation | None:
-    """The function that feeds the (first) operation, if there is one."""
+    """The activation that feeds the operation (in its first repeat), if any."""
     return self.feed.activation
 
   @property
   def reason(self) -> str:
-    """What that function is applied to, in words: see `Feed`."""
+    """What the activation is applied to, in words; see `Feed`."""
     return self.feed.reason
 
   @property
   def source(self) -> str | None:
-    """Path of the operation whose output that is."""
+    """Path of the operation whose output the activation is applied to."""
     return self.feed.source
 
 
 class Row(NamedTuple):
-  """An operation at one repeat of the scans around it."""
+  """An operation in one repeat of the scans around it."""
 
   number: int
-  """of the operation, in `graph.ops`"""
+  """index of the operation in `graph.ops`"""
   op: LinearOp
   repeat: tuple[int, ...]
-  """of each scan, outermost first"""
+  """index in each scan, outermost first"""
 
   @property
   def feed(self) -> Feed:
-    """What feeds this repeat."""
+    """What feeds the operation in this repeat."""
     return self.op.feed_at(self.repeat)
 
 
@@ -295,33 +295,33 @@ class SignalGraph:
   """How a model uses its parameters, read from its jaxpr."""
 
   ops: tuple[LinearOp, ...]
-  """every use of a parameter, in the order of execution; one that reaches no
-  output of the function only where the parameter has no other"""
+  """every use of a parameter, in the order of execution; uses that reach no
+  output of the function count only if the parameter has no other"""
   products: tuple[LinearOp, ...]
   """products of two data operands, such as attention scores, in order"""
   elementwise: tuple[str, ...]
-  """parameters that shift or multiply entries of a signal one by one: biases,
-  scales of norms"""
+  """parameters that shift or scale the entries of a signal one by one: biases
+  and scales of normalizations"""
   unused: tuple[str, ...]
-  """parameters that meet no data and are no output themselves"""
+  """parameters that meet no data and are not outputs themselves"""
   not_followed: dict[str, str] = dataclasses.field(hash=False)
-  """parameters that meet data in a way that is not read, and the primitive in
-  which they do: a product whose kernel data make of them, a loop of which they
-  multiply the carry, or a sum or product that is no bias and no scale"""
+  """parameters whose use cannot be read, and the primitive in which they meet
+  data: a product whose kernel data computes from them, a loop whose carry they
+  multiply, or a sum or product that is neither a bias nor a scale"""
   opaque: tuple[str, ...]
-  """calls that hold linear operations and could not be entered, by name"""
+  """names of calls that contain linear operations but could not be entered"""
   statistics: tuple[int, ...] = ()
-  """leaves of the inputs that scale or shift all samples alike, by number: they
-  are read as constants, and not as data"""
+  """input leaves, by number, that scale or shift all samples alike: they are
+  read as constants, not as data"""
   output: Stream | None = None
-  """what that output is a (function of a) sum of which holds the last
-  operation's; None where it cannot be said"""
+  """the sum that yields (perhaps through a function) the output that contains
+  the last operation's; None if it is unknown"""
 
   @functools.cached_property
   def rows(self) -> tuple[Row, ...]:
     """Every repeat of every operation, in the order of execution.
 
-    Operations that share a scan take turns; a reversed one counts down.
+    Operations in one scan take turns; a reversed scan counts down.
     """
     rows = (
       Row(number, op, repeat)
@@ -332,7 +332,7 @@ class SignalGraph:
 
   @functools.cached_property
   def rows_by_path(self) -> dict[str, list[int]]:
-    """Positions in `rows` of the operations with a path, in order."""
+    """Positions in `rows` of each path's operations, in order."""
     found: dict[str, list[int]] = {}
     for index, row in enumerate(self.rows):
       found.setdefault(row.op.path, []).append(index)

@@ -1,9 +1,9 @@
-"""Which leaves can take over a constant factor of a signal.
+"""Which leaves can absorb a constant factor of a signal.
 
-A factor c on a signal is c on what it is linear in: the kernels and biases of
-the operations that it is a sum of, or the scale and offset of a normalization.
-The signal is followed down to them; where it goes through slices, as of a fused
-kernel, only the entries that it is made of take c.
+A factor c on a signal is a factor c on what it is linear in: the kernels and
+biases of the operations that it sums, or the scale and offset of a
+normalization. The signal is followed back to them; if it passes through slices,
+as of a fused kernel, only the entries that it is made of absorb c.
 """
 
 import dataclasses

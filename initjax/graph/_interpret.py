@@ -1,11 +1,11 @@
-"""Running a traced model again, with something done at every site.
+"""Runs a traced model again, with something done at every site.
 
 `run` binds each equation as it was and rebuilds the calls that hold sites:
-jit as jit, remat as remat with its policy, scan, cond and shard_map. What is
-done at a site may hand out a pytree (forward statistics); inside a scan these
-come out stacked, one for each repeat. Each site is given a slot, sliced
-likewise, whose gradient can carry what is measured going backward. Sites may
-also share states, read and changed in the order of execution.
+jit as jit, remat as remat with its policy, scan, cond and shard_map. A
+site's visitor may return a pytree (forward statistics); inside a scan these are
+stacked, one for each repeat. Each site is given a slot, sliced likewise, whose
+gradient can carry what is measured in the backward pass. Sites may also share
+states, which are read and changed in the order of execution.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Noting linear operations: the uses of parameters that carry signal."""
+"""Records linear operations: the uses of parameters that carry signal."""
 
 import dataclasses
 import math

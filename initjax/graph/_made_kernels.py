@@ -1,9 +1,9 @@
-"""Kernels that data have a say in: hypernetworks, W + Δ(x), scaled kernels.
+"""Kernels that depend on data: hypernetworks, W + Δ(x), scaled kernels.
 
-A product of two signals has a kernel among them if parameters alone make it
-differ along all that is summed, and all that becomes features: in attention,
-samples tell tokens apart. What weighs parts of a sum, as a softmax does, is no
-signal. The product may be written by hand, `(kernel * x).sum(-1)`.
+One of two multiplied signals is a kernel if parameters alone make it vary along
+all axes that are summed and all that become features; in attention, the samples
+make tokens differ. Weights of the parts of a sum, as of a softmax, are not
+signals. The product may be written by hand, `(kernel * x).sum(-1)`.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Parameters of which constant masks set entries to 0, as those of MADE.
+"""Parameters with entries set to 0 by constant masks, as in MADE.
 
-What is left of a parameter is used as it is: a sum has the mean number of the
-terms that are left, over all outputs.
+The remaining entries are used as they are: a sum counts the mean number of
+remaining terms over all outputs.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Reading what mixes the positions of a signal: pooling and attention."""
+"""Reads what mixes the positions of a signal: pooling and attention."""
 
 import functools
 import math

@@ -1,8 +1,8 @@
-"""What a primitive does with the entries of an array, as a value.
+"""How a primitive moves the entries of an array, as a value.
 
 A move takes an array whose leading axes are those of scans, and their number.
 It also says which axes of the leaf the axes of its output hold. NumPy arrays
-are viewed: what would have to copy them raises a ValueError.
+become views: a move that would have to copy them raises a ValueError.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""Counting the entries of a signal that can differ from 0, as of one-hot rows.
+"""Counts the entries of a signal that can be nonzero, as in one-hot rows.
 
-A row of ids that are compared with constants has one such entry, a bag of rows
-one for each look-up; what is joined to others keeps its own. Products with
-kernels have so many terms, and not more.
+A row of ids compared with constants has one such entry, a bag of rows one for
+each look-up; joined signals each keep their own. Products with kernels have
+exactly that many terms.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Reading normalizations: x, centred or not, times 1/√(a mean over entries)."""
+"""Reads normalizations: x, centred or not, times 1/√(a mean over entries)."""
 
 import math
 from typing import NamedTuple

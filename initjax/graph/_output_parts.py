@@ -1,4 +1,4 @@
-"""Into which parts the features of an operation's output are cut."""
+"""The parts into which the features of an operation's output are cut."""
 
 from initjax.graph._dataflow import Dataflow
 from initjax.graph._place import Site

@@ -1,4 +1,4 @@
-"""Terms that are padding: what fans count without them."""
+"""Fans without the terms that are padding."""
 
 import math
 

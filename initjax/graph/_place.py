@@ -1,4 +1,4 @@
-"""Where an equation is in a program, and which loops are around it."""
+"""Where an equation is in a program, and which loops surround it."""
 
 from typing import NamedTuple
 

@@ -1,9 +1,9 @@
-"""Tables of tokens or their positions, added or joined without a look-up.
+"""Tables of tokens or positions, added or joined without a look-up.
 
-A parameter that is added to a stream and differs between its tokens holds a row
-for each of them, as `x + table[:length]`; a bias is the same for all tokens. So
-does one that is joined to a stream as more tokens: a class token, a prompt. Of
-two that look alike, what starts at 0 is a bias.
+A parameter that is added to a stream and differs between tokens holds a row for
+each, as in `x + table[:length]`; a bias is the same for all tokens. A parameter
+joined to a stream as extra tokens is a table too: a class token, a prompt. If
+both readings fit, a parameter that starts at 0 is a bias.
 """
 
 import dataclasses

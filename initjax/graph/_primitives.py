@@ -1,7 +1,7 @@
-"""Every set of primitives that the library knows, by name.
+"""All sets of primitives that the library knows, by name.
 
-Nothing else lists names: what is the same step for one reading of a jaxpr is
-the same for all.
+No other module lists names, so what counts as the same step in one reading of a
+jaxpr does so in all.
 """
 
 

@@ -1,7 +1,7 @@
-"""The reader: walks a jaxpr once and notes every use of a parameter.
+"""The reader, which walks a jaxpr once and notes every use of a parameter.
 
-Nothing is computed; what flows through the equations are `Value`s, which say
-where an array comes from. Sub-jaxprs are read in place: jit, remat, custom
+Nothing is computed; `Value`s flow through the equations and say where an array
+comes from. Sub-jaxprs are read in place: jit, remat, custom
 derivatives, scan, while, cond and shard_map. A loop is read until its carry
 stops changing: first fed by the initial carry, then by the body.
 """

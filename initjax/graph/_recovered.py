@@ -1,7 +1,7 @@
 """A function of one scalar, read back from the equations of a jaxpr.
 
-It is a value: two traces that saw the same equations recover equal functions,
-so that graphs can be compared, and what is found out of one serves for all.
+It compares by value: two traces of the same equations recover equal functions,
+so graphs can be compared, and results found for one hold for all.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-"""Parameters that multiply what a loop carries, entry by entry.
+"""Parameters that multiply the carry of a loop, entry by entry.
 
-From one repeat to the next h ← a·h + …, where a is a parameter or, as exp(Δ·A)
-in Mamba, computed of one: after n repeats its power aⁿ is what counts. No size
-of one repeat tells that, so these are not followed. Gates that no parameter
-multiplies are signals. The powers may be taken without a loop: in pairs, by an
-associative scan, or as exp of a cumulative sum.
+Each repeat computes h ← a·h + …, where a is a parameter or, as exp(Δ·A) in
+Mamba, computed from one: after n repeats its power aⁿ is what counts. The size
+in a single repeat does not tell, so these are not followed. Gates that no
+parameter multiplies are signals. The powers may be taken without a loop: in
+pairs, by an associative scan, or as exp of a cumulative sum.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What the operands of a product are: a kernel or a signal, and their axes."""
+"""The roles of a product's operands, kernel or signal, and their axes."""
 
 import dataclasses
 from collections.abc import Sequence

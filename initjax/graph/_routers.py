@@ -1,4 +1,4 @@
-"""Routers: operations of whose features shares weight what experts make.
+"""Routers: operations whose features give the weights of experts.
 
     y = Σ_e softmax(x·W)_e · f_e(x)
 

@@ -1,8 +1,8 @@
-"""A model cut after each of its operations, so that equal layers are equal.
+"""A model cut after each of its operations, so that equal layers match.
 
-XLA compiles every layer of an unrolled model anew, although all but a few are
-the same. Cut into segments, each with its sites at its end, one of each kind is
-compiled, however deep the model is.
+XLA compiles every layer of an unrolled model anew, although nearly all are
+equal. If the model is cut into segments, each with its sites at its end, only
+one of each kind is compiled, however deep the model is.
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterator

@@ -1,8 +1,8 @@
-"""Rebuilding a shard_map around what is measured inside.
+"""Rebuilds a shard_map around what is measured inside.
 
 Each device measures its own shards. Slots get a leading device axis on the way
-in, what is handed out gets one on the way out, and both are combined there: a
-sum over devices is wrong for maxima. States are the same on all.
+in and results get one on the way out, where both are combined: a plain sum over
+devices would be wrong for maxima. States are the same on all devices.
 """
 
 import math

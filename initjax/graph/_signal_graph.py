@@ -51,8 +51,8 @@ def signal_graph(
 ) -> SignalGraph:
   """Reads how `fn(params, *inputs)` uses its parameters.
 
-  One `LinearOp` for each use of a parameter in a matrix product, a convolution
-  or an embedding look-up, in order of execution, with its fans by use:
+  The graph has one `LinearOp` for each use of a parameter in a matrix product,
+  a convolution or an embedding look-up, in order of execution, with its fans:
 
       fan_in   terms summed into one output element
       fan_out  output elements that one input element feeds
@@ -61,10 +61,10 @@ def signal_graph(
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module;
-      flags by `initjax.functional(model, variables, train=False)`.
-    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s. A module that
-      holds its parameters is followed by its inputs.
-    *inputs: the other arguments of `fn`, likewise.
+      set flags with `initjax.functional(model, variables, train=False)`.
+    params: any pytree; leaves may be `jax.ShapeDtypeStruct`s. Omit it for a
+      module that holds its own parameters.
+    *inputs: the other arguments of `fn`, which may be abstract too.
 
   Raises:
     TypeError: if `fn` is neither a function nor a module.

@@ -1,8 +1,8 @@
-"""Inputs that are used once: by which operand, and in which loops.
+"""Inputs that are used once, with the operand and the loops that use them.
 
-The gradient of such an input is what comes back to that one operand. Of an
-array that a scan slices, each repeat's part of it can be looked at as it
-arises, where the whole would be as large as the input.
+The gradient of such an input is what returns to that one operand. For an array
+that a scan slices, each repeat's part can be examined as it arises, whereas the
+whole gradient would be as large as the input.
 """
 
 from typing import Any, NamedTuple

@@ -1,6 +1,6 @@
-"""Common slips of a call, with the line to write instead.
+"""Common mistakes in calls, with the line to write instead.
 
-What went wrong is raised as it is; a note below it says what to write.
+The original error is raised, and a note below it says what to write.
 """
 
 import functools

@@ -1,9 +1,9 @@
-"""Inputs that are no data, but statistics: they treat all samples alike.
+"""Inputs that are not data but statistics, which treat all samples alike.
 
 A batch normalization in evaluation scales and shifts features by running means
-and variances. Where these are inputs of their own, they are read as constants
-that the function closes over. Every input of floating point is first taken to
-be one; the first use that no statistic has shows which is data.
+and variances. Where these are separate inputs, they are read as constants the
+function closes over. Every floating-point input is first assumed to be a
+statistic; the first use that no statistic has shows that it is data.
 """
 
 import math

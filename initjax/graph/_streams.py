@@ -1,10 +1,10 @@
-"""What a source is a sum of: outputs of operations, biases, other streams.
+"""The terms of a source: outputs of operations, biases, other streams.
 
 Theory follows the size of a signal from one operation to the next. Between an
-operation and the activation that it feeds lie sums (residual branches, biases),
+operation and the activation it feeds are sums (residual branches, biases),
 products (gated units), factors and normalizations; they are read here as terms.
-In a loop the stream that the body was given goes by the name of the operation
-that it feeds, so that a residual stream over many repeats is one more term of
+In a loop, the stream that enters the body is named after the operation that it
+feeds, so a residual stream over many repeats appears as one more term of
 itself.
 """
 

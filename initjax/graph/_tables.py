@@ -1,12 +1,12 @@
-"""Tables that only what follows them tells: then the model is read again.
+"""Tables recognized only by later operations; the model is then read again.
 
-A parameter that is added to raw inputs, or joined to them, is a table if what
-reads the sum contracts its features and leaves the axis of its rows; so is one
-whose rows are repeated for all samples, as queries of a decoder. The same holds
-of learned queries: of softmax(k·(P·W)) the rows of P, which no data makes.
+A parameter added or joined to raw inputs is a table if the reader of the sum
+contracts its features and keeps the axis of its rows; so is a parameter whose
+rows are repeated for all samples, such as queries of a decoder. The same holds
+for learned queries: in softmax(k·(P·W)), the rows of P, which no data makes.
 
-These are read as data that stand at the start of the model: each of them is
-copied there, and that copy is an operation as a look-up is.
+Tables are read as data at the start of the model: each of them is copied there,
+and the copy is an operation, as a look-up is.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""What the reader of a jaxpr knows of each value.
+"""What the reader of a jaxpr knows about each value.
 
 A value descends from parameters alone (then it may be a kernel: a view of its
-leaves), from constants alone, or from data. For data the expression
+leaves), from constants alone, or from data. For data, the expression
 that made it is kept, so that the activation before a linear operation can be
-read back.
+recovered.
 """
 
 import dataclasses

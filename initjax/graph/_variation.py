@@ -1,4 +1,4 @@
-"""Along which axes of an equation parameters and data vary, or are summed."""
+"""Axes of an equation along which parameters and data vary, or are summed."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""How an array is made of parameters: moved, sliced by scans, scaled.
+"""How an array is made from parameters: moved, sliced by scans, scaled.
 
-A `View` is a tree of plain data: equal if the arrays are made alike, and
-without the program that it was read from. It says which axes of a leaf the
-array holds, which scans slice it and by what it is multiplied; applied to
-leaves it gives the array, and its transpose carries a factor back to them.
+A `View` is a tree of plain data: two views are equal if their arrays are made
+alike, and a view does not hold the program it was read from. It says which axes
+of a leaf the array holds, which scans slice it and what multiplies it; applied
+to leaves it gives the array, and its transpose maps a factor back to them.
 """
 
 import dataclasses

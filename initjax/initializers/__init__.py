@@ -1,9 +1,9 @@
 """Initial weights: pure functions `(key, shape, dtype, out_sharding) -> Array`.
 
-Every name of `jax.nn.initializers` with the same arguments and, for the same
-key, the same float32, float64 and complex values; and the initializers that
-JAX lacks. They are checked when built, plug into Flax as `kernel_init`, and
-work under `jit`, `vmap` and `eval_shape`.
+Provides every name of `jax.nn.initializers`, with the same arguments and, for
+the same key, the same float32, float64 and complex values, plus initializers
+that JAX lacks. Arguments are checked on construction; the results plug into
+Flax as `kernel_init` and work under `jit`, `vmap` and `eval_shape`.
 
 >>> import jax
 >>> init = he_normal()

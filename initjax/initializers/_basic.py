@@ -1,4 +1,4 @@
-"""Constants and plain distributions: the baselines.
+"""Constants and plain distributions, the baselines.
 
 Everything here keeps the arguments and, for the same key, the values of
 `jax.nn.initializers`.
@@ -23,10 +23,10 @@ def zeros(
   dtype: DType = None,
   out_sharding: OutSharding = None,
 ) -> jax.Array:
-  """All zeros: W = 0; for biases, and for the last layer of a branch.
+  """All zeros, W = 0: for biases and for the last layer of a branch.
 
   It is itself an initializer (`key` is ignored), for any shape. As the kernel
-  of a hidden layer it stops the signal: equal units never break symmetry.
+  of a hidden layer it blocks the signal, and equal units never break symmetry.
 
   >>> zeros(jax.random.key(0), (3,))
   Array([0., 0., 0.], dtype=float32)
@@ -42,7 +42,7 @@ def ones(
   dtype: DType = None,
   out_sharding: OutSharding = None,
 ) -> jax.Array:
-  """All ones: W = 1; for the scales of normalization layers.
+  """All ones, W = 1: for the scales of normalization layers.
 
   It is itself an initializer (`key` is ignored), for any shape.
 
@@ -56,7 +56,7 @@ def ones(
 
 @factory
 def zeros_init() -> Initializer:
-  """The initializer `zeros`, W = 0, as Flax spells it.
+  """Returns the initializer `zeros`, W = 0, under Flax's name.
 
   >>> zeros_init()(jax.random.key(0), (2,))
   Array([0., 0.], dtype=float32)
@@ -68,7 +68,7 @@ def zeros_init() -> Initializer:
 
 @factory
 def ones_init() -> Initializer:
-  """The initializer `ones`, W = 1, as Flax spells it.
+  """Returns the initializer `ones`, W = 1, under Flax's name.
 
   >>> ones_init()(jax.random.key(0), (2,))
   Array([1., 1.], dtype=float32)
@@ -82,8 +82,8 @@ def ones_init() -> Initializer:
 def constant(value: Any, dtype: DType = None) -> Initializer:
   """W = value everywhere.
 
-  A kernel of equal entries keeps its units equal under gradient descent: use
-  it for biases and scales only.
+  A kernel with equal entries keeps its units equal under gradient descent, so
+  use this for biases and scales only.
 
   Args:
     value: a number, or an array that broadcasts to the shape.
@@ -107,7 +107,7 @@ def uniform(scale: Any = 1e-2, dtype: DType = None) -> Initializer:
   """W ~ U[0, scale): mean scale/2, variance scale²/12, for any shape.
 
   In a complex dtype, which JAX refuses, W is uniform in the disk |W| < scale:
-  its mean is 0, its variance scale²/2.
+  its mean is 0 and its variance scale²/2.
 
   Args:
     scale: the upper end of the interval, >= 0.
@@ -139,7 +139,7 @@ def uniform_between(low: Any, high: Any, dtype: DType = None) -> Initializer:
 
   Args:
     low: the lower end of the interval.
-    high: the upper end, not below `low`.
+    high: the upper end, at least `low`.
     dtype: the default dtype; a real one.
 
   Raises:
@@ -172,15 +172,15 @@ def uniform_between(low: Any, high: Any, dtype: DType = None) -> Initializer:
 def normal(
   stddev: Any = 1e-2, dtype: DType = None, *, mean: Any = 0.0
 ) -> Initializer:
-  """W ~ N(mean, stddev²), for any shape: the baseline that ignores fans.
+  """W ~ N(mean, stddev²) for any shape: the baseline that ignores fans.
 
-  In a layer of n inputs each layer multiplies the second moment of a linear
-  signal by n·stddev² (of mean 0); only stddev = 1/√n keeps it.
+  With mean 0, a linear layer of n inputs multiplies the second moment of the
+  signal by n·stddev², so only stddev = 1/√n preserves it.
 
   Args:
     stddev: standard deviation, >= 0.
     dtype: the default dtype.
-    mean: of all weights; a kernel wants 0.
+    mean: mean of all weights; use 0 for kernels.
 
   Raises:
     ValueError: if `stddev` is negative.
@@ -205,15 +205,15 @@ def truncated_normal(
   mean: Any = 0.0,
   absolute: bool = False,
 ) -> Initializer:
-  """W = mean + stddev·z, with z ~ N(0, 1) kept within bounds, for any shape.
+  """W = mean + stddev·z, with z ~ N(0, 1) truncated to bounds, for any shape.
 
-  By default the bounds are on z, as in JAX; with `absolute=True` they are on W
-  itself, as in `torch.nn.init.trunc_normal_`. `stddev` is that of the normal
-  before truncation: at ±2 the result has variance 0.7737·stddev². The bits are
-  JAX's for -3 <= lower <= 0 <= upper <= 3; beyond, where JAX returns bounds far
-  out and too few values in tails, the law holds for all bounds, infinite too.
+  By default the bounds apply to z, as in JAX; with `absolute=True` they apply
+  to W itself, as in `torch.nn.init.trunc_normal_`. `stddev` applies before
+  truncation: bounds of ±2 give variance 0.7737·stddev². The bits match JAX for
+  -3 <= lower <= 0 <= upper <= 3. Beyond, where JAX returns distant bounds and
+  too few tail values, the law still holds, for any bounds, even infinite ones.
 
-  In a complex dtype, which JAX refuses, z has E|z|² = 1 and is kept within the
+  In a complex dtype, which JAX refuses, z has E|z|² = 1 and is truncated to the
   disk |z| <= u = upper = -lower: the variance is stddev²·(1 - u²/(e^(u²) - 1)),
   0.9254·stddev² at u = 2.
 
@@ -223,11 +223,11 @@ def truncated_normal(
     lower: lower bound, in standard deviations or (absolute) in units of W.
     upper: upper bound, likewise; above `lower`.
     mean: mean before truncation.
-    absolute: whether the bounds are on W.
+    absolute: whether the bounds apply to W rather than to z.
 
   Raises:
     ValueError: if `stddev` is negative or the bounds are empty, or (when
-      called) in a complex dtype unless they are those of a disk.
+      called) in a complex dtype, unless they describe a disk.
 
   >>> init = truncated_normal(1.0, lower=0.0, upper=0.5, absolute=True)
   >>> bool(init(jax.random.key(0), (100,)).max() <= 0.5)

@@ -1,4 +1,4 @@
-"""Fans of a kernel from its shape and the meaning of its axes."""
+"""Fans of a kernel, from its shape and the meaning of its axes."""
 
 import functools
 import math

@@ -18,29 +18,29 @@ def blocks(
   axis: int = -1,
   dtype: DType = None,
 ) -> Initializer:
-  """Parts of `sizes` along `axis`, each drawn as a kernel of its own.
+  """Draws parts of the given `sizes` along `axis` as separate kernels.
 
   The gates of an LSTM, the packed query, key and value of attention and other
-  fused kernels are several layers in one array: the fans, the orthogonality or
-  the constant of each are those of its part, not of the whole:
+  fused kernels are several layers in one array. Fans, orthogonality and
+  constants then apply to each part, not to the whole:
 
       W = [W₁ | W₂ | …],  Wᵢ = initᵢ(keyᵢ, shape with sizesᵢ on `axis`, dtype),
 
-  with `key₁, key₂, … = jax.random.split(key, len(sizes))`. A part has all axes
-  of the whole: its `in_axis`, `batch_axis` and so on count the same. So does a
-  grouped convolution: `blocks(orthogonal(), [out // groups] * groups)`.
+  with `key₁, key₂, … = jax.random.split(key, len(sizes))`. A part has all the
+  axes of the whole, so `in_axis`, `batch_axis` etc. keep their meaning. For a
+  grouped convolution use `blocks(orthogonal(), [out // groups] * groups)`.
 
   Args:
-    init: one initializer for all parts, or one for each: those of this package,
-      or any function of `(key, shape, dtype)`.
-    sizes: of the parts along `axis`; they add up to its size.
+    init: one initializer for all parts, or one for each, from this package or
+      any function of `(key, shape, dtype)`.
+    sizes: sizes of the parts along `axis`; they must add up to its size.
     axis: the axis along which the parts lie.
-    dtype: the default dtype; it replaces those of the parts.
+    dtype: the default dtype; it overrides those of the parts.
 
   Raises:
-    TypeError: if `init` holds something that is not callable.
-    ValueError: if a size is below 1, there is not one initializer for each
-      size, or (when called) the sizes do not add up to that of the axis.
+    TypeError: if `init` contains something that is not callable.
+    ValueError: if a size is below 1, the numbers of initializers and sizes
+      differ, or (when called) the sizes do not add up to that of the axis.
 
   >>> from initjax.initializers import ones, orthogonal, zeros
   >>> gates = blocks(orthogonal(), [64] * 4)

@@ -1,4 +1,4 @@
-"""Kernels that start as the identity, or as close to it as shapes allow."""
+"""Kernels that start as the identity, or as close as their shapes allow."""
 
 import math
 from typing import Any
@@ -22,18 +22,18 @@ from initjax.typing import DType, Initializer
 def eye(
   scale: Any = 1.0, dtype: DType = None, *, batch_axis: Axes = ()
 ) -> Initializer:
-  """W = scale·I for a kernel `[in, out]`, cut to its shape.
+  """W = scale·I for a kernel `[in, out]`, cropped to its shape.
 
-  A dense layer that passes on its first min(in, out) inputs.
+  A dense layer then passes on its first min(in, out) inputs.
 
   Args:
     scale: the value on the diagonal.
     dtype: the default dtype.
-    batch_axis: axes of more such kernels, such as a stack of layers.
+    batch_axis: axes of independent kernels, such as a stack of layers.
 
   Raises:
-    ValueError: if `scale` is no number, a batch axis is named twice, or (when
-      called) not two axes are left besides the batch.
+    ValueError: if `scale` is not a number, a batch axis is named twice, or
+      (when called) the axes besides the batch are not exactly two.
 
   >>> eye()(jax.random.key(0), (2, 3))
   Array([[1., 0., 0.],
@@ -70,21 +70,21 @@ def eye(
 def dirac(
   groups: int = 1, scale: Any = 1.0, dtype: DType = None
 ) -> Initializer:
-  """A convolution that passes on its input: a Dirac delta per channel.
+  """Makes a convolution pass on its input: a Dirac delta per channel.
 
   The kernel `[*window, in // groups, out]` is `scale` at the centre of the
-  window where input channel and output channel (counted within the group)
-  agree, 0 elsewhere. The centre is (k - 1)//2, so that SAME padding gives the
-  identity for even windows too (PyTorch's k//2 shifts those by one).
+  window where input and output channel (counted within the group) agree, and 0
+  elsewhere. The centre is (k - 1)//2, so SAME padding gives the identity for
+  even windows too (PyTorch's k//2 shifts those by one).
 
   Args:
-    groups: of the grouped convolution; the outputs must be divisible by it.
+    groups: groups of the convolution; they must divide the outputs.
     scale: the value of the delta.
     dtype: the default dtype.
 
   Raises:
     ValueError: if `groups` < 1, or (when called) the rank is not 3 to 5 or the
-      outputs are not divisible by the groups.
+      outputs are not divisible by `groups`.
 
   >>> dirac()(jax.random.key(0), (3, 1, 1)).ravel()
   Array([0., 1., 0.], dtype=float32)
@@ -113,24 +113,24 @@ def dirac(
 
 @factory
 def zero_hadamard(scale: Any = 1.0, dtype: DType = None) -> Initializer:
-  """ZerO: identities and Hadamard matrices, no randomness at all.
+  """ZerO: identities and Hadamard matrices, with no randomness at all.
 
-  For a kernel `[in, out]`, or the centre of the window of `[*window, in, out]`:
+  For a kernel `[in, out]`, or at the window's centre for `[*window, in, out]`:
 
       out <= in   W = scale·I                  the first `out` inputs pass
       out > in    W = scale·2^(-(m-1)/2)·H_m   cut to [in, out], m = ⌈log₂ out⌉
 
   where H_m is Sylvester's Hadamard matrix of size 2^m. Without the Hadamard
-  branch a widening layer would leave units equal, and training would never
+  branch a widening layer would have equal units, and training would never
   separate them. (The authors' notebook divides by 2^(m/2) instead, an isometry
-  when out is a power of two: `scale=2**-0.5` gives that branch.)
+  if out is a power of two; `scale=2**-0.5` gives that branch.)
 
   Args:
-    scale: multiplies the kernel.
+    scale: factor that multiplies the kernel.
     dtype: the default dtype.
 
   Raises:
-    ValueError: if `scale` is no number, or (when called) the rank is 1 or
+    ValueError: if `scale` is not a number, or (when called) the rank is 1 or
       above 5.
 
   >>> zero_hadamard()(jax.random.key(0), (1, 2))

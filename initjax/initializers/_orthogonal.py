@@ -1,4 +1,4 @@
-"""Orthogonal kernels: every singular value the same."""
+"""Orthogonal kernels: all singular values are equal."""
 
 import math
 from typing import Any, Literal
@@ -30,14 +30,14 @@ def orthogonal(
   batch_axis: Axes = (),
   rectangular: Rectangular = "isometry",
 ) -> Initializer:
-  """scale·Q, Q uniform among the matrices with QᵀQ = I or QQᵀ = I.
+  """W = scale·Q, with Q uniform among matrices with QᵀQ = I or QQᵀ = I.
 
-  The kernel is read as a matrix of `out` columns (`column_axis`) and
-  `in` rows (all other axes). A square one keeps the length of every vector.
-  A wider one (out > in) keeps lengths too, and so spreads them over more
-  units: the variance shrinks by in/out. `rectangular="variance"` multiplies by
-  max(√(out/in), 1) (scaled uniform orthogonal), which keeps the variance of
-  each unit; a narrower one keeps it by itself, on average.
+  The kernel is read as a matrix with `out` columns (`column_axis`) and `in`
+  rows (all other axes). A square matrix preserves the length of every vector.
+  So does a wider one (out > in), but it spreads it over more units, and their
+  variance shrinks by in/out. `rectangular="variance"` multiplies by
+  max(√(out/in), 1) (scaled uniform orthogonal), which preserves the variance of
+  each unit; a narrower matrix preserves it by itself, on average.
 
   Args:
     scale: multiplies the matrix, >= 0; a gain such as √2 for ReLU.
@@ -95,21 +95,21 @@ def delta_orthogonal(
 ) -> Initializer:
   """An orthogonal matrix at the centre of the window, zeros around it.
 
-  For kernels `[*window, in, out]` of one to three window axes: with circular
-  padding (and stride 1) the convolution keeps the length of its input. The
+  For kernels `[*window, in, out]` of one to three window axes. With circular
+  padding and stride 1 the convolution preserves the length of its input. The
   centre is (k - 1)//2, the tap that SAME padding aligns with the output. For
   in > out, which JAX refuses, the columns of the matrix are orthonormal.
 
   Args:
     scale: multiplies the matrix, >= 0; a gain such as √2 for ReLU.
-    column_axis: the axis of the columns among the last two: -1 or 1, -2 or 0.
+    column_axis: which of the last two axes holds the columns: -1 or 1, -2 or 0.
     dtype: the default dtype.
     batch_axis: axes of independent kernels, before the window.
     rectangular: as in `orthogonal`.
 
   Raises:
-    ValueError: as `orthogonal`; when called, unless one to three window axes
-      are left besides batch, in and out.
+    ValueError: as for `orthogonal`; when called, unless one to three window
+      axes are left besides batch, in and out.
 
   >>> w = delta_orthogonal()(jax.random.key(0), (3, 3, 4, 4))
   >>> bool(jnp.allclose(w[1, 1].T @ w[1, 1], jnp.eye(4), atol=1e-6))

@@ -1,4 +1,4 @@
-"""Initializers that belong to one library, paper or model."""
+"""Initializers specific to one library, paper or model."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ def torch_linear_kernel(
 ) -> Initializer:
   """W ~ U(±1/√fan_in): Var W = 1/(3·fan_in), PyTorch's default.
 
-  What `torch.nn.Linear` and `Conv` start with: Kaiming uniform with a = √5,
+  `torch.nn.Linear` and `Conv` start with it. It is Kaiming uniform with a = √5,
   the "standard" initialization that Glorot and Bengio showed to fail with
   depth (each linear layer keeps a third of the second moment).
 
@@ -37,7 +37,7 @@ def torch_linear_kernel(
     dtype: the default dtype.
 
   Raises:
-    ValueError: as `variance_scaling`.
+    ValueError: as for `variance_scaling`.
 
   >>> torch_linear_kernel()(jax.random.key(0), (256, 512)).shape
   (256, 512)
@@ -53,10 +53,10 @@ def torch_linear_kernel(
 def torch_linear_bias(fan_in: int, dtype: DType = None) -> Initializer:
   """b ~ U(±1/√fan_in) for any shape: PyTorch's default bias.
 
-  For complex dtypes the disc of the same variance, E|b|² = 1/(3·fan_in).
+  Complex b fills the disc of the same variance, E|b|² = 1/(3·fan_in).
 
   Args:
-    fan_in: of the kernel beside it; a bias does not know it by its shape.
+    fan_in: that of the layer's kernel; the bias's shape does not reveal it.
     dtype: the default dtype.
 
   Raises:
@@ -90,21 +90,21 @@ def _symmetric_uniform(
 def sparse(
   sparsity: float, stddev: Any = 0.01, dtype: DType = None
 ) -> Initializer:
-  """N(0, stddev²) with ⌈sparsity·in⌉ zeros in every column of `[in, out]`.
+  """W ~ N(0, stddev²) with ⌈sparsity·in⌉ zeros per column of `[in, out]`.
 
-  Each output unit listens to a fixed number of inputs, so its variance is
-  (number kept)·stddev², whatever the width. (PyTorch's function, on kernels
-  [out, in], thins the outputs of each input instead.)
+  Each output unit reads a fixed number of inputs, so its variance is
+  (number kept)·stddev² at any width. (PyTorch's function, on kernels
+  [out, in], zeroes outputs of each input instead.)
 
   Args:
     sparsity: fraction of the inputs of each output that is zero, in [0, 1].
-    stddev: standard deviation of the rest, >= 0.
+    stddev: standard deviation of the other weights, >= 0.
     dtype: the default dtype.
 
   Raises:
     ValueError: for a sparsity outside [0, 1], a negative stddev, or (when
       called) a rank other than 2, or a sparsity below 1 that rounds up to all
-      inputs; 1 gives zeros.
+      inputs (a sparsity of 1 gives zeros).
 
   >>> w = sparse(0.75)(jax.random.key(0), (8, 4))
   >>> (w != 0).sum(axis=0)
@@ -156,12 +156,12 @@ def siren(
       first layer    W ~ U(±1/fan_in)
       hidden layers  W ~ U(±√(6/fan_in)/ω₀)
 
-  The variance q of a hidden sine's argument becomes that of the next by
+  The variance q of a hidden sine's argument maps to that of the next as
 
       q ↦ ω₀²·fan_in·Var W·E[sin(√q ζ)²] = 1 - e^(-2q),  ζ ~ N(0, 1)
 
-  1 only after a sine of many periods (q large, E[sin²] = ½); with depth it
-  settles at 0.797 = 1 - e^(-2·0.797), whatever it began with.
+  which is 1 only after a sine of many periods (q large, E[sin²] = ½). In deep
+  networks q settles at 0.797 = 1 - e^(-2·0.797), whatever its first value.
 
   In complex dtypes W fills discs of the same variances.
 
@@ -174,7 +174,7 @@ def siren(
     dtype: the default dtype.
 
   Raises:
-    ValueError: if `omega_0` is not positive, or as `variance_scaling`.
+    ValueError: if `omega_0` is not positive, or as for `variance_scaling`.
 
   >>> w = siren(first=True)(jax.random.key(0), (2, 256))
   >>> bool(abs(w).max() <= 0.5)
@@ -205,9 +205,9 @@ def siren(
 def residual_normal(
   num_branches: int, stddev: Any = 0.02, dtype: DType = None
 ) -> Initializer:
-  """N(0, stddev²/N), N residual branches: GPT-2's output projections.
+  """W ~ N(0, stddev²/N) with N residual branches: GPT-2's output projections.
 
-  The sum of N branches then adds what one would without the factor. A
+  The N branches together then add as much as one would without the factor. A
   transformer of L blocks has N = 2L branches (attention and MLP).
 
   Args:

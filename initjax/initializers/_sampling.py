@@ -1,14 +1,14 @@
-"""What all initializers share: precision, empty shapes, sharding.
+"""What all initializers share: precision, empty shapes and sharding.
 
 An initializer of this package is a `sample(key, shape, dtype)` that knows only
 its own formula, wrapped by `initializer`, which adds the rest once:
 
 * a dtype narrower than 32 bits is sampled in float32 and cast (in the target
   dtype the variance itself would be rounded, and float8 has no tails);
-* what an interval bounds stays within it after that rounding;
-* a shape with a zero gives an empty array, whatever the fans would be;
+* values bounded by an interval stay within it after that rounding;
+* a shape with a zero gives an empty array, whatever its fans;
 * `out_sharding` is honoured by every initializer, on meshes with explicit and
-  with automatic axes, inside and outside of `jax.jit`.
+  automatic axes, inside and outside `jax.jit`.
 """
 
 import functools

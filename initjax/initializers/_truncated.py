@@ -1,8 +1,8 @@
-"""The standard normal within bounds, wherever these lie.
+"""The standard normal truncated to bounds, wherever they lie.
 
-JAX inverts erf between the bounds, which is exact enough around 0 and keeps
-its bits here. Beyond three standard deviations erf is 1 but for a few ulps: a
-wide interval then returns its bound now and then, 100 σ away, and a tail has
+JAX inverts erf between the bounds, which is accurate enough near 0, so its bits
+are kept there. Beyond three standard deviations erf is within a few ulps of 1:
+a wide interval then occasionally returns its bound, 100 σ away, and a tail has
 only a few values. There the survival function Q, small where erf is near 1, is
 inverted instead, on each side of 0.
 """

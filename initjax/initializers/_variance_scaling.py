@@ -1,15 +1,15 @@
 """Variance scaling: LeCun, Xavier, Kaiming, and the exact gain of anything.
 
-All of them draw Var W = scale / n, where n is a fan of the kernel:
+All of them draw weights of Var W = scale / n, where n is a fan of the kernel:
 
     fan_in       n = inputs summed into one output      keeps the signal
     fan_out      n = outputs fed by one input           keeps the gradient
     fan_avg      n = (fan_in + fan_out) / 2             a compromise
     fan_geo_avg  n = √(fan_in · fan_out)                a compromise
 
-Glorot and Bengio average because a linear or tanh-like layer asks for 1/n_in
-forward and 1/n_out backward. He et al. do not: with either fan alone the other
-direction is off by one ratio n_in/n_out of the whole stack, not one per layer,
+Glorot and Bengio average because a linear or tanh-like layer needs 1/n_in
+forward and 1/n_out backward. He et al. do not: with either fan alone, the other
+direction is off by one ratio n_in/n_out for the whole stack, not per layer,
 because the ratios of successive layers cancel.
 """
 
@@ -63,26 +63,26 @@ def variance_scaling(
   *,
   groups: int = 1,
 ) -> Initializer:
-  """Var W = scale / n with n from `mode`; the mean is 0.
+  """Var W = scale / n, with the fan n chosen by `mode`; the mean is 0.
 
   Kernels are `[*window, in, out]` by default. "truncated_normal" cuts at two
-  standard deviations and corrects the variance, "uniform" is U(±√(3·scale/n)).
-  For complex dtypes both are discs. The values are JAX's for the same key, also
-  where it divides by 0.9531, not 0.9620: a truncated disc has 1.0187·scale/n.
+  standard deviations and corrects the variance; "uniform" is U(±√(3·scale/n)).
+  Complex dtypes use discs. The values match JAX for the same key, even where it
+  divides by 0.9531, not 0.9620: a truncated disc has variance 1.0187·scale/n.
 
   A grouped convolution has kernels `[*window, in/groups, out]`: `groups` (in
-  Flax `feature_group_count`) divides the fan_out, as an input feeds the outputs
-  of its own group alone.
+  Flax `feature_group_count`) divides fan_out, since an input feeds only the
+  outputs of its own group.
 
   Args:
-    scale: the variance times n, >= 0.
+    scale: the weights' variance times n, >= 0.
     mode: "fan_in", "fan_out", "fan_avg" or "fan_geo_avg".
     distribution: "truncated_normal", "normal" or "uniform".
     in_axis: input axis or axes.
-    out_axis: output axis or axes; for an embedding they may be the inputs too.
+    out_axis: output axis or axes; for an embedding, may include input axes.
     batch_axis: axes of independent kernels, such as a stack of layers.
     dtype: the default dtype.
-    groups: of the convolution, >= 1; the outputs must be divisible by it.
+    groups: groups of the convolution, >= 1; they must divide the outputs.
 
   Raises:
     ValueError: for an unknown mode or distribution, a negative scale, a batch
@@ -209,9 +209,9 @@ def xavier_normal(
 ) -> Initializer:
   """Var W = gain²·2/(fan_in + fan_out), truncated normal.
 
-  The compromise between 1/fan_in (signal) and 1/fan_out (gradient), made for
-  zero-mean activations with slope 1 at the origin: tanh, softsign. Not for
-  sigmoid, and not for ReLU, which halves the second moment in every layer.
+  A compromise between 1/fan_in (signal) and 1/fan_out (gradient), designed for
+  zero-mean activations with slope 1 at the origin: tanh, softsign. Unsuitable
+  for sigmoid, and for ReLU, which halves the second moment in every layer.
   Also called `glorot_normal`.
 
   `gain` >= 0 multiplies the standard deviation; the other arguments and the
@@ -267,14 +267,14 @@ def kaiming_normal(
   mode: Mode = "fan_in",
   groups: int = 1,
 ) -> Initializer:
-  """Var W = 2/((1 + a²)·n), truncated normal, a the negative slope.
+  """Var W = 2/((1 + a²)·n), truncated normal; a is the negative slope.
 
-  ReLU keeps half of the second moment, leaky ReLU (1 + a²)/2 of it, both of
-  the signal and of the gradient; the factor 2/(1 + a²) restores it exactly.
+  ReLU keeps half of the second moment, leaky ReLU (1 + a²)/2 of it, both for
+  the signal and for the gradient; the factor 2/(1 + a²) restores it exactly.
   Also called `he_normal`. (PyTorch's function of this name does not truncate.)
 
-  The slope a is 0 for ReLU, 1 for a linear layer; the mode "fan_in" keeps the
-  signal, "fan_out" the gradient. The rest is as in `variance_scaling`.
+  The slope a is 0 for ReLU and 1 for a linear layer. The mode "fan_in" keeps
+  the signal, "fan_out" the gradient; the rest is as in `variance_scaling`.
 
   >>> kaiming_normal(negative_slope=0.01)(jax.random.key(0), (8, 4)).shape
   (8, 4)
@@ -301,7 +301,7 @@ def kaiming_uniform(
 ) -> Initializer:
   """W ~ U(±√(6/((1 + a²)·n))): Var W = 2/((1 + a²)·n), a the negative slope.
 
-  As `kaiming_normal`, with the same arguments. Also called `he_uniform`.
+  Like `kaiming_normal`, with the same arguments. Also called `he_uniform`.
 
   >>> kaiming_uniform(mode="fan_out")(jax.random.key(0), (8, 4)).shape
   (8, 4)
@@ -334,14 +334,14 @@ def activation_scaling(
 ) -> Initializer:
   """Var W = gain²/n, with the exact gain of any elementwise activation φ.
 
-  What Kaiming is for ReLU, for any JAX callable: with z ~ N(0, 1),
+  Generalizes Kaiming from ReLU to any JAX callable: with z ~ N(0, 1),
 
       forward   gain² = 1/E[φ(z)²]    a layer fed by φ keeps unit second moment
       backward  gain² = 1/E[φ'(z)²]   the gradient keeps its second moment
       centered  gain² = 1/Var[φ(z)]   as forward, for signals that are centred
 
-  At the forward gain a stack 100 layers deep behaves as its length map (slope
-  Q' at the fixed point) and its gradient factor χ₁ per layer say:
+  At the forward gain, the length map (slope Q' at the fixed point) and the
+  gradient factor χ₁ per layer tell how a stack of 100 layers behaves:
 
   ================  ==================  ==============================
   activation        signal              gradient over 100 layers
@@ -356,13 +356,13 @@ def activation_scaling(
                     and 1.173
   ================  ==================  ==============================
 
-  Where Q' > 1 the smallest deviation grows from layer to layer: such stacks
-  need normalization, residual branches, or a critical point of their own.
+  Where Q' > 1, even the smallest deviation grows from layer to layer; such
+  stacks need normalization, residual branches, or their own critical point.
 
-  The variance is exact for complex dtypes too, the truncated disc included.
+  The variance is exact for complex dtypes too, including the truncated disc.
 
   Args:
-    activation: any elementwise JAX function; it is read when this is built.
+    activation: any elementwise JAX function; evaluated once, on construction.
     mode: as in `variance_scaling`.
     distribution: as in `variance_scaling`.
     direction: "forward", "backward" or "centered".
@@ -370,11 +370,11 @@ def activation_scaling(
     out_axis: output axis or axes.
     batch_axis: axes of independent kernels.
     dtype: the default dtype.
-    groups: of the convolution.
+    groups: groups of the convolution.
 
   Raises:
-    ValueError: as `variance_scaling`, and where `initjax.gain` has none to
-      give (φ is not elementwise, a moment diverges, φ' has a delta).
+    ValueError: as for `variance_scaling`, and where `initjax.gain` fails (φ is
+      not elementwise, a moment diverges, φ' has a delta).
 
   >>> init = activation_scaling(jax.nn.gelu)
   >>> init(jax.random.key(0), (256, 512)).shape

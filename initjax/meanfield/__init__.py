@@ -1,4 +1,4 @@
-"""What theory predicts about deep random networks, before any is built.
+"""What theory predicts about deep random networks before any is built.
 
 >>> import jax
 >>> critical_point(jax.numpy.tanh, 0.05).phase

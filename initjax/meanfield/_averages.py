@@ -1,4 +1,4 @@
-"""The log of an average of log-normal variables: its mean and its variance."""
+"""The log of an average of log-normal variables: its mean and variance."""
 
 import math
 

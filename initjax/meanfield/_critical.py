@@ -16,23 +16,23 @@ _ROUNDS = 5
 
 
 def critical_point(activation: Activation, sigma_b2: float) -> FixedPoint:
-  """The edge of chaos at a given σ_b²: χ₁ = 1 at the fixed point.
+  """Returns the edge of chaos at a given σ_b²: χ₁ = 1 at the fixed point.
 
       σ_w² = 1/E[φ'(x)²],   q - σ_w² E[φ(x)²] = σ_b²,   x ~ N(0, q)
 
-  Gradients neither vanish nor explode there, and ξ_c is infinite. Its length
+  Gradients neither vanish nor explode there, and ξ_c is infinite. The length
   map may be unstable (`stable` is False: SiLU, GELU); then a deviation from q
-  grows, and `half_stable_point` is the better choice. Of several points a
-  stable one is returned if there is any, and of those the one whose q is
-  nearest to 1. At σ_b² = 0 and φ(0) = 0 it is q = 0, σ_w² = 1/φ'(0)².
+  grows, and `half_stable_point` is the better choice. If there are several
+  points, stable ones are preferred, and among those the one whose q is nearest
+  to 1. With σ_b² = 0 and φ(0) = 0, the point is q = 0, σ_w² = 1/φ'(0)².
 
   Args:
-    activation: any elementwise JAX function that does not jump.
+    activation: any elementwise JAX function without jumps.
     sigma_b2: σ_b², variance of the biases, >= 0.
 
   Raises:
-    ValueError: if there is none: φ jumps, so χ₁ is infinite; or φ is positively
-      homogeneous (ReLU, leaky ReLU, linear) and σ_b² > 0, so q grows for ever.
+    ValueError: if there is none: φ jumps, so χ₁ is infinite, or φ is positively
+      homogeneous (ReLU, leaky ReLU, linear) and σ_b² > 0, so q grows forever.
 
   >>> import jax
   >>> point = critical_point(jax.numpy.tanh, 0.05)
@@ -71,20 +71,20 @@ def critical_point(activation: Activation, sigma_b2: float) -> FixedPoint:
 
 
 def half_stable_point(activation: Activation) -> FixedPoint:
-  """The point where gradients and lengths are both marginal: χ₁ = Q' = 1.
+  """Returns the point where gradients and lengths are marginal: χ₁ = Q' = 1.
 
       σ_w² = 1/E[φ'²],   E[φφ''] = 0,   σ_b² = q - σ_w² E[φ²],   x ~ N(0, q)
 
-  For SiLU and GELU, whose critical points at smaller q are unstable: lengths
-  below q approach it as 1/depth, lengths above it drift away as slowly. Where
-  no q > 0 qualifies (tanh), the point is q = 0, reached as 1/depth from above;
-  for ReLU and its kin it is every q.
+  Use it for SiLU and GELU, whose critical points at smaller q are unstable:
+  lengths below q approach it as 1/depth, and those above drift away as slowly.
+  If no q > 0 qualifies (tanh), the point is q = 0, approached from above as
+  1/depth; for ReLU and similar functions every q qualifies.
 
   Args:
-    activation: any elementwise JAX function that does not jump.
+    activation: any elementwise JAX function without jumps.
 
   Raises:
-    ValueError: if there is none (sigmoid, softplus) or φ jumps.
+    ValueError: if there is none (sigmoid, softplus), or φ jumps.
 
   >>> import jax
   >>> point = half_stable_point(jax.nn.silu)

@@ -1,8 +1,8 @@
-"""What chance does to one layer of finite width, and to a deep ReLU net.
+"""Random fluctuations in one layer of finite width, and in a deep ReLU net.
 
-Signals of width n fluctuate: the log of a second moment walks at random over
-the layers, with a mean of -κ/(2n) and a variance of κ/n a step. For ReLU the
-law is known exactly.
+Signals of width n fluctuate: the log of a second moment performs a random walk
+over the layers, with a mean of -κ/(2n) and a variance of κ/n per step. For ReLU
+the law is known exactly.
 """
 
 import functools
@@ -24,9 +24,9 @@ class LogNorm(NamedTuple):
   """The law of a deep ReLU network's log(|x_L|²/|x_0|²)."""
 
   mean: float
-  """of the natural logarithm, given survival"""
+  """mean of the natural logarithm, given survival"""
   std: float
-  """likewise"""
+  """its standard deviation, likewise"""
   survival: float
   """the probability that no layer is dead (all of its units 0)"""
 
@@ -36,33 +36,33 @@ def relu_log_norm(
   width: int | Sequence[int],
   weights: Literal["gaussian", "orthogonal"] = "gaussian",
 ) -> LogNorm:
-  """The exact law of log(|x_L|²/|x_0|²) in a ReLU net at the He gain.
+  """Returns the exact law of log(|x_L|²/|x_0|²) in a He-initialized ReLU net.
 
-  Each layer multiplies the second moment of its input, whatever that is, by an
-  independent r: with K ~ Binomial(n, ½) units alive,
+  Each layer multiplies the second moment of its input, whatever it is, by an
+  independent r. With K ~ Binomial(n, ½) active units,
 
       gaussian    r = (2/n)·χ²_K                  E r² = 1 + 5/n
       orthogonal  r = 2·Beta(K/2, (n - K)/2)      E r² = (n + 5)/(n + 2)
 
   with E r = 1, since the direction of W·x is uniform on the sphere and
   independent of its size. So log r has mean about -5/(2n) and variance 5/n
-  (orthogonal: -3/(2n), 3/n), and without the condition of survival
+  (orthogonal: -3/(2n), 3/n), and without conditioning on survival
   E[(|x_L|²/|x_0|²)²] = (1 + 5/n)^L.
 
-  x_l are post-activations, |x|² stands for their mean square. The same law
-  holds from one pre-activation to another, L layers apart, of one width: the
-  first row to the last of `measure` on a net of L + 1 layers. And by symmetry
-  for |J·u|² and |Jᵀ·g|², the Jacobian times a fixed vector.
+  The x_l are post-activations and |x|² their mean square. The same law holds
+  between two pre-activations of equal width, L layers apart: the first and the
+  last row of `measure` on a network of L + 1 layers. By symmetry it holds for
+  |J·u|² and |Jᵀ·g|², the Jacobian times a fixed vector.
 
   Args:
     depth: L, number of layers, >= 0.
-    width: n, outputs of each layer, or one number for each of the layers;
-      orthogonal layers are square, so have one width.
+    width: n, outputs of each layer, or one number for each layer;
+      orthogonal layers are square, so they all have one width.
     weights: "gaussian" of variance 2/fan_in, or √2 times "orthogonal".
 
   Raises:
-    ValueError: for a depth or width that is no such number, widths that do not
-      match the depth or, if orthogonal, each other; unknown weights.
+    ValueError: for an invalid depth or width, widths that do not match the
+      depth or (if orthogonal) each other, or unknown weights.
 
   >>> relu_log_norm(100, 128)
   LogNorm(mean=-1.97864..., std=2.00584..., survival=1.0)
@@ -139,31 +139,31 @@ def fluctuation(
   correlation: float = 1.0,
   cotangent_correlation: float = 1.0,
 ) -> float:
-  """κ: by how much one layer of n units makes second moments fluctuate.
+  """Returns κ: how strongly one layer of n units perturbs second moments.
 
-  To order 1/n a layer adds to the log of a second moment a mean of -κ/(2n) and
-  a variance of κ/n, forward (σ_w²/n)·Σ φ(z_i)² and backward, for a JVP as for
-  a VJP, (1/n)·Σ φ'(z_i)²·u_i² with u = Wᵀg Gaussian. For two samples a and b
-  whose pre-activations correlate by c and whose gradients g by γ, the
+  To order 1/n, a layer adds a mean of -κ/(2n) and a variance of κ/n to the log
+  of a second moment: forward (σ_w²/n)·Σ φ(z_i)² and backward, for JVPs and VJPs
+  alike, (1/n)·Σ φ'(z_i)²·u_i² with Gaussian u = Wᵀg. For two samples a and b
+  whose pre-activations have correlation c and gradients g correlation γ, the
   covariance of their logs is κ/n with
 
       forward   κ(c) = E[φ_a²φ_b²]/E[φ²]² - 1
       backward  κ(c, γ) = (1 + 2γ²)·E[φ'_a²φ'_b²]/E[φ'²]² - 1
 
   At c = γ = 1 both are 5 for ReLU and 2 for the identity. A deviation does not
-  stay: the next layer multiplies that of the forward log by
-  d log E[φ²]/d log q, and biases add none. `trajectory` adds it all up.
+  persist: the next layer multiplies that of the forward log by
+  d log E[φ²]/d log q, and biases add none. `trajectory` sums all of these.
 
   Args:
     activation: φ, any elementwise JAX function.
-    variance: q > 0, of both pre-activations.
+    variance: the variance q > 0 of both pre-activations.
     direction: "forward" or "backward".
     correlation: c in [-1, 1].
-    cotangent_correlation: γ in [-1, 1]; backward only.
+    cotangent_correlation: γ in [-1, 1]; used only backward.
 
   Raises:
-    ValueError: for numbers out of range, and where E[φ²] is 0 or E[φ'²] is 0
-      or infinite (φ jumps).
+    ValueError: for numbers out of range, or if E[φ²] is 0, or E[φ'²] is 0 or
+      infinite (φ jumps).
 
   >>> import jax
   >>> round(fluctuation(jax.nn.relu), 9)

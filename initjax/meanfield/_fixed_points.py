@@ -53,30 +53,30 @@ def fixed_point(
   *,
   start: float = 1.0,
 ) -> FixedPoint:
-  """The fixed point of the length map that is reached from q = `start`.
+  """Returns the fixed point of the length map reached from q = `start`.
 
       q = V(q) = σ_w² E[φ(x)²] + σ_b²,   x ~ N(0, q)
 
-  It is the first one in the direction in which V moves `start`: there the
-  iteration ends wherever V increases, as it does for most activations. At q = 0
-  all signal is lost; there c is 1 by convention and ξ_c that of χ₁.
+  It is the first one in the direction in which V moves `start`: the iteration
+  ends there if V is increasing, as it is for most activations. At q = 0 all
+  signal is lost; there c is 1 by convention and ξ_c follows from χ₁.
 
   The correlation c* is 1 if χ₁ <= 1. Otherwise f(c) = c has one solution in
-  [0, 1): f is a power series with no negative coefficient, so that
-  (1 - f(c))/(1 - c) increases. Both are solved for, not iterated: convergence
-  is algebraic near criticality. Error of q, χ₁ and Q' at most 1e-9 of their
-  value, of c* at most 1e-9.
+  [0, 1): f is a power series with no negative coefficients, so
+  (1 - f(c))/(1 - c) is increasing. Both are solved for, not iterated, since
+  convergence is algebraic near criticality. The relative error of q, χ₁ and Q'
+  is at most 1e-9, and so is the absolute error of c*.
 
   Args:
     activation: any elementwise JAX function, kinks and jumps included.
     sigma_w2: σ_w² = fan_in · variance of the weights, > 0.
     sigma_b2: σ_b², variance of the biases, >= 0.
-    start: second moment in the first layer; chooses among several fixed points,
-      and is the answer where every q is one (`degenerate`).
+    start: second moment in the first layer; selects one of several fixed
+      points, and is the result where every q is one (`degenerate`).
 
   Raises:
     ValueError: if q grows without bound (V(q) > q up to 1e12·start), for
-      arguments out of range, or as `initjax.gains.moments`.
+      arguments out of range, and as for `initjax.gains.moments`.
 
   >>> import jax
   >>> point = fixed_point(jax.numpy.tanh, 2.5, 0.05)

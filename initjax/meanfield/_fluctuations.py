@@ -1,13 +1,13 @@
-"""Finite width: what chance does to the second moments of a deep stack.
+"""Finite width: random fluctuations of second moments in a deep stack.
 
-Given the layers before it, the n units of a stream are independent Gaussians
-of one variance P. Averages over units of φ²/E[φ²], h²/P and φ'²/E[φ'²] then
-deviate from 1 by ε, η and ζ of order 1/√n, and the layers pass deviations on:
+Given the layers before, the n units of a stream are independent Gaussians
+of a common variance P. Averages over units of φ²/E[φ²], h²/P and φ'²/E[φ'²]
+deviate from 1 by ε, η and ζ of order 1/√n, and layers pass the deviations on:
 
     log P_{l+1} ← λ·log P_l + (1 - λ)·w·(s·log P_l + ε_l)
     log g_l     ← log g_{l+1} + μ·(t·log P_l + ζ_l + fresh noise of Wᵀg)
 
-with s and t the slopes of log E[φ²] and log E[φ'²] by log q (λ, w, μ: see
+with s and t the slopes of log E[φ²] and log E[φ'²] in log q (λ, w, μ: see
 `Steps`). Averages of f and g over the same units covary by Σ_k ρ^k·f_k·g_k/n
 in Hermite orders k, where ρ is the correlation of a unit's two values: kept by
 the skips between two depths, and of two inputs as alike as they were at the

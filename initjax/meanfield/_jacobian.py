@@ -1,7 +1,7 @@
 """The Jacobian of a wide, deep network: how evenly it stretches space.
 
 J = D_L·W_L ⋯ D_1·W_1 with D_l = diag(φ'(z_l)). At infinite width its factors
-are free, and then two numbers follow each layer: means of squared singular
+are free, so two numbers are easy to follow: the means of squared singular
 values multiply, and their relative variances (variance/mean²) add. With
 μ_k = E[φ'(z)^2k], z ~ N(0, q), a factor D has mean μ₁ and relative variance
 μ₂/μ₁² - 1; a factor W has σ_w² and -s₁: 1 if Gaussian (Marchenko-Pastur), 0 if
@@ -42,14 +42,14 @@ def jacobian_moments(
   weights: Literal["gaussian", "orthogonal"] = "gaussian",
   linear_output: bool = False,
 ) -> JacobianMoments:
-  """Mean and relative variance of the squared singular values, width -> ∞.
+  """Returns mean and relative variance of squared singular values, width -> ∞.
 
       mean = χ₁^L,  variance/mean² = L·(μ₂/μ₁² - 1 - s₁)
 
   with χ₁ = σ_w²·μ₁, μ_k = E[φ'(z)^2k] for z ~ N(0, q), and s₁ = -1 for
   Gaussian weights, 0 for orthogonal ones. At χ₁ = 1 gradients neither explode
-  nor vanish on average; the variance says how unequal they are by direction.
-  It grows with depth for ReLU whatever the weights, and stays small only for
+  nor vanish on average; the variance tells how much directions differ.
+  For ReLU it grows with depth whatever the weights; it stays small only for
   orthogonal weights and φ' ≈ 1.
 
   At finite width n this holds up to terms of relative size L/n (for He-normal

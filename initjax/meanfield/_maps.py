@@ -1,7 +1,7 @@
-"""One layer of an infinitely wide network: what it does to length and angle.
+"""How one layer of an infinitely wide network changes lengths and angles.
 
 A layer x -> W φ(x) + b with Var W = σ_w²/fan_in and Var b = σ_b² maps the
-second moment q of pre-activations, and the correlation c between those of two
+second moment q of pre-activations and the correlation c between those of two
 inputs.
 """
 
@@ -18,7 +18,7 @@ _AT_ZERO = 1e-24  # stands for the limit q -> 0 of a correlation
 def length_map(
   activation: Activation, q: Numbers, sigma_w2: float, sigma_b2: float
 ) -> Numbers:
-  """The second moment of the next layer's pre-activations.
+  """Returns the second moment of the next layer's pre-activations.
 
       V(q) = σ_w² E[φ(x)²] + σ_b²,   x ~ N(0, q)
 
@@ -29,7 +29,7 @@ def length_map(
     sigma_b2: σ_b², variance of the biases, >= 0.
 
   Raises:
-    ValueError: for a variance out of range, or as `initjax.gains.moments`.
+    ValueError: for a variance out of range, or as for `initjax.gains.moments`.
 
   >>> import jax
   >>> round(length_map(jax.nn.relu, 3.0, 2.0, 0.1), 12)
@@ -48,7 +48,7 @@ def correlation_map(
   sigma_b2: float,
   q: float | None = None,
 ) -> Numbers:
-  """The correlation of two inputs' pre-activations in the next layer.
+  """Returns the correlation of two inputs' pre-activations in the next layer.
 
       f(c) = (σ_w² E[φ(u)φ(v)] + σ_b²)/V(q),   u, v ~ N(0, q), correlation c
 
@@ -57,12 +57,12 @@ def correlation_map(
     c: correlation in this layer, in [-1, 1]; a number or an array.
     sigma_w2: σ_w² = fan_in · variance of the weights, > 0.
     sigma_b2: σ_b², variance of the biases, >= 0.
-    q: second moment of both inputs' pre-activations; at the fixed point of the
-      length map if None (1 where every q is one, as for ReLU at σ_w² = 2).
+    q: second moment of both inputs' pre-activations; if None, the fixed point
+      of the length map (1 where every q is one, as for ReLU at σ_w² = 2).
 
   Raises:
-    ValueError: for arguments out of range; as `initjax.gains.joint_moments`;
-      or, with q=None, where `fixed_point` finds none.
+    ValueError: for arguments out of range; as for
+      `initjax.gains.joint_moments`; or if q is None and `fixed_point` fails.
 
   >>> import jax
   >>> round(correlation_map(jax.nn.relu, 0.0, 2.0, 0.0), 12)  # 1/π

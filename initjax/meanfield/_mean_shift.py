@@ -1,7 +1,7 @@
-"""Finite width: by how much the mean of a log lies off infinite width.
+"""Finite width: how far the mean of a log lies from infinite width.
 
-To order 1/n, from log(1 + x) ≈ x - x²/2, from the curvature of the length map,
-and because the gradient returns through the very weights that made the signal.
+To order 1/n, the shift comes from log(1 + x) ≈ x - x²/2, from the curvature of
+the length map, and from the gradient returning through the signal's weights.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""One activation, tabulated: its Gaussian moments at any variance, fast.
+"""Tables of one activation's Gaussian moments, fast at any variance.
 
-Second moments are smooth in log₂ q even where φ is not. They are tabulated in
-windows of 8 octaves, when asked for, and interpolated by splines of degree 7:
-within 1e-9 of the exact moments, most activations within 1e-11. Where moments
-overflow in a window (exp, cosh), shorter ones serve.
+Second moments are smooth in log₂ q even where φ is not. They are tabulated on
+demand in windows of 8 octaves and interpolated by splines of degree 7: within
+1e-9 of the exact moments, and within 1e-11 for most activations. Where moments
+overflow in a window (exp, cosh), shorter windows are used.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ Spline = Callable[..., np.ndarray]
 
 
 class Response(NamedTuple, Generic[T]):
-  """What φ makes of Gaussians of variance q, and how that depends on q."""
+  """Moments of φ for Gaussians of variance q, and how they depend on q."""
 
   log2_second_moment: T
   """log₂ E[φ²]"""
@@ -63,23 +63,23 @@ class Response(NamedTuple, Generic[T]):
   derivative_slope: T
   """d log E[φ'²]/d log q"""
   curvature: T
-  """of log E[φ²] over log q"""
+  """the second derivative of log E[φ²] in log q"""
   derivative_curvature: T
-  """of log E[φ'²] over log q"""
+  """the second derivative of log E[φ'²] in log q"""
 
 
 def response(activation: Activation) -> Callable[[float], Response[float]]:
-  """Tabulates what φ makes of Gaussians of any variance.
+  """Tabulates the moments of φ for Gaussians of any variance.
 
-  For E[φ(√q·ζ)²] and E[φ'(√q·ζ)²] at thousands of variances: windows of q are
-  tabulated when they are first asked for, to 1e-9, and that one of them has no
-  moments is remembered too. Keep what is returned: it holds the tables.
+  Use it for E[φ(√q·ζ)²] and E[φ'(√q·ζ)²] at thousands of variances: windows
+  of q are tabulated to 1e-9 on first use, and windows without moments are
+  remembered too. Keep the returned function, because it holds the tables.
 
   Args:
     activation: φ, any elementwise JAX function.
 
   Returns:
-    A function of log₂ q, which raises as `initjax.gains.moments`.
+    A function of log₂ q, with the errors of `initjax.gains.moments`.
 
   >>> import jax
   >>> round(response(jax.nn.relu)(3.0).log2_second_moment, 9)  # of q/2

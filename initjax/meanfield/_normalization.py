@@ -1,4 +1,4 @@
-"""Normalized deep networks: by how much the gradient grows in each layer."""
+"""Normalized deep networks: how much the gradient grows in each layer."""
 
 import math
 
@@ -17,18 +17,18 @@ _REACH = 13.0  # in units of the coordinate's standard deviation
 def batch_norm_gradient_growth(
   activation: Activation, batch: int | None = None
 ) -> float:
-  """The factor of the squared gradient per layer of a deep BatchNorm net.
+  """Returns the growth of squared gradients per layer of a BatchNorm network.
 
-  For x_{l+1} = φ(BN(W·x_l)) of infinite width, at depth, the second moment of
-  the gradient grows from one layer to the one before it by
+  For x_{l+1} = φ(BN(W·x_l)) of infinite width, deep in the network, the second
+  moment of the gradient grows from one layer to the layer before by
 
       batch -> ∞    E[φ'(z)²]/Var φ(z),  z ~ N(0, 1)
       linear φ      (B - 2)/(B - 3)
 
   whatever the variance of the weights: by π/(π - 1) = 1.467 for ReLU. It is
-  above 1 for any φ, so that BatchNorm without skip connections explodes.
-  At batch B a unit's normalized values are √B·u with u uniform on the sphere
-  that is orthogonal to (1, ..., 1) in B dimensions, and
+  above 1 for any φ: BatchNorm networks explode without skip connections.
+  At batch B a unit's normalized values are √B·u, with u uniform on the sphere
+  orthogonal to (1, ..., 1) in B dimensions, and the factor is
 
       B/((B - 1)(B - 3)) · E[tr(P·D·G·D)] / (E[φ_1²] - E[φ_1·φ_2])
 
@@ -36,11 +36,11 @@ def batch_norm_gradient_growth(
 
   Args:
     activation: φ, any elementwise JAX function.
-    batch: B >= 4 examples over which statistics are taken; None for many.
+    batch: B >= 4 examples over which statistics are taken; None means many.
 
   Raises:
     ValueError: for batch < 4, where the mean growth is infinite; for a φ that
-      is constant or jumps; and as `moments`.
+      is constant or jumps; and as for `moments`.
 
   The error is below 1e-9 (finite batch: 1e-5, for kinks away from 0).
 

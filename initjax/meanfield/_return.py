@@ -1,4 +1,4 @@
-"""Finite width: gradients come back through the weights of the signal."""
+"""Finite width: gradients return through the weights that made the signal."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """Roots of a function of the second moment q > 0, over all magnitudes.
 
 Gaussian averages over x ~ N(0, q) change with log q at the scale of an octave
-or slower: a geometric grid of ratio 2 shows every root, and a finer one, beside
-a root where F is flat, shows those that lie together.
+or slower: a geometric grid of ratio 2 finds every root, and a finer one near a
+root where F is flat separates roots that lie together.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,12 @@
 """Exact draws of the sizes of signals in a deep stack of finite width.
 
-A Gaussian matrix W that was applied to X, with the result Y = W·X, is known on
-the span of X and as fresh as ever beside it. So Y is drawn from the Gram matrix
-of X alone, and going backward
+Once a Gaussian matrix W has been applied to X, with the result Y = W·X, it is
+known on the span of X and still random on its complement. So Y is drawn from
+the Gram matrix of X alone, and the backward pass draws
 
     WᵀΔ = X·(XᵀX)⁻¹·YᵀΔ + (1 - X·(XᵀX)⁻¹·Xᵀ)·Z,  Z with the Gram matrix of Δ
 
-without a matrix. Arrays are [draws, inputs, units]: rows are columns of X.
+without forming W. Arrays are [draws, inputs, units]: rows are columns of X.
 """
 
 import concurrent.futures
@@ -33,14 +33,14 @@ _RANK = 1e-12  # eigenvalues of a Gram matrix below this part of the largest: 0
 class Simulation(NamedTuple):
   """Sizes in each draw of a stack: log₂ of second moments over units and batch.
 
-  -inf where all units are 0.
+  They are -inf where all units are 0.
   """
 
   forward: np.ndarray
   """[draws, depth]: of h_l, what layer l hands on"""
   backward: np.ndarray
-  """[draws, depth]: of an element of the gradient with respect to h_l, against
-  that of the last layer"""
+  """[draws, depth]: of an element of the gradient with respect to h_l, relative
+  to that of the last layer"""
 
 
 def simulate(
@@ -56,31 +56,31 @@ def simulate(
 ) -> Simulation:
   """Draws the sizes of signals and gradients in stacks of finite width.
 
-  Their law is that of real matrices, to all orders in depth/width, if each is
-  Gaussian or, for "orthogonal", a Haar matrix or the corner of one, and used
-  once; `trajectory` gives the leading order. B inputs cost O(B²·width + B³) a
-  layer instead of O(width²). Uniform weights follow the Gaussian law to leading
-  order alone. Tied and recurrent weights, convolutions, attention and spectra
-  of Jacobians are not covered.
+  The sizes follow the law of real matrices, to all orders in depth/width, if
+  each is Gaussian or, for "orthogonal", a Haar matrix or a corner of one, and
+  is used once; `trajectory` gives the leading order. B inputs cost
+  O(B²·width + B³) per layer instead of O(width²). Uniform weights follow the
+  Gaussian law to leading order only. Tied and recurrent weights, convolutions,
+  attention and Jacobian spectra are not covered.
 
   Args:
     key: a PRNG key.
-    layers: first to last, each with its width. Normalization "layer" and "rms"
-      are over the units of an input, "batch" is over the inputs.
-    draws: number of stacks, >= 1.
-    second_moment: of the data, > 0. These are Gaussian but for their size and
-      correlation, which are exact; as many features as the first layer has
+    layers: first to last, each with its width. Normalization is over the
+      units of an input for "layer" and "rms", over the inputs for "batch".
+    draws: number of stacks to draw, >= 1.
+    second_moment: of the data, > 0. The data are Gaussian, but their size and
+      correlation are exact; they have as many features as the first layer has
       units, or as there are inputs.
-    correlation: of two inputs, in [-1, 1]: x_a·x_b/|x|².
+    correlation: between two inputs, in [-1, 1]: x_a·x_b/|x|².
     batch: number of inputs B over which second moments are averaged.
-    cotangent_correlation: likewise of the last layer's gradients, which are
-      drawn at random.
-    weights: "gaussian" or "orthogonal", of the variance σ_w²/fan_in.
+    cotangent_correlation: correlation of the last layer's gradients, which
+      are drawn at random.
+    weights: "gaussian" or "orthogonal", with variance σ_w²/fan_in.
 
   Raises:
-    ValueError: as `trajectory`; for layers without widths, correlations that
-      so many inputs cannot have, a residual layer narrower than the batch.
-    TypeError: for what is no key or no function.
+    ValueError: as for `trajectory`; for layers without widths, correlations
+      impossible for B inputs, or a residual layer narrower than the batch.
+    TypeError: if `key` is not a key, or an activation is not a function.
 
   >>> he = Layer(jax.nn.relu, 2.0, width=64)
   >>> found = simulate(jax.random.key(0), [Layer(width=64)] + 50 * [he], 1000)

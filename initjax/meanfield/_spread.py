@@ -1,9 +1,9 @@
 """How deviations spread through a stack: covariances in one pass up and down.
 
-A deviation of log P is handed on from layer to layer, and the units of each
-stream add to it. In Hermite orders k these are Markov chains, of which a layer
-keeps ρ^k. So the future knows the past through log P and the orders of one
-stream alone, and the cost is linear in the depth (of a matrix: quadratic).
+A deviation of log P passes from layer to layer, and the units of each stream
+add to it. In Hermite orders k these are Markov chains, of which a layer keeps
+ρ^k. So the future depends on the past only through log P and the orders of one
+stream, and the cost is linear in the depth (for a matrix, quadratic).
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""Infinite width: what each layer of a stack does to the stream it is given.
+"""Infinite width: how each layer of a stack changes its input stream.
 
 A stream h has the second moment q and, between two inputs, the correlation c;
-a layer makes of it skip·h + branch·(W·x + b), where x is φ(norm(h)) or
-norm(φ(h)), or of a gate the product of two halves.
+a layer turns it into skip·h + branch·(W·x + b), where x is φ(norm(h)),
+norm(φ(h)) or, with a gate, the product of two halves.
 """
 
 import math
@@ -23,7 +23,7 @@ from initjax.typing import Activation
 
 
 class Layer(NamedTuple):
-  """One layer of a stack: skip·h + branch·(W·φ(norm(h)) + b) of a stream h."""
+  """One layer of a stack: skip·h + branch·(W·φ(norm(h)) + b) for a stream h."""
 
   activation: Activation | None = None
   """φ; None is the identity"""
@@ -34,16 +34,16 @@ class Layer(NamedTuple):
   width: int | None = None
   """number of outputs; None for infinitely many"""
   skip: float = 0.0
-  """what is kept of the stream; 0 in a plain layer"""
+  """factor of the stream that is kept; 0 in a plain layer"""
   branch: float = 1.0
-  """scales what the layer adds"""
+  """factor of what the layer adds"""
   normalization: Literal["none", "layer", "rms", "batch"] = "none"
-  """over units, less their mean or not; or over an infinite batch, less it"""
+  """over units ("layer" subtracts the mean, "rms" not), or an infinite batch"""
   normalize_after: bool = False
-  """whether it is φ(h) that is normalized, and not h before φ"""
+  """whether φ(h) is normalized, rather than h before φ"""
   gated: bool = False
-  """whether φ(h)·h' is fed on of the halves h and h' of all units, in place of
-  φ(h); a layer before it that makes both is two matrices"""
+  """whether φ(h)·h' replaces φ(h), where h and h' are the two halves of the
+  units; a preceding layer that makes both then counts as two matrices"""
 
   @property
   def normalizes_stream(self) -> bool:
@@ -55,7 +55,7 @@ class Layer(NamedTuple):
 
 
 class Steps(NamedTuple):
-  """All layers, [depth] each; "in" is the stream that a layer is given."""
+  """All layers, [depth] each; "in" is the stream that enters a layer."""
 
   log2_in: np.ndarray
   log2_out: np.ndarray

@@ -1,4 +1,4 @@
-"""Deep stacks layer by layer: signal, gradient, correlation, and chance."""
+"""Deep stacks, layer by layer: signal, gradient, correlation, and spread."""
 
 import dataclasses
 import functools
@@ -17,21 +17,21 @@ _BIT = math.log(2)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trajectory:
-  """What theory predicts for each layer, in log₂ of second moments."""
+  """What theory predicts for each layer, as log₂ of second moments."""
 
   forward: np.ndarray
   """[depth], width -> ∞: of h_l, what layer l hands on"""
   backward: np.ndarray
   """[depth], width -> ∞: of an element of the gradient with respect to h_l,
-  against that of the last layer; inf where φ jumps"""
+  relative to that of the last layer; inf where φ jumps"""
   correlation: np.ndarray
   """[depth]: E[h_a·h_b]/E[h²] of two inputs a and b (no logarithm)"""
   forward_drift: np.ndarray
-  """[depth]: at finite width, what the mean over nets is above `forward`"""
+  """[depth]: at finite width, the mean over networks minus `forward`"""
   backward_drift: np.ndarray
   """[depth]: likewise"""
   forward_std: np.ndarray
-  """[depth]: standard deviation over nets"""
+  """[depth]: standard deviation over networks"""
   backward_std: np.ndarray
   """[depth]: likewise"""
   _chance: Chance
@@ -45,19 +45,19 @@ class Trajectory:
   def drift_apart(self) -> np.ndarray:
     """[2, depth]: both drifts, if inputs collapse no sooner than in theory.
 
-    Where drifts are NaN since they do, those lie between these and the drifts
-    of a single input.
+    Where drifts are NaN because inputs do collapse sooner, the true ones lie
+    between these and the drifts of a single input.
     """
     return self._chance.apart / _BIT
 
   @functools.cached_property
   def forward_covariance(self) -> np.ndarray:
-    """[depth, depth]: over nets, computed when it is first asked for."""
+    """[depth, depth]: over networks, computed on first use."""
     return self._chance.forward_covariance() / _BIT**2
 
   @functools.cached_property
   def backward_covariance(self) -> np.ndarray:
-    """[depth, depth]: likewise."""
+    """[depth, depth]: the same for gradients."""
     return self._chance.backward_covariance() / _BIT**2
 
 
@@ -77,39 +77,39 @@ def trajectory(
       q_{l+1} = skip²·q_l + branch²·K
       g_l     = (skip² + branch²·χ/s·n_{l+1}/n_l)·g_{l+1}
 
-  s is 1, or what a normalization divides by: q_l ("layer", "rms"),
-  q_l·(1 - c_l) ("batch"). After φ it is Var φ, E[φ²], E[φ²] - E[φ_a·φ_b], and
-  K is σ_w² + σ_b². Of a gate, E[φ²]·q_l and E[φ'²]·q_l + E[φ²] stand for E[φ²]
-  and E[φ'²]. At width n, log₂ q_l and log₂ g_l deviate from it by chance, with
-  the mean and the covariance given here to first order in depth/n: each layer
-  adds what `fluctuation` says, the next ones pass deviations on with their
-  slopes d log K/d log q and d log χ/d log q. What that leaves out, of a std:
-  2/n (ReLU) and up to depth/(2n); about a quarter at most where it is not NaN,
-  and of a mean a fifth of a std.
-  Over a batch it leaves out that correlations wander: inputs that stay nearly
-  uncorrelated in theory scatter together up to three times as much.
+  Here s is 1, or what a normalization divides by: q_l ("layer", "rms") or
+  q_l·(1 - c_l) ("batch"). When normalizing after φ, it is Var φ, E[φ²] or
+  E[φ²] - E[φ_a·φ_b], and K is σ_w² + σ_b². With a gate, E[φ²]·q_l and
+  E[φ'²]·q_l + E[φ²] replace E[φ²] and E[φ'²]. At width n, log₂ q_l and log₂ g_l
+  deviate at random, with the mean and covariance given here to first order in
+  depth/n: each layer adds what `fluctuation` says, and later ones pass it on
+  with the slopes d log K/d log q and d log χ/d log q. A std is then off by a
+  fraction of 2/n (ReLU) up to depth/(2n), at most about a quarter where it is
+  not NaN, and a mean by at most a fifth of a std. Over a batch, random changes
+  of correlations are neglected too: inputs that stay nearly uncorrelated in
+  theory scatter together up to three times as much.
 
   Args:
-    layers: first to last. The data counts as a Gaussian stream: let the first
-      layer have no activation unless the data really are pre-activations.
-    second_moment: of the data, > 0.
-    correlation: of two inputs, in [-1, 1]: E[x_a·x_b]/E[x²].
-    batch: number of inputs over which second moments are averaged; it matters
-      for drift and covariance.
-    cotangent_correlation: likewise of their gradients in the last layer, in
-      [-1, 1]; 0 if these are drawn at random.
+    layers: first to last. The data count as a Gaussian stream: give the first
+      layer no activation unless the data really are pre-activations.
+    second_moment: the second moment of the data, > 0.
+    correlation: between two inputs, in [-1, 1]: E[x_a·x_b]/E[x²].
+    batch: number of inputs over which second moments are averaged; it affects
+      drift and covariance.
+    cotangent_correlation: correlation of their gradients in the last layer,
+      in [-1, 1]; 0 if these are drawn at random.
 
-  Drift, deviation and covariance are 0 without widths, and NaN, unknown, where
-  that order does not tell: after a batch normalization, a gate or a
-  normalization after φ; where slopes change much within what chance does to q,
-  as those of GELU at its gain do from the tenth layer on; where gradients know
-  their weights too well (softplus at width 32) or layers are too narrow for
-  their number (ReLU from depth 50 on at width 16); and over a batch where its
-  inputs collapse sooner than in theory. `simulate` draws there.
+  Drift, deviation and covariance are 0 without widths, and NaN (unknown) where
+  first order is not enough: after a batch normalization, a gate or a
+  normalization after φ; where slopes vary too much over the random range of q,
+  as for GELU at its gain from the tenth layer on; where gradients depend too
+  strongly on their weights (softplus at width 32) or layers are too narrow for
+  their number (ReLU at width 16 from depth 50 on); and over a batch whose
+  inputs collapse sooner than in theory. Use `simulate` in these cases.
 
   Raises:
-    ValueError: for an empty stack, numbers out of range, residual layers whose
-      width changes, and as `initjax.gains.moments`.
+    ValueError: for an empty stack, numbers out of range, or residual layers
+      whose width changes; and in the same cases as `initjax.gains.moments`.
 
   >>> import jax
   >>> first, he = Layer(width=128), Layer(jax.nn.relu, 2.0, width=128)

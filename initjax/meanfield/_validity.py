@@ -1,9 +1,9 @@
 """Where the law of first order in depth/width holds.
 
 It takes the slopes of the length map, d log E[φ²]/d log q, as they are at
-infinite width. Chance moves log q by its own deviation; where slopes differ by
-much over that range, the law is off. So it is where a gradient knows its
-weights too well, and where layers are too narrow for log(1 + x) ≈ x - x²/2.
+infinite width. log q fluctuates by its standard deviation; where slopes vary
+much over that range, the law is off. So it is where a gradient depends too much
+on its weights, and where layers are too narrow for log(1 + x) ≈ x - x²/2.
 """
 
 import math

@@ -1,15 +1,15 @@
-"""`measure` in detail, where one program for each kind of layer is enough.
+"""`measure` in detail, with one compiled program for each kind of layer.
 
-As one program, a model takes XLA as long as it is deep, and several times as
-long where everything in it is watched. Here its segments run one after another,
-forward and then backward, and those that are equal share what is compiled. What
-a segment reads is kept for its way back, on which all but its operation, which
-comes last, is computed again. No more than one gradient of a large parameter is
-held at a time.
+As one program, a model takes XLA longer the deeper it is, and several times as
+long if everything in it is measured. Here its segments run one after another,
+forward and then backward, and equal segments share one compiled program. The
+inputs of a segment are kept for its backward pass, which recomputes all of it
+but its operation, which comes last. At most one gradient of a large parameter
+is held at a time.
 
-Operations hand out arrays, whose sums are taken beside the segments: by one
-program for each shape, or, where an array is small and in this memory, by NumPy
-without any.
+Operations return arrays, which are summed outside the segments: by one program
+for each shape, or, if an array is small and local, by NumPy without
+compilation.
 """
 
 from collections.abc import Callable, Hashable, Mapping

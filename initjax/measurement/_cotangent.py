@@ -1,4 +1,4 @@
-"""The gradient that a model is given, and what it becomes at the parameters."""
+"""The gradient given to a model, and the gradient it causes at parameters."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,7 @@
 """What `detail=True` adds: dead units, correlation of samples, saturation.
 
-Units and samples are told apart by the operation's own axes, so transposed
-layouts are right: a unit is a place along the summed axes of its input (a
+Units and samples are distinguished by the operation's own axes, so transposed
+layouts work: a unit is a place along the summed axes of its input (a
 channel of a convolution), a sample a place along the free ones (an image).
 """
 

@@ -1,9 +1,9 @@
-"""Leaves that were drawn with one key, or copied.
+"""Leaves that were drawn with the same key, or copied.
 
-Draws with one key have the same ranks (see `_ranks`): also where shapes differ,
+Draws with one key have the same ranks (see `_ranks`), even if shapes differ,
 since JAX numbers the entries of every array from its start. Not found are draws
-of other widths (bfloat16 and float64 take other bits of a key), what mixes its
-entries afterwards (orthogonal), and a copy that was transposed.
+of other widths (bfloat16 and float64 use other bits of a key), draws whose
+entries are mixed afterwards (orthogonal), and transposed copies.
 """
 
 import functools

@@ -24,8 +24,8 @@ _BLOCK = 64  # rows computed together
 class JacobianSpectrum(NamedTuple):
   """The squared singular values of a Jacobian, or a quadrature of them.
 
-  There are min(inputs, outputs) of them. Their distribution is given by nodes
-  and weights, one row for each probe vector; a single row is exact.
+  There are min(inputs, outputs) of them. Nodes and weights describe their
+  distribution, with one row for each probe vector; a single row is exact.
   """
 
   nodes: jax.Array
@@ -52,7 +52,7 @@ class JacobianSpectrum(NamedTuple):
 
   @property
   def mean_standard_error(self) -> jax.Array:
-    """Of `mean`, from the differences between probes; 0 if exact."""
+    """Standard error of `mean`, from differences between probes; 0 if exact."""
     return self.mean * _standard_error(self._row_means())
 
   @property
@@ -63,21 +63,21 @@ class JacobianSpectrum(NamedTuple):
 
   @property
   def relative_variance_standard_error(self) -> jax.Array:
-    """Of `relative_variance`, from the differences between probes."""
+    """Standard error of `relative_variance`, from the spread of probes."""
     slope = -2 * self.relative_variance[..., None]
     return _standard_error(self._row_variances() + slope * self._row_means())
 
   @property
   def largest(self) -> jax.Array:
-    """The largest squared singular value; by Lanczos, one it surpasses."""
+    """The largest squared singular value; with Lanczos, a lower bound of it."""
     return self.nodes.max((-1, -2)) * self.mean
 
   @property
   def condition(self) -> jax.Array:
-    """Largest over smallest singular value.
+    """Ratio of the largest to the smallest singular value.
 
-    Of a rank-deficient Jacobian, inf or about 1/ε, where ε is the dtype's
-    rounding (1/√ε by Lanczos, which works on J·Jᵀ).
+    For a rank-deficient Jacobian it is inf or about 1/ε, where ε is the dtype's
+    rounding error (1/√ε with Lanczos, which works on J·Jᵀ).
     """
     return jnp.sqrt(self.nodes.max((-1, -2)) / self.nodes.min((-1, -2)))
 
@@ -100,29 +100,29 @@ def jacobian_spectrum(
   probes: int = 16,
   steps: int = 32,
 ) -> JacobianSpectrum:
-  """Squared singular values of J = ∂fn(params, x)/∂x at one input x.
+  """Returns squared singular values of J = ∂fn(params, x)/∂x at one input x.
 
-  "exact" computes J in blocks and its singular values. "lanczos" applies J and
-  Jᵀ alone, `steps` times to each of `probes` random vectors; mean and variance
+  "exact" computes J in blocks and its singular values. "lanczos" only applies J
+  and Jᵀ, `steps` times to each of `probes` random vectors; mean and variance
   are then unbiased up to 1/(probes·size), with standard errors from the
   differences between probes, and the nodes approximate the distribution.
-  Products are scaled on their way, so that a Jacobian of 1e-40 or 1e+30 has a
-  spectrum in float32 too.
+  Products are scaled along the way, so a Jacobian of 1e-40 or 1e+30 also has a
+  spectrum in float32.
 
-  Both use reverse mode alone (J·v is the derivative of Jᵀ·u by u), so a
-  `custom_vjp` function is no obstacle. Works inside `jit` and `vmap`. Outside,
-  every call traces anew, and compiles if the program is a new one.
+  Both use only reverse mode (J·v is the derivative of Jᵀ·u in u), so
+  `custom_vjp` functions are fine. Works inside `jit` and `vmap`. Outside, every
+  call traces again, and compiles if the program is new.
 
   Args:
-    fn: a function of parameters and one array, or a module. If it wants a batch
+    fn: a function of parameters and one array, or a module. If it takes a batch
       of inputs, pass `lambda params, x: fn(params, x[None])[0]`; else x is the
-      batch, and J the Jacobian of all its samples together.
-    params: any pytree of arrays; none for a module that holds them.
+      batch, and J is the Jacobian of all its samples together.
+    params: any pytree of arrays; omit it for a module that holds its own.
     *inputs: one x, of any shape and a real floating dtype.
-    method: None takes "exact" up to 1024 singular values and 2^26 entries.
+    method: None means "exact" up to 1024 singular values and 2^26 entries.
     key: for the probe vectors; `jax.random.key(0)` if None.
-    probes: number of random vectors, >= 2; they are applied together.
-    steps: nodes for each of them; no more than there are singular values.
+    probes: number of random vectors, >= 2, which are processed together.
+    steps: nodes for each vector; at most the number of singular values.
 
   Raises:
     TypeError: if `fn` is neither a function nor a module.

@@ -5,7 +5,7 @@ k steps from a unit vector v give k nodes λ_j and weights w_j with
     Σ_j w_j·λ_j^p = vᵀ·A^p·v    for p < 2k,
 
 the Gauss quadrature of the spectral density seen by v. For v uniform on the
-sphere the expectation of the right side is the mean of λ^p over the spectrum.
+sphere, the right side has the mean of λ^p over the spectrum as expectation.
 """
 
 from collections.abc import Callable
@@ -46,18 +46,18 @@ def largest_eigenvalue(
   *,
   steps: int = 20,
 ) -> jax.Array:
-  """The largest eigenvalue of the Hessian of `loss` at `params`.
+  """Returns the largest eigenvalue of the Hessian of `loss` at `params`.
 
-  By Lanczos on products with the Hessian, which is never formed. It comes from
-  below: after k steps the relative error falls as exp(-4k·√gap). Gradient
+  Uses Lanczos on products with the Hessian, which is never formed. It converges
+  from below: after k steps the relative error falls as exp(-4k·√gap). Gradient
   descent on a quadratic diverges at rates above 2/λ_max. Works inside `jit` and
-  `vmap`; NaN if a product is not finite.
+  `vmap`; returns NaN if a product is not finite.
 
   Args:
     loss: params -> scalar.
     params: any pytree of real floating arrays.
-    key: for the vector to start from.
-    steps: products with the Hessian; no more than there are parameters.
+    key: for the random start vector.
+    steps: products with the Hessian; at most the number of parameters.
 
   >>> square = lambda x: 0.5 * (jnp.array([1.0, 3.0]) * x**2).sum()
   >>> float(largest_eigenvalue(square, jnp.ones(2), jax.random.key(0)).round(4))

@@ -1,4 +1,4 @@
-"""Parameters by path, where they are: the kernels among them, as matrices."""
+"""Parameters by path, left in place, and the kernels among them as matrices."""
 
 import dataclasses
 import math

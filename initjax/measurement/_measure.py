@@ -33,13 +33,13 @@ from initjax.measurement._watch import Seen, Watch, partial_sums, watch
 
 
 class Measured(NamedTuple):
-  """A report, and what the same two passes gave besides."""
+  """A report, with the outputs and gradients of the same two passes."""
 
   report: SignalReport
   outputs: Any
-  """of `fn`, aux included"""
+  """the outputs of `fn`, aux included"""
   gradients: Any
-  """of the loss with respect to `params`"""
+  """the gradient of the loss with respect to `params`"""
 
 
 @with_advice
@@ -53,35 +53,35 @@ def measure(
   has_aux: bool = False,
   detail: bool = False,
 ) -> SignalReport:
-  """Statistics of every linear operation of `fn(params, *inputs)`.
+  """Measures every linear operation of `fn(params, *inputs)`.
 
-  One forward and one backward pass, in which nothing is kept but sums; without
-  `detail` no gradient of a parameter is computed. Works inside `jit` and `vmap`
+  Runs one forward and one backward pass and keeps nothing but sums; without
+  `detail`, no parameter gradient is computed. Works inside `jit` and `vmap`
   and on sharded arrays; the model is neither changed nor hooked.
 
-  A scalar output is a loss and is differentiated. Otherwise the gradient of
-  the outputs is `cotangent`, or independent N(0, 1) numbers from `key`.
+  A scalar output is taken as a loss and differentiated. Otherwise the gradient
+  of the outputs is `cotangent`, or independent N(0, 1) numbers from `key`.
 
-  What lies in a call that has a derivative rule of its own is measured once,
-  at the output of the call; in a while loop, which has no gradient, not at
-  all; inside a shard_map each operation is that of a shard, and there is no
-  detail but the norms. With `check_vma=False`, JAX does not know which arrays
-  are equal on several devices: each copy is then counted.
+  A call with its own derivative rule is measured once, at its output. While
+  loops have no gradient, so operations inside them are not measured. Inside a
+  shard_map each operation is that of a shard, and the only detail is the norms.
+  With `check_vma=False`, JAX does not know which arrays are equal on several
+  devices, so each copy is counted.
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: any pytree of arrays. A module that holds its parameters is followed
-      by its inputs.
+    params: any pytree of arrays. Omit it for a module that holds its own
+      parameters.
     *inputs: the other arguments of `fn`.
     key: for the random cotangent; `jax.random.key(0)` if None.
-    cotangent: gradient with respect to the outputs, of their structure.
-    has_aux: whether `fn` returns `(outputs, aux)`; aux gets no gradient.
-    detail: also count the units that are 0 on every sample, and give the mean
+    cotangent: gradient with respect to the outputs, with their structure.
+    has_aux: whether `fn` returns `(outputs, aux)`; aux has no gradient.
+    detail: also count the units that are 0 on every sample, and report the mean
       cosine between samples, E|φ'| of the activation that feeds an operation,
-      and the norm of each parameter's gradient (which costs that gradient).
+      and the norm of each parameter's gradient (which is then computed).
 
   Raises:
-    TypeError: if `fn` is neither a function nor a module, or an array abstract.
+    TypeError: if `fn` is not a function or a module, or an array is abstract.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 
@@ -107,22 +107,22 @@ def measure_and_grad(
   has_aux: bool = False,
   detail: bool = False,
 ) -> Measured:
-  """`measure`, with the outputs and the gradient of the same two passes.
+  """Runs `measure` and returns the outputs and the gradient as well.
 
-  So a training step watches itself, at the price of the statistics alone.
+  Both share the same two passes, so monitoring costs only the statistics.
 
   Args:
     fn: a function of parameters and inputs, such as a loss, or a module.
-    params: any pytree of arrays; none for a module that holds them, whose
+    params: any pytree of arrays. Omit it for a module that holds its own; its
       gradient is that of the parameters of `initjax.functional`.
     *inputs: the other arguments of `fn`.
-    key: as in `measure`, like all other options.
+    key: as in `measure`, as are all other options.
     cotangent: the gradient with respect to the outputs.
     has_aux: whether `fn` returns `(outputs, aux)`.
-    detail: whether to measure more.
+    detail: whether to measure further statistics.
 
   Raises:
-    TypeError: if `fn` is neither a function nor a module, or an array abstract.
+    TypeError: if `fn` is not a function or a module, or an array is abstract.
     ValueError: if no output can be differentiated, or the cotangent does not
       fit the outputs.
 

@@ -1,4 +1,4 @@
-"""Norms of gradients: as many as parameters, and of as large arrays."""
+"""Norms of gradients: one for each parameter, however large its array."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
-"""Normal scores: what is left of a draw without its law and its scale.
+"""Normal scores: what remains of a draw without its law and its scale.
 
 Every sampler that inverts a distribution function is monotone in the uniform
-numbers of its key. So the ranks of two draws with one key agree, whether these
-are uniform, normal or truncated, and whatever their scales are.
+numbers of its key. So the ranks of two draws with one key agree, whether they
+are uniform, normal or truncated, and whatever their scales.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
-"""What is asked of a parameter, as numbers: sums, tests, samples, fingerprints.
+"""Queries about a parameter: sums, tests, samples and fingerprints.
 
 A parameter may lie on the devices of several processes, none of which could
-hold it. So each question is a function of arrays, NumPy's or those that
-`jax.jit` traces, whose answer is small; `reduced` asks it where the array is.
+hold it. So each query is a function of arrays, from NumPy or traced by
+`jax.jit`, with a small result; `reduced` runs it where the array is.
 """
 
 import math

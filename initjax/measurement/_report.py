@@ -1,4 +1,4 @@
-"""What `measure` returns, and how it becomes plain rows."""
+"""What `measure` returns, and how it is converted to plain rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,21 +23,21 @@ _STATIC = {"static": True}  # no leaf, but known when a program is traced
 class SignalReport:
   """Statistics of every linear operation: a pytree, so it passes through jit.
 
-  Rows stand in the order of `graph.ops`; under scans the leaves of a row have
-  the lengths of the scans as last axes, under vmap (several draws of the
-  parameters) one more in front.
+  Rows are in the order of `graph.ops`. Under scans the leaves of a row have the
+  lengths of the scans as last axes; under vmap (several parameter draws) they
+  have one more axis in front.
   """
 
   forward_tallies: tuple[Tally, ...]
   backward_tallies: tuple[Tally, ...]
   detail_sums: tuple[jax.Array, ...] | None
-  """with `detail=True`, what a `Detail` of each operation follows from"""
+  """with `detail=True`, the sums from which each `Detail` is computed"""
   slopes: tuple[tuple[Any, Any], ...] | None
-  """with `detail=True`, E|φ'| of what feeds each operation, where it arises"""
+  """with `detail=True`, E|φ'| of what feeds each operation, at its source"""
   norms: Norms | None
-  """with `detail=True`, of the gradients: see `gradient_norms`"""
+  """with `detail=True`, norms of the gradients: see `gradient_norms`"""
   graph: SignalGraph = field(metadata=_STATIC)
-  """what the rows are"""
+  """the graph whose operations the rows describe"""
   verdicts: tuple[Verdict, ...] = field(default=(), metadata=_STATIC)
   """what `diagnose` found"""
   bands: tuple[Any, ...] = field(default=(), metadata=_STATIC)
@@ -47,10 +47,10 @@ class SignalReport:
   """for each record, what theory predicts for its weights: log₂ second moments
   forward and backward, None where it is silent, and why it stops there"""
   judged: bool = field(default=False, metadata=_STATIC)
-  """whether there was an operation to judge, and `diagnose` did: without it no
-  verdicts mean nothing"""
+  """whether `diagnose` had operations to judge, and did; if not, an absence of
+  verdicts means nothing"""
   unjudged: tuple[tuple[int, str], ...] = field(default=(), metadata=_STATIC)
-  """records whose growth `diagnose` could not judge, by number, and why"""
+  """records whose growth `diagnose` could not judge, by number, with reasons"""
 
   about: tuple[tuple[str, str], ...] = field(default=(), metadata=_STATIC)
   """what was measured, in words, for the head of a page: name and value"""
@@ -66,12 +66,12 @@ class SignalReport:
     return tuple(tally.statistics() for tally in self.backward_tallies)
 
   def to_records(self) -> list[Record]:
-    """A list of plain dicts, one for each operation and repeat.
+    """Returns plain dicts, one for each operation and repeat.
 
-    They stand in the order of execution. Several draws are averaged:
-    logarithms, so the geometric mean; of `largest` and `nonfinite` the worst
-    draw is given. `draws` then tells their number, and
-    `forward_log2_second_moment_std` how they scatter.
+    They are in the order of execution. Several draws are averaged in logarithms
+    (a geometric mean), except that `largest` and `nonfinite` give the worst
+    draw. `draws` then holds their number, and
+    `forward_log2_second_moment_std` their spread.
     """
     return to_records(row_statistics(self), self.bands, self.predicted)
 
@@ -128,22 +128,22 @@ class SignalReport:
     )
 
   def with_about(self, about: Mapping[str, str]) -> "SignalReport":
-    """The same report, with more said of what was measured.
+    """Returns the same report with more notes about what was measured.
 
     Args:
-      about: such as {"model": "mlp", "seed": "0"}; stands in JSON and pages.
+      about: such as {"model": "mlp", "seed": "0"}; shown in JSON and pages.
     """
     return replace(self, about=tuple({**dict(self.about), **about}.items()))
 
   def to_json(self, path: epath.PathLike) -> None:
     """Writes records, verdicts and gradient norms as standard JSON.
 
-    `not_followed` is that of the graph: what the records leave out.
+    `not_followed` comes from the graph and lists what the records leave out.
 
-    Without verdicts, `judged` tells a healthy model from one not looked at.
+    Without verdicts, `judged` tells a healthy model from one never judged.
 
     Raises:
-      FileExistsError: if there is a file already; nothing is overwritten.
+      FileExistsError: if the file already exists; nothing is overwritten.
     """
     content = {
       "about": reports.about(self.about),
@@ -161,10 +161,10 @@ class SignalReport:
     reports.write_json(path, content)
 
   def to_html(self, path: epath.PathLike, title: str = "initjax") -> None:
-    """Writes one standalone page: verdicts, figure, table.
+    """Writes one standalone page with verdicts, figure and table.
 
     Raises:
-      FileExistsError: if there is a file already; nothing is overwritten.
+      FileExistsError: if the file already exists; nothing is overwritten.
     """
     page = reports.html(
       self.to_records(),
@@ -176,14 +176,14 @@ class SignalReport:
     reports.write_text(path, page)
 
   def plot(self, path: epath.PathLike | None = None) -> Any:
-    """The matplotlib figure: log₂ second moments against depth, both ways.
+    """Plots log₂ second moments against depth, forward and backward.
 
     Args:
-      path: where to write it as well, by the ending: .png, .svg, .pdf.
+      path: where to save the figure as well: .png, .svg or .pdf.
 
     Raises:
       ImportError: if matplotlib is missing.
-      FileExistsError: if there is a file already; nothing is overwritten.
+      FileExistsError: if the file already exists; nothing is overwritten.
     """
     figure = reports.figure(self.to_records(), self.verdicts)
     if path is not None:

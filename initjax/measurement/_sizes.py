@@ -1,18 +1,18 @@
-"""Size and likeness of one array of signals, for experiments of one's own."""
+"""Size and similarity of one array of signals, for your own experiments."""
 
 import jax
 import jax.numpy as jnp
 
 
 def log2_second_moment(x: jax.Array, axis: int | None = None) -> jax.Array:
-  """log₂ E[x²] over all axes but `axis`, without underflow or overflow.
+  """Returns log₂ E[x²] over all axes but `axis`, without under- or overflow.
 
-  The largest |x| is divided out before squares are taken, so a signal of 1e-30
-  has its size in float32 too; -inf where all of it is 0.
+  The largest |x| is divided out before squaring, so float32 also handles
+  signals of 1e-30; the result is -inf where all of x is 0.
 
   Args:
     x: of any shape and a real floating dtype.
-    axis: the axis that is kept, such as that of layers; none if None.
+    axis: the axis to keep, such as that of layers; None keeps no axis.
 
   >>> x = jnp.array([[2.0**-100, 2.0**-100], [4.0, 4.0]])
   >>> log2_second_moment(x, axis=0).tolist()
@@ -29,10 +29,10 @@ def log2_second_moment(x: jax.Array, axis: int | None = None) -> jax.Array:
 
 
 def correlation(samples: jax.Array) -> jax.Array:
-  """Mean cosine between two different samples: 1 once all have collapsed.
+  """Returns the mean cosine between different samples: 1 if all collapsed.
 
-  With unit vectors u_a of N samples it is (|Σ u_a|² - N)/(N(N - 1)). Samples
-  that are exactly 0 have no direction and count as orthogonal to all.
+  With unit vectors u_a of N samples, it is (|Σ u_a|² - N)/(N(N - 1)). Samples
+  that are exactly 0 have no direction and count as orthogonal to all others.
 
   Args:
     samples: [samples, features], at least two samples.

@@ -1,8 +1,8 @@
-"""Gradients of parameters that a scan slices, looked at part by part.
+"""Gradients of parameters that a scan slices, examined part by part.
 
-As a whole such a gradient is as large as the parameter. Each repeat's part of
-it comes back to one operand, where the same identity that measures signals
-tells its sums; the scan then has no gradient to stack.
+As a whole, such a gradient is as large as the parameter. Each repeat's part of
+it returns to one operand, where the same identity that measures signals takes
+its sums; the scan then has no gradient to stack.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,8 @@
 """Slices of a leaf that repeat one another: layers, experts, heads, members.
 
-One key for all members of an ensemble makes one leaf of equal slices. They are
-looked for along every axis: by a few entries of each slice first, then by 64,
-and what is still alike as a whole, where the leaf is.
+One key for all members of an ensemble makes one leaf of equal slices. The
+search covers every axis: it compares a few entries of each slice, then 64, and
+what still matches as a whole, on the leaf's own devices.
 """
 
 import math

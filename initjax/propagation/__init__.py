@@ -1,4 +1,4 @@
-"""Theory of a whole model: how large its signals and gradients should be."""
+"""Theory of whole models: how large their signals and gradients should be."""
 
 from initjax.propagation._images import kept_response
 from initjax.propagation._predict import Prediction, predict, predict_rows

@@ -1,8 +1,8 @@
 """Sizes by position, where convolutions meet zeros at borders.
 
-An output near a border sums fewer terms. From layer to layer the loss is less
-than the mean number of terms tells, since most of the signal is inside. A size
-is followed as a product of profiles along the axes of a map, of mean 1 each.
+An output near a border sums fewer terms. From layer to layer, less is lost
+than the mean number of terms suggests, since most of the signal is inside. A
+size is tracked as a product of profiles along the axes of a map, with mean 1.
 """
 
 import math

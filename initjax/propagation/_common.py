@@ -1,8 +1,8 @@
-"""What two samples share of a map, by the positions where it is looked at.
+"""What two samples share of a map, by position.
 
-Zeros around a map make channels different near its borders, for all samples
-alike. Of E[h·h'] its mean over all pairs of positions is followed, and by how
-much it differs from that along each axis: a sum of one term for each axis.
+Zeros around a map make channels differ near its borders, in the same way for
+all samples. The mean of E[h·h'] over all pairs of positions is tracked, with
+its deviations along each axis: a sum of one term for each axis.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Signals that an activation makes of others, and how the gradient returns."""
+"""Signals that an activation makes from others, and how gradients return."""
 
 import dataclasses
 import math

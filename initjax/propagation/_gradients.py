@@ -1,7 +1,7 @@
 """The gradient's second moments, back along the edges of a walk.
 
 Where units were drawn, a unit whose φ' is large at one place has a large φ' at
-the next: then E[δ²] is followed unit by unit, until an operation mixes units.
+the next, so E[δ²] is tracked unit by unit until an operation mixes units.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""What an activation makes of a signal: moments of φ(h) and of φ'(h).
+"""The effect of an activation on a signal: moments of φ(h) and of φ'(h).
 
-Of a Gaussian h these are integrals; of what is no Gaussian, as a rectified
-stream that is added to, they are means over units that are drawn.
+For a Gaussian h these are integrals; otherwise, as for a rectified stream with
+additions, they are means over randomly drawn units.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from initjax.typing import Activation
 
 @functools.lru_cache(maxsize=256)
 def kept_response(activation: Activation) -> Callable[[float], Response[float]]:
-  """`meanfield.response`, its table kept: a recovered φ never changes."""
+  """Caches `meanfield.response`, since a recovered φ never changes."""
   return meanfield.response(activation)
 
 

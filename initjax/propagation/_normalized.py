@@ -1,9 +1,9 @@
-"""Signals divided by a deviation: of a sample's units, or over samples.
+"""Signals divided by a standard deviation over units or over samples.
 
 Over samples s² = Σ λ_i·g_i², with normal g_i and the eigenvalues λ of what N
 entries of a channel have in common: as χ² with m = (Σλ)²/Σλ² degrees of
-freedom, over m. The gradient is divided by s², and so grows by E[1/s²] =
-m/(m - 2), while its mean and its part along the signal are taken away.
+freedom, over m. The gradient is divided by s², so it grows by E[1/s²] =
+m/(m - 2), while its mean and its part along the signal are removed.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Signals whose positions are mixed: pooled, or attended to.
 
 All pairs of positions of a sample are taken to be alike: a signal's variance
-about what they share is size - near. Where they are not, as under a causal
-mask, means over positions are followed.
+around what they share is size - near. If they are not, as under a causal mask,
+means over positions are tracked.
 """
 
 import math

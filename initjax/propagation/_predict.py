@@ -1,4 +1,4 @@
-"""`predict`: how large the rows of a report should be, by theory alone.
+"""`predict`: the sizes that theory alone expects in the rows of a report.
 
 Walking the rows in the order of execution gives the second moment of each;
 walking back along the same edges gives the gradient's.
@@ -38,29 +38,29 @@ from initjax.propagation._walk import Walk
 
 
 class Prediction(NamedTuple):
-  """What theory expects of each row of a report, in order of execution.
+  """Predicted sizes for each row of a report, in order of execution.
 
-  Rows are those of `report.to_records()`; NaN is "unknown".
+  Rows are those of `report.to_records()`; NaN means "unknown".
   """
 
   forward: np.ndarray
   """[rows]: log₂ second moment of the operation's output, before its bias"""
   backward: np.ndarray
   """[rows]: log₂ second moment of an element of the gradient with respect to
-  it, against that of the last row"""
+  it, relative to that of the last row"""
   silent: tuple[str, ...] = ()
-  """[rows]: why `forward` is unknown; "" where it is not"""
+  """[rows]: why `forward` is unknown; "" where it is known"""
   forward_error: np.ndarray = np.zeros(0)
-  """[rows]: bits by which what theory neglects may change `forward`"""
+  """[rows]: bits by which neglected effects may change `forward`"""
   backward_error: np.ndarray = np.zeros(0)
-  """[rows]: likewise"""
+  """[rows]: likewise for `backward`"""
   cosine: np.ndarray = np.zeros(0)
-  """[rows]: of the outputs at two positions (tokens, pixels) of a sample; NaN
-  where nothing asks for it"""
+  """[rows]: between the outputs at two positions (tokens, pixels) of a sample;
+  NaN where nothing depends on it"""
   entropy: np.ndarray = np.zeros(0)
-  """[rows]: of the attention that feeds it, in nats; NaN elsewhere"""
+  """[rows]: of the attention that feeds the row, in nats; NaN elsewhere"""
   notes: tuple[str, ...] = ()
-  """what was taken of parameters without values"""
+  """what was assumed about parameters without values"""
 
   def __repr__(self) -> str:
     """Short: how much is known."""
@@ -76,7 +76,7 @@ def predict(
   *inputs: object,
   second_moment: float = 1.0,
 ) -> Prediction:
-  """Predicts signal and gradient of a model at infinite width.
+  """Predicts a model's signal and gradient sizes at infinite width.
 
   With the weights as they are, σ_w² = mean square × fan_in, an operation fed by
   φ(h) gives
@@ -84,40 +84,40 @@ def predict(
       E[z²] = σ_w²·E[φ(√q ζ)²],  q = E[h²],  ζ ~ N(0, 1)
 
   where h is a sum of independent terms: outputs of earlier operations, biases,
-  the stream before (residual networks), products φ(h₁)·ψ(h₂) of branches with
-  kernels of their own (gated units), each by its factor; or that sum
-  normalized, over units (q = 1, without its mean if it is centred) or over
-  samples (their mean is taken away). A sum that is no Gaussian, as relu(x +
-  F(x)), is followed by units that are drawn. The gradient runs back along the
-  same edges, times Var(W)·fan_out·E[φ'²].
+  the preceding stream (residual networks), products φ(h₁)·ψ(h₂) of branches
+  with separate kernels (gated units), each times its factor; or that sum
+  normalized over units (q = 1, less its mean if it is centred) or over samples
+  (less their mean). A sum that is not Gaussian, such as relu(x + F(x)), is
+  represented by randomly drawn units. The gradient runs back along the same
+  edges, times Var(W)·fan_out·E[φ'²].
 
-  Of positions of a sample (tokens, pixels) the mean covariance is followed:
+  Between positions of a sample (tokens, pixels) the mean covariance is tracked:
   through average and maximum pools; through attention whose scores have at most
-  the variance 4, where E[o²] = E[v·v'] + E[Σ a²]·(E[v²] - E[v·v']); and where
-  zeros around a map make outputs near borders smaller.
+  a variance of 4, where E[o²] = E[v·v'] + E[Σ a²]·(E[v²] - E[v·v']); and where
+  zero padding makes outputs near the borders of a map smaller.
 
-  Each number has its error: what theory neglects, of borders, of positions that
-  differ under a mask, of first order in 1/width; and of batch statistics, whose
-  gradient grows by m/(m - 2) for m effective samples (m <= 2.5: unknown), of
-  second order in 1/m. What it does not follow is
-  unknown, `silent` says why, and so is the gradient of what has a say in that;
-  all else stays known. Unknown are large scores, activations of inputs or
-  without Gaussian moments, maxima of what is no Gaussian, kernels of nonzero
-  mean or made of several. Inputs are taken to be independent of each other, and
-  so are their positions and features; biases and scales count with their root
-  mean square, under a scan over all repeats.
+  Each number comes with an error that estimates what the theory neglects: at
+  borders, between positions that differ under a mask, at first order in 1/width
+  and, for batch statistics, whose gradient grows by m/(m - 2) for m effective
+  samples (m <= 2.5: unknown), at second order in 1/m. Sizes that the theory
+  cannot follow are unknown, and `silent` says why; so is the gradient of all
+  that contributes to them, and everything else stays known. Unknown are large
+  scores, activations of inputs or without Gaussian moments, maxima of signals
+  that are not Gaussian, and kernels with nonzero mean or of several parameters.
+  Inputs, their positions and their features are taken to be independent; biases
+  and scales count with their root mean square (under a scan, over all repeats).
 
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
-    params: its parameters; none for a module that holds them. Of those that
-      are `jax.ShapeDtypeStruct`s kernels are taken to have the variance
+    params: its parameters; omit them for a module that holds its own. If they
+      are `jax.ShapeDtypeStruct`s, kernels are taken to have variance
       1/fan_in, scales to be 1 and biases 0, and `notes` says so.
-    *inputs: its other arguments; shapes are enough.
-    second_moment: of the inputs, > 0.
+    *inputs: its other arguments; shapes suffice.
+    second_moment: the second moment of the inputs, > 0.
 
   Raises:
     TypeError: if `fn` is neither a function nor a module.
-    ValueError: if `second_moment` is no such number.
+    ValueError: if `second_moment` is not a positive number.
 
   >>> import jax, jax.numpy as jnp
   >>> def mlp(kernels, x):

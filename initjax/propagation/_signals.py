@@ -1,4 +1,4 @@
-"""Signals, as far as theory follows them, their sums, and signals as parts."""
+"""Signals as far as theory follows them, their sums, and signals as parts."""
 
 import dataclasses
 import math
@@ -56,7 +56,7 @@ class Edge(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Signal:
-  """A signal h, as far as theory follows it."""
+  """What theory knows about a signal h."""
 
   size: float = 1.0
   """E[h²]; NaN if it is not known"""
@@ -74,9 +74,9 @@ class Signal:
   common: Common = ()
   """of what two samples share"""
   edges: tuple[Edge, ...] = ()
-  """what it is made of, and the gradient's factors going back"""
+  """what it is made of, with the gradient's factors on the way back"""
   made: Callable[[np.random.Generator], np.ndarray | None] | None = None
-  """draws its units by those that it is made of, where that can be done"""
+  """draws its units from those it is made of, where possible"""
   drawn: np.ndarray | None = None
   """[3, units]: two positions of a sample, and another sample's"""
   # An operation passes a relative change of size on times d log E[φ²]/d log q,
@@ -84,17 +84,17 @@ class Signal:
   # multiplied, a change that they share acts through all of them, one that the
   # operation of an image adds through that alone: so both are followed.
   stretch: float = 0.0
-  """by what a relative change of size, somewhere before, is multiplied"""
+  """the factor on a relative change of size anywhere before"""
   upstream: float = 0.0
-  """the same, of changes before the latest operation"""
+  """the same, for changes before the latest operation"""
   slope: float = 1.0
-  """d log E[h²] by that of what it is a product of"""
+  """d log E[h²] over that of the signals it is a product of"""
   chi: float = 1.0
   """product of χ over the chain of layers that ends here"""
   layers: int = 0
   """of that chain"""
   doubt: str = ""
-  """what was assumed, or why it is not known"""
+  """what was assumed, or why the signal is unknown"""
   entropy: float = math.nan
   """of the attention that it comes from, in nats"""
   parts: tuple[tuple["Signal", float], ...] = ()
@@ -102,19 +102,19 @@ class Signal:
   entries"""
   fan_in: float | None = None
   """of the operation whose output it is, so that its units have fresh kernels;
-  None if it is no operation's"""
+  None if it is not an operation's output"""
   raised: float = 1.0
-  """by what its gradient is more than its kernel hands on: where each unit is
+  """factor of its gradient beyond what its kernel passes on: if each unit is
   divided by its deviation, those with small kernels get most"""
 
   @property
   def variance(self) -> float:
-    """Of h: E[h²] - E[h]²."""
+    """The variance of h: E[h²] - E[h]²."""
     return self.size - self.mean * self.mean
 
 
 class Fed(NamedTuple):
-  """What one row is fed, φ(h)."""
+  """The input φ(h) of one row."""
 
   source: Signal
   """h"""
@@ -133,9 +133,9 @@ class Fed(NamedTuple):
   derivative_shared: float = 1.0
   """the same of two samples"""
   mean: float = 0.0
-  """E[φ(h)]; as 0 where nobody asks"""
+  """E[φ(h)]; left at 0 where it is not needed"""
   doubt: str = ""
-  """what was assumed of any of these, or why they are not known"""
+  """what was assumed about any of these, or why they are unknown"""
   error: float = 0.0
   """of log₂ E[φ²]"""
   common: Common = ()
@@ -143,7 +143,7 @@ class Fed(NamedTuple):
 
   @property
   def steepness(self) -> float:
-    """By what a layer multiplies a relative change of what comes in."""
+    """The factor by which a layer multiplies a relative change of its input."""
     return self.slope * self.source.slope
 
 

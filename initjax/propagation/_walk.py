@@ -4,9 +4,9 @@ The graph says of each operation which stream feeds it: a sum of outputs, biases
 and earlier streams, perhaps normalized, products of their images, or mixtures
 of their positions. In the order of execution each row is fed φ(h) (`Walk.fed`)
 and, given the variance of its kernel, puts out a signal (`Walk.put`). Two
-readings stand on it: `predict` knows the weights and leaves unknown what the
-graph does not say; `auto_init` lets each row ask for a variance and takes the
-unknown to be 1, with a doubt.
+functions use it: `predict` knows the weights and leaves unknown what the graph
+does not say; `auto_init` lets each row ask for a variance and takes unknown
+sizes to be 1, with a doubt.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ _MIXED = {
 
 @dataclasses.dataclass
 class Walk:
-  """The latest signals at each site, while rows are run in order."""
+  """The latest signal at each site, as rows are visited in order."""
 
   mean_square: Callable[[Scale], float]
   """of a bias or a scale"""
@@ -76,7 +76,7 @@ class Walk:
     self.images = Images(self.assumes, self.pairs, self.tape is not None)
 
   def fed(self, op: LinearOp, repeat: tuple[int, ...]) -> Fed:
-    """What feeds a row."""
+    """Returns what feeds a row."""
     feed, site = op.feed_at(repeat), op.place.site
     if op.kind == "embedding":
       return Fed(Signal(), 1.0, slope=0.0)
@@ -91,9 +91,9 @@ class Walk:
     return self._through(feed.activation, source)
 
   def put(self, op: LinearOp, fed: Fed, variance: float | None) -> Signal:
-    """Notes what a row puts out, for the variance of its operand's entries.
+    """Records a row's output, given the variance of its operand's entries.
 
-    None is that of a kernel which keeps the size of whatever it is fed.
+    A variance of None means a kernel that keeps the size of its input.
     """
     source, upstream = fed.source, fed.slope * fed.source.stretch
     output = Signal(
@@ -151,9 +151,9 @@ class Walk:
     return (size / rows, size / rows) if rows else (0.0, 0.0)
 
   def total(self, stream: Stream, site: Site) -> Signal:
-    """The sum of a stream's terms, which are independent but for their means.
+    """Returns the sum of a stream's terms, independent except for their means.
 
-    Where one of them has parts, so has the sum.
+    If one of them has parts, so does the sum.
     """
     terms = [(self._signal(term, site), self._root(term)) for term in stream]
     shares = [term.share for term in stream]

@@ -1,9 +1,9 @@
 """The reference networks: MLP, convolutional, residual.
 
-All start with a linear layer from the features of the data to the width; then
-come depth - 1 equal layers, each an activation followed by a linear map. What
-a layer hands on is its pre-activation (for a residual network the stream), so
-that theory's length map applies to the statistics as they are.
+All start with a linear layer from the features of the data to the width,
+followed by depth - 1 equal layers, each an activation and then a linear map. A
+layer outputs its pre-activation (in a residual network, the stream), so the
+length map of the theory applies to the statistics directly.
 """
 
 from typing import Any
@@ -24,16 +24,16 @@ def mlp(
   kernel_init: Initializer,
   bias_init: Initializer = jax.nn.initializers.zeros,
 ) -> Stack:
-  """z₁ = x·W₁ + b₁, then z_l = φ(z_{l-1})·W_l + b_l: fully connected.
+  """Fully connected: z₁ = x·W₁ + b₁, then z_l = φ(z_{l-1})·W_l + b_l.
 
   Inputs are [batch, features], outputs [batch, width].
 
   Args:
     depth: number of linear layers, >= 2.
-    width: units of each.
+    width: number of units of each.
     activation: φ.
-    kernel_init: of kernels [in, out].
-    bias_init: of biases [out].
+    kernel_init: initializer of kernels [in, out].
+    bias_init: initializer of biases [out].
 
   Raises:
     ValueError: if `depth` < 2 or `width` < 1.
@@ -60,22 +60,22 @@ def conv(
   bias_init: Initializer = jax.nn.initializers.zeros,
   window: tuple[int, ...] = (3, 3),
 ) -> Stack:
-  """As `mlp` with convolutions: stride 1, circular padding.
+  """Like `mlp`, with convolutions of stride 1 and circular padding.
 
   Inputs are [batch, *space, channels], outputs [batch, *space, width]. With
   circular padding every position sums the same number of terms; zeros at the
-  border would cost part of the signal in every layer, whatever the weights.
+  border would lose part of the signal in every layer, whatever the weights.
 
   Args:
     depth: number of convolutions, >= 2.
-    width: channels of each.
+    width: number of channels of each.
     activation: φ.
-    kernel_init: of kernels [*window, in, out].
-    bias_init: of biases [out].
-    window: of one to three axes; no larger than the space of the data.
+    kernel_init: initializer of kernels [*window, in, out].
+    bias_init: initializer of biases [out].
+    window: sizes along one to three axes, no larger than those of the data.
 
   Raises:
-    ValueError: if `depth` < 2, `width` < 1, or the window is not 1 to 3 sizes.
+    ValueError: if `depth` < 2, `width` < 1, or `window` is not 1 to 3 sizes.
 
   >>> stack = conv(depth=100, width=4, activation=jax.nn.relu,
   ...              kernel_init=jax.nn.initializers.he_normal())
@@ -104,20 +104,20 @@ def residual(
   bias_init: Initializer = jax.nn.initializers.zeros,
   branch_scale: Any = 1.0,
 ) -> Stack:
-  """z₁ = x·W₁ + b₁, then z_l = z_{l-1} + s·(φ(z_{l-1})·W_l + b_l).
+  """Residual: z₁ = x·W₁ + b₁, z_l = z_{l-1} + s·(φ(z_{l-1})·W_l + b_l).
 
-  A branch that keeps the second moment doubles that of the stream when s = 1;
-  with s = 1/√depth the whole stack multiplies it by e at most.
+  A branch that keeps the second moment doubles that of the stream if s = 1.
+  With s = 1/√depth the whole stack multiplies it by at most e.
 
   Inputs are [batch, features], outputs [batch, width].
 
   Args:
     depth: number of linear layers, >= 2.
-    width: units of each.
+    width: number of units of each.
     activation: φ.
-    kernel_init: of kernels [in, out].
-    bias_init: of biases [out].
-    branch_scale: s.
+    kernel_init: initializer of kernels [in, out].
+    bias_init: initializer of biases [out].
+    branch_scale: the factor s.
 
   Raises:
     ValueError: if `depth` < 2 or `width` < 1.

@@ -1,4 +1,4 @@
-"""What a reference network is, and how a signal is sent through it."""
+"""Reference networks, and how a signal is propagated through them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from initjax.typing import DType, Initializer
 
 
 class StackParams(NamedTuple):
-  """Parameters of a stack: its first layer, and all others stacked."""
+  """Parameters of a stack: its first layer, and all other layers stacked."""
 
   first_kernel: jax.Array
   """[*window, features, width]"""
@@ -33,32 +33,32 @@ class Stack(NamedTuple):
   apply: Callable[..., jax.Array]
   """(params, x) -> outputs"""
   apply_with_statistics: Callable[..., tuple[jax.Array, Statistics]]
-  """(params, x) -> (outputs, Statistics [depth] of what each layer hands on)"""
+  """(params, x) -> (outputs, Statistics [depth] of each layer's output)"""
 
 
 class Signals(NamedTuple):
-  """One pass through a stack, forward and backward."""
+  """The results of one forward and one backward pass through a stack."""
 
   outputs: jax.Array
   forward: Statistics
-  """[depth]: what each layer hands on"""
+  """[depth]: of the output of each layer"""
   backward: Statistics
-  """[depth]: the gradient with respect to it"""
+  """[depth]: of the gradient with respect to that output"""
 
 
 def propagate(
   stack: Stack, params: StackParams, x: jax.Array, cotangent: jax.Array
 ) -> Signals:
-  """Sends `x` forward and `cotangent` backward, and measures every layer.
+  """Propagates `x` forward and `cotangent` backward, measuring every layer.
 
-  Gradients with respect to parameters are not computed, since nobody asks for
-  them; nothing but the statistics is kept. Works under jit and vmap.
+  Gradients with respect to parameters are not computed, and only the statistics
+  are kept. Works under jit and vmap.
 
   Args:
-    stack: from `mlp`, `conv` or `residual`.
+    stack: a stack from `mlp`, `conv` or `residual`.
     params: its parameters.
     x: inputs, batch first.
-    cotangent: gradient of a loss with respect to the outputs, of their shape.
+    cotangent: gradient of a loss in the outputs, with their shape.
 
   >>> from initjax.stacks import mlp
   >>> stack = mlp(depth=100, width=8, activation=jax.nn.relu,
