@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from sphinx.application import Sphinx
 
 import initjax
-from initjax.diagnosis import CATALOGUE
-from initjax.reports import GLOSSARY
+from initjax.reports import CATALOGUE, GLOSSARY
 
 _HEAD = ".. Made by docs/_ext/generated_pages.py; do not edit.\n\n"
 _FACADE = """The verbs of `initjax` itself; each belongs to a package, where it
