@@ -161,8 +161,8 @@ def figure(result: Result) -> Any:
   axis.axhline(0, color="black", **plots.THEORY, label="unit second moment")
   axis.set_xlabel("linear operation")
   axis.set_ylabel("log₂ second moment of the signal")
-  axis.set_title(f"{len(sizes)} models; band: two standard errors", fontsize=9)
   axis.legend()
+  plots.setting(drawn, f"{len(sizes)} models; band: two standard errors")
   return drawn
 
 

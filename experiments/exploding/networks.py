@@ -164,6 +164,18 @@ def courses(
   return jax.vmap(one)(runs)
 
 
+def _recurrent(pause: int, params: Any, x: jax.Array) -> jax.Array:
+  """Logits after the rows of an image, and a pause of so many steps."""
+  recurrent, first, last = params
+  rows = jnp.moveaxis(x.reshape(len(x), 8, -1), 1, 0)  # [time, batch, row]
+  rows = jnp.concatenate([rows, jnp.zeros((pause, *rows.shape[1:]))])
+
+  def step(h: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
+    return jnp.tanh(h @ recurrent + row @ first), None
+
+  return jax.lax.scan(step, jnp.zeros((len(x), len(recurrent))), rows)[0] @ last
+
+
 @functools.partial(
   jax.jit, static_argnames=("pause", "width", "steps", "batch")
 )
@@ -181,16 +193,7 @@ def recurrent_courses(
   They read an image of 64 pixels as eight rows, then wait for `pause` steps
   before they answer; W has variance σ_w²/width.
   """
-
-  def apply(params: Any, x: jax.Array) -> jax.Array:
-    recurrent, first, last = params
-    rows = jnp.moveaxis(x.reshape(len(x), 8, -1), 1, 0)  # [time, batch, row]
-    rows = jnp.concatenate([rows, jnp.zeros((pause, *rows.shape[1:]))])
-
-    def step(h: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
-      return jnp.tanh(h @ recurrent + row @ first), None
-
-    return jax.lax.scan(step, jnp.zeros((len(x), width)), rows)[0] @ last
+  apply = functools.partial(_recurrent, pause)
 
   def one(run: Run) -> training.Course:
     *keys, batches = jax.random.split(run["key"], 4)

@@ -92,10 +92,23 @@ def figure(result: Result) -> Any:
   _draw_losses(axes[1, 0], result, "quadratic")
   _draw_losses(axes[1, 1], result, "deep")
   _draw_clipping(axes[1, 2], result)
+  _draw_causes(axes[2], result)
+  recurrent = result["causes"]["recurrent"]
+  plots.setting(
+    drawn,
+    f"ReLU, width {result['width']}, {result['seeds']} networks of each kind; "
+    f"SGD on digits, {result['steps'][-1]:g} updates; recurrent: tanh, width "
+    f"32, σ_w² = {recurrent['sigma_w2']:g}",
+  )
+  return drawn
+
+
+def _draw_causes(axes: Any, result: Result) -> None:
+  """How networks learn with one thing wrong: weights, rate, recurrence."""
   causes = result["causes"]
   good, rate = causes["nothing wrong"], causes["rate × 10"]["rate"]
   _draw_courses(
-    axes[2, 0],
+    axes[0],
     result,
     "weights: the plain normal",
     {
@@ -104,7 +117,7 @@ def figure(result: Result) -> Any:
     },
   )
   _draw_courses(
-    axes[2, 1],
+    axes[1],
     result,
     "rate: one misplaced decimal",
     {
@@ -113,17 +126,10 @@ def figure(result: Result) -> Any:
       f"rate {rate:g}, clipped by norm": ("rate × 10", 2),
     },
   )
-  _draw_courses(axes[2, 2], result, "recurrent network, 20 steps", {
+  _draw_courses(axes[2], result, "recurrent network, 20 steps", {
     "unclipped": ("recurrent", 0),
     "clipped by norm": ("recurrent", 2),
   })  # fmt: skip
-  plots.setting(
-    drawn,
-    f"ReLU, width {result['width']}, {result['seeds']} networks of each kind; "
-    f"SGD on digits, {result['steps'][-1]:g} updates; recurrent: tanh, width "
-    f"32, σ_w² = {causes['recurrent']['sigma_w2']:g}",
-  )
-  return drawn
 
 
 def _draw_courses(

@@ -252,6 +252,19 @@ _relu = functools.partial(fan_networks.through, activation=jax.nn.relu)
 def run(config: Config, job: Job) -> Result:
   """Random networks by slope and by fan, then training."""
   data, x, image = _data(config)
+  counts = np.bincount(np.asarray(data.labels))
+  return {
+    "config": dataclasses.asdict(config),
+    "widths": _widths(config),
+    **_learnt(config, job, data, image),
+    **_measured(config, job, x),
+    "classes": counts / counts.sum(),
+    "theory": theory(config),
+  }
+
+
+def _measured(config: Config, job: Job, x: jax.Array) -> Result:
+  """Random networks by slope and by fan, and with weights of 0.01."""
 
   def by_slope(_: str) -> Any:
     function = functools.partial(leaky, depth=config.layers, width=config.wide)
@@ -267,6 +280,18 @@ def run(config: Config, job: Job) -> Result:
       for mode, kernels in zip(MODES, drawn, strict=True)
     }
 
+  def shrink(_: str) -> Any:
+    function = functools.partial(shrinkage, filters=config.filters)
+    return job.spread(function, _keys(config, config.seeds))
+
+  (slopes,), (fans,) = job.map(by_slope, ["slopes"]), job.map(by_fan, ["fans"])
+  (shrunk,) = job.map(shrink, ["weights of 0.01"])
+  return {"slopes": slopes, "fans": fans, "shrunk": shrunk}
+
+
+def _learnt(config: Config, job: Job, data: Any, image: Any) -> Result:
+  """Courses by kind, depth and initializer, and of layers that take turns."""
+
   def train(item: tuple[str, int]) -> Any:
     return {i: _train(config, job, data, image, *item, i) for i in INITS}
 
@@ -276,30 +301,12 @@ def run(config: Config, job: Job) -> Result:
     rows = found.reshape(len(MODES), config.seeds, -1)
     return dict(zip(MODES, rows, strict=True))
 
-  def shrink(_: str) -> Any:
-    function = functools.partial(shrinkage, filters=config.filters)
-    return job.spread(function, _keys(config, config.seeds))
-
-  (turns,) = job.map(take_turns, ["narrow and wide in turn"])
-  (shrunk,) = job.map(shrink, ["weights of 0.01"])
   items = list(itertools.product(config.kinds, config.depths))
-  (slopes,), (fans,) = job.map(by_slope, ["slopes"]), job.map(by_fan, ["fans"])
-  trained = job.map(train, items)
   found: dict[str, Any] = {kind: {} for kind in config.kinds}
-  for (kind, depth), course in zip(items, trained, strict=True):
+  for (kind, depth), course in zip(items, job.map(train, items), strict=True):
     found[kind][str(depth)] = course
-  counts = np.bincount(np.asarray(data.labels))
-  return {
-    "config": dataclasses.asdict(config),
-    "widths": _widths(config),
-    "slopes": slopes,
-    "fans": fans,
-    "courses": found,
-    "turns": turns,
-    "shrunk": shrunk,
-    "classes": counts / counts.sum(),
-    "theory": theory(config),
-  }
+  (turns,) = job.map(take_turns, ["narrow and wide in turn"])
+  return {"courses": found, "turns": turns}
 
 
 def _train(

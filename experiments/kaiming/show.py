@@ -190,23 +190,29 @@ def figure(result: Result) -> Any:
     fan_networks.draw_by_layer(axis, result["fans"], laws, direction)
     axis.set_title(f"ReLU, widths {n[0]}, {n[1]}, {n[0]}, ...; Var W = 2/fan")
   axes[0, 1].legend(fontsize=7)
+  _draw_turns(axes[0, 3], result)
+  for axis, panel in zip(axes[1], panels, strict=False):
+    _draw_courses(axis, config["steps"], *panel)
+  for axis in (*axes[0, 4:], *axes[1, len(panels) :]):
+    axis.set_visible(False)
+  plots.setting(
+    drawn,
+    f"{config['networks']} random networks of {config['layers']} layers; "
+    f"{config['seeds']} trained ones, {config['width']} units or "
+    f"{config['channels']} channels; two standard errors",
+  )
+  return drawn
+
+
+def _draw_turns(axis: Any, result: Result) -> None:
+  """How deep networks learn whose layers are narrow and wide in turn."""
+  config = result["config"]
   turns = {
     MODE_NAMES[mode]: {"loss": result["turns"][mode]} for mode in result["fans"]
   }
   n = config["trained_narrow"], config["trained_wide"]
   title = f"mlp, {2 * config['turns']} layers, {n[0]} and {n[1]} in turn"
-  _draw_courses(axes[0, 3], config["steps"], turns, title)
-  for axis, panel in zip(axes[1], panels, strict=False):
-    _draw_courses(axis, config["steps"], *panel)
-  for axis in (*axes[0, 4:], *axes[1, len(panels) :]):
-    axis.set_visible(False)
-  drawn.suptitle(
-    f"{config['networks']} random networks of {config['layers']} layers; "
-    f"{config['seeds']} trained ones, {config['width']} units or "
-    f"{config['channels']} channels; two standard errors",
-    fontsize=9,
-  )
-  return drawn
+  _draw_courses(axis, config["steps"], turns, title)
 
 
 def _draw_kept(axis: Any, result: Result) -> None:

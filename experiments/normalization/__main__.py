@@ -223,6 +223,10 @@ def _trained(config: Config, features: int, depth: int) -> dict[str, int]:
   return {"features": features, "depth": depth, "width": config.width}
 
 
+def _shown(course: training.Course) -> Result:
+  return {"loss": course.loss, "test_accuracy": course.test_accuracy}
+
+
 def run(config: Config, job: Job) -> Result:
   """Random networks by scale and by layer, then training."""
   data = datasets.load_labelled(config.dataset, config.seed)
@@ -231,30 +235,26 @@ def run(config: Config, job: Job) -> Result:
 
   def by_scale(kind: str) -> Any:
     sizes = _trained(config, features, config.depths[0])
-    x = data.inputs[: config.batch]
-    part = 1 + MEASURED.index(kind)
+    x, part = data.inputs[: config.batch], 1 + MEASURED.index(kind)
     return spread(at_scales, sizes, config.scales, x, kind, part)
 
   def by_layer(item: tuple[str, int]) -> Any:
-    sizes, x = _deep(config, features), data.inputs[: item[1]]
-    part = 10 + pairs.index(item)
-    return spread(gradients, sizes, (1.0,), x, item[0], part)[0]
+    x, part = data.inputs[: item[1]], 10 + pairs.index(item)
+    given = _deep(config, features), (1.0,), x, item[0], part
+    return spread(gradients, *given)[0]
 
   def train(item: tuple[str, int]) -> Any:
     kind, depth = item
     sizes, scales = _trained(config, features, depth), _scales(config, depth)
-    course = spread(courses, sizes, scales, data, kind)
-    return {"loss": course.loss, "test_accuracy": course.test_accuracy}
+    return _shown(spread(courses, sizes, scales, data, kind))
 
   kinds, pairs = config.kinds, _pairs(config)
-  layers = job.map(by_layer, pairs)
   items = list(itertools.product(kinds, config.depths))
-  trained = job.map(train, items)
   return {
     "config": dataclasses.asdict(config),
     "scales": dict(zip(kinds, job.map(by_scale, kinds), strict=True)),
-    "gradients": _by_kind(pairs, layers),
-    "courses": _by_kind(items, trained),
+    "gradients": _by_kind(pairs, job.map(by_layer, pairs)),
+    "courses": _by_kind(items, job.map(train, items)),
     "theory": theory(config, np.asarray(data.inputs[: config.batch])),
   }
 

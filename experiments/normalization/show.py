@@ -29,12 +29,12 @@ def figure(result: Result) -> Any:
   _draw_growth(axes[0, 3], result)
   _draw_accuracy(axes[1, 0], result)
   config = result["config"]
-  drawn.suptitle(
+  plots.setting(
+    drawn,
     f"untrained: {config['draws']} networks, gradients of "
     f"{config['gradient_depth']} layers of {config['gradient_width']} units; "
     f"trained: {config['seeds']} of width {config['width']}, SGD at rate "
     f"{config['rate']:g}; two standard errors",
-    fontsize=9,
   )
   for axis, depth in zip(axes[1, 1:], depths, strict=False):
     _draw_courses(axis, result, depth)

@@ -226,6 +226,21 @@ def run(config: Config, job: Job) -> Result:
     course = job.spread(function, _runs(config), data)
     return _seen(config, course)
 
+  found = job.map(train, config.activations)
+  return {
+    "rates": config.rates,
+    "biases": config.biases,
+    "steps": np.linspace(0, config.steps, found[0]["dead"].shape[-2]),
+    "activations": dict(zip(config.activations, found, strict=True)),
+    **_births(config, job),
+    "about": f"{config.seeds} networks of {config.depth} layers of "
+    f"{config.width} units, SGD; two standard errors",
+  }
+
+
+def _births(config: Config, job: Job) -> Result:
+  """Thin networks, by width: which are born alive, and what those learn."""
+
   def bear(width: int) -> Any:
     function = functools.partial(
       born_alive, width=width, depth=config.thin_depth
@@ -238,14 +253,9 @@ def run(config: Config, job: Job) -> Result:
     )
     return job.spread(function, _thin_keys(config, -width))
 
-  found = job.map(train, config.activations)
   born = job.map(bear, config.thin)
   taught = job.map(teach, config.thin)
   return {
-    "rates": config.rates,
-    "biases": config.biases,
-    "steps": np.linspace(0, config.steps, found[0]["dead"].shape[-2]),
-    "activations": dict(zip(config.activations, found, strict=True)),
     "born_alive": {
       str(width): {init: alive[init].mean(0) for init in INITS}
       for width, alive in zip(config.thin, born, strict=True)
@@ -254,8 +264,6 @@ def run(config: Config, job: Job) -> Result:
     "trained_layers": config.thin_layers,
     "left": dict(zip(map(str, config.thin), taught, strict=True)),
     "theory": {str(width): _survival(config, width) for width in config.thin},
-    "about": f"{config.seeds} networks of {config.depth} layers of "
-    f"{config.width} units, SGD; two standard errors",
   }
 
 

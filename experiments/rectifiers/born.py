@@ -66,32 +66,36 @@ def trained(
   all that a network born dead can learn, by its last bias. With x > 0 and first
   biases 0 a network is dead for all inputs or for none.
   """
-  x = jnp.linspace(1 / 16, 1, 16)[:, None]
-  he, optimizer = initializers.he_normal(), optax.adam(0.01)
-
-  def draw(key: jax.Array) -> Any:
-    sizes = (1, *[width] * depth, 1)
-    keys = jax.random.split(key, depth + 1)
-    return [
-      (he(key, pair, jnp.float32), jnp.zeros(pair[1]))
-      for key, pair in zip(keys, itertools.pairwise(sizes), strict=True)
-    ]
-
-  def loss(params: Any) -> jax.Array:
-    h = x
-    for kernel, bias in params[:-1]:
-      h = jax.nn.relu(h @ kernel + bias)
-    kernel, bias = params[-1]
-    return ((h @ kernel + bias - x) ** 2).mean() / x.var()
+  optimizer = optax.adam(0.01)
 
   def update(carry: Any, _: None) -> tuple[Any, None]:
     params, state = carry
-    changes, state = optimizer.update(jax.grad(loss)(params), state)
+    changes, state = optimizer.update(jax.grad(_left)(params), state)
     return (optax.apply_updates(params, changes), state), None
 
   def one(key: jax.Array) -> jax.Array:
-    params = draw(key)
+    params = _thin(key, width, depth)
     start = params, optimizer.init(params)
-    return loss(jax.lax.scan(update, start, length=steps)[0][0])
+    return _left(jax.lax.scan(update, start, length=steps)[0][0])
 
   return jax.vmap(one)(keys)
+
+
+def _thin(key: jax.Array, width: int, depth: int) -> Any:
+  """Kernels by He, and biases of 0."""
+  he, sizes = initializers.he_normal(), (1, *[width] * depth, 1)
+  keys = jax.random.split(key, depth + 1)
+  return [
+    (he(key, pair, jnp.float32), jnp.zeros(pair[1]))
+    for key, pair in zip(keys, itertools.pairwise(sizes), strict=True)
+  ]
+
+
+def _left(params: Any) -> jax.Array:
+  """The squared error of y = x, over the variance of y."""
+  x = jnp.linspace(1 / 16, 1, 16)[:, None]
+  h = x
+  for kernel, bias in params[:-1]:
+    h = jax.nn.relu(h @ kernel + bias)
+  kernel, bias = params[-1]
+  return ((h @ kernel + bias - x) ** 2).mean() / x.var()

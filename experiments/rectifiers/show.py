@@ -127,7 +127,7 @@ def figure(result: Result) -> Any:
   _draw_born(axes[-1, 2], result)
   for axis in axes[-1, 3:]:
     axis.set_visible(False)
-  drawn.suptitle(result["about"], fontsize=9)
+  plots.setting(drawn, result["about"])
   return drawn
 
 

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import training
 from experiments.data import datasets
 from experiments.residual.claims import claims, tables
 from experiments.residual.measurements import (
@@ -152,7 +153,25 @@ def run(config: Config, job: Job) -> Result:
   data = datasets.load_labelled(config.dataset, config.seed)
   images = jnp.asarray(datasets.load_inputs("digits", 1024, config.seed))
   targets = {"digits": data, "identity": images}
-  features = data.inputs.shape[1]
+
+  def train(item: tuple[str, int]) -> Any:
+    task = _task(config, data.inputs.shape[1], *item)
+    return _train(config, job, item[0], task, targets[item[0]])
+
+  return {
+    "config": dataclasses.asdict(config),
+    "theory": theory(
+      config.forward_blocks, config.gradient_depths, config.gradient_width
+    ),
+    **_measured(config, job, data, images),
+    **_by_task(job.map(train, _tasks(config)), config),
+  }
+
+
+def _measured(
+  config: Config, job: Job, data: training.Labelled, images: jax.Array
+) -> Result:
+  """Signals and gradients of random networks, and their first updates."""
   chains = _chain_runs(config)
 
   def forward(blocks: int) -> Any:
@@ -164,10 +183,6 @@ def run(config: Config, job: Job) -> Result:
     sizes = {"depth": depth, "width": config.gradient_width}
     return job.spread(functools.partial(gradients, **sizes), chains)
 
-  def train(item: tuple[str, int]) -> Any:
-    task = _task(config, features, *item)
-    return _train(config, job, item[0], task, targets[item[0]])
-
   def update(blocks: int) -> Any:
     key = jax.random.fold_in(jax.random.key(config.seed), blocks)
     sizes = {"blocks": blocks, "width": config.width}
@@ -178,16 +193,10 @@ def run(config: Config, job: Job) -> Result:
   (signal,) = job.map(forward, [config.forward_blocks])
   gradient = np.stack(job.map(backward, config.gradient_depths), -1)
   updates = job.map(update, config.update_blocks)
-  trained = job.map(train, _tasks(config))
   return {
-    "config": dataclasses.asdict(config),
-    "theory": theory(
-      config.forward_blocks, config.gradient_depths, config.gradient_width
-    ),
     "signal": _by_chain(signal, config),
     "gradient": _by_chain(gradient, config),
     "updates": np.stack(updates),
-    **_by_task(trained, config),
   }
 
 

@@ -29,12 +29,12 @@ def figure(result: Result) -> Any:
     axis.set_visible(False)
   _draw_identity_course(axes[1, -1], result)
   config = result["config"]
-  drawn.suptitle(
+  plots.setting(
+    drawn,
     f"{config['draws']} random networks: signals at width "
     f"{config['forward_width']}, gradients at {config['gradient_width']}; "
     f"{config['seeds']} trained ones of width {config['width']} at the best of "
     f"{len(config['rates'])} rates; two standard errors",
-    fontsize=9,
   )
   return drawn
 

@@ -73,16 +73,15 @@ def _lines(records: dict[tuple[str, str], Record], depth: int) -> Iterator[str]:
       f"and the gradient ({_growth(relu[0].backward)}) through {depth} layers; "
       f"Xavier's halves both ({_growth(relu[1].forward)})."
     )
-  small = [one for (_, name), one in records.items() if name == "normal 0.01"]
-  dead = sum(_word(one.forward) == "zero" for one in small)
+  small = [_word(records[x].forward) for x in records if x[1] == "normal 0.01"]
   if small:
     yield (
       "Weights of standard deviation 0.01 are too small: the signal vanishes, "
-      f"to exactly 0 with {dead} of {len(small)} activations."
+      f"to exactly 0 with {small.count('zero')} of {len(small)} activations."
     )
-  sigmoid = [one for (phi, _), one in records.items() if phi == "sigmoid"]
+  sigmoid = [_word(records[x].backward) for x in records if x[0] == "sigmoid"]
   if sigmoid:
-    lost = sum(_word(one.backward) in ("vanishes", "zero") for one in sigmoid)
+    lost = sigmoid.count("vanishes") + sigmoid.count("zero")
     yield (
       f"Sigmoid: the gradient vanishes with {lost} of {len(sigmoid)} "
       "initializers, since its slope is at most 1/4."

@@ -32,6 +32,21 @@ def _full_table(
 ) -> rich.table.Table:
   """One block of rows for each activation."""
   in_full = rich.console.Console().width >= _FULL_WIDTH
+  table, last = _headings(conditions), ""
+  for record in records:
+    if record.activation != last:
+      table.add_row(rich.text.Text(record.activation, style="bold underline"))
+      last = record.activation
+    cells = (
+      _cells(course, in_full) for course in (record.forward, record.backward)
+    )
+    table.add_row(
+      record.initializer, *(cell for three in cells for cell in three)
+    )
+  return table
+
+
+def _headings(conditions: Conditions) -> rich.table.Table:
   table = rich.table.Table(
     title=(
       f"Second moments through {conditions.depth} layers of width "
@@ -48,17 +63,6 @@ def _full_table(
     table.add_column(title, justify="right", no_wrap=True)
     table.add_column("theory", justify="right", no_wrap=True)
     table.add_column("in all", no_wrap=True)
-  last = ""
-  for record in records:
-    if record.activation != last:
-      table.add_row(rich.text.Text(record.activation, style="bold underline"))
-      last = record.activation
-    cells = (
-      _cells(course, in_full) for course in (record.forward, record.backward)
-    )
-    table.add_row(
-      record.initializer, *(cell for three in cells for cell in three)
-    )
   return table
 
 
@@ -110,21 +114,13 @@ def figure(result: Result) -> Any:
   activations = list(dict.fromkeys(record.activation for record in records))
   groups = _groups(records)
   colors = dict(zip(groups, _COLOR_CYCLE, strict=False))
-  size = (max(2.4 * len(activations) + 1.2, 8.0), 6.2)
+  count = len(activations)
+  size = (max(2.4 * count + 1.2, 8.0), 6.2)
   drawn = Figure(figsize=size, layout="constrained")
-  axes = drawn.subplots(
-    2, len(activations), sharex=True, sharey=True, squeeze=False
-  )
-  for record in records:
-    if record.initializer not in colors:
-      continue  # another, equal one stands for it
-    column = activations.index(record.activation)
-    rank = list(groups).index(record.initializer)
-    for axis, course in zip(
-      axes[:, column], (record.forward, record.backward), strict=True
-    ):
-      _draw(axis, course, colors[record.initializer], 4.0 - 0.5 * rank)
+  axes = drawn.subplots(2, count, sharex=True, sharey=True, squeeze=False)
   for column, activation in enumerate(activations):
+    alike = [one for one in records if one.activation == activation]
+    _draw_column(axes[:, column], alike, colors)
     axes[0, column].set_title(activation)
     axes[1, column].set_xlabel("layer")
     _say_what_else_is_equal(axes[0, column], records, groups, activation)
@@ -132,13 +128,25 @@ def figure(result: Result) -> Any:
   axes[1, 0].set_ylabel("gradient: log₂ second moment")
   axes[0, 0].set_ylim(-110, 45)
   lines = {", ".join(groups[name]): color for name, color in colors.items()}
-  _legend(drawn, lines, 4 if len(activations) > 4 else 2)
+  _legend(drawn, lines, 4 if count > 4 else 2)
   plots.setting(
     drawn,
     f"{conditions.depth} layers of width {conditions.width}, mean over "
     f"{conditions.seeds} networks, {conditions.batch} digits each",
   )
   return drawn
+
+
+def _draw_column(
+  axes: Any, records: list[Record], colors: dict[str, str]
+) -> None:
+  """Of one activation; an initializer without a color equals one that has."""
+  for record in records:
+    if record.initializer in colors:
+      width = 4.0 - 0.5 * list(colors).index(record.initializer)
+      color = colors[record.initializer]
+      _draw(axes[0], record.forward, color, width)
+      _draw(axes[1], record.backward, color, width)
 
 
 def _groups(records: list[Record]) -> dict[str, list[str]]:

@@ -144,18 +144,11 @@ def _draw_rank(axis: Any, result: Result) -> None:
      result["noisy"]["singular_values"][0, 0]),
     ("equal", result["constant"]["singular_values"][one]),
   )  # fmt: skip
-  markers = ("o", "s", "^")
-  for (name, values), color, marker in zip(
-    lines, (plots.COLORS[0], plots.COLORS[1], plots.COLORS[3]), markers,
-    strict=True,
-  ):  # fmt: skip
-    last = index == result["kernels"] - 1
-    values = values[index][: 10 if last else None]  # what follows is padding
-    index_of, seen = np.arange(1, len(values) + 1), values > LEAST
-    style = {"color": color, "markersize": 4}
-    axis.plot(index_of[seen], values[seen], marker, label=name, **style)
-    lost = index_of[~seen]
-    axis.plot(lost, np.full(len(lost), 1.5 * LEAST), "v", **style)
+  last = index == result["kernels"] - 1
+  colors = (plots.COLORS[0], plots.COLORS[1], plots.COLORS[3])
+  for (name, values), marker, color in zip(lines, "os^", colors, strict=True):
+    shown = values[index][: 10 if last else None]  # what follows is padding
+    _draw_values(axis, name, shown, marker, color)
   axis.plot([], [], "v", color="gray", label="below all shown")
   bound = max(result["width"], 64) * np.finfo(np.float32).eps
   axis.axhline(
@@ -167,6 +160,17 @@ def _draw_rank(axis: Any, result: Result) -> None:
   axis.set_ylim(LEAST, 3)
   axis.set_ylabel("singular value over the largest")
   axis.legend(fontsize=8)
+
+
+def _draw_values(
+  axis: Any, name: str, values: np.ndarray, marker: str, color: str
+) -> None:
+  """Singular values; those below all that is shown at the lower edge."""
+  index_of, seen = np.arange(1, len(values) + 1), values > LEAST
+  style: dict[str, Any] = {"color": color, "markersize": 4}
+  axis.plot(index_of[seen], values[seen], marker, label=name, **style)
+  lost = index_of[~seen]
+  axis.plot(lost, np.full(len(lost), 1.5 * LEAST), "v", **style)
 
 
 def _draw_asymmetry(axis: Any, result: Result) -> None:

@@ -194,23 +194,7 @@ def run(config: Config, job: Job) -> Result:
   xi_c = np.array([point(w, config.sigma_b2).xi_c for w in config.sigma_w2])
   critical = meanfield.critical_point(jnp.tanh, config.sigma_b2)
   data = datasets.load_labelled(config.dataset, config.seed)
-  runs, features = _runs(config), data.inputs.shape[1]
-  deepest = job.spread(
-    functools.partial(draw, config=config, features=features), runs
-  )
-
-  def train(depth: int) -> Any:
-    function = functools.partial(accuracies, config=config, depth=depth)
-    near = np.repeat(trained(config, xi_c, depth), config.seeds)
-    drawn = first_layers(deepest, depth), runs["batches"]
-    found = job.spread(function, jax.tree.map(lambda x: x[near], drawn), data)
-    return {name: _placed(x, near, config.seeds) for name, x in found.items()}
-
-  by_depth = job.map(train, config.depths)
-  accuracy, test_accuracy = (
-    np.stack([found[name] for found in by_depth], axis=1)
-    for name in ("accuracy", "test_accuracy")
-  )
+  accuracy, test_accuracy = _accuracies(config, job, data, xi_c)
   ordered = np.array(config.sigma_w2) < critical.sigma_w2
   line = functools.partial(_line, config, xi_c, ordered)
   return {
@@ -230,6 +214,27 @@ def run(config: Config, job: Job) -> Result:
     "by_threshold": [line(accuracy[-1], level).factor for level in THRESHOLDS],
     "linear": linear.measure(job, data, config.seed, config.seeds),
   }
+
+
+def _accuracies(
+  config: Config, job: Job, data: training.Labelled, xi_c: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Of training and test images, [budgets, depths, variances, seeds] each."""
+  runs, features = _runs(config), data.inputs.shape[1]
+  deepest = job.spread(
+    functools.partial(draw, config=config, features=features), runs
+  )
+
+  def train(depth: int) -> Any:
+    function = functools.partial(accuracies, config=config, depth=depth)
+    near = np.repeat(trained(config, xi_c, depth), config.seeds)
+    drawn = first_layers(deepest, depth), runs["batches"]
+    found = job.spread(function, jax.tree.map(lambda x: x[near], drawn), data)
+    return {name: _placed(x, near, config.seeds) for name, x in found.items()}
+
+  by_depth = job.map(train, config.depths)
+  together = lambda name: np.stack([found[name] for found in by_depth], axis=1)
+  return together("accuracy"), together("test_accuracy")
 
 
 def trained(config: Config, xi_c: np.ndarray, depth: int) -> np.ndarray:

@@ -110,7 +110,7 @@ def _draw_plane(drawn: Any, axis: Any, result: Result) -> None:
   axis.minorticks_off()
   axis.set_xlabel("weight variance σ_w² (× fan_in)")
   axis.set_ylabel("depth (layers)")
-  axis.legend(loc="lower right", facecolor="gray")
+  axis.legend(loc="lower right", facecolor="gray", fontsize=8)
 
 
 def _label(depth: float) -> str:
@@ -169,7 +169,9 @@ def _draw_limit(axis: Any, result: Result, mean: np.ndarray) -> None:
   if np.isfinite(most):
     axis.axhline(most, color="gray", linestyle=":")
     where = axis.get_xlim()[0] * 1.1
-    axis.text(where, most, "critical: the budget's", va="bottom", fontsize=8)
+    axis.text(
+      where, most, "critical: limited by the budget", va="bottom", fontsize=8
+    )
 
 
 def _draw_choices(axis: Any, result: Result) -> None:
@@ -179,6 +181,10 @@ def _draw_choices(axis: Any, result: Result) -> None:
   places = [*range(len(updates)), *range(len(updates) + 1, len(labels) + 1)]
   colors = [plots.COLORS[2]] * len(updates) + [plots.COLORS[4]] * len(levels)
   axis.bar(places, np.nan_to_num(factors), color=colors)
+  for place, factor in zip(places, factors, strict=True):
+    if not np.isfinite(factor):
+      note = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 8}
+      axis.text(place, 0.1, "too few points", **note)
   axis.axhline(PUBLISHED, color="black", **plots.THEORY, label="paper: 6")
   axis.set_xticks(places, labels)
   axis.set_xlabel("updates (at 0.55) | accuracy (at the last)")

@@ -86,9 +86,8 @@ class Config:
 def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   """By name: a jitted function, its runs, and what all runs share."""
   keys = jax.random.split(jax.random.key(config.seed), (3, config.seeds))
-  inputs = jnp.asarray(
-    datasets.load_inputs("digits", config.inputs, config.seed)
-  )
+  digits = datasets.load_inputs("digits", config.inputs, config.seed)
+  inputs = jnp.asarray(digits)
   data = datasets.load_labelled(config.dataset, config.seed)
   kinds = joined(networks.runs_of(name, keys[0]) for name in KINDS)
   steep = joined(
@@ -100,18 +99,17 @@ def _calls(config: Config) -> dict[str, tuple[Any, Any, Any]]:
   trained = {**joined([kinds] * len(config.rates)), "rate": rates}
   fixed = {"rate": jnp.full(len(steep["kind"]), config.saturated_rate)}
   shape = {"depth": config.depth, "width": config.width}
-  few = {**shape, "depth": 12, "bins": BINS}
+  few = {"width": config.width, "depth": 12, "bins": BINS}
   course = {"width": config.width, "steps": config.steps, "batch": config.batch}
   deep = {**course, "depth": config.train_depth}
+  few_layers = {**course, "depth": 3}
   call = functools.partial
   calls: dict[str, tuple[Any, Any, Any]] = {
     "spectra": (call(networks.spectra, **shape), kinds, inputs),
     "slope_shares": (call(networks.slope_shares, **few), steep, inputs),
     "courses": (call(networks.courses, **deep), trained, data),
-    "saturated": (
-      call(networks.courses, **course, depth=3), {**steep, **fixed}, data
-    ),
-  }  # fmt: skip
+    "saturated": (call(networks.courses, **few_layers), steep | fixed, data),
+  }
   for dtype in DTYPES:
     sizes = call(networks.gradients, dtype=dtype, **shape)
     calls[f"gradients, {dtype}"] = sizes, kinds, inputs

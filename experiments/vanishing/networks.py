@@ -273,13 +273,10 @@ def courses(
       readout(last_key, (width, 10), jnp.float32),
     )
 
-    def apply(params: Any, x: jax.Array) -> jax.Array:
-      return activation_of(run)(stack.apply(params[0], x)) @ params[1]
-
-    def saturated(params: Any) -> jax.Array:
-      z = stack.apply(params[0], data.inputs)
-      return (relative_slopes(activation_of(run), z) < SATURATED).mean()
-
+    phi = activation_of(run)
+    apply = lambda params, x: phi(stack.apply(params[0], x)) @ params[1]
+    hidden = lambda params: stack.apply(params[0], data.inputs)
+    saturated = lambda p: (relative_slopes(phi, hidden(p)) < SATURATED).mean()
     optimizer = optax.sgd(run["rate"])
     return training.train(
       apply, params, data, optimizer, batches, steps=steps, batch=batch,

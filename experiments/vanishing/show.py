@@ -183,32 +183,21 @@ def _draw_underflow(axis: Any, result: Result) -> None:
     found = numbers["kinds"]["sigmoid"]
     mean = np.where(np.isfinite(found["log2_size"]), found["log2_size"], np.nan)
     alive = np.isfinite(mean).all(0)
-    axis.plot(
-      k[alive], mean.mean(0)[alive], marker, color=color, markersize=size,
-      fillstyle="none", markevery=2, label=dtype,
-    )  # fmt: skip
-    layer = found["predicted"]["by_trajectory"]
+    style = {"color": color, "markersize": size, "fillstyle": "none"}
+    sizes = mean.mean(0)[alive]
+    axis.plot(k[alive], sizes, marker, markevery=2, label=dtype, **style)
+    layer, seen = found["predicted"]["by_trajectory"], found["observed"]
     if math.isfinite(layer):
       axis.axvline(layer, color=color, **plots.THEORY)
-      axis.plot(
-        found["observed"], np.full(len(found["observed"]), 4), marker,
-        color=color, markersize=size, fillstyle="none",
-      )  # fmt: skip
+      axis.plot(seen, np.full(len(seen), 4), marker, **style)
   theory = kind["log2_size_theory"]
   shown = theory > -160
-  axis.plot(k[shown], theory[shown], color="black", **plots.THEORY)
-  axis.plot([], [], color="black", **plots.THEORY, label="size, by theory")
-  axis.plot(
-    [], [], color="gray", **plots.THEORY, label="where all is 0, by theory"
-  )
-  axis.plot(
-    [],
-    [],
-    "o",
-    color="gray",
-    fillstyle="none",
-    label="on top: where all is 0, measured",
-  )
+  black, gray = {"color": "black", **plots.THEORY}, {"color": "gray"}
+  axis.plot(k[shown], theory[shown], **black, label="size, by theory")
+  zero = "where all is 0"
+  axis.plot([], [], **gray, **plots.THEORY, label=f"{zero}, by theory")
+  top = {**gray, "fillstyle": "none", "label": f"on top: {zero}, measured"}
+  axis.plot([], [], "o", **top)
   axis.set_ylim(-160, 12)
   axis.set_xlim(0, min(result["depth"], 80))
   axis.set_title("underflow of the gradient, sigmoid")

@@ -209,17 +209,34 @@ _pyramid = functools.partial(fan_networks.through, activation=linear)
 def run(config: Config, job: Job) -> Result:
   """Pyramids by shape, mode and distribution; networks that squash."""
   data = _data(config)
-  features = data.inputs.shape[1]
+  return {
+    "config": dataclasses.asdict(config),
+    "widths": {shape: widths_of(config, shape) for shape in SHAPES},
+    "pyramids": _pyramids(config, job, data.inputs),
+    **_squashed(config, job, data),
+    "theory": theory(config, np.asarray(data.inputs)),
+    "bins": GRADIENT_BINS,
+  }
+
+
+def _pyramids(config: Config, job: Job, inputs: jax.Array) -> Result:
+  """By shape, mode and distribution."""
+  features = inputs.shape[1]
 
   def pyramid(shape: str) -> Any:
     keys = _keys(config, config.pyramids, SHAPES.index(shape))
     drawn = job.spread(_draw_pyramids(config, features, shape), keys)
     found: dict[str, Any] = {mode: {} for mode in MODES}
     for (mode, distribution), kernels in zip(KINDS, drawn, strict=True):
-      found[mode][distribution] = job.spread(
-        _pyramid, (kernels, keys), data.inputs
-      )
+      found[mode][distribution] = job.spread(_pyramid, (kernels, keys), inputs)
     return found
+
+  return dict(zip(SHAPES, job.map(pyramid, SHAPES), strict=True))
+
+
+def _squashed(config: Config, job: Job, data: training.Labelled) -> Result:
+  """What networks that squash do, by activation; and Jacobians of tanh's."""
+  features = data.inputs.shape[1]
 
   def squashing(activation: str) -> Any:
     draws = functools.partial(draw, widths=_widths(config, features))
@@ -241,16 +258,11 @@ def run(config: Config, job: Job) -> Result:
       for init, kernels in job.spread(draws, keys).items()
     }
 
-  pyramids, squashes = job.map(pyramid, SHAPES), job.map(squashing, ACTIVATIONS)
+  squashes = job.map(squashing, ACTIVATIONS)
   (values,) = job.map(jacobians, ["Jacobians"])
   return {
-    "config": dataclasses.asdict(config),
-    "widths": {shape: widths_of(config, shape) for shape in SHAPES},
-    "pyramids": dict(zip(SHAPES, pyramids, strict=True)),
     "squashed": dict(zip(ACTIVATIONS, squashes, strict=True)),
-    "theory": theory(config, np.asarray(data.inputs)),
     "singular_values": values,
-    "bins": GRADIENT_BINS,
   }
 
 

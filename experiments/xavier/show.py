@@ -22,11 +22,11 @@ def figure(result: Result) -> Any:
   for axis in (axes[0, 0], axes[0, 2], axes[1, 2]):
     axis.legend(fontsize=7)
   config = result["config"]
-  drawn.suptitle(
+  plots.setting(
+    drawn,
     f"{config['pyramids']} pyramids; {config['seeds']} networks of "
     f"{config['depth']} hidden layers of {config['width']} units; bars: two "
     "standard errors",
-    fontsize=9,
   )
   return drawn
 
