@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax.diagnosis._chain import Chain
-from initjax.diagnosis._null import Null, keeping, null_of, passed_on
+from initjax.diagnosis._null import Null, null_of, passed_on, unbiased
 from initjax.meanfield import THEORY_FAILS
 from initjax.measurement import RowStatistics
 from initjax.propagation import kept_response
@@ -224,7 +224,7 @@ def _one_layer(
     kept_response(phi)(log2_q)
     for phi, log2_q in zip(chain.activations, signal, strict=False)
   ]
-  gain = keeping(chain, float(np.median(signal)), biased=False)
+  gain = unbiased(chain, float(np.median(signal)))
   sizes = found.log2_moments["forward"][:, rows].mean(axis=0)
   covariance = null.forward_covariance
   off = sizes[1:] - gain - [each.log2_second_moment for each in kept]

@@ -170,19 +170,21 @@ def _layers(chain: Chain, log2_sigma_w2: np.ndarray) -> list[Layer]:
   return [Layer(width=chain.widths[0]), *(Layer(*each) for each in rest)]
 
 
-def keeping(chain: Chain, level: float, *, biased: bool = True) -> np.ndarray:
+def keeping(chain: Chain, level: float) -> np.ndarray:
   """[rows - 1]: log₂ σ_w² of weights that keep a signal at that log₂ q.
 
-  With biases the kernels need give only what these do not; without, a layer
-  is none the odder for its bias.
+  Biases give a part of it.
   """
+  signal = np.maximum(1 - chain.sigma_b2[1:] / 2**level, 1e-3)  # not the bias
+  return unbiased(chain, level) + np.log2(signal)
+
+
+def unbiased(chain: Chain, level: float) -> np.ndarray:
+  """[rows - 1]: log₂ σ_w² of weights that would do so without biases."""
   sizes = [
     kept_response(phi)(level).log2_second_moment for phi in chain.activations
   ]
-  if not biased:
-    return level - np.array(sizes)
-  signal = np.maximum(1 - chain.sigma_b2[1:] / 2**level, 1e-3)  # not the bias
-  return level + np.log2(signal) - sizes
+  return level - np.array(sizes)
 
 
 def _of_the_model(chain: Chain, kept: np.ndarray) -> tuple[np.ndarray, float]:

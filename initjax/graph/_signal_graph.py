@@ -163,14 +163,7 @@ def _read(
   statistics = {at for at, aval in enumerate(several) if may_be_statistic(aval)}
   for turn in itertools.count():
     reader = Reader(is_zero, dead, tables)
-    values = [
-      reader.parameter(path, tuple(aval.shape))
-      for path, aval in zip(paths, jaxpr.in_avals, strict=False)
-    ]
-    values += [
-      reader.statistic(at) if at in statistics else reader.data("input")
-      for at in range(len(avals))
-    ]
+    values = _arguments(reader, jaxpr, paths, statistics)
     try:
       outputs = read(reader, jaxpr, values, Place())
       check_contracted(reader)
@@ -184,6 +177,22 @@ def _read(
       break
     statistics = set()  # statistics of what, if there are no data?
   return _Found(jaxpr, reader, statistics, outputs)
+
+
+def _arguments(
+  reader: Reader, jaxpr: Any, paths: list[str], statistics: set[int]
+) -> list[Value]:
+  """Parameters, and inputs, of which some are statistics."""
+  avals = jaxpr.in_avals
+  values = [
+    reader.parameter(path, tuple(aval.shape))
+    for path, aval in zip(paths, avals, strict=False)
+  ]
+  values += [
+    reader.statistic(at) if at in statistics else reader.data("input")
+    for at in range(len(avals) - len(paths))
+  ]
+  return values
 
 
 def _has_data(reader: Reader, statistics: set[int], avals: Any) -> bool:

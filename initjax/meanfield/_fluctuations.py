@@ -95,13 +95,9 @@ def chance_of(
   back = returned(layers, steps, maps)
   means = _means(layers, steps, own, units, inverse_widths, persistence, back)
   variances = (own.forward, shared.forward), (own.backward, shared.backward)
-  mean, variance, scale = np.stack(
-    [
-      _average(mean, *of_way, batch)
-      for mean, of_way in zip(means, variances, strict=True)
-    ],
-    axis=1,
-  )
+  pairs = zip(means, variances, strict=True)
+  averages = [_average(mean, *of_way, batch) for mean, of_way in pairs]
+  mean, variance, scale = np.stack(averages, axis=1)
   valid = holds(layers, steps, own, back, inverse_widths)
   apart = np.where(valid, mean, np.nan)
   if batch > 1:

@@ -108,18 +108,9 @@ class Images:
       (self.of(phi, part, needs_mean), weight) for part, weight in source.parts
     ]
     mean = lambda name: sum(getattr(fed, name) * w for fed, w in every)
-    derivative, both, others = (
-      mean(f"derivative{which}") for which in ("", "_near", "_shared")
-    )
-    edges = tuple(
-      Edge(
-        fed.source,
-        fed.derivative / derivative if derivative else 0.0,
-        fed.derivative_near / both if both else 0.0,
-        fed.derivative_shared / others if others else 0.0,
-      )
-      for fed, _ in every
-    )
+    whole, near = mean("derivative"), mean("derivative_near")
+    shared = mean("derivative_shared")
+    edges = tuple(_share_of(fed, whole, near, shared) for fed, _ in every)
     image = dataclasses.replace(source, edges=edges)
     weighted = lambda name: average(
       [(getattr(fed, name), w * fed.second_moment) for fed, w in every]
@@ -128,11 +119,11 @@ class Images:
       image,
       mean("second_moment"),
       weighted("slope"),
-      derivative,
+      whole,
       mean("shared"),
       mean("near"),
-      both,
-      others,
+      near,
+      shared,
       mean("mean"),
       joined(fed.doubt for fed, _ in every),
       weighted("error"),
@@ -156,7 +147,7 @@ class Images:
 
   def signal(self, image: Image, fed: Fed) -> Signal:
     """φ(h) as a signal."""
-    phi, source = image.activation, fed.source
+    phi, source, share = image.activation, fed.source, image.share
 
     def made(random: np.random.Generator) -> np.ndarray | None:
       entries = draw_units(source, random)
@@ -164,25 +155,23 @@ class Images:
         return entries
       return evaluate(phi, entries)[0]
 
-    gaussian = is_plain(phi) and source.gaussian
+    edge = Edge(
+      source,
+      share * fed.derivative,
+      share * fed.derivative_near,
+      share * fed.derivative_shared,
+      slopes=self.slopes(phi, source, share),
+    )
     return Signal(
       fed.second_moment,
       fed.mean,
       fed.shared,
       fed.near,
-      gaussian,
+      is_plain(phi) and source.gaussian,
       fed.error,
       raised(source.profile, fed.slope),
       fed.common,
-      edges=(
-        Edge(
-          source,
-          image.share * fed.derivative,
-          image.share * fed.derivative_near,
-          image.share * fed.derivative_shared,
-          slopes=self.slopes(phi, source, image.share),
-        ),
-      ),
+      edges=(edge,),
       made=made,
       stretch=fed.slope * source.stretch,
       upstream=fed.slope * source.upstream,
@@ -274,3 +263,14 @@ def _unchanged(source: Signal) -> Fed:
 def _not_known(source: Signal, why: str) -> Fed:
   nan = math.nan
   return Fed(source, nan, nan, nan, nan, nan, nan, nan, nan, doubt=why)
+
+
+def _share_of(fed: Fed, whole: float, near: float, shared: float) -> Edge:
+  """What one part passes on of the slopes of all."""
+  over = lambda part, of: part / of if of else 0.0
+  return Edge(
+    fed.source,
+    over(fed.derivative, whole),
+    over(fed.derivative_near, near),
+    over(fed.derivative_shared, shared),
+  )

@@ -6,7 +6,7 @@ means over positions are tracked.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,6 @@ _SCORE_ERROR = 0.08
 """In bits, of the gradient that comes back through scores."""
 _UNEVEN_ERROR = 0.17
 """In bits, where positions see different numbers of others and so differ."""
-_POOLED_UNITS = 1 << 13
 
 
 def averaged(signal: Signal, mixing: Mixing) -> Signal:
@@ -73,15 +72,10 @@ def largest(
   if not source.gaussian or not known:
     return None
   drawn = _windows(source, mixing.counts[0], random)
-  value, slope = drawn, np.ones_like(drawn)
-  if not is_plain(phi):
-    value, slope = evaluate(phi, drawn)  # type: ignore[arg-type]
-  place = value.argmax(axis=1)[:, None]
-  best = np.take_along_axis(value, place, 1)[:, 0]
-  passed = np.take_along_axis(slope, place, 1)[:, 0]
+  best, passed = _winners(phi, drawn)
   own, near, shared = (float(x) for x in (passed[0] * passed).mean(axis=1))
-  matrices = _matrices(mixing)
-  given: dict[str, Any] = {"stretch": source.stretch, "slope": source.slope}
+  matrices, share = _matrices(mixing), mixing.share
+  passing = share * own, share**2 * near, share**2 * shared
   return Signal(
     float((best[:2] ** 2).mean()),
     float(best.mean()),
@@ -90,21 +84,26 @@ def largest(
     gaussian=False,
     error=source.error + _POOL_ERROR,
     profile=mixed(matrices, source.profile)[1],
-    edges=(
-      Edge(
-        source,
-        mixing.share * own,
-        mixing.share**2 * near,
-        mixing.share**2 * shared,
-        taps=matrices,
-      ),
-    ),
+    edges=(Edge(source, *passing, taps=matrices),),
     drawn=best,
     made=lambda random: best,
     doubt=source.doubt,
     upstream=source.upstream,
-    **given,
+    stretch=source.stretch,
+    slope=source.slope,
   )
+
+
+def _winners(
+  phi: Activation | None, drawn: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The largest φ of each window, and its slope there."""
+  value, slope = drawn, np.ones_like(drawn)
+  if not is_plain(phi):
+    value, slope = evaluate(phi, drawn)  # type: ignore[arg-type]
+  place = value.argmax(axis=1)[:, None]
+  found = (np.take_along_axis(each, place, 1)[:, 0] for each in (value, slope))
+  return tuple(found)  # type: ignore[return-value]
 
 
 def _windows(
@@ -238,23 +237,13 @@ def _back(
   scored = slope * apart * heard.product
   error = _SCORE_ERROR + _UNEVEN_ERROR * heard.uneven
   relative = heard.overlap / alone if alone else 0.0
+  asked = scored * own_keys
+  across = slope * apart * queries.near * cross * (1 - heard.overlap)
+  found = scored * queries.size * ratio
   return (
     straight,
-    Edge(
-      queries,
-      scored * own_keys,
-      scored * own_keys * relative,
-      0.0,
-      error=error,
-    ),
-    Edge(
-      keys,
-      scored * queries.size * ratio,
-      0.0,
-      0.0,
-      cross=slope * apart * queries.near * cross * (1 - heard.overlap),
-      error=error,
-    ),
+    Edge(queries, asked, asked * relative, 0.0, error=error),
+    Edge(keys, found, 0.0, 0.0, cross=across, error=error),
   )
 
 
