@@ -1,6 +1,5 @@
 """Activations as functions of one number: traced, and known by name."""
 
-from initjax._activations._content import Content, content_of
 from initjax._activations._names import (
   KNOWN,
   identity,
@@ -22,11 +21,9 @@ from initjax._activations._traced import (
 __all__ = [
   "BLOCK",
   "KNOWN",
-  "Content",
   "Evaluate",
   "TracedActivation",
   "compiled",
-  "content_of",
   "evaluator",
   "identity",
   "in_float64",

@@ -7,12 +7,11 @@ import jax
 import numpy as np
 
 from initjax._activations import (
-  Content,
   Evaluate,
   TracedActivation,
-  content_of,
   evaluator,
   in_float64,
+  is_of_library,
   trace,
 )
 from initjax.gains._quadrature import DivergenceError, gaussian_integrals
@@ -75,12 +74,8 @@ def moments(activation: Activation, variance: Numbers = 1.0) -> Moments:
       f"variance must be finite and >= 0; got {variance!r}, a variance is σ²."
     )
   flat = tuple(variances.ravel().tolist())
-  content = content_of(activation)
-  table = (
-    _isolated(activation, flat)
-    if content is None
-    else _of_content(content, flat)
-  )
+  isolated = _of_library if is_of_library(activation) else _isolated
+  table = isolated(activation, flat)
   if variances.ndim == 0:
     return Moments(*(float(row[0]) for row in table))
   return Moments(*(row.reshape(variances.shape).copy() for row in table))
@@ -92,9 +87,7 @@ def _isolated(
   return in_float64(lambda: cached_moments(trace(activation), variances))
 
 
-@functools.lru_cache(maxsize=1024)
-def _of_content(content: Content, variances: tuple[float, ...]) -> np.ndarray:
-  return _isolated(content.function, variances)
+_of_library = functools.lru_cache(maxsize=1024)(_isolated)
 
 
 @functools.lru_cache(maxsize=1024)

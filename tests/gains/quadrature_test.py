@@ -157,7 +157,7 @@ def evaluations(monkeypatch):
     return lambda x: (calls.append(x.shape), evaluate(x))[1]
 
   monkeypatch.setattr(_moments, "evaluator", counted)
-  for cached in (_moments.cached_moments, _moments._of_content):
+  for cached in (_moments.cached_moments, _moments._of_library):
     cached.cache_clear()
   return calls
 
