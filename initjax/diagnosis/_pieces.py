@@ -204,8 +204,8 @@ def _apart(
 
 
 def _name(row: Row) -> Hashable:
-  """The same in all blocks."""
-  return row.op.kind, re.sub(r"\d+", "#", row.op.path), len(row.repeat)
+  """The same in all blocks; Haiku numbers them from the second on."""
+  return row.op.kind, re.sub(r"_?\d+", "", row.op.path), len(row.repeat)
 
 
 def _take_turns(links: Links, one: Sequence[int], other: Sequence[int]) -> bool:
