@@ -114,6 +114,16 @@ def unit(largest: Any, xp: Any = jnp) -> Any:
   return xp.clip(largest, 1 / bound, bound)
 
 
+def in_units(x: Any, largest: Any) -> Any:
+  """The entries in units, to be squared: of size 1 at most, if finite.
+
+  The bound stays XLA from taking the square of a constant, (x / c)², for
+  x²·(1/c)²: for zeros that is 0·∞.
+  """
+  xp = functions_of(x)
+  return xp.maximum(x / unit(largest, xp), -bound_of(x.dtype))
+
+
 def bound_of(dtype: Any) -> float:
   """The largest unit of a dtype."""
   return 2.0 ** int(0.8 * jnp.finfo(dtype).maxexp)
@@ -165,7 +175,7 @@ def _tally(x: Any, extremes: Callable[[Any], tuple[Any, ...]]) -> Tally:
   numbers = (
     largest,
     total_of(xp.atleast_1d(real)),
-    total_of((x / unit(largest, xp)) ** 2),
+    total_of(in_units(x, largest) ** 2),
     zeros,
     nonfinite,
     x.size,

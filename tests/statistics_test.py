@@ -77,6 +77,12 @@ def test_zeros():
   assert s.log2_second_moment == -np.inf
 
 
+def test_zeros_that_are_constants_of_a_program():
+  """XLA turns (x / c)² into x²·(1/c)² if it knows x, here of two rows."""
+  rows = jax.jit(lambda: jax.vmap(tally)(jnp.zeros((2, 1))))().numbers
+  np.testing.assert_array_equal(rows[:, 2], 0)
+
+
 @pytest.mark.parametrize("bad", [[1, np.inf], [np.nan, -np.inf]])
 def test_infinite_and_nan_entries_are_counted(bad):
   s = jitted(np.array([1.0, 0.0, *bad], np.float32))

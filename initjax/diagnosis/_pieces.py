@@ -211,6 +211,7 @@ def _roles(rows: Sequence[Row]) -> list[list[int]]:
   a first time step, whose state is 0, is not.
   """
   kinds: dict[Hashable, collections.Counter[str]] = {}
+  numbered = collections.Counter(_name(row, "#") for row in rows)
   for row in rows:
     kinds.setdefault(_name(row), collections.Counter())[fed_by(row.feed)] += 1
   roles: dict[Hashable, list[int]] = {}
@@ -218,8 +219,8 @@ def _roles(rows: Sequence[Row]) -> list[list[int]]:
     feeds, feed = kinds[_name(row)], fed_by(row.feed)
     usual = feeds.most_common(1)[0][0]
     is_first = feeds[feed] == 1 and len(feeds) == 2 and not row.repeat
-    role = _name(row), usual if is_first else feed
-    roles.setdefault(role, []).append(at)
+    is_first &= numbered[_name(row, "#")] > 1
+    roles.setdefault((_name(row), usual if is_first else feed), []).append(at)
   return list(roles.values())
 
 
@@ -236,9 +237,10 @@ def _apart(
     yield from places.values() if len(met) > 1 else ()
 
 
-def _name(row: Row) -> tuple[str, str, int]:
-  """The same in all blocks."""
-  return row.op.kind, re.sub(r"\d+", "#", row.op.path), len(row.repeat)
+def _name(row: Row, number: str = "") -> tuple[str, str, int]:
+  """The same in all blocks, of which Haiku's first has no number."""
+  path = re.sub(r"\d+" if number else r"_?\d+", number, row.op.path)
+  return row.op.kind, path, len(row.repeat)
 
 
 def _take_turns(links: Links, one: Sequence[int], other: Sequence[int]) -> bool:

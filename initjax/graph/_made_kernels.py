@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from initjax.graph._activations import is_score
 from initjax.graph._compat import Equation
 from initjax.graph._mixing import softmax
 from initjax.graph._moves import places_after
@@ -201,14 +202,20 @@ class _Samples:
 
 def _is_kernel(reader: Reader, side: _Side) -> bool:
   axes = side.summed | side.free
-  made = axes.isdisjoint(_Samples(reader).of(side.node))
-  return made or _holds_parameter(side.node, axes)
+  samples = _Samples(reader)
+  made = axes.isdisjoint(samples.of(side.node))
+  return made or _holds_parameter(side.node, axes, samples)
 
 
-def _holds_parameter(node: Node, axes: _Axes) -> bool:
-  """Whether it is data and a parameter of all these axes, added or scaled."""
+def _holds_parameter(node: Node, axes: _Axes, samples: _Samples) -> bool:
+  """Whether it is data and a parameter of all these axes, added or scaled.
+
+  Scores of pairs of tokens stay scores, whatever multiplies them.
+  """
   while node.label in KEPT and node.operands[0].node is not None:
     node = node.operands[0].node
+  if any(is_score(each) and axes <= samples.of(each) for each in node.below):
+    return False
   pairs = zip(node.operands, getattr(node.equation, "invars", ()), strict=False)
   return node.label in SUMS | {"mul"} and any(
     value.view is not None

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initjax._statistics import functions_of, unit, wide
+from initjax._statistics import functions_of, in_units, wide
 from initjax.graph import Feed, LinearOp, Scan
 from initjax.typing import Activation
 
@@ -77,7 +77,7 @@ def _directions(
   cosine with another is 1 or -1 and tells nothing.
   """
   xp, x = functions_of(output), wide(output)
-  x = x / unit(largest, xp)
+  x = in_units(x, largest)
   rest = tuple(axis for axis in range(x.ndim) if axis not in samples)
   squares = (x * x).sum(axis=rest, keepdims=True)
   # As a real number: the pairs of 46,341 samples are more than int32 holds.

@@ -75,6 +75,13 @@ def test_blocks_are_compared_with_each_other_and_towers_are_not():
   pieces, found = parts(blocks, of_blocks(), X)
   assert pieces == [one]
   assert not found.unjudged
+  names = {"a": ["a", "a_1", "a_2"], "b": ["b", "b_1", "b_2"]}  # as Haiku does
+  own = of_blocks()
+  flat = {n: own[key][i] for key in names for i, n in enumerate(names[key])}
+  listed = lambda p: {key: [p[n] for n in names[key]] for key in names}
+  haiku = lambda p, x: blocks({**p, **listed(p)}, x)
+  pieces, _ = parts(haiku, flat | {"in": own["in"], "out": own["out"]}, X)
+  assert pieces == [one]
   pieces, _ = parts(two, {"v": of_blocks(), "t": of_blocks(1)}, X, X)
   assert pieces == [one, ("blocks", ((9, 11, 13), (10, 12, 14)))]
 

@@ -62,6 +62,7 @@ NAMED = {
   "nearest": folded(lambda w, x: -jax.nn.logsumexp(-abs(w - x), -1)),
   "mean of a function": folded(lambda w, x: jax.nn.softplus(w + x).mean(-1)),
   "decay of scores": (scores(lambda a, s: s * a**APART), 1),
+  "table for scores": (scores(lambda a, s: s * a[APART]), TIME),
   "mask of scores": (
     scores(lambda a, s: s * jax.nn.sigmoid(a.reshape(TIME, TIME))),
     TIME**2,
