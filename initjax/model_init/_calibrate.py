@@ -1,6 +1,5 @@
 """`calibrate`: unit second moment at every operation, in one forward pass."""
 
-import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from initjax.model_init._measured import (
   findings,
   passes_of,
 )
-from initjax.model_init._pass import Plan, beginning, found, one_pass, pooled
+from initjax.model_init._pass import Plan, all_passes
 from initjax.model_init._tables import decided_by_readout, positions_of
 from initjax.reports import not_followed
 
@@ -97,8 +96,7 @@ def calibrate(
     statistic: "second_moment", E[x²], or "variance", E[(x − E x)²], over all
       entries of the output.
     tied: "first", "pooled" or "readout", for kernels that are used several
-      times. Choose "pooled" for an LSTM: its state is small at first, and a
-      factor determined there is too large later.
+      times.
     check: whether to measure the result, which costs about one gradient.
 
   Returns:
@@ -144,15 +142,7 @@ def calibrate(
   def program(params: Any, inputs: Any, target: float | jax.Array) -> Any:
     leaves = leaves_by_path(params)
     flat = [*leaves.values(), *jax.tree.leaves(inputs)]
-    forward = functools.partial(one_pass, plan, traced.jaxpr, flat, target)
-    states, rows = forward(beginning(plan))
-    if plan.waiting:
-      again = plan._replace(waiting=frozenset())
-      states, rows = one_pass(
-        again, traced.jaxpr, flat, target, found(plan, states, rows)
-      )
-    if tied == "pooled" and any(group.shared for group in plan.groups):
-      states, rows = forward(pooled(plan, states))
+    states, rows = all_passes(plan, traced.jaxpr, flat, target, tied=tied)
     ordered = tuple(rows[site] for site in traced.ops)
     changed = rescaled(plan, states, leaves)
     after = jax.tree.unflatten(structure, [*{**leaves, **changed}.values()])
