@@ -297,3 +297,25 @@ def test_any_view_of_a_parameter(shape, steps, seed):
   factors = after / before
   changed = ~np.isclose(factors, op.factor, rtol=1e-5)
   np.testing.assert_array_equal(factors[changed], 1)
+
+
+# Where the target makes gradients grow
+
+
+def calibrated_tanh(depth, **options):
+  stack = {"w": normal(9, depth, 12, 12)}
+  return calibrate(lambda p, x: layers(p["w"], x), stack, X, **options)
+
+
+def test_deep_tanh_with_unit_signals_is_warned_of():
+  """χ₁ is 1.178 there: 1.178^28 = 99 is allowed, 1.178^34 = 263 is not."""
+  message = r"changes 2\.6e\+02 times over 35 layers .* tanh .* auto_init"
+  with pytest.warns(UserWarning, match=message):
+    calibrated_tanh(35)
+
+
+@pytest.mark.parametrize(
+  ("depth", "options"), [(28, {}), (35, {"target": 0.1})]
+)
+def test_fewer_layers_and_smaller_signals_are_not(depth, options):
+  calibrated_tanh(depth, **options)
