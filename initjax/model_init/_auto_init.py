@@ -217,20 +217,30 @@ def _assigned(
   for name, value in rules.items():
     check_choice(name, value, _CHOICES[name])
   check_number("second_moment", second_moment, low=0, open_low=True)
-  leaves = leaves_by_path(params)
   traced = trace(fn, params, *inputs)
-  graph = traced.graph
+  assigned = assigned_to(traced.graph, params, inputs, second_moment, rules)
+  _check_assigned(assigned)
+  return traced, assigned
+
+
+def assigned_to(
+  graph: SignalGraph,
+  params: Any,
+  inputs: tuple[Any, ...],
+  second_moment: float,
+  rules: Mapping[str, Any],
+) -> Assigned:
+  """The variance of each kernel by these rules, and why."""
+  leaves = leaves_by_path(params)
   known = known_of(graph, leaves, inputs)
   sizes = {path: math.prod(jnp.shape(leaf)) for path, leaf in leaves.items()}
-  assigned = assign(
+  return assign(
     graph,
     kernels_of(graph, sizes),
     Walk(functools.partial(_mean_square, known), second_moment, assumes=True),
     direction=rules["direction"],
     tied=rules["tied"],
   )
-  _check_assigned(assigned)
-  return traced, assigned
 
 
 def _mean_square(known: Known, scale: Scale) -> float:

@@ -22,7 +22,6 @@ from initjax.reports import (
   short_paths,
 )
 
-_POOLED = "kernel used several times: one factor, pooled over live uses"
 READ_OUT = (
   "table that is read out: one factor, from its readout, also for positions "
   "that are added to its rows"
@@ -81,9 +80,7 @@ class Calibration:
       before = math.inf if bits >= 1024 else math.exp2(bits)
       factor = float(row.factor[repeat])
       reason = REASONS[code]
-      if code == SHARED and self.tied == "pooled":
-        reason = _POOLED
-      elif code == SHARED and op.place.site in read_out:
+      if code == SHARED and op.place.site in read_out:
         reason = READ_OUT
       found.append(Operation(op.path, repeat, factor, before, reason))
     return tuple(found)

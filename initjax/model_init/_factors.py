@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from initjax._statistics import wide
 
 NOT_RUN, CALIBRATED, SHARED, DEAD, NONFINITE, CONSTANT = range(6)
-DERIVED, ENTANGLED, CLOSED, EMPTY, APART = range(6, 11)
+DERIVED, ENTANGLED, CLOSED, EMPTY, APART, POOLED = range(6, 12)
 REASONS = {
   NOT_RUN: "not run: a branch that was not taken",
   CALIBRATED: "calibrated",
@@ -21,6 +21,7 @@ REASONS = {
   ENTANGLED: "parameter is also used in another way than as a kernel",
   CLOSED: "inside a call that is run as a whole, such as a while loop",
   APART: "inside a branch that each device of a shard_map chooses",
+  POOLED: "kernel used several times: one factor, pooled over live uses",
   EMPTY: "output is empty: no sample was given",
 }
 

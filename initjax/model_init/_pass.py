@@ -30,9 +30,12 @@ from initjax.graph import (
 from initjax.model_init._factors import (
   APART,
   CLOSED,
+  DEAD,
   DERIVED,
   ENTANGLED,
   NOT_RUN,
+  POOLED,
+  SHARED,
   Row,
   left_alone,
   propose,
@@ -53,6 +56,10 @@ class State(NamedTuple):
   """of all its live uses, Σ of the statistic over the target"""
   uses: jax.Array
   """the number of those"""
+  late: jax.Array
+  """1 if zeros came before it was known, as at the start of a recurrence"""
+  pooled: jax.Array
+  """1 if it was found from all uses together"""
 
 
 States = dict[int, State]
@@ -76,7 +83,7 @@ class Plan(NamedTuple):
 def beginning(plan: Plan) -> States:
   """Nothing is known."""
   return {
-    number: State(*(_full(group.shape, 0, group.dtype),) * 3)
+    number: State(*(_full(group.shape, 0, group.dtype),) * 5)
     for number, group in enumerate(plan.groups)
   }
 
@@ -85,6 +92,26 @@ def _full(shape: tuple[int, ...], number: float, dtype: DType) -> jax.Array:
   """Of NumPy if it is one number, which becomes a literal of the program."""
   full: Any = jnp.full if shape else np.full
   return full(shape, number, dtype)
+
+
+def all_passes(
+  plan: Plan,
+  jaxpr: Any,
+  arguments: Sequence[jax.Array],
+  target: float | jax.Array,
+  *,
+  tied: str,
+) -> tuple[States, Rows]:
+  """One pass, or as many as the rule for kernels of several uses requires."""
+  again = plan._replace(waiting=frozenset())
+  given = jaxpr, arguments, target
+  states, rows = one_pass(plan, *given, beginning(plan))
+  if plan.waiting:
+    states, rows = one_pass(again, *given, found(plan, states, rows))
+  if tied != "first" and _pools(plan):
+    start = pooled(plan, states, every=tied == "pooled")
+    states, rows = one_pass(again, *given, start)
+  return states, rows
 
 
 def one_pass(
@@ -141,12 +168,17 @@ def _rescaled(
   row = row_of(proposal, state.factor.astype(proposal.factor.dtype))
   live = proposal.factor > 0
   factor = jnp.where(live | (state.factor > 0), row.factor, 0)
+  early = (factor == 0) & (proposal.code == DEAD)
   excess = (row.factor / jnp.where(live, proposal.factor, 1)) ** 2
   state = State(
     factor.astype(state.factor.dtype),
     state.total + jnp.where(live, excess, 0).astype(state.total.dtype),
     state.uses + live.astype(state.uses.dtype),
+    jnp.where(early, 1, state.late).astype(state.late.dtype),
+    state.pooled,
   )
+  is_pooled = (row.code == SHARED) & (state.pooled > 0)
+  row = row._replace(code=jnp.where(is_pooled, POOLED, row.code))
   return scaled(output, row.factor), row, state
 
 
@@ -182,16 +214,35 @@ def found(plan: Plan, states: States, rows: Rows) -> States:
   return start
 
 
-def pooled(plan: Plan, states: States) -> States:
+def _pools(plan: Plan) -> bool:
+  """Whether a kernel is used several times, and no readout decides."""
+  return any(
+    group.shared and plan.waiting.isdisjoint(group.sites)
+    for group in plan.groups
+  )
+
+
+def pooled(plan: Plan, states: States, *, every: bool) -> States:
   """Shared factors that give all live uses, taken together, the target.
 
   The mean over uses of the statistic, as it came out with the first factor.
+
+  Args:
+    plan: what was done.
+    states: what was found.
+    every: whether all of them; or else those of recurrences that begin with
+      zeros, since their states are small at first.
   """
   start = beginning(plan)
   for number, group in enumerate(plan.groups):
-    if group.shared:
-      state = states[number]
+    state = states[number]
+    if not plan.waiting.isdisjoint(group.sites):
+      start[number] = start[number]._replace(factor=state.factor)
+    elif group.shared:
       mean = state.total / jnp.maximum(state.uses, 1)
       factor = state.factor / jnp.sqrt(jnp.where(mean > 0, mean, 1))
-      start[number] = start[number]._replace(factor=factor)
+      chosen = jnp.ones_like(state.late) if every else state.late
+      start[number] = start[number]._replace(
+        factor=factor * chosen, pooled=chosen
+      )
   return start

@@ -72,7 +72,7 @@ def recurrent(params, xs):
 
 def test_a_recurrent_kernel_waits_for_its_first_input():
   """At step 0 the state is zero: step 1 decides, and all later steps follow."""
-  after, info, found = run(recurrent, BOTH, SEQUENCE)
+  after, info, found = run(recurrent, BOTH, SEQUENCE, tied="first")
   rows = {(op.path, op.repeat): op for op in info.operations}
   assert rows["v", (0,)].reason == "output is zero"
   for first in (("w", (0,)), ("v", (1,))):
@@ -84,10 +84,20 @@ def test_a_recurrent_kernel_waits_for_its_first_input():
   np.testing.assert_allclose(found[[0, 3]], 1, rtol=tolerance(12, 3))
 
 
+def test_a_state_that_begins_with_zeros_pools_its_kernel():
+  """What the input feeds is determined by its first use, as elsewhere."""
+  _, info, found = run(recurrent, BOTH, SEQUENCE)
+  reasons = {op.path: op.reason for op in info.operations[2:]}
+  assert "from its first live use" in reasons["w"]
+  assert "pooled over live uses" in reasons["v"]
+  state = np.array([op.path == "v" for op in info.operations])
+  assert abs(np.log(found[state][1:].mean())) < 0.1
+
+
 def test_pooling_a_recurrent_kernel():
   """Uses of "w" see inputs that do not change, so their mean is exact."""
   _, info, found = run(recurrent, BOTH, SEQUENCE, tied="pooled")
-  _, _, started = run(recurrent, BOTH, SEQUENCE)
+  _, _, started = run(recurrent, BOTH, SEQUENCE, tied="first")
   is_w = np.array([op.path == "w" for op in info.operations])
   np.testing.assert_allclose(found[is_w].mean(), 1, rtol=tolerance(12))
   miss = lambda moments: abs(np.log(moments[~is_w][1:].mean()))
@@ -99,7 +109,7 @@ def test_the_gates_of_a_linen_lstm_have_one_factor_for_each_product():
   x = SEQUENCE.swapaxes(0, 1)
   variables = filled(model.init, x)
   after, info, _ = run(model.apply, variables, x)
-  assert reasons(info).count("calibrated") == 2
+  assert reasons(info).count("calibrated") == 1  # the state's are pooled
   cells = after["params"]["cell"], variables["params"]["cell"]
   for kind in "ih":
     new, old = (
@@ -287,3 +297,25 @@ def test_any_view_of_a_parameter(shape, steps, seed):
   factors = after / before
   changed = ~np.isclose(factors, op.factor, rtol=1e-5)
   np.testing.assert_array_equal(factors[changed], 1)
+
+
+# Where the target makes gradients grow
+
+
+def calibrated_tanh(depth, **options):
+  stack = {"w": normal(9, depth, 12, 12)}
+  return calibrate(lambda p, x: layers(p["w"], x), stack, X, **options)
+
+
+def test_deep_tanh_with_unit_signals_is_warned_of():
+  """χ₁ is 1.178 there: 1.178^28 = 99 is allowed, 1.178^34 = 263 is not."""
+  message = r"changes 2\.6e\+02 times over 35 layers .* tanh .* auto_init"
+  with pytest.warns(UserWarning, match=message):
+    calibrated_tanh(35)
+
+
+@pytest.mark.parametrize(
+  ("depth", "options"), [(28, {}), (35, {"target": 0.1})]
+)
+def test_fewer_layers_and_smaller_signals_are_not(depth, options):
+  calibrated_tanh(depth, **options)
