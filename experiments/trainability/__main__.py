@@ -10,14 +10,14 @@ trains some 360 networks of width 64 on handwritten digits with SGD, all
 variances and seeds of a depth at once. It takes about four minutes on 2 CPU
 cores. Each depth is saved when it is done; depths far out of reach are left
 out. Expect: networks reach half-way to perfect accuracy up to a depth of
-6.6·ξ_c (the paper draws 6·ξ_c), 7.0 in the ordered phase and 5.7 in the chaotic
-one. The exponent of ξ_c, which 6·ξ_c implies to be 1, is 1.00 ± 0.08. It is
+6.4·ξ_c (the paper draws 6·ξ_c), 7.0 in the ordered phase and 6.2 in the chaotic
+one. The exponent of ξ_c, which 6·ξ_c implies to be 1, is 0.96 ± 0.11. It is
 fitted up to half of the frontier of the critical network, because the budget
 sets this frontier: near criticality, the updates run out before the signal
-does. The factor 6 is therefore a matter of choice: it is 4.0, 5.5 and 6.6 after
+does. The factor 6 is therefore a matter of choice: it is 3.9, 5.5 and 6.4 after
 400, 800 and 1200 updates, and 3.7 if an accuracy of 0.85 counts as training.
 Linear networks with orthogonal weights learn in 42 updates at 16 layers and in
-45 at 64; Gaussian ones of 64 layers never do.
+44 at 64; Gaussian ones of 64 layers never do.
 
 Reference: Schoenholz et al. 2017, "Deep information propagation", §5, Fig. 5;
 Saxe et al. 2014, §3.

@@ -186,7 +186,8 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       f"{named(idle)}.",
       fix("", "remove them, or use them in the forward pass"),
     )
-  closed = [op for op in graph.ops if op.origin == "constant"]
+  constants = [op for op in graph.ops if op.origin == "constant"]
+  closed = [op for op in constants if op.axes.free]  # else it is no layer's
   if closed:
     op, it = closed[0], "them" if len(closed) > 1 else "it"
     yield Verdict(
