@@ -211,7 +211,7 @@ def test_sharded_inputs_and_parameters_give_the_same_numbers():
   [
     (lambda p, x: jnp.argmax(x @ p), {},
      "an output that can be differentiated"),
-    (lambda p, x: x @ p, {"cotangent": X[:2]}, "the same shapes as the outputs"),
+    (lambda p, x: x @ p, {"cotangent": X[:2]}, "same shapes as the outputs"),
   ],
 )  # fmt: skip
 def test_errors_say_what_is_wanted(fn, options, message):
