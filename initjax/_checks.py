@@ -102,7 +102,7 @@ def check_key(key: Any) -> None:
     came = f"{dtype}{list(shape)}" if isinstance(shape, tuple) else repr(key)
     if "\n" in came:
       came = type(key).__name__
-    raise TypeError(f"wanted one key, such as jax.random.key(0); got {came}.")
+    raise TypeError(f"expected one key, such as jax.random.key(0); got {came}.")
 
 
 def axes_tuple(name: str, axes: Axes) -> tuple[int, ...]:
@@ -148,8 +148,9 @@ def check_disjoint(**groups: tuple[int, ...]) -> None:
         raise ValueError(f"{name}={axes} holds axis {axis} twice.")
       if axis in seen:
         raise ValueError(
-          f"{seen[axis]} and {name} overlap: both hold axis {axis}; an axis "
-          "that tells independent kernels apart is no part of one."
+          f"{seen[axis]} and {name} overlap: both hold axis {axis}; a batch "
+          "axis tells independent kernels apart, so it cannot be an axis of "
+          "one of them."
         )
       seen[axis] = name
 

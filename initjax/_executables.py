@@ -50,9 +50,9 @@ def _check_arrays(arguments: tuple[Any, ...]) -> None:
     if not numeric and not hasattr(leaf, "dtype"):
       path = paths_of(arguments)[place].partition("/")[2] or "."
       raise TypeError(
-        "wanted arrays as parameters and inputs, got "
-        f"{type_of(leaf)} at {path}. A module goes first, its inputs follow; "
-        "its keywords go through initjax.functional(module, ...)."
+        f"expected arrays as parameters and inputs, got {type_of(leaf)} at "
+        f"{path}. Pass the module first and its inputs after it; keyword "
+        "arguments of the module go to initjax.functional(module, ...)."
       )
 
 

@@ -193,33 +193,45 @@ def test_files_are_written_once(call, tmp_path):
   [
     ("nowhere.models:f", "there is no module 'nowhere' in "),
     ("models.deeper:f", "there is no module 'models.deeper' in "),
-    ("models", "names no object; wanted PACKAGE.MODULE:OBJECT"),
-    ("./models.py:linen", "names a file; wanted a module: models:linen"),
+    ("models", "names no object; expected PACKAGE.MODULE:OBJECT"),
+    ("./models.py:linen", "names a file; expected a module: models:linen"),
     ("models:linnen", "models has no 'linnen'; it has linen"),
     ("models:Holder.absent", "has no 'absent'"),
-    ("models:number", "is an object of type int; wanted a linen, NNX or "),
-    ("models:transform", "is a pair of init and apply; wanted a linen, NN"),
-    ("models:wide", "needs arguments width; wanted a function or class that"),
+    ("models:number", "is an object of type int; expected a linen, NNX or "),
+    ("models:transform", "is a pair of init and apply; expected a linen, "),
+    ("models:wide", "needs arguments width; expected a function or class"),
     ("models:broken", "KeyError: 'depth' (models.py:"),
     ("models:wrong_pair", "TypeError: dot_general requires contracting"),
     ("models:module --input=f32[2,9]", "dot_general requires contracting"),
-    ("models:pair --input=f99[2,8]", "no known dtype; wanted bool, bf16, f16"),
-    ("models:pair --input=f32[2;8]", "is no shape; wanted such as f32[8,28"),
+    (
+      "models:pair --input=f99[2,8]",
+      "an unknown dtype; expected one of bool, bf16, f16",
+    ),
+    (
+      "models:pair --input=f32[2;8]",
+      "is not a shape; expected something like f32[8,28",
+    ),
     ("models:pair --input=f32[2,,8]", "has an empty dimension"),
     ("models:pair --input=f32[0,8]", "dimensions are at least 1"),
     ("models:pair --input=f32[99999999999,8]", "is larger than 16 GiB"),
     ("models:flagged", "such as --kwargs train=False."),
     ("models:pair --input=f64[2,8]", "JAX_ENABLE_X64=1"),
     ("models:pair --input=f32[2,8]:7", "only integers have a bound"),
-    ("models:pair --input=i8[2,8]:700", "bound of int8 is from 1 to 127"),
+    ("models:pair --input=i8[2,8]:700", "bound of int8 must be between 1 and 127"),
     ("models:pair --json=absent/a.json", "there is no directory absent"),
-    ("models:pair --seeds=3", "--seeds=3 needs other parameters for each seed"),
+    (
+      "models:pair --seeds=3",
+      "--seeds=3 needs different parameters for each seed",
+    ),
     ("models:pair --seeds=3", "an argument named key, seed or rngs"),
     ("models:pair --input=absent.npz", "there is no such file"),
-    ("models:pair --input=models.npy", "holds no plain arrays"),
-    ("models:pair --kwargs=train", "is not name=literal; wanted such as"),
-    ("models:pair --kwargs=x=f(1)", "is not name=literal; wanted such as"),
-    ("models:pair --kwargs=**{}", "is not name=literal; wanted such as"),
+    ("models:pair --input=models.npy", "does not hold plain arrays"),
+    ("models:pair --kwargs=train", "is not of the form name=literal; expected"),
+    (
+      "models:pair --kwargs=x=f(1)",
+      "is not of the form name=literal; expected",
+    ),
+    ("models:pair --kwargs=**{}", "is not of the form name=literal; expected"),
   ],
 )
 def test_a_mistake_is_named_on_one_line(call, words, error):
@@ -329,7 +341,10 @@ def test_inputs_follow_their_law():
   coins = _inputs.draw(key, _inputs.parse("i32[64]"))
   assert set(coins.tolist()) == {0, 1}
   assert _inputs.draw(key, _inputs.parse("bf16[]")).dtype == jnp.bfloat16
-  for text, message in (("[3]", "no shape"), (f"f32[{2**32 + 1}]", "16 GiB")):
+  for text, message in (
+    ("[3]", "not a shape"),
+    (f"f32[{2**32 + 1}]", "16 GiB"),
+  ):
     with pytest.raises(CallError, match=message):
       _inputs.parse(text)
   assert _inputs.parse(f"f32[{2**32}]").shape == (2**32,)

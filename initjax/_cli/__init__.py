@@ -90,18 +90,30 @@ def _flags() -> flags.FlagValues:
   """Flags of our own: the model's module may define some of the same name."""
   values = flags.FlagValues()
   values.set_gnu_getopt(True)
-  flags.DEFINE_multi_string("input", [], "Shape of an input.", values)
+  flags.DEFINE_multi_string(
+    "input", [], "Shape of an input, or a file.", values
+  )
   flags.DEFINE_integer(
-    "seeds", 1, "Draws of the parameters.", lower_bound=1, flag_values=values
+    "seeds",
+    1,
+    "How many draws of the parameters to judge.",
+    lower_bound=1,
+    flag_values=values,
   )
-  flags.DEFINE_multi_string("kwargs", [], "Of the model.", values)
+  flags.DEFINE_multi_string(
+    "kwargs", [], "Keyword arguments of the model.", values
+  )
   flags.DEFINE_enum(
-    "fail-on", "error", SEVERITIES, "Of exit code 1.", flag_values=values
+    "fail-on",
+    "error",
+    SEVERITIES,
+    "Lowest severity that gives exit code 1.",
+    flag_values=values,
   )
-  flags.DEFINE_string("json", None, "Where to write records.", values)
-  flags.DEFINE_string("html", None, "Where to write a page.", values)
+  flags.DEFINE_string("json", None, "File to write the records to.", values)
+  flags.DEFINE_string("html", None, "File to write the page to.", values)
   flags.DEFINE_boolean(
-    "help", False, "What there is.", flag_values=values, short_name="h"
+    "help", False, "Explain all of it.", flag_values=values, short_name="h"
   )
   flags.DEFINE_boolean("version", False, "Of what.", flag_values=values)
   return values

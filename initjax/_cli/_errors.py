@@ -10,8 +10,8 @@ _LIBRARIES = {"equinox", "etils", "flax", "haiku", "initjax", "jax", "jaxlib"}
 
 
 _FLAGS_OF_THE_MODEL = (
-  " Keyword arguments of the model go in --kwargs, such as "
-  "--kwargs train=False."
+  " Pass keyword arguments of the model in --kwargs, such as --kwargs "
+  "train=False."
 )
 
 

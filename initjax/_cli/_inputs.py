@@ -62,7 +62,7 @@ def _loaded(file: str) -> Iterator[jax.Array]:
     yield from map(jnp.asarray, arrays)
   except (ValueError, OSError, TypeError) as error:
     raise CallError(
-      f"--input {file!r} holds no plain arrays: {error}"
+      f"--input {file!r} does not hold plain arrays: {error}"
     ) from None
 
 
@@ -78,7 +78,8 @@ def keywords(texts: Sequence[str]) -> dict[str, Any]:
   found: dict[str, Any] = {}
   for text in texts:
     wrong = (
-      f"--kwargs {text!r} is not name=literal; wanted such as 'train=False'."
+      f"--kwargs {text!r} is not of the form name=literal; expected something "
+      "like 'train=False'."
     )
     try:
       call = ast.parse(f"f({text})", mode="eval").body
@@ -103,20 +104,23 @@ def parse(text: str) -> Input:
   match = _FORM.fullmatch(text.strip())
   if match is None:
     raise CallError(
-      f"--input {text!r} is no shape; wanted such as f32[8,28,28,1], "
-      "i32[8,128]:50257 for integers below 50257, or a file, batch.npy."
+      f"--input {text!r} is not a shape; expected something like "
+      "f32[8,28,28,1], i32[8,128]:50257 for integers below 50257, or a file, "
+      "batch.npy."
     )
   name, dims, high = match.groups()
   if name not in _DTYPES:
     raise CallError(
-      f"--input {text!r} has no known dtype; wanted {', '.join(_DTYPES)}."
+      f"--input {text!r} has an unknown dtype; expected one of "
+      f"{', '.join(_DTYPES)}."
     )
   dtype = jnp.dtype(_DTYPES[name])
   try:
     shape = tuple(int(dim) for dim in dims.split(",")) if dims.strip() else ()
   except ValueError:
     raise CallError(
-      f"--input {text!r} has an empty dimension; wanted such as f32[8,28]."
+      f"--input {text!r} has an empty dimension; expected something like "
+      "f32[8,28]."
     ) from None
   _check_drawable(text, dtype, shape, high)
   return Input(dtype, shape, int(high or 2))
@@ -130,18 +134,20 @@ def _check_drawable(
     raise CallError(f"--input {text!r} is empty; dimensions are at least 1.")
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
     raise CallError(
-      f"--input {text!r} needs 64 bits, which JAX has only with "
-      "JAX_ENABLE_X64=1 in the environment."
+      f"--input {text!r} needs 64 bits, which JAX supports only if "
+      "JAX_ENABLE_X64=1 is set in the environment."
     )
   if math.prod(shape) * dtype.itemsize > _MOST_BYTES:
     raise CallError(f"--input {text!r} is larger than 16 GiB.")
   if high is None:
     return
   if not jnp.issubdtype(dtype, jnp.integer):
-    raise CallError(f"--input {text!r}: only integers have a bound such as :9.")
+    raise CallError(
+      f"--input {text!r}: only integers can have a bound such as :9."
+    )
   if not 1 <= int(high) <= int(jnp.iinfo(dtype).max):
     raise CallError(
-      f"--input {text!r}: the bound of {dtype} is from 1 to "
+      f"--input {text!r}: the bound of {dtype} must be between 1 and "
       f"{jnp.iinfo(dtype).max}."
     )
 

@@ -15,8 +15,8 @@ from initjax._cli._errors import CallError
 from initjax.graph import functional, is_model, is_unbound
 
 _WANTED = (
-  "wanted a linen, NNX or Equinox module, a pair (fn, params), or a function "
-  "or class that returns one of these"
+  "expected a linen, NNX or Equinox module, a pair (fn, params), or a "
+  "function or class that returns one of these"
 )
 
 
@@ -44,13 +44,13 @@ def load(path: str) -> Any:
   if name.endswith(".py"):
     module = os.path.normpath(name)[:-3].replace(os.sep, ".")
     raise CallError(
-      f"{path!r} names a file; wanted a module: {module}:{attribute or 'f'}."
+      f"{path!r} names a file; expected a module: {module}:{attribute or 'f'}."
     )
   if not all(
     part.isidentifier() for part in (name + "." + attribute).split(".")
   ):
     raise CallError(
-      f"{path!r} names no object; wanted PACKAGE.MODULE:OBJECT, such as "
+      f"{path!r} names no object; expected PACKAGE.MODULE:OBJECT, such as "
       "my_models.mlp:model."
     )
   found = _import(name)
@@ -99,8 +99,8 @@ def build(
     return first
   if not first.seeded:
     raise CallError(
-      f"--seeds={seeds} needs other parameters for each seed, and {path!r} "
-      "has one set; wanted a linen module, or a function or class with an "
+      f"--seeds={seeds} needs different parameters for each seed, but {path!r} "
+      "has one set; expected a linen module, or a function or class with an "
       "argument named key, seed or rngs."
     )
   others = [draw(seed) for seed in range(1, seeds)]
@@ -112,7 +112,7 @@ def _stack(models: Sequence[Model]) -> Any:
   leaves = [jax.tree.leaves(model.params) for model in models]
   shapes = [[jnp.shape(leaf) for leaf in each] for each in leaves]
   if any(each != shapes[0] for each in shapes):
-    raise CallError("parameters of different seeds have different shapes.")
+    raise CallError("the parameters of different seeds have different shapes.")
   stacked = [jnp.stack(each) for each in zip(*leaves, strict=True)]
   return jax.tree.unflatten(jax.tree.structure(models[0].params), stacked)
 
@@ -197,8 +197,8 @@ def _makers(path: str, function: Any) -> dict[str, Callable[[int], Any]]:
   ]
   if unknown:
     raise CallError(
-      f"{path!r} needs arguments {', '.join(unknown)}; wanted a function or "
-      "class that needs none but key, seed or rngs."
+      f"{path!r} needs arguments {', '.join(unknown)}; expected a function or "
+      "class whose only required arguments are key, seed or rngs."
     )
   return {name: _MAKERS[name] for name in named if name in _MAKERS}
 

@@ -162,7 +162,8 @@ def explain(
     return in_time(direction, growth, shape.paths)
   if layer is None:
     silent = (
-      "No known activation feeds these operations, so theory cannot explain it."
+      "No known activation feeds these operations, so theory cannot explain "
+      "this."
     )
     shows = "initjax.signal_graph(fn, params, *inputs) shows what feeds each"
     return silent, fix("", shows)
@@ -177,8 +178,9 @@ def explain(
     )
   elif direction == "forward" and layer.length_slope > 1:
     cause = (
-      f"{layer.name} keeps unit variance at these weights, but any deviation "
-      f"grows, by a factor of {layer.length_slope:.3f} per layer."
+      f"With these weights {layer.name} keeps unit variance, but any "
+      f"deviation from it grows by a factor of {layer.length_slope:.3f} per "
+      "layer."
     )
   elif direction == "backward" and abs(expected - growth) < abs(growth) / 2:
     verb = "explodes" if expected > 0 else "vanishes"
@@ -202,7 +204,9 @@ def _mended(layer: TypicalLayer, shape: Shape) -> str:
   if drift < _SHORT and layer.length_slope <= 1:
     return initializer("activation_scaling", _written(layer.name), layer.op)
   if layer.name in _CRITICAL_AT_ONE:
-    chaos = f"variance 1/fan_in is the edge of chaos of {layer.name}; or"
+    chaos = (
+      f"a variance of 1/fan_in puts {layer.name} at the edge of chaos; or use"
+    )
     return initializer(
       "lecun_normal", "", layer.op, f"{chaos} {shape.remedies}"
     )

@@ -58,8 +58,9 @@ def _of_group(group: Duplicates, still: Collection[str]) -> Verdict:
     words.append(f"equal up to a factor to {named(group.scaled)}")
   if group.correlated:
     words.append(
-      f"made of the same random numbers as {named(group.correlated)} (their "
-      f"first entries have ranks of correlation {group.correlation:.2f})"
+      f"made of the same random numbers as {named(group.correlated)} (the "
+      "ranks of their first entries have a correlation of "
+      f"{group.correlation:.2f})"
     )
   said = ", and ".join(words)
   cause = _cause_of(group, still)
@@ -88,8 +89,8 @@ _FLAX_2157 = _Cause(
 )
 _TEACHER = _Cause(
   "note",
-  "a copy that gets no gradient, or is named as one, such as a teacher or a "
-  "target network.",
+  "a copy that gets no gradient, or that its name says is a copy, such as a "
+  "teacher or a target network.",
   fix("", "ignore this if the copy is intended"),
 )
 _ONE_KEY = _Cause(

@@ -33,12 +33,12 @@ def check_embeddings(found: RowStatistics) -> Iterator[Verdict]:
         "small embedding",
         "note",
         row.op.path,
-        f"Entries of its rows have the root mean square {rms:.2g}, and nothing "
-        f"normalizes them: {reader} reads them as they are, where theory and "
-        "initializers expect about 1.",
+        f"The entries of its rows have a root mean square of {rms:.2g}, and "
+        f"nothing normalizes them: {reader} reads them as they are, although "
+        "theory and initializers expect about 1.",
         fix(
           "embedding_init=jax.nn.initializers.normal(1.0)",
-          "or a normalization (nn.LayerNorm) of what is looked up",
+          "or normalize the rows that are looked up (nn.LayerNorm)",
         ),
         (at, *readers),
       )

@@ -60,7 +60,11 @@ def together(found: list[Verdict]) -> list[Verdict]:
     groups.setdefault((verdict.severity, verdict.fix), []).append(verdict)
   merged = []
   for first, *others in groups.values():
-    more = f" So with {named([v.path for v in others])}." if others else ""
+    more = (
+      f" The same holds for {named([v.path for v in others])}."
+      if others
+      else ""
+    )
     merged.append(first._replace(message=first.message + more))
   return merged
 

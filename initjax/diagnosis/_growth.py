@@ -132,10 +132,10 @@ def _slow_drift(
     f"slow drift of the {noun}",
     "warning",
     observed.found.rows[chain.rows[0]].op.path,
-    f"The {noun} changes by 2^{total:+.1f} over {chain.length} operations "
-    f"beyond what chance explains ({abs(drift.sigmas):.1f} standard "
-    f"deviations), so {_ASSERTIONS[noun]} fails. A change this small seldom "
-    f"does harm. {cause}",
+    f"The {noun} changes by a factor of 2^{total:+.1f} over {chain.length} "
+    f"operations beyond what chance explains ({abs(drift.sigmas):.1f} "
+    f"standard deviations), so {_ASSERTIONS[noun]} fails. A change this small "
+    f"seldom does harm. {cause}",
     mended,
     chain.rows,
   )

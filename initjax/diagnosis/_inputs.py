@@ -188,8 +188,8 @@ def _constant(facts: list[Facts]) -> Verdict | None:
     "constant input",
     "warning",
     "",
-    f"All entries of the input are {value:g}, so every sample is the same: "
-    "nothing is said of samples that look alike.",
+    f"All entries of the input are {value:g}, so every sample is the same, "
+    "and the check for samples that look alike is skipped.",
     _SAMPLES,
   )
 
@@ -203,8 +203,8 @@ def _repeated(facts: list[Facts]) -> Verdict | None:
     "repeated sample",
     "warning",
     "",
-    f"All {min(lengths)} samples of the input are equal: nothing is said of "
-    "samples that look alike.",
+    f"All {min(lengths)} samples of the input are equal, so the check for "
+    "samples that look alike is skipped.",
     _SAMPLES,
   )
 
@@ -219,14 +219,14 @@ def _parallel(facts: list[Facts]) -> Verdict | None:
     "input of rank one",
     "warning",
     "",
-    "All samples of the input are multiples of one of them, to "
-    f"{_PARALLEL:.0%}: nothing is said of samples that look alike.",
+    f"To within {_PARALLEL:.0%}, all samples of the input are multiples of "
+    "one of them, so the check for samples that look alike is skipped.",
     _SAMPLES,
   )
 
 
 _SAMPLES = fix(
-  "", "give a batch as in training, or independent N(0, 1) numbers"
+  "", "pass a batch like those used in training, or independent N(0, 1) numbers"
 )
 
 
@@ -242,9 +242,10 @@ def _one_sample(observed: Observed) -> Iterator[Verdict]:
       "one sample",
       "note",
       "",
-      "The input is one sample: nothing is said of samples that look alike, "
-      "and half of all rectified units are off on it by chance.",
-      fix("", "give a batch as in training, if there is one"),
+      "The input is a single sample, so the check for samples that look "
+      "alike is skipped. On one sample, half of all rectified units are off "
+      "by chance.",
+      fix("", "pass a batch like those used in training, if there is one"),
     )
 
 
@@ -269,7 +270,7 @@ def _unscaled(observed: Observed, facts: list[Facts]) -> Iterator[Verdict]:
         "warning",
         "",
         f"The input{_which(found, facts)} looks like bytes from 0 to 255, and "
-        f"reaches {row.op.path} at a root mean square of about {size:.0f}, "
+        f"reaches {row.op.path} with a root mean square of about {size:.0f}, "
         "where about 1 is usual.",
         fix("x = x.astype(jnp.float32) / 127.5 - 1", "before the model"),
         (index,),

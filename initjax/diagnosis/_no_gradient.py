@@ -87,19 +87,19 @@ _STOPPED, _NOWHERE, _UNREACHED = "stop_gradient", "no way", "no sample"
 _NOT_RUN = "not run"  # the rows say so
 _CAUSES = {
   _STOPPED: (
-    "Some parameters get no gradient, because a stop_gradient is in its way",
+    "Some parameters get no gradient, because a stop_gradient blocks it",
     "ignore this if they are frozen on purpose, as a teacher or a target "
-    "network is; else remove jax.lax.stop_gradient",
+    "network is; otherwise remove jax.lax.stop_gradient",
   ),
   _NOWHERE: (
     "Some parameters get no gradient, because what they compute reaches no "
-    "output, or through rounding, a comparison or argmax alone",
-    "use what they compute, or remove them; auxiliary outputs get no gradient",
+    "output, or reaches it only through rounding, a comparison or argmax",
+    "use what they compute, or remove them; auxiliary outputs have no gradient",
   ),
   _UNREACHED: (
     "Some parameters get no gradient, because no sample of this batch reached "
     "these experts",
-    "a larger batch, or a router that balances its experts",
+    "use a larger batch, or a router that balances its experts",
   ),
 }
 """What is said of each, and what helps."""
@@ -175,14 +175,15 @@ def _without_gradient(observed: Observed, paths: Sequence[str]) -> Verdict:
     "no gradient",
     "error" if matrices else "warning",
     paths[0],
-    "Some parameters get no gradient on this batch, also after the others "
-    f"move: {named(paths)}. {cause}",
+    "Some parameters get no gradient on this batch, even after the others "
+    f"have moved: {named(paths)}. {cause}",
     mended,
   )
 
 
 _OFF = (
-  "Units that are off on all samples cause this, or a function of zero slope."
+  "Units that are off on all samples, or a function with zero slope, cause "
+  "this."
 )
 _REACH = fix(
   "bias_init=initjax.initializers.zeros",

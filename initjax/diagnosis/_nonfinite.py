@@ -116,13 +116,12 @@ def _beyond(seen: _Seen, origin: Origin) -> Verdict:
     "ids beyond the vocabulary",
     "error",
     seen.path,
-    f"{seen.words}. A look-up meets the index {wrong:.0f} in a table of "
-    f"{size:.0f} entries, and jnp.take fills in NaN there"
-    f"{_where(origin)}.",
+    f"{seen.words}. A look-up asks for index {wrong:.0f} in a table of "
+    f"{size:.0f} entries, where jnp.take returns NaN{_where(origin)}.",
     fix(
       f"assert ids.max() < {size:.0f}",
-      "or a larger table: the number of embeddings is that of the tokenizer, "
-      "padding and special tokens included",
+      "or use a larger table: it needs a row for each token of the "
+      "tokenizer, including padding and special tokens",
     ),
     seen.rows,
   )
@@ -131,12 +130,12 @@ def _beyond(seen: _Seen, origin: Origin) -> Verdict:
 def _at_pole(seen: _Seen, origin: Origin) -> Verdict:
   """NaN that the range of no dtype makes, nor any initializer mends."""
   direction = "backward" if origin.in_gradient else "forward"
-  going = "in the gradient" if origin.in_gradient else "going forward"
+  going = "in the gradient" if origin.in_gradient else "in the forward pass"
   kind = "NaN" if math.isnan(origin.result) else "infinity"
   words = [f"{seen.words}. The first {kind} arises {going}: {_said(origin)}."]
   before = origin.before
   if before is not None and before.equation is not None:
-    words.append(f"The infinity comes of {_said(before)}.")
+    words.append(f"The infinity comes from {_said(before)}.")
   if before is not None and before.equation is None:
     words.append("The infinity is a constant of the model, such as a mask.")
   return Verdict(
@@ -180,18 +179,18 @@ def _fix_of(origin: Origin) -> str:
   if origin.root.equation is None:
     return fix(
       "mask_value = jnp.finfo(x.dtype).min",
-      "instead of -jnp.inf, since a row may be masked as a whole; or "
+      "instead of -jnp.inf, since a whole row may be masked; or "
       "jax.nn.softmax(x, where=mask)",
     )
   if origin.in_gradient:
     return fix(
       "safe = jnp.where(x > 0, x, 1.0); y = jnp.where(x > 0, f(safe), 0.0)",
-      "both of them: around the result alone, jnp.where leaves 0 × ∞ in the "
-      "gradient. Or keep away from the pole: jnp.sqrt(x + 1e-12), "
+      "both are needed: a jnp.where around the result alone leaves 0 × ∞ in "
+      "the gradient. Or stay away from the pole: jnp.sqrt(x + 1e-12), "
       "jnp.log(x + 1e-12)",
     )
   return fix(
     "",
-    "keep away from the pole before the function is applied: x / (norm + "
+    "stay away from the pole before applying the function: x / (norm + "
     "1e-6), jnp.log(jnp.maximum(x, 1e-12)), jnp.sqrt(jnp.maximum(x, 0.0))",
   )

@@ -124,6 +124,6 @@ def _check_draws(params: Any, draws: int | None) -> None:
     if draws is not None and jnp.shape(leaf)[:1] != (draws,):
       raise ValueError(
         f"draws={draws} needs a leading axis of that length on every leaf of "
-        f"params; {path} has shape {jnp.shape(leaf)}. "
-        "Stack several draws, or give init=, a function of a key."
+        f"params; {path} has shape {jnp.shape(leaf)}. Stack several draws, or "
+        "pass init=, a function of a key."
       )

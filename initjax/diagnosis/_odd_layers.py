@@ -40,11 +40,11 @@ def _message(group: list[Innovation], rows: tuple[Row, ...]) -> str:
   start, end = "One layer is unlike its neighbours.", ""
   if len(group) > 1:
     start = "Some layers are unlike their neighbours."
-    end = " They follow each other, and may cancel."
+    end = " They are consecutive, and their effects may cancel."
   return (
     f"{start} Beyond what the others do, {told}.{end} That is far beyond "
-    f"{group[0].law}: less than once in 10^{-math.log10(likely):.0f} healthy "
-    "models."
+    f"{group[0].law}: it would happen less than once in "
+    f"10^{-math.log10(likely):.0f} healthy models."
   )
 
 
@@ -64,6 +64,6 @@ def _fix(group: list[Innovation]) -> str:
   bits = next(iter(group[0].bits.values()))
   return fix(
     "",
-    f"multiply its kernel by {2 ** (-bits / 2):.2g}, or draw it as its "
-    "neighbours are; or take away a scale factor beside it",
+    f"multiply its kernel by {2 ** (-bits / 2):.2g}, or draw it like its "
+    "neighbours; or remove a scale factor beside it",
   )

@@ -64,15 +64,15 @@ def symmetric_units(
   if not twins or not is_finite(kernel.leaf):
     return
   alike = all(has_equal_rows(k.leaf, k.ins) for k in after)
-  future = "differ only once the weights that read them set them apart."
+  future = "will differ only once the weights that read them set them apart."
   if alike:
-    future = "get the same gradient and stay equal forever."
+    future = "get the same gradient, so they stay equal forever."
   yield Verdict(
     "symmetric units",
     "error" if alike else "warning",
     kernel.op.path,
-    f"{twins} of its {units} columns repeat another: these units compute the "
-    f"same and {future} A constant initializer causes this.",
+    f"{twins} of its {units} columns are copies of another: these units "
+    f"compute the same thing and {future} A constant initializer causes this.",
     fix(
       "kernel_init=initjax.initializers.he_normal()",
       "or any other random initializer",
@@ -117,10 +117,11 @@ def wrong_fan(kernel: KernelLeaf) -> Iterator[Verdict]:
         "wrong fan",
         "error" if abs(math.log2(off)) > 2 else "warning",
         op.path,
-        f"Its fan was read off its shape, {shape}, and is not the true one: "
-        f"its variance is {scales[rule]:.3g}/{assumed}, as if {assumed} terms "
-        f"were summed, where the operation sums {op.fan_in:g}. The variance of "
-        f"its output is {off:.3g} times what was intended.",
+        f"Its initializer read its fan off its shape, {shape}, and that is "
+        f"not the true fan: its variance is {scales[rule]:.3g}/{assumed}, as "
+        f"if {assumed} terms were summed, but the operation sums "
+        f"{op.fan_in:g}. The variance of its output is {off:.3g} times what "
+        "was intended.",
         _fan_fix(kernel, rule, scales[rule], assumed),
       )
       return
@@ -181,23 +182,25 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       "unused parameters",
       "warning",
       idle[0],
-      f"They never meet the data, so their gradient is zero: {named(idle)}.",
+      "They are never applied to the data, so their gradient is zero: "
+      f"{named(idle)}.",
       fix("", "remove them, or use them in the forward pass"),
     )
   constants = [op for op in graph.ops if op.origin == "constant"]
   closed = [op for op in constants if op.axes.free]  # else it is no layer's
   if closed:
-    op = closed[0]
+    op, it = closed[0], "them" if len(closed) > 1 else "it"
     yield Verdict(
       "constant kernel",
       "warning",
       "",
       f"{len(closed)} kernel{'s' * (len(closed) > 1)} will not be trained, "
-      "being constants that the function closes over (fan_in "
-      f"{op.fan_in:g}, output {list(op.shape)}).",
+      f"because the function closes over {it} instead of taking {it} as an "
+      f"argument (fan_in {op.fan_in:g}, output {list(op.shape)}).",
       fix(
         "fn, params = initjax.functional(module)",
-        "for NNX and Equinox; else make them an argument: fn(params, *inputs)",
+        f"for NNX and Equinox; otherwise make {it} an argument: "
+        "fn(params, *inputs)",
       ),
     )
 
@@ -209,10 +212,12 @@ def missed(graph: SignalGraph) -> Iterator[Verdict]:
       "not followed",
       "note",
       next(iter(graph.not_followed)),
-      f"{not_followed(graph.not_followed)}. It is not judged.",
+      f"{not_followed(graph.not_followed)}. What is not followed is not "
+      "judged.",
       fix(
         "",
-        "written as a matrix product, a convolution or a look-up, it would be",
+        "to have it judged, write it as a matrix product, a convolution or a "
+        "look-up",
       ),
     )
 
@@ -225,7 +230,7 @@ def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
       "note",
       "",
       without_detail(graph),
-      fix("", "the same model on one device shows them"),
+      fix("", "run the same model on one device to see them"),
     )
   if graph.opaque:
     yield Verdict(
@@ -234,7 +239,7 @@ def not_entered(graph: SignalGraph) -> Iterator[Verdict]:
       "",
       "The linear operations inside could not be read, and are not judged: "
       f"{named(graph.opaque)}.",
-      fix("", "a plain JAX function in its place can be read"),
+      fix("", "replace the call with a plain JAX function, which can be read"),
     )
 
 
@@ -244,6 +249,6 @@ def without_detail(graph: SignalGraph) -> str:
   if not shards:
     return ""
   return (
-    f"Inside a shard_map sizes alone are measured, of {shards} operations: "
-    "nothing is said of dead units, saturation and samples that look alike."
+    f"Inside a shard_map, only sizes are measured ({shards} operations): dead "
+    "units, saturation and samples that look alike are not checked."
   )

@@ -253,4 +253,4 @@ def _reason(graph: SignalGraph, links: Links, at: int) -> str:
     return "what reads it is not followed"
   if not links.before[at]:
     return "what feeds it is not followed"
-  return "neither in a chain of operations nor in one of several like blocks"
+  return "neither in a chain of operations nor in one of several similar blocks"

@@ -21,16 +21,16 @@ def in_time(
   cause = (
     "These are time steps of one recurrence, which multiplies the "
     f"{'gradient' if direction == 'backward' else 'signal'} by the same "
-    "kernels each time."
+    "kernels at every step."
   )
   gate = _gate(paths) if growth < 0 else None
   if gate is not None:
     line, cell, name = gate
     cause += (
-      f" Its {name} gate is half open at birth, so that a {cell} forgets half "
-      "of its state at each step."
+      f" Its {name} gate is half open at initialization, so that the {cell} "
+      "forgets half of its state at each step."
     )
-    return cause, fix(line, "a gate that is open at first remembers more steps")
+    return cause, fix(line, "a gate that starts open remembers more steps")
   return cause, fix(
     "recurrent_kernel_init=initjax.initializers.orthogonal()",
     "or fewer time steps, or a gated cell (nn.GRUCell, nn.OptimizedLSTMCell)",

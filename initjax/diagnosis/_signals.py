@@ -57,8 +57,8 @@ def range_fix(dtype: np.dtype, *, overflow: bool) -> str:
     )
   return fix(
     "",
-    "use weights that keep the gradient's size (see the other verdicts); only "
-    "float64 reaches further down than this dtype",
+    "use weights that keep the gradient's size (see the other verdicts); "
+    "only float64 can hold smaller numbers",
   )
 
 
@@ -88,8 +88,8 @@ def zeros(
     f"{NOUNS[direction]} underflows to zero",
     "error",
     first.op.path,
-    f"Exactly 0 from {row_name(first)} on; it was 2^{before:.0f} before, and "
-    f"{dtype} holds nothing below 2^{smallest:.0f}.",
+    f"It is exactly 0 from {row_name(first)} on. Before that it was "
+    f"2^{before:.0f}, and {dtype} holds nothing below 2^{smallest:.0f}.",
     range_fix(dtype, overflow=False),
     tuple(lost),
   )
@@ -109,10 +109,10 @@ def _cut_off(
     f"{NOUNS[direction]} is cut off",
     "note" if meant else "warning",
     first.op.path,
-    f"Exactly 0 in {_count(lost)}, from {row_name(first)} on, and not by "
-    "rounding. Possible causes: a kernel of zeros (residual branches often "
-    "start with one), units that are all dead, a stop_gradient, or a function "
-    "with zero slope.",
+    f"It is exactly 0 in {_count(lost)}, from {row_name(first)} on, and not "
+    "because of rounding. Possible causes: a kernel of zeros (residual "
+    "branches often start with one), units that are all dead, a "
+    "stop_gradient, or a function with zero slope.",
     fix(
       "kernel_init=initjax.initializers.he_normal()",
       "ignore this for a residual branch initialized to zero on purpose",
@@ -189,7 +189,8 @@ def saturated(found: RowStatistics) -> Iterator[Verdict]:
       found.rows[rows[0]].op.path,
       f"The {name} that feeds it is saturated in {_count(rows)}, because its "
       "inputs are too large: almost no gradient passes. Its mean slope is "
-      f"{slopes[rows[0]]:.2g}, of at most {_STEEPEST[name]:.2g}.",
+      f"{slopes[rows[0]]:.2g}, where {_STEEPEST[name]:.2g} is the largest "
+      "possible.",
       fix(
         "kernel_init=initjax.initializers.xavier_normal()",
         "or inputs of unit variance, or normalization before it",

@@ -22,23 +22,23 @@ def why_dead(found: RowStatistics, leaves: Leaves, at: int) -> tuple[str, str]:
   sizes = found.forward.log2_second_moment[sources]
   if (sizes < _LOST).any():
     return (
-      f"The signal there is as small as 2^{sizes.min() / 2:.0f}, so that it is "
-      "lost in rounding: see what is said of the signal's size.",
+      f"The signal there is as small as 2^{sizes.min() / 2:.0f}, so that it "
+      "is lost in rounding: see the verdict on the signal's size.",
       fix("kernel_init=initjax.initializers.he_normal()", ""),
     )
   if biased:
     return (
-      "Biases far below zero, or a step with too large a learning rate, cause "
-      "this.",
+      "Biases far below zero cause this, and so does a step with too large a "
+      "learning rate.",
       fix(
         "bias_init=initjax.initializers.zeros",
         "or a smaller learning rate, or jax.nn.leaky_relu or jax.nn.elu",
       ),
     )
   return (
-    "No bias is the cause: samples share a part of what feeds these units that "
-    "is larger than what differs between them.",
-    fix("", "inputs of zero mean, normalization, or jax.nn.leaky_relu"),
+    "No bias is the cause: what all samples share in the inputs of these "
+    "units is larger than what differs between them.",
+    fix("", "use inputs of zero mean, normalization, or jax.nn.leaky_relu"),
   )
 
 
@@ -64,8 +64,8 @@ def why_alike(found: RowStatistics, leaves: Leaves) -> tuple[str, str]:
       f"{shared}.",
       fix(
         "",
-        "inputs of zero mean and unit variance; smaller tokens, positions and "
-        "biases",
+        "use inputs of zero mean and unit variance, and smaller tokens, "
+        "positions and biases",
       ),
     )
   return (
@@ -75,8 +75,8 @@ def why_alike(found: RowStatistics, leaves: Leaves) -> tuple[str, str]:
     "what is there.",
     fix(
       "kernel_init=initjax.initializers.lecun_normal()",
-      "so that a branch adds as much as it reads; ignore this if the model is "
-      "trained from this start on purpose",
+      "so that a branch adds as much as it reads; ignore this if such a "
+      "start is intended",
     ),
   )
 

@@ -121,11 +121,20 @@ def _forward(
   state.values.update(zip(segment.outvars, outputs, strict=True))
   if moving or not state.ops.keys().isdisjoint(segment.sites.values()):
     state.moving.update(v for v in segment.outvars if is_float(v.aval))
-  # Of another segment of this kind, the sites have other numbers.
-  found = jax.tree.unflatten(jax.tree.structure(blanks), jax.tree.leaves(seen))
+  found = {own: _renumbered(one, blanks[own]) for own, one in seen.items()}
   for own in _handing_out(state, segment):
     found[own] = _summed(state, state.ops[segment.sites[own]], found[own])
   return {segment.sites[own]: one for own, one in found.items()}
+
+
+def _renumbered(seen: Seen, blank: Seen) -> Seen:
+  """What a site has seen, with its own numbers: its program may be another's.
+
+  Programs are shared by segments of a kind, whose operations have others.
+  """
+  slopes = [slope for _, slope in sorted(seen.slopes.items())]
+  own = sorted(blank.slopes)
+  return seen._replace(slopes=dict(zip(own, slopes, strict=True)))
 
 
 def _handing_out(state: _State, segment: Segment) -> list[Site]:

@@ -38,7 +38,8 @@ def differentiable(outputs: Any) -> list[jax.Array]:
     kinds = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
     raise ValueError(
       f"measure needs an output that can be differentiated; got {kinds}. "
-      "Return the logits or the loss, and has_aux=True for what comes beside."
+      "Return the logits or the loss; for other outputs beside them, return "
+      "(outputs, aux) and set has_aux=True."
     )
   return found
 
@@ -52,7 +53,7 @@ def cotangent_of(
     wanted = [leaf.shape for leaf in outputs]
     if [leaf.shape for leaf in given] != wanted:
       raise ValueError(
-        f"cotangent must have the shapes of the outputs, {wanted}; got "
+        f"cotangent must have the same shapes as the outputs, {wanted}; got "
         f"{[leaf.shape for leaf in given]}."
       )
     return [

@@ -207,5 +207,5 @@ def _check_finite(log2_mean: jax.Array) -> None:
     return
   raise ValueError(
     "the Jacobian holds NaN or infinities, so it has no singular values; "
-    "initjax.diagnose(fn, params, x) shows where they arise."
+    "initjax.diagnose(fn, params, x) shows where these arise."
   )

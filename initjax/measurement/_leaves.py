@@ -51,8 +51,8 @@ def check_arrays(tree: Any) -> None:
   for path, leaf in leaves_by_path(tree).items():
     if isinstance(leaf, jax.ShapeDtypeStruct):
       raise TypeError(
-        f"wanted arrays, got {leaf} at {path}; draw parameters first, by "
-        "model.init or init_variables, and pass inputs themselves."
+        f"expected arrays, got {leaf} at {path}; initialize the parameters "
+        "first, with model.init or init_variables, and pass actual inputs."
       )
 
 

@@ -79,16 +79,17 @@ def checked_input(inputs: tuple[Any, ...]) -> jax.Array:
   if len(leaves) != 1 or isinstance(leaves[0], str | bytes):
     given = ", ".join(map(type_of, inputs)) or "none"
     raise ValueError(
-      f"x must be one array; got {given}. Close over what else the "
-      "model takes: lambda params, x: model(params, x, mask)."
+      f"x must be one array; got {given}. Close over the other inputs of the "
+      "model: lambda params, x: model(params, x, mask)."
     )
   x = jnp.asarray(leaves[0])
   if x.size == 0:
-    raise ValueError(f"x holds no sample; got {x.dtype}{list(x.shape)}.")
+    raise ValueError(f"x is empty; got {x.dtype}{list(x.shape)}.")
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise ValueError(
-      "x must hold real floating numbers, by which to differentiate; got "
-      f"{x.dtype}{list(x.shape)}. For token ids, pass what their embedding is."
+      "x must hold real floating-point numbers, so that outputs can be "
+      f"differentiated with respect to it; got {x.dtype}{list(x.shape)}. For "
+      "token ids, pass their embeddings instead."
     )
   return x
 
@@ -99,8 +100,9 @@ def _real_outputs(outputs: Any) -> list[jax.Array]:
   kinds = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
   if not found or any(jnp.iscomplexobj(leaf) for leaf in found):
     raise ValueError(
-      "fn must return real floating numbers, to be differentiated; got "
-      f"{kinds}. Return the logits, or the real and imaginary parts."
+      "fn must return real floating-point numbers, which can be "
+      f"differentiated; got {kinds}. Return the logits, or the real and "
+      "imaginary parts."
     )
   return found
 

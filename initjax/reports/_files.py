@@ -117,8 +117,8 @@ def check_free(path: epath.PathLike) -> None:
   """Raises FileExistsError if there is something at `path`."""
   if epath.Path(path).exists():
     raise FileExistsError(
-      f"{os.fspath(path)} exists, and reports never write over a file; "
-      "choose another path, or remove it first."
+      f"{os.fspath(path)} already exists, and reports never overwrite a file; "
+      "choose another path, or remove the file first."
     )
 
 

@@ -15,12 +15,15 @@ SEVERITIES = ("error", "warning", "note")
 MARKS = {"error": "✗", "warning": "!", "note": "·", "": ""}
 """What stands before a row, by the worst severity of its verdicts."""
 
-NOT_JUDGED = "not judged: initjax.diagnose says what is wrong, if anything is"
+NOT_JUDGED = (
+  "not judged: use initjax.diagnose to learn what is wrong, if anything is"
+)
 NOTHING_SEEN = (
-  "nothing to judge: no linear operation of a parameter was found. Pass "
-  "(fn, params, *inputs): a function of parameters and inputs, such as "
-  "model.apply, and the parameters themselves, not closed over. For an NNX or "
-  "Equinox module: fn, params = initjax.functional(module)."
+  "nothing to judge: no linear operation of a parameter was found. Pass (fn, "
+  "params, *inputs): a function of parameters and inputs, such as "
+  "model.apply, and the parameters themselves as an argument, not closed "
+  "over. For an NNX or Equinox module: fn, params = "
+  "initjax.functional(module)."
 )
 _MOST = 4  # parameters that are listed
 NOTHING_RAN = (
@@ -253,7 +256,7 @@ def remarks(records: Sequence[Record]) -> list[str]:
   It does for want of a moment; each reason is given once.
   """
   padded = any(map(pads, records))
-  said = ["fans in brackets: without terms that are padding"] * padded
+  said = ["fans in brackets leave out padding"] * padded
   names = short_paths(record["path"] for record in records)
   found: dict[str, str] = {}
   for record in records:

@@ -214,7 +214,7 @@ def assert_symmetry_broken(
   >>> assert_symmetry_broken(model, constant, jax.numpy.ones((4, 8)))
   Traceback (most recent call last):
     ...
-  AssertionError: Symmetric units at 0: 7 of its 8 columns repeat another...
+  AssertionError: Symmetric units at 0: 7 of its 8 columns are copies...
 
   Reference: Goodfellow, Bengio and Courville 2016, §8.4.
   """
@@ -306,7 +306,7 @@ def _raise_findings(
   check_number("false_alarm", false_alarm, low=0, open_low=True)
   if false_alarm >= 1:
     raise ValueError(
-      f"false_alarm is a probability, below 1; got {false_alarm}."
+      f"false_alarm must be a probability below 1; got {false_alarm}."
     )
   if target is not None:
     check_number("target", target, low=0, open_low=True)

@@ -92,10 +92,10 @@ def of_drift(
   noun = NOUNS[direction]
   return Finding(
     f"The {noun} is not stable: over {chain.length} operations its "
-    f"{_UNITS[direction]} drifts by {drift.per_layer:+.3g} ± {drift.error:.2g} "
-    f"per layer compared with a healthy {noun}. That is "
-    f"{abs(drift.sigmas):.1f} standard deviations of what chance does at these "
-    f"widths; {allowed:.2f} are allowed.\n{cause}",
+    f"{_UNITS[direction]} drifts by {drift.per_layer:+.3g} ± "
+    f"{drift.error:.2g} per layer compared with a healthy {noun}. That is "
+    f"{abs(drift.sigmas):.1f} standard deviations of what chance does at "
+    f"these widths, where {allowed:.2f} are allowed.\n{cause}",
     table_of(("operation", "measured", "healthy"), lines),
     fix,
   )

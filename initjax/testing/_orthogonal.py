@@ -79,7 +79,7 @@ def assert_orthogonal(
   if not chosen:
     missed = not_followed(graph.not_followed)
     raise ValueError(
-      "assert_orthogonal found no kernel to look at; the kernels are "
+      "assert_orthogonal found no kernel to check; the kernels are "
       f"{', '.join(kernel.op.path for kernel in every) or 'none'}."
       + f" {missed}."
       * bool(missed)
@@ -93,8 +93,8 @@ def assert_orthogonal(
   if lines:
     wanted = "s²" if scale is None else f"{scale**2:g}"
     message = (
-      f"{len(lines)} of {len(chosen)} kernels are not orthogonal: entries of "
-      f"WᵀW/{wanted} - 1 are as large as this."
+      f"{len(lines)} of {len(chosen)} kernels are not orthogonal. The largest "
+      f"entries of WᵀW/{wanted} - 1 are:"
     )
     fix = "kernel_init=initjax.initializers.orthogonal()"
     table = table_of(("kernel", "largest", "allowed"), lines)

@@ -44,7 +44,7 @@ def test_a_gate_is_named_with_the_line_that_opens_it():
   ):
     shape = Shape(30, in_time=True, paths=("params/cell/x/kernel", path))
     cause, fix = explain("backward", -1.2, None, shape)
-    assert "gate is half open at birth" in cause
+    assert "gate is half open at initialization" in cause
     assert fix.startswith(f'variables["params"]{line}')
     assert "normalization" not in cause + fix
   plain = Shape(30, in_time=True, paths=("w",))
@@ -100,7 +100,7 @@ def test_small_embeddings_are_said_where_nothing_normalizes_them():
   (found,) = check_embeddings(observe(plain, params, (ids,)).found)
   assert (found.kind, found.severity) == ("small embedding", "note")
   assert (found.path, found.rows) == ("rows", (0, 1))
-  assert "mean square 0.02," in found.message
+  assert "mean square of 0.02," in found.message
   assert not list(check_embeddings(observe(normed, params, (ids,)).found))
 
 

@@ -75,9 +75,9 @@ def test_every_kind_is_said_by_its_cause():
   assert dead.severity == "error"
   assert {other.severity for other in others} == {"warning"}
   stopped, aside, unreached = others
-  assert "also after the others move: lost/a, lost/b, u." in dead.message
+  assert "even after the others have moved: lost/a, lost/b, u." in dead.message
   assert "each hides the other's gradient" in dead.message
-  assert "stop_gradient is in its way: teacher." in stopped.message
+  assert "stop_gradient blocks it: teacher." in stopped.message
   assert aside.message.endswith("comparison or argmax alone: aside.")
   assert unreached.message.endswith("these experts: expert_2.")
 

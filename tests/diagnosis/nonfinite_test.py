@@ -119,5 +119,5 @@ def test_ids_beyond_the_vocabulary_explain_the_rest():
   params = two_layer_params(embed={"embedding": X[:8]})
   report = diagnose(model, params, np.arange(4, 9))
   assert kinds(report) == {"ids beyond the vocabulary": "error"}
-  assert "the index 8 in a table of 8" in report.verdicts[0].message
+  assert "asks for index 8 in a table of 8" in report.verdicts[0].message
   assert not diagnose(model, params, np.arange(3, 8)).verdicts

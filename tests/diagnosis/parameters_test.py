@@ -131,7 +131,7 @@ def test_one_key_for_two_shapes_is_found():
   found = verdict(report, "duplicate parameters")
   assert (found.severity, found.path) == ("warning", "in")
   assert "same random numbers as out (" in found.message
-  assert "correlation 1.00" in found.message
+  assert "correlation of 1.00" in found.message
 
 
 def test_rows_that_were_copied_are_a_note():

@@ -184,7 +184,7 @@ def test_tables_show_both_where_they_differ(width):
   assert "3136→3136 (256→256)" in text
   assert "576→576 (256→256)" in text
   assert "64→5 " in text
-  words = "fans in brackets: without terms that are padding"
+  words = "fans in brackets leave out padding"
   assert words in text
   assert words in report._repr_html_()
   row, *_ = report.to_records()

@@ -91,7 +91,7 @@ def assert_same_draws(actual, desired):
 
 
 def test_a_key_that_is_none_is_refused_in_one_sentence():
-  wanted = r"^wanted one key, such as jax\.random\.key\(0\); got"
+  wanted = r"^expected one key, such as jax\.random\.key\(0\); got"
   bad = (0, None, "k", np.zeros(3, np.uint32), jax.random.split(KEY))
   bad += (nnx.Rngs(0),)
   for name in set(CASES) - CONSTANT:
@@ -124,7 +124,7 @@ def test_what_is_no_shape_is_refused_with_a_reason():
   for bad in (None, "34", (3, None), (3.0, 4)):
     with pytest.raises(TypeError, match=r"a shape is .* integers; got"):
       init.he_normal()(KEY, bad)
-  with pytest.raises(TypeError, match=r"wanted one key, .*; got \(3, 4\)"):
+  with pytest.raises(TypeError, match=r"expected one key, .*; got \(3, 4\)"):
     init.he_normal()((3, 4), jnp.float32)  # as Haiku calls it
 
 

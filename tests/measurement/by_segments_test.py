@@ -10,7 +10,8 @@ import pytest
 from small_models import normal
 
 from initjax import _executables, _sharding
-from initjax.measurement import measure, measure_detail
+from initjax.measurement import _by_segments, measure, measure_detail
+from initjax.measurement._watch import Seen
 
 EPSILON = float(np.finfo(np.float32).eps)
 X = normal(6, 8)
@@ -117,6 +118,15 @@ def test_layers_that_are_equal_are_compiled_once():
   assert added(KERNELS[:7]) == 2 * 4 + 1
   assert added(KERNELS) == 0
   assert added([*KERNELS[:8], normal(8, 3)]) > 0
+
+
+def test_what_a_shared_program_has_seen_gets_the_numbers_of_its_own_site():
+  """A lone table has no signal, and so no detail."""
+  seen = Seen("tally", None, {(3, True): "later", (3, False): "first"})
+  blank = Seen("", 0.0, {(7, False): 0.0, (8, True): 0.0})
+  found = _by_segments._renumbered(seen, blank)
+  slopes = {(7, False): "first", (8, True): "later"}
+  assert found == Seen("tally", None, slopes)
 
 
 def test_losses_with_aux_and_sums_by_programs(monkeypatch):

@@ -359,7 +359,7 @@ ONES = np.ones(3, np.float32)
   [
     (jnp.multiply, np.arange(3), {}, r"x must hold real .* got int32\[3\]"),
     (jnp.multiply, ONES * 1j, {}, r"got complex64\[3\]"),
-    (jnp.multiply, ONES[:0], {}, r"x holds no sample; got float32\[0\]"),
+    (jnp.multiply, ONES[:0], {}, r"x is empty; got float32\[0\]"),
     (jnp.multiply, [1.0, 2.0], {}, "x must be one array; got list. Close over"),
     (lambda p, x: x.argmax(), ONES, {}, r"fn must return .* \['int32"),
     (lambda p, x: x * 1j, ONES, {}, r"\['complex64\[3\]'\]"),

@@ -211,7 +211,7 @@ def test_sharded_inputs_and_parameters_give_the_same_numbers():
   [
     (lambda p, x: jnp.argmax(x @ p), {},
      "an output that can be differentiated"),
-    (lambda p, x: x @ p, {"cotangent": X[:2]}, "the shapes of the outputs"),
+    (lambda p, x: x @ p, {"cotangent": X[:2]}, "same shapes as the outputs"),
   ],
 )  # fmt: skip
 def test_errors_say_what_is_wanted(fn, options, message):
@@ -223,7 +223,7 @@ def test_errors_say_what_is_wanted(fn, options, message):
 def test_shapes_alone_cannot_be_measured(verb):
   model = lambda p, x: x @ p["w"]
   array, shape = jnp.ones((3, 3)), jax.ShapeDtypeStruct((3, 3), jnp.float32)
-  with pytest.raises(TypeError, match=r"wanted arrays, got .* at w;"):
+  with pytest.raises(TypeError, match=r"expected arrays, got .* at w;"):
     verb(model, {"w": shape}, array)
-  with pytest.raises(TypeError, match=r"wanted arrays, got .* at 0;"):
+  with pytest.raises(TypeError, match=r"expected arrays, got .* at 0;"):
     verb(model, {"w": array}, shape)

@@ -153,7 +153,7 @@ def test_under_jit_and_from_shapes():
 
 UNKNOWN = jax.ShapeDtypeStruct((2,), jnp.float32)
 WRONG = [
-  ((0, Model(), X), {}, TypeError, "wanted one key"),
+  ((0, Model(), X), {}, TypeError, "expected one key"),
   ((KEY, 3), {}, TypeError, "must be a linen module"),
   ((KEY, Model(), X), {"keys": "x"}, ValueError, "keys"),
   ((KEY, Model().init, X), {"method": "short"}, ValueError, "linen modules on"),

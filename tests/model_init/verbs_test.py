@@ -55,7 +55,7 @@ BAD_KEYS = {
 @pytest.mark.parametrize("key", BAD_KEYS.values(), ids=BAD_KEYS)
 @pytest.mark.parametrize("verb", WITH_KEYS.values(), ids=WITH_KEYS)
 def test_what_is_no_key_is_refused_with_one_sentence(verb, key):
-  with pytest.raises(TypeError, match=r"^wanted one key, such as .*; got "):
+  with pytest.raises(TypeError, match=r"^expected one key, such as .*; got "):
     verb(key)
 
 

@@ -52,7 +52,7 @@ def test_what_json_cannot_hold_leaves_no_file(tmp_path):
 def test_nothing_is_written_over(tmp_path, write):
   path = tmp_path / "report"
   path.write_text("mine")
-  with pytest.raises(FileExistsError, match=r"report exists.*choose another"):
+  with pytest.raises(FileExistsError, match=r"already exists.*choose another"):
     write(path, "theirs")
   assert path.read_text() == "mine"
   assert names(tmp_path) == ["report"]

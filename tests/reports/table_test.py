@@ -137,7 +137,7 @@ def test_a_healthy_model_is_told_so():
 
 def test_a_model_that_nobody_judged_is_not_called_healthy():
   for rows, words in (
-    ([synthetic.record()], "not judged: initjax.diagnose says"),
+    ([synthetic.record()], "not judged: use initjax.diagnose"),
     ([], "nothing to judge: no linear operation"),
     ([synthetic.record(signal=None)], "nothing to judge: no sample"),
   ):
