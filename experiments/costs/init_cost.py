@@ -31,13 +31,13 @@ import jax.numpy as jnp
 
 import initjax
 from experiments.costs import timing
-from experiments.runtime.experiment import Experiment, Result, check, option
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """The model, the side of the large normal, and how many small draws."""
 
   depth: int = option(24, "Blocks.", low=1)
@@ -47,9 +47,6 @@ class Config:
   side: int = option(8192, "Of the large square normal.", low=1)
   rounds: int = option(7, "Of small draws; the median is taken.", low=1)
   draws: int = option(20, "Tens of each initializer in a round.", low=1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 class Block(nn.Module):

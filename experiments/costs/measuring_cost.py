@@ -30,13 +30,13 @@ import jax.numpy as jnp
 
 import initjax
 from experiments.costs import timing, torch_hooks
-from experiments.runtime.experiment import Experiment, Result, check, option
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to time."""
 
   depth: int = option(100, "Layers.", low=1)
@@ -44,9 +44,6 @@ class Config:
   batch: int = option(256, "Inputs.", low=1)
   runs: int = option(9, "Of which the median is taken.", low=1)
   graph_depth: int = option(300, "Layers of the graph that is read.", low=1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 def _layer(h: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -152,9 +149,7 @@ def diagnosed(arguments: Any, first: float) -> dict[str, float]:
 
 
 def _ratios(
-  seconds: dict[str, float],
-  first: dict[str, float],
-  memory: dict[str, int],
+  seconds: dict[str, float], first: dict[str, float], memory: dict[str, int]
 ) -> dict[str, float]:
   detail, gradient = seconds["detail"], seconds["gradient"]
   return {

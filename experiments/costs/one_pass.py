@@ -32,13 +32,13 @@ import numpy as np
 import initjax
 from experiments.costs import timing, torch_lsuv
 from experiments.data import datasets
-from experiments.runtime.experiment import Experiment, Result, check, option
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to calibrate."""
 
   depth: int = option(100, "Layers.", low=2)
@@ -49,9 +49,6 @@ class Config:
   tries: int = option(10, "Of LSUV, for each layer.", low=1)
   runs: int = option(9, "Of which the median is taken.", low=1)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 def scanned(params: dict[str, Any], x: jax.Array) -> jax.Array:

@@ -76,12 +76,10 @@ def _shrinkage_claim(result: Result) -> Claim:
   """He et al. print 1.7·10⁴, of which we take what was rounded away, 16729."""
   filters = result["config"]["filters"]
   mean, error = mean_and_two_errors(result["shrunk"])
-  return Claim(
-    f"{HE}, §2.2: 1/(1.7·10⁴)",
-    f"weights of 0.01: log₂ of a gradient, conv{len(filters)} to conv2",
-    log2_shrinkage(filters), float(np.log2(mean)) / 2,
-    float(error / mean / np.log(4)),
-  )  # fmt: skip
+  name = f"weights of 0.01: log₂ of a gradient, conv{len(filters)} to conv2"
+  ours, relative = float(np.log2(mean)) / 2, float(error / mean / np.log(4))
+  source, law = f"{HE}, §2.2: 1/(1.7·10⁴)", log2_shrinkage(filters)
+  return Claim(source, name, law, ours, relative)
 
 
 def fall(loss: np.ndarray) -> float:
@@ -104,13 +102,14 @@ def _training_claims(result: Result) -> list[Claim]:
       (f"{HE}, §2.2", f"{name} of {mode}", turns["fan_avg"], turns[mode])
       for mode in ("fan_in", "fan_out")
     ]
-  return [
+  found = [
     Claim(
-      source, f"{name} fall of the loss", 0.0, fall(slow) / fall(quick), 0.1,
-      "allowance", "a tenth of it passes for nothing",
+      source, f"{name} fall of the loss", 0.0, fall(slow) / fall(quick), 0.0
     )
     for source, name, slow, quick in pairs
-  ]  # fmt: skip
+  ]
+  why = "a tenth of it passes for nothing"
+  return [claim.allowing(0.1, why) for claim in found]
 
 
 def tables(result: Result) -> list[Any]:
@@ -223,7 +222,7 @@ def _draw_kept(axis: Any, result: Result) -> None:
   dense = np.linspace(slopes[0], slopes[-1], 50)
   label = "(1 + a²)/2, theory; gain² is its inverse"
   law = (1 + dense**2) / 2
-  axis.plot(dense, law, color="black", label=label, **plots.THEORY)
+  plots.law(axis, dense, law, label=label)
   axis.set_title("leaky ReLU, Var W = 1/n")
   axis.set_xlabel("slope a below 0")
   axis.set_ylabel("second moment kept by a layer")
@@ -237,7 +236,5 @@ def _draw_courses(axis: Any, updates: int, inits: Any, title: str) -> None:
     plots.line_with_band(axis, steps, losses, color, init)
   axis.axhline(np.log(10), color="gray", linestyle=":", label="ln 10: chance")
   axis.set_ylim(0, 3)
-  axis.set_title(title)
-  axis.set_xlabel("updates")
-  axis.set_ylabel("training loss (nats)")
+  plots.label(axis, title, "updates", "training loss (nats)")
   axis.legend(fontsize=8)

@@ -99,7 +99,7 @@ def _draw_plane(drawn: Any, axis: Any, result: Result) -> None:
   w = result["sigma_w2"]
   dense = np.linspace(w[0], w[-1], 64)
   scale = PUBLISHED * _xi_c(dense, result)
-  axis.plot(dense, scale, color="white", **plots.THEORY, label="6 ξ_c, theory")
+  plots.law(axis, dense, scale, label="6 ξ_c, theory", color="white")
   axis.errorbar(
     w, *_frontier_and_error(result), fmt="o", color=plots.COLORS[1],
     markersize=4, label="half-way to perfect",
@@ -149,14 +149,11 @@ def _draw_frontier(axis: Any, result: Result) -> None:
     axis.plot(fitted, prefactor * fitted**line.exponent, color=color, lw=0.8)
   axis.plot([], [], "o", color="gray", fillstyle="none", label="not fitted")
   ends = np.array([xi_c[near].min(), xi_c[near].max()])
-  axis.plot(
-    ends, PUBLISHED * ends, color="black", **plots.THEORY, label="6 ξ_c, paper"
-  )
+  plots.law(axis, ends, PUBLISHED * ends, label="6 ξ_c, paper")
   axis.set(xscale="log", yscale="log", ylim=(2, 1.5 * result["depths"][-1]))
   _draw_limit(axis, result, mean)
   axis.set_title(
-    f"exponent {line.exponent:.2f} ± {2 * line.exponent_error:.2f}",
-    fontsize=10,
+    f"exponent {line.exponent:.2f} ± {2 * line.exponent_error:.2f}", fontsize=10
   )
   axis.set_xlabel("depth scale ξ_c from theory (layers)")
   axis.set_ylabel("greatest depth that trains (layers)")
@@ -185,7 +182,7 @@ def _draw_choices(axis: Any, result: Result) -> None:
     if not np.isfinite(factor):
       note = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 8}
       axis.text(place, 0.1, "too few points", **note)
-  axis.axhline(PUBLISHED, color="black", **plots.THEORY, label="paper: 6")
+  plots.level(axis, PUBLISHED, "paper: 6")
   axis.set_xticks(places, labels)
   axis.set_xlabel("updates (at 0.55) | accuracy (at the last)")
   axis.set_ylabel("greatest depth that trains over ξ_c")
@@ -202,19 +199,19 @@ def claims(result: Result) -> list[Claim]:
 
 def _depth_scale(result: Result, line: Line) -> list[Claim]:
   """The factor of ξ_c, and the exponent."""
+  source = "Schoenholz et al. 2017, Fig. 5"
+  name = "log of trainable depth over ξ_c"
+  law, ours = float(np.log(PUBLISHED)), float(np.log(line.factor))
+  factor = Claim(source, name, law, ours, 2 * line.log_factor_error)
   chosen = np.log(result["by_threshold"])
   choice = float(np.nanmax(chosen) - np.nanmin(chosen)) / 2
+  ends = f"{THRESHOLDS[0]:g} and {THRESHOLDS[-1]:g}"
+  why = f"half of what accuracies of {ends} change is allowed"
+  source = f"{source} (implied by 6 ξ_c)"
+  name = "exponent of ξ_c in trainable depth"
+  error = 2 * line.exponent_error
+  both = "one exponent, a prefactor for each phase"
   return [
-    Claim(
-      "Schoenholz et al. 2017, Fig. 5", "log of trainable depth over ξ_c",
-      float(np.log(PUBLISHED)), float(np.log(line.factor)),
-      2 * line.log_factor_error + choice, kind="allowance",
-      why="6 ξ_c is drawn, not fitted: half of what accuracies of "
-      f"{THRESHOLDS[0]:g} and {THRESHOLDS[-1]:g} change is allowed",
-    ),
-    Claim(
-      "Schoenholz et al. 2017, Fig. 5 (implied by 6 ξ_c)",
-      "exponent of ξ_c in trainable depth", 1.0, line.exponent,
-      2 * line.exponent_error, why="one exponent, a prefactor for each phase",
-    ),
-  ]  # fmt: skip
+    factor.allowing(choice, f"6 ξ_c is drawn, not fitted: {why}"),
+    Claim(source, name, 1.0, line.exponent, error, why=both),
+  ]
