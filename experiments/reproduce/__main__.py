@@ -143,7 +143,7 @@ def figure(result: Result) -> Any:
     [f"{name}: {_short(claim.quantity)}" for name, claim in found],
     fontsize=7,
   )
-  axis.invert_yaxis()
+  axis.set_ylim(len(found) - 0.5, -0.5)
   for edge in (-1, 1):
     axis.axvline(edge, color="0.4", **plots.THEORY)
   axis.set_xlabel("(ours - published) / error; beyond ±4 at the edge")

@@ -117,14 +117,14 @@ def _trace(activation: Activation) -> TracedActivation:
   name = name_of(activation)
   function, jaxpr, out = _jaxpr_of(activation, name)
   _check_output(name, out)
-  jaxprs = [jaxpr]
-  if "custom_" in str(jaxpr):  # a derivative of its own, unseen in the jaxpr
+  jaxprs, text = [jaxpr], str(jaxpr)
+  if "custom_" in text:  # a derivative of its own, unseen in the jaxpr
     jaxprs.append(_with_slope_jaxpr(name, function, BLOCK))
+    text = f"{text}\n{jaxprs[1]}"
   found = [const for each in jaxprs for const in _all_constants(each)]
   if any(isinstance(const, jax.core.Tracer) for const in found):
     raise TypeError(_TRACED.format(name=name))
   constants = tuple(map(_fingerprint, found))
-  text = "\n".join(map(str, jaxprs))
   return TracedActivation(name, function, tuple(jaxprs), text, constants)
 
 

@@ -184,7 +184,8 @@ def unused(graph: SignalGraph, leaves: Leaves) -> Iterator[Verdict]:
       f"They never meet the data, so their gradient is zero: {named(idle)}.",
       fix("", "remove them, or use them in the forward pass"),
     )
-  closed = [op for op in graph.ops if op.origin == "constant"]
+  constants = [op for op in graph.ops if op.origin == "constant"]
+  closed = [op for op in constants if op.axes.free]  # else it is no layer's
   if closed:
     op = closed[0]
     yield Verdict(

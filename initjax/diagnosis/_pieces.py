@@ -20,6 +20,7 @@ from initjax.graph import Row, SignalGraph, fed_by
 from initjax.measurement import Leaves
 
 _SHORTEST = 3  # rows of which a growth can be told from one odd row
+_NAMES = 3  # of a path, which say what an operation is: attention/query/kernel
 
 
 class Piece(NamedTuple):
@@ -64,6 +65,7 @@ def pieces_of(graph: SignalGraph, leaves: Leaves) -> Pieces:
   rest = _others(len(graph.rows), found)
   successions = _successions(rest, links.adds)
   found += [Piece("path", (p,)) for p in successions if len(p) >= _SHORTEST]
+  found += _counterparts(_others(len(graph.rows), found), graph, links)
   rest = [
     at
     for at in _others(len(graph.rows), found)
@@ -115,18 +117,49 @@ def _blocks(
   Those within one path are none: it is judged as a chain.
   """
   path_of = {at: number for number, path in enumerate(paths) for at in path}
+  sequences = (
+    sequence
+    for role in _apart(_roles(graph.rows), path_of)
+    for sequence in _successions(role, links.leads)
+  )
+  return _in_turns(
+    (s for s in sequences if len({path_of[at] for at in s}) > 1), links
+  )
+
+
+def _in_turns(
+  sequences: Iterable[tuple[int, ...]], links: Links
+) -> list[Piece]:
+  """Sequences that take turns, as operations of a block do, in one piece."""
   groups: list[list[tuple[int, ...]]] = []
-  for role in _apart(_roles(graph.rows), path_of):
-    for sequence in _successions(role, links.leads):
-      if len({path_of[at] for at in sequence}) < 2:
-        continue
-      along = (each for each in groups if _take_turns(links, each[0], sequence))
-      group = next(along, None)
-      if group is None:
-        groups.append([sequence])
-      else:
-        group.append(sequence)
+  for sequence in sequences:
+    along = (each for each in groups if _take_turns(links, each[0], sequence))
+    group = next(along, None)
+    if group is None:
+      groups.append([sequence])
+    else:
+      group.append(sequence)
   return [Piece("blocks", tuple(group)) for group in groups]
+
+
+def _counterparts(
+  rows: Sequence[int], graph: SignalGraph, links: Links
+) -> list[Piece]:
+  """Of what is left, operations that have one name within their module.
+
+  An encoder and a decoder, one after the other, may have one attention each.
+  Those that read a stream as it is, which grows, are not compared.
+  """
+  roles: dict[Hashable, list[int]] = {}
+  for at in rows:
+    kind, name, repeats = _name(graph.rows[at])
+    feed = fed_by(graph.rows[at].feed)
+    if feed != "linear":
+      own = "/".join(name.split("/")[-_NAMES:])
+      roles.setdefault((kind, own, repeats, feed), []).append(at)
+  successions = (_successions(role, links.leads) for role in roles.values())
+  found = (each for several in successions for each in several)
+  return _in_turns((each for each in found if len(each) > 1), links)
 
 
 def _with_siblings(
@@ -203,7 +236,7 @@ def _apart(
     yield from places.values() if len(met) > 1 else ()
 
 
-def _name(row: Row) -> Hashable:
+def _name(row: Row) -> tuple[str, str, int]:
   """The same in all blocks."""
   return row.op.kind, re.sub(r"\d+", "#", row.op.path), len(row.repeat)
 

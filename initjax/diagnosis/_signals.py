@@ -25,8 +25,8 @@ def check_signals(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """All checks of this module."""
   for direction in NOUNS:
     yield from zeros(found, leaves, direction)
-  for check in (saturated, collapsed):
-    yield from check(found)
+  yield from saturated(found)
+  yield from collapsed(found, leaves)
   yield from dead_units(found, leaves)
 
 
@@ -214,7 +214,7 @@ _SIGNALS = ("output", "stream", "inner", "input", "unknown", "ones")
 _ROUNDINGS = 32.0  # to which 1 - c of samples that are still told apart is more
 
 
-def collapsed(found: RowStatistics) -> Iterator[Verdict]:
+def collapsed(found: RowStatistics, leaves: Leaves) -> Iterator[Verdict]:
   """All samples point the same way, though the inputs did not.
 
   Deep rectifier networks come so close in good health: it is a note where the
@@ -232,7 +232,7 @@ def collapsed(found: RowStatistics) -> Iterator[Verdict]:
   rows = [i for i in alike if not found.rows[i].feed.from_outside]
   if rows and cosine[known[0]] <= 0.99:
     first = found.rows[rows[0]]
-    cause, mended = why_alike(found)
+    cause, mended = why_alike(found, leaves)
     dtype = float_dtype(first.op)
     least = float((1 - cosine[rows]).min())
     apart = least > _ROUNDINGS * float(jnp.finfo(dtype).eps)

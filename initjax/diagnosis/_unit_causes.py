@@ -1,12 +1,15 @@
 """Why units are off and samples look alike, according to the graph."""
 
+import math
+
 import numpy as np
 
 from initjax.diagnosis._causes import shape_of
 from initjax.diagnosis._fixes import fix
-from initjax.measurement import Leaves, RowStatistics
+from initjax.measurement import Leaves, RowStatistics, kernel_variance
 
 _LOST = -60.0  # log₂ of a second moment: rounding soon makes zeros of it
+_SMALL = 0.25  # variance × fan_in: a branch adds little of what it reads
 
 
 def why_dead(found: RowStatistics, leaves: Leaves, at: int) -> tuple[str, str]:
@@ -39,24 +42,51 @@ def why_dead(found: RowStatistics, leaves: Leaves, at: int) -> tuple[str, str]:
   )
 
 
-def why_alike(found: RowStatistics) -> tuple[str, str]:
+def why_alike(found: RowStatistics, leaves: Leaves) -> tuple[str, str]:
   """Why samples look alike, and what mends it."""
   shape = shape_of(found.rows, in_time=False)
-  if shape.has_norms or shape.has_sums:
+  if not (shape.has_norms or shape.has_sums):
     return (
-      "What all samples share (biases, a learned token, positions) is far "
-      "larger there than what operations of small kernels add of each.",
+      "Deep networks without normalization or residual branches do this.",
       fix(
-        "kernel_init=initjax.initializers.lecun_normal()",
-        "so that branches add as much as they are given; ignore this if the "
-        "model trains from here on purpose",
+        "",
+        "residual branches, normalization, or fewer layers; for tanh-like "
+        "activations larger weights, up to the edge of chaos",
+      ),
+    )
+  shared = (
+    "What all samples share (a learned token, positions, biases) is far larger "
+    "there than what tells them apart"
+  )
+  sigma_w2 = _usual_sigma_w2(found, leaves)
+  if not sigma_w2 < _SMALL:
+    return (
+      f"{shared}.",
+      fix(
+        "",
+        "inputs of zero mean and unit variance; smaller tokens, positions and "
+        "biases",
       ),
     )
   return (
-    "Deep networks without normalization or residual branches do this.",
+    f"{shared}, since the kernels are small: half of them have a variance of "
+    f"{sigma_w2:.2g}/fan_in or less, where 1/fan_in keeps a signal's size. So "
+    "what is added to each sample from its own inputs is almost nothing beside "
+    "what is there.",
     fix(
-      "",
-      "residual branches, normalization, or fewer layers; for tanh-like "
-      "activations larger weights, up to the edge of chaos",
+      "kernel_init=initjax.initializers.lecun_normal()",
+      "so that a branch adds as much as it reads; ignore this if the model is "
+      "trained from this start on purpose",
     ),
   )
+
+
+def _usual_sigma_w2(found: RowStatistics, leaves: Leaves) -> float:
+  """Variance × fan_in of the usual kernel; NaN if none is known."""
+  known = [
+    kernel_variance(row.op, row.repeat, leaves) * row.op.valid_fan_in
+    for row in found.rows
+    if row.op.kind != "embedding"
+  ]
+  finite = np.array(known)[np.isfinite(known)]
+  return float(np.median(finite)) if finite.size else math.nan

@@ -10,7 +10,7 @@ from initjax.measurement import Leaves, RowStatistics, is_zero
 Sources = list[set[int] | None]
 """The rows that feed each row, and last the output; None if it is not known."""
 
-_INPUT = -1  # among the rows that feed another: what the model is given
+_INPUT = -1  # among the rows that feed another: inputs and noise
 
 
 def meant_zeros(
@@ -87,7 +87,7 @@ def _rows_of(
   rows: set[int] = set()
   for term in terms:
     row = latest.get(term.site)
-    if term.kind == "input":
+    if term.kind in ("input", "noise"):
       rows.add(_INPUT)
     elif row is not None and term.kind == "output":
       rows.add(row)

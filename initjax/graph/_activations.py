@@ -12,6 +12,7 @@ from typing import Any
 
 from initjax._activations import identity
 from initjax.graph._graph import Feed
+from initjax.graph._noise import dropout, is_erf_inv_of_uniform
 from initjax.graph._primitives import (
   AFFINE,
   CHOICES,
@@ -19,7 +20,7 @@ from initjax.graph._primitives import (
   LAYOUT,
   MOVES,
 )
-from initjax.graph._recovered import dropout, recovered
+from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
 
 _REASONS = {
@@ -112,7 +113,7 @@ def _passes_through(node: Node) -> bool:
   """Whether the node's output at one place depends on one place of data."""
   if node.operation is not None or node.label not in ELEMENTWISE | LAYOUT:
     return False
-  if has_complex(node):
+  if has_complex(node) or is_erf_inv_of_uniform(node):
     return False
   for value in _signals(node):
     is_number = value.kind == "constant" and value.scalar is not None

@@ -47,6 +47,7 @@ class Term(NamedTuple):
     "constant",
     "ones",
     "input",
+    "noise",
     "unknown",
   ]
   """the output of an operation; the stream that feeds one, or what that stream
@@ -54,9 +55,11 @@ class Term(NamedTuple):
   images side by side; the mean or the maximum of an image over positions;
   values, queries and keys; a parameter that is added, or a constant array of
   unit size; the number 1; the entries of one-hot rows that are not 0; an input;
-  an unknown term, with all that contributes to it as `inner`"""
+  normal random numbers of unit size; an unknown term, with all that contributes
+  to it as `inner`"""
   site: Site = ()
-  """of the operation: always the latest of its repeats; of an input, its own"""
+  """of the operation: always the latest of its repeats; of an input or of
+  random numbers, their own"""
   path: str = ""
   """path of the bias; "" if it is not a parameter"""
   inner: "Stream" = ()

@@ -228,7 +228,7 @@ def _constant(equation: Equation, operands: list[Value]) -> Value:
     return Value("constant", scalar=cast)
   if name in LAYOUT:
     return operands[0]
-  if len(equation.outvars) > 1 or equation.outvars[0].aval.shape:
+  if len(equation.outvars) > 1:
     return joined(operands, name, equation=equation)
   with jax.ensure_compile_time_eval():
     number = equation.primitive.bind(*scalars, **params)

@@ -16,6 +16,7 @@ import numpy as np
 
 from initjax._statistics import varying_like
 from initjax.graph._formula import formula
+from initjax.graph._noise import dropout
 from initjax.graph._primitives import IDENTITIES
 from initjax.graph._values import Node, Value
 
@@ -126,38 +127,3 @@ def _cast(argument: Any, like: jax.Array) -> jax.Array:
   if jnp.issubdtype(argument.dtype, jnp.floating):
     argument = argument.astype(like.dtype)
   return varying_like(argument, like)
-
-
-# Dropout
-
-
-@dataclasses.dataclass(frozen=True)
-class Dropout:
-  """An entry is kept with probability `rate`, otherwise 0."""
-
-  kept: Value
-  rate: float
-
-
-def dropout(node: Node) -> Dropout | None:
-  """What a selection by random numbers keeps, if the rest is 0."""
-  if node.label != "select_n" or len(node.operands) != 3:
-    return None
-  mask, *cases = node.operands
-  zeros = [case.scalar is not None and case.scalar == 0 for case in cases]
-  if mask.node is None or not mask.node.noise or sum(zeros) != 1:
-    return None
-  below = _threshold(mask.node)
-  if below is None:
-    return None
-  kept = cases[1] if zeros[0] else cases[0]
-  return Dropout(kept, below if zeros[0] else 1 - below)
-
-
-def _threshold(mask: Node) -> float | None:
-  """p, where the mask is u < p of uniform random numbers u."""
-  while mask.label in IDENTITIES and mask.operands[0].node is not None:
-    mask = mask.operands[0].node
-  if mask.label != "lt" or mask.operands[1].scalar is None:
-    return None
-  return float(mask.operands[1].scalar)

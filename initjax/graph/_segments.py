@@ -127,8 +127,8 @@ def _hashable(value: Any) -> Hashable:
     return tuple((key, _hashable(each)) for key, each in sorted(value.items()))
   if isinstance(value, (list, tuple)):
     return (type(value), *map(_hashable, value))
-  if isinstance(value, np.generic):
-    return value.dtype, value.tobytes()
+  if isinstance(value, (np.generic, np.ndarray)):  # as literals are
+    return value.dtype, value.shape, value.tobytes()
   try:
     hash(value)
   except TypeError:

@@ -17,7 +17,6 @@ from typing import Any
 from initjax._activations import identity
 from initjax.graph._activations import (
   chooses,
-  dropout,
   feed_of,
   has_complex,
   share_of,
@@ -26,6 +25,7 @@ from initjax.graph._activations import (
 from initjax.graph._factors import Factor, divisor_of, factor_of, shift_of
 from initjax.graph._graph import Feed, Image, Stream, Term, terms_within
 from initjax.graph._mixing import attention, pooled
+from initjax.graph._noise import dropout, is_erf_inv_of_uniform
 from initjax.graph._nonzeros import NonZeros, nonzeros
 from initjax.graph._normalizations import Normalization, normalization
 from initjax.graph._place import Site
@@ -33,7 +33,9 @@ from initjax.graph._primitives import JOINS, LAYOUT, SUMS
 from initjax.graph._recovered import recovered
 from initjax.graph._values import Node, Value
 
-_CENTRED = frozenset(("output", "bias", "constant", "input", "normalized"))
+_CENTRED = frozenset(
+  ("output", "bias", "constant", "input", "noise", "normalized")
+)
 
 
 @dataclasses.dataclass
@@ -134,6 +136,8 @@ class _Descent:
     term = self.known.named(node)
     if term is not None:
       return (term,)
+    if is_erf_inv_of_uniform(node):
+      return (Term("noise", (node.index,), factor=math.sqrt(0.5)),)
     found = self.known.normalization(node)
     if found is not None:
       return self._normalized(found)
@@ -278,7 +282,7 @@ def _are_distinct(stream: Stream) -> bool:
 
   In a loop whose carry has no name the outputs of two repeats look the same.
   """
-  signals = ("output", "stream", "inner", "input")
+  signals = ("output", "stream", "inner", "input", "noise")
   named = [
     [(t.kind, t.site) for t in terms_within((term,)) if t.kind in signals]
     for term in stream

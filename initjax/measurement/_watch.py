@@ -69,12 +69,14 @@ def watch(traced: Trace, detail: bool) -> Watch:
   def visit(
     visited: Visited, slot: Slot, state: None
   ) -> tuple[list[Any], Seen, None]:
-    if visited.equation.primitive.name == "while":  # it has no gradient
-      return visited.outputs, slot.forward, state
+    op = ops.get(visited.site)
+    in_loop = op is not None and "while" in op.place.whole
+    if in_loop or visited.equation.primitive.name == "while":
+      return visited.outputs, slot.forward, state  # it has no gradient
     still = jax.lax.stop_gradient(list(visited.outputs))
     feeds = sources.get(visited.site, {}).items()
     slopes = {at: slope(f.activation)(still[f.output]) for at, f in feeds}
-    return *_seen_at(ops.get(visited.site), slopes, visited, slot), state
+    return *_seen_at(op, slopes, visited, slot), state
 
   avals = traced.jaxpr.in_avals
   varying = {ax for aval in avals for ax in aval.manual_axis_type.varying}

@@ -201,6 +201,8 @@ class Walk:
       return Signal(size, shared=size, near=near)
     if term.kind == "constant":
       return Signal(mean=1.0, shared=1.0, near=1.0)
+    if term.kind == "noise":
+      return Signal()
     if term.kind == "ones":
       return Signal(mean=1.0, gaussian=False)
     if term.kind == "input":

@@ -23,7 +23,10 @@ NOTHING_SEEN = (
   "Equinox module: fn, params = initjax.functional(module)."
 )
 _MOST = 4  # parameters that are listed
-NOTHING_RAN = "nothing to judge: no sample was given, or no operation ran"
+NOTHING_RAN = (
+  "nothing to judge: no sample was given, or no operation ran outside of a "
+  "loop of unknown length"
+)
 
 
 def not_followed(missed: Mapping[str, str]) -> str:

@@ -75,8 +75,15 @@ def test_dead_units_are_blamed_on_what_they_have():
 
 
 def test_samples_that_look_alike_in_a_residual_model_share_a_part():
+  """The kernels are blamed if they are small, as in Hugging Face's ViT."""
   observed = observe(blocks, list(kernels(1.0, 3)), (X,))
-  assert "What all samples share" in why_alike(observed.found)[0]
+  cause, fix = why_alike(observed.found, observed.leaves)
+  assert "What all samples share" in cause
+  assert "kernel" not in cause + fix
+  small = {path: leaf * 0.02 for path, leaf in observed.leaves.items()}
+  cause, fix = why_alike(observed.found, small)
+  assert "variance of 0.0004/fan_in" in cause
+  assert "lecun_normal" in fix
 
 
 def test_small_embeddings_are_said_where_nothing_normalizes_them():

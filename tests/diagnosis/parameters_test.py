@@ -192,7 +192,8 @@ def test_healthy_defaults_of_other_libraries():
 
 
 def test_what_is_never_used_and_what_is_closed_over():
-  model = lambda p, x: jax.nn.relu(x @ HE) @ p["out"]
+  weights = np.full(64, 1 / 64, np.float32)  # of a mean: no layer's kernel
+  model = lambda p, x: jax.nn.relu(x @ HE - (x @ weights)[:, None]) @ p["out"]
   found = kinds(diagnose(model, two_layer_params(), X))
   assert found == {"unused parameters": "warning", "constant kernel": "warning"}
 

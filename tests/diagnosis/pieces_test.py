@@ -150,6 +150,21 @@ def test_what_reads_one_thing_is_judged_with_the_blocks_that_it_feeds():
   assert parts(towers, of_blocks(), X, X)[0] == []  # nothing follows them
 
 
+def test_an_encoder_and_a_decoder_have_one_attention_each():
+  def model(params, x):
+    for part in params.values():
+      query, value, skip = (part["attend"][name]["kernel"] for name in "qvs")
+      scores = norm(x) @ query @ norm(x).T
+      x = jax.nn.softmax(scores) @ (norm(x) @ value) + x @ skip
+    return x
+
+  kernel = iter(several(6))
+  coder = lambda: {"attend": {name: {"kernel": next(kernel)} for name in "qvs"}}
+  pieces, found = parts(model, {"encoder": coder(), "decoder": coder()}, X)
+  assert pieces == [("blocks", ((0, 3), (1, 4)))]
+  assert not found.unjudged
+
+
 def test_what_is_in_no_piece_is_listed_with_its_reason():
   """Of two branches that are summed one is left over."""
 

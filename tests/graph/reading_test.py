@@ -142,6 +142,21 @@ def test_kernels_in_while_loops_are_listed_and_not_judged(name):
   assert last["forward_predicted"] is None
 
 
+def test_a_loop_in_a_custom_rule_is_not_measured():
+  """Its rule, not its operations, says what goes back, as in an ODE solver."""
+
+  @jax.custom_vjp
+  def settled(w, x):
+    small = lambda h: h.sum() < 0
+    return jax.lax.while_loop(small, lambda h: jnp.tanh(h @ w), x)
+
+  forward = lambda w, x: (settled(w, x), w)
+  settled.defvjp(forward, lambda w, back: (jnp.zeros_like(w), 0 * back))
+  report = initjax.measure(lambda p, x: settled(p[0], x) @ p[1], [W, W], X)
+  numbers = [row["backward_size"] for row in report.to_records()]
+  assert numbers == [0, X.size]  # of the entries that were looked at
+
+
 def test_a_kernel_that_a_loop_changes_is_no_leaf_times_a_number():
   halved = lambda p: jax.lax.scan(lambda w, _: (w / 2, None), p, None, 9)[0]
   (op,) = signal_graph(lambda p, x: x @ halved(p), W, X)

@@ -40,7 +40,7 @@ RECTIFIERS = [rectifier_with(factor) for factor in (2, 3)]
 
 def plain(kernels, x):
   for kernel in kernels:
-    x = jax.nn.relu(x @ kernel)
+    x = jax.nn.relu(1.1 * (x @ kernel))
   return x
 
 
