@@ -25,6 +25,7 @@ import numpy as np
 
 import initjax
 from experiments.common import plots
+from experiments.common.tables import new_table
 from experiments.data import datasets
 from experiments.runtime.experiment import (
   Claim,
@@ -124,12 +125,9 @@ def run(config: Config, job: Job) -> Result:
 
 def tables(result: Result) -> list[Any]:
   """Sizes at the end of the model."""
-  import rich.table
-
-  table = rich.table.Table(title="log₂ second moment of the signal", box=None)
-  table.add_column("initializer")
-  for name in ("first block", "last block", "± std", "least", "most"):
-    table.add_column(name, justify="right")
+  title = "log₂ second moment of the signal"
+  numbers = "first block", "last block", "± std", "least", "most"
+  table = new_table(title, "initializer", *numbers, left=1, box=None)
   for way, sizes in result["log2_second_moment"].items():
     last = np.asarray(sizes)[:, -2]
     numbers = (sizes[:, 4].mean(), last.mean(), last.std(ddof=1))

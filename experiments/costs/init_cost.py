@@ -189,11 +189,8 @@ def run(config: Config, job: Job) -> Result:
   key, warm = jax.random.key(0), ways(config)
   for way in warm.values():
     timing.seconds(way, key)
-  timed: dict[str, Callable[[], float]] = {
-    name: functools.partial(timing.seconds, way, key)
-    for name, way in warm.items()
-  }
-  for name, seconds in timing.in_turn(timed, config.runs).items():
+  calls = timing.calls(warm, key)
+  for name, seconds in timing.in_turn(calls, config.runs).items():
     table[name]["repeated call, s"] = seconds
   for row in ("first call", "repeated call"):
     ours_takes = table["ours"][f"{row}, s"]

@@ -111,11 +111,8 @@ def compare(config: Config, form: str) -> dict[str, float]:
   }
   hooked = torch_hooks.networks(kernels, x, watched=True)
   plain = torch_hooks.networks(kernels, x, watched=False)
-  timed: dict[str, Callable[[], float]] = {
-    name: functools.partial(timing.seconds, program, *arguments)
-    for name, program in compiled.items()
-  }
-  seconds = timing.in_turn({**timed, **hooked, **plain}, config.runs)
+  timed = {**timing.calls(compiled, *arguments), **hooked, **plain}
+  seconds = timing.in_turn(timed, config.runs)
   memory = {name: _temporary_bytes(run) for name, run in compiled.items()}
   ratios = _ratios(seconds, first, memory)
   if not is_scan:
@@ -211,13 +208,8 @@ def run(config: Config, job: Job) -> Result:
     job.advance(form, 3)
   ratios["unrolled"]["signal_graph / make_jaxpr"] = graph_ratio(config)
   job.advance("signal_graph", 3)
-  title = (
-    f"measure on {config.depth} layers of width {config.width}, batch "
-    f"{config.batch}"
-  )
-  missing = "torch is not installed: no comparison with its hooks."
-  note = "" if timing.torch_is_installed() else missing
-  return {"title": title, "note": note, "columns": ratios}
+  sizes = f"{config.depth} layers of width {config.width}, batch {config.batch}"
+  return timing.result(f"measure on {sizes}", "its hooks", ratios)
 
 
 EXPERIMENT = Experiment(

@@ -95,11 +95,8 @@ def ours(
     name: jax.jit(program).lower(params, x).compile()
     for name, program in (("ours", calibrate), ("plain", model))
   }
-  timed: dict[str, Callable[[], float]] = {
-    name: functools.partial(timing.seconds, program, params, x)
-    for name, program in programs.items()
-  }
-  seconds = timing.in_turn(timed, config.runs)
+  calls = timing.calls(programs, params, x)
+  seconds = timing.in_turn(calls, config.runs)
   after, _ = programs["ours"](params, x)
   return {
     "passes": products(calibrate, params, x) / products(model, params, x),
@@ -133,13 +130,8 @@ def run(config: Config, job: Job) -> Result:
       tries=config.tries,
       runs=config.runs,
     )
-  title = (
-    f"unit variance in {config.depth} layers of width {config.width}, batch "
-    f"{config.batch}"
-  )
-  missing = "torch is not installed: no comparison with LSUV."
-  note = "" if timing.torch_is_installed() else missing
-  return {"title": title, "note": note, "columns": found}
+  sizes = f"{config.depth} layers of width {config.width}, batch {config.batch}"
+  return timing.result(f"unit variance in {sizes}", "LSUV", found)
 
 
 EXPERIMENT = Experiment(

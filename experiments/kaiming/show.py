@@ -11,6 +11,7 @@ from experiments.common.fan_networks import (
   claims_at_ends,
 )
 from experiments.common.plots import mean_and_error, mean_and_two_errors
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Claim, Result
 
 HE = "He et al. 2015"
@@ -118,11 +119,9 @@ def tables(result: Result) -> list[Any]:
 
 
 def _slope_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="leaky ReLU, Var W = 1/n: kept by a layer")
-  for name in ("slope a", "(1 + a²)/2", "forward", "backward", "gain", "ours"):
-    table.add_column(name, justify="right")
+  title = "leaky ReLU, Var W = 1/n: kept by a layer"
+  headings = "slope a", "(1 + a²)/2", "forward", "backward", "gain", "ours"
+  table = new_table(title, *headings)
   (forward, df), (backward, db) = (
     kept(result, direction) for direction in ("forward", "backward")
   )
@@ -139,14 +138,10 @@ def _slope_table(result: Result) -> Any:
 
 
 def _fan_table(result: Result) -> Any:
-  import rich.table
-
   n, turns = result["widths"], result["config"]["turns"]
-  table = rich.table.Table(
-    title=f"ReLU, widths {n[0]}, {n[1]}, ..., {n[-1]}: log₂ at the end (theory)"
-  )
-  for name in ("2/Var W", "signal", "gradient", f"loss, {2 * turns} layers"):
-    table.add_column(name)
+  title = f"ReLU, widths {n[0]}, {n[1]}, ..., {n[-1]}: log₂ at the end (theory)"
+  headings = "2/Var W", "signal", "gradient", f"loss, {2 * turns} layers"
+  table = new_table(title, *headings, left=4)
   for mode, seen in result["fans"].items():
     cells = cells_at_ends(seen, result["theory"]["fans"][mode])
     mean, error = mean_and_two_errors(result["turns"][mode][:, -1])
@@ -155,13 +150,9 @@ def _fan_table(result: Result) -> Any:
 
 
 def _course_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title="training loss (nats), test accuracy at the end"
-  )
-  for name in ("network", "He", "Xavier"):
-    table.add_column(name)
+  title = "training loss (nats), test accuracy at the end"
+  headings = "network", "He", "Xavier"
+  table = new_table(title, *headings, left=3)
   for kind, depths in result["courses"].items():
     for depth, inits in depths.items():
       cells = []

@@ -145,11 +145,9 @@ def _scale_table(result: Result) -> Any:
 
 
 def _growth_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="growth of squared gradients per layer")
-  for title in ("network", "batch", "measured", "theory", "batch → ∞"):
-    table.add_column(title, justify="right")
+  title = "growth of squared gradients per layer"
+  headings = "network", "batch", "measured", "theory", "batch → ∞"
+  table = new_table(title, *headings)
   for kind, by_batch in result["gradients"].items():
     for batch in by_batch:
       mean, error = _growth(kind, batch, result)

@@ -91,11 +91,9 @@ def _cell(found: dict[str, Any], bias: int, rate: int) -> str:
 
 
 def _born_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="share of thin ReLU networks born dead")
-  for name in ("width, layers", "symmetric", "theory", "asymmetric"):
-    table.add_column(name, justify="right")
+  title = "share of thin ReLU networks born dead"
+  headings = "width, layers", "symmetric", "theory", "asymmetric"
+  table = new_table(title, *headings)
   for width, law in result["theory"].items():
     alive = result["born_alive"][width]
     table.add_row(

@@ -39,7 +39,7 @@ from experiments.runtime.experiment import (
   Settings,
   option,
 )
-from experiments.runtime.job import AXIS, Job
+from experiments.runtime.job import AXIS, Job, at, divided, joined
 from experiments.runtime.launch import launch
 from experiments.symmetry import networks
 from experiments.symmetry.show import break_times, figure, slopes, tables
@@ -135,17 +135,17 @@ def run(config: Config, job: Job) -> Result:
   Raises:
     app.UsageError: if the units cannot be cut evenly over the devices.
   """
-  _check_width(config, job.mesh.size)
+  devices = job.mesh.size
+  if config.width % devices:
+    told = f"width ({config.width}) must be a multiple of {devices}"
+    raise app.UsageError(f"{told}, the number of devices.")
   data, starts, shapes = _data(config), _starts(config), _shapes(config)
   draw = functools.partial(networks.draw, shape=shapes["wide"])
   params = {name: draw(start) for name, start in starts.items()}
   options = {"rates": shapes["wide_rates"], "steps": config.steps}
   descend = functools.partial(networks.descend, **options)
-  parallel = f"parallel on {job.mesh.size}"  # an item kept for each number
-  everyone = jax.tree.map(
-    lambda *leaves: jnp.concatenate(leaves),
-    *(params[name] for name in ("constant", "noisy", "random")),
-  )
+  parallel = f"parallel on {devices}"  # an item kept for each number
+  everyone = joined(params[name] for name in ("constant", "noisy", "random"))
 
   def measure(name: str) -> Any:
     if name == "alone":
@@ -167,21 +167,10 @@ def run(config: Config, job: Job) -> Result:
   return _result(config, job, found)
 
 
-def _check_width(config: Config, devices: int) -> None:
-  if config.width % devices:
-    raise app.UsageError(
-      f"width ({config.width}) must be a multiple of {devices}, the number of "
-      "devices."
-    )
-
-
 def _units_spread(job: Job, params: networks.Params) -> networks.Params:
   """Units of every layer over the devices: sums over them are partial sums."""
-  last = len(params) - 1
-  axes = [
-    (None, None, AXIS) if i == 0 else (None, AXIS, None)
-    for i in range(last + 1)
-  ]
+  first, other = (None, None, AXIS), (None, AXIS, None)
+  axes = [first, *[other] * (len(params) - 1)]
   return [
     jax.device_put(kernel, NamedSharding(job.mesh, PartitionSpec(*axis)))
     for kernel, axis in zip(params, axes, strict=True)
@@ -200,14 +189,8 @@ def _parts(
     "random": slice(last, None),
   }
   everything = alone[0]._asdict() | {"singular_values": alone[1]}
-  parts = {
-    name: {what: leaf[at] for what, leaf in everything.items()}
-    for name, at in cut.items()
-  }
-  parts["noisy"] = {
-    name: leaf.reshape(len(config.noises), config.seeds, *leaf.shape[1:])
-    for name, leaf in parts["noisy"].items()
-  }
+  parts = {name: at(everything, runs) for name, runs in cut.items()}
+  parts["noisy"] = divided(parts["noisy"], len(config.noises), config.seeds)
   return parts
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Claim, Result
 from experiments.trainability import linear
 from experiments.trainability.fit import HALF_WAY, PUBLISHED, THRESHOLDS, Line
@@ -14,11 +15,9 @@ from initjax import meanfield
 
 def tables(result: Result) -> list[Any]:
   """Measured frontier beside ξ_c; and what the two have in common."""
-  import rich.table
-
-  table = rich.table.Table(title="greatest depth that trains, tanh")
-  for title in ("σ_w²", "ξ_c", "6 ξ_c", "measured", "measured/ξ_c"):
-    table.add_column(title, justify="right")
+  title = "greatest depth that trains, tanh"
+  headings = "σ_w²", "ξ_c", "6 ξ_c", "measured", "measured/ξ_c"
+  table = new_table(title, *headings)
   for w, xi, seeds in zip(
     result["sigma_w2"], result["xi_c"], result["frontier"], strict=True
   ):
@@ -44,23 +43,16 @@ def tables(result: Result) -> list[Any]:
 
 def _choices(result: Result) -> Any:
   """What the "6" is with other budgets, and other accuracies for "trains"."""
-  import rich.table
-
-  table = rich.table.Table(title="trainable depth over ξ_c, and what sets it")
-  table.add_column("what counts")
-  table.add_column("depth/ξ_c", justify="right")
-  for updates, factor in zip(
-    result["updates"], result["by_budget"], strict=True
-  ):
-    table.add_row(
-      f"accuracy {HALF_WAY:g} after {updates} updates", _two(factor)
-    )
-  for level, factor in zip(
-    result["thresholds"], result["by_threshold"], strict=True
-  ):
-    table.add_row(
-      f"accuracy {level:g} after {result['updates'][-1]} updates", _two(factor)
-    )
+  title = "trainable depth over ξ_c, and what sets it"
+  table = new_table(title, "what counts", "depth/ξ_c", left=1)
+  updates, levels = result["updates"], result["thresholds"]
+  choices = [(HALF_WAY, n) for n in updates] + [
+    (x, updates[-1]) for x in levels
+  ]
+  factors = [*result["by_budget"], *result["by_threshold"]]
+  for (level, count), factor in zip(choices, factors, strict=True):
+    told = f"accuracy {level:g} after {count} updates"
+    table.add_row(told, _two(factor))
   return table
 
 

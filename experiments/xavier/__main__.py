@@ -217,10 +217,10 @@ def _pyramids(config: Config, job: Job, inputs: jax.Array) -> Result:
 
 def _squashed(config: Config, job: Job, data: training.Labelled) -> Result:
   """What networks that squash do, by activation; and Jacobians of tanh's."""
-  features = data.inputs.shape[1]
+  widths = _widths(config, data.inputs.shape[1])
+  draws = functools.partial(draw, widths=widths)
 
   def squashing(activation: str) -> Any:
-    draws = functools.partial(draw, widths=_widths(config, features))
     part = len(SHAPES) + list(ACTIVATIONS).index(activation)
     networks = job.spread(draws, _keys(config, config.seeds, part))
     found = {}
@@ -231,7 +231,6 @@ def _squashed(config: Config, job: Job, data: training.Labelled) -> Result:
     return found
 
   def jacobians(_: str) -> Any:
-    draws = functools.partial(draw, widths=_widths(config, features))
     keys = _keys(config, config.seeds, len(SHAPES) + len(ACTIVATIONS))
     image = math.sqrt(IMAGE) * data.inputs[0]
     return {
