@@ -117,11 +117,8 @@ def through(
 ) -> dict[str, jax.Array]:
   """Second moments in [runs] networks, given their kernels, and keys.
 
-  The gradient that is sent back from the last layer is white noise.
-
-  Returns:
-    "forward" and "backward", [runs, layers], and "last", that of the last
-    layer for each input: [runs, batch].
+  White noise is sent back from the last layer. "forward" and "backward" are
+  [runs, layers]; "last" is of the last layer, by input: [runs, batch].
   """
 
   def one(kernels: list[jax.Array], key: jax.Array) -> dict[str, jax.Array]:
@@ -147,14 +144,12 @@ def fan(mode: str, n_in: Any, n_out: Any) -> Any:
 
 
 def law(widths: Sequence[int], mode: str) -> dict[str, np.ndarray]:
-  """What `through` gives in expectation, exactly, after the first layer.
+  """What `through` gives in expectation, exactly: "forward" q and "backward" g.
 
-  For linear layers with scale 1 and ReLU layers with scale 2, of any width:
+  For linear layers with scale 1 and ReLU layers with scale 2, of any width;
+  1 where they start, [widths]:
 
       q_l = q_{l-1}·n_{l-1}/fan_l,   g_{l-1} = g_l·n_l/fan_l
-
-  Returns:
-    "forward" q and "backward" g, [widths] each; 1 where they start.
   """
   n = np.array(widths, np.float64)
   fans = fan(mode, n[:-1], n[1:])
@@ -219,8 +214,8 @@ def draw_by_layer(
   for (mode, seen), color in plots.colored(found.items()):
     layers = np.arange(seen[direction].shape[1])
     plots.points(axis, layers, seen[direction], color, MODE_NAMES[mode])
-    axis.plot(layers, laws[mode][direction], color=color, **plots.THEORY)
-  axis.plot([], [], color="gray", label="theory", **plots.THEORY)
+    plots.law(axis, layers, laws[mode][direction], color=color)
+  plots.law(axis, [], [], label="theory", color="gray")
   axis.set_yscale("log", base=2)
   axis.xaxis.get_major_locator().set_params(integer=True)
   axis.set_xlabel("layer")

@@ -51,6 +51,25 @@ def setting(figure: Any, text: str, x: float = 0.5) -> None:
   figure.supxlabel(text, fontsize=8, color="0.35", x=x)
 
 
+def label(axis: Any, title: str, x: str, y: str, *, log: str = "") -> None:
+  """Title and names of both directions; `log` names those with logarithms."""
+  axis.set(title=title, xlabel=x, ylabel=y)
+  for direction in log:
+    axis.set(**{f"{direction}scale": "log"})
+
+
+def law(
+  axis: Any, x: Any, y: Any, label: str | None = None, color: Any = "black"
+) -> None:
+  """A dashed line: computed, not measured."""
+  axis.plot(x, y, color=color, label=label, **THEORY)
+
+
+def level(axis: Any, y: float, label: str) -> None:
+  """A law that is the same everywhere."""
+  axis.axhline(y, color="black", label=label, **THEORY)
+
+
 def line_with_band(
   axis: Any,
   x: Any,

@@ -29,6 +29,17 @@ class Labelled(NamedTuple):
     return Labelled(*(x[:n] for x, n in zip(self, sizes, strict=True)))
 
 
+class Budget(NamedTuple):
+  """How long a network is trained, and how often it is looked at."""
+
+  steps: int
+  """updates, a multiple of `points`"""
+  batch: int
+  """samples of each, drawn with replacement"""
+  points: int = 20
+  """how often the course is noted, beside the start"""
+
+
 class Course(NamedTuple):
   """What was seen along the way: before the first step, then every so often."""
 
@@ -58,13 +69,10 @@ def train(
   data: Labelled,
   optimizer: optax.GradientTransformation,
   key: jax.Array,
-  *,
-  steps: int,
-  batch: int,
-  points: int = 20,
+  budget: Budget,
   probe: Callable[[Any], Any] = lambda params: (),
-) -> tuple[Any, Course]:
-  """`steps` updates on random batches; pure, for `jit` and `vmap`.
+) -> Course:
+  """Updates on random batches; pure, for `jit` and `vmap`.
 
   Losses that are no number stay so: a network that diverges is not stopped.
 
@@ -74,11 +82,10 @@ def train(
     data: all of it on the device.
     optimizer: its rate may be a traced number.
     key: for the choice of batches.
-    steps: a multiple of `points`.
-    batch: samples of each update, drawn with replacement.
-    points: how often the course is noted, beside the start.
+    budget: which is static.
     probe: whatever else is to be noted of the parameters.
   """
+  steps, batch, points = budget
   if steps % points:
     raise ValueError(
       f"steps ({steps}) must be a multiple of points ({points})."
@@ -102,13 +109,9 @@ def train(
 
   start = note(params)
   keys = jax.random.split(key, (points, steps // points))
-  (params, _), course = jax.lax.scan(
-    block, (params, optimizer.init(params)), keys
-  )
-  joined = jax.tree.map(
-    lambda one, many: jnp.concatenate([one[None], many]), start, course
-  )
-  return params, joined
+  carry = params, optimizer.init(params)
+  joined = lambda one, many: jnp.concatenate([one[None], many])
+  return jax.tree.map(joined, start, jax.lax.scan(block, carry, keys)[1])
 
 
 def best_rate(loss: np.ndarray) -> int:

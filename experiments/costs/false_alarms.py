@@ -42,7 +42,7 @@ import rich.table
 import initjax
 from experiments.costs.healthy_networks import healthy_networks
 from experiments.costs.sick_networks import sick_networks
-from experiments.runtime.experiment import Experiment, Result, check, option
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 from initjax.diagnosis import verdicts_of_draws
@@ -77,7 +77,7 @@ class Count(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to draw."""
 
   draws: int = option(0, "Networks of each kind for the assertions.", low=0)
@@ -91,7 +91,7 @@ class Config:
   )
 
   def __post_init__(self) -> None:
-    check(self)
+    super().__post_init__()
     if not 0 < self.false_alarm < 1 or not self.excess > -1:
       raise ValueError("false_alarm must be in (0, 1), excess above -1.")
 

@@ -31,13 +31,13 @@ import jax.numpy as jnp
 
 import initjax
 from experiments.costs import timing
-from experiments.runtime.experiment import Experiment, Result, check, option
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """The model, the side of the large normal, and how many small draws."""
 
   depth: int = option(24, "Blocks.", low=1)
@@ -47,9 +47,6 @@ class Config:
   side: int = option(8192, "Of the large square normal.", low=1)
   rounds: int = option(7, "Of small draws; the median is taken.", low=1)
   draws: int = option(20, "Tens of each initializer in a round.", low=1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 class Block(nn.Module):
@@ -192,11 +189,8 @@ def run(config: Config, job: Job) -> Result:
   key, warm = jax.random.key(0), ways(config)
   for way in warm.values():
     timing.seconds(way, key)
-  timed: dict[str, Callable[[], float]] = {
-    name: functools.partial(timing.seconds, way, key)
-    for name, way in warm.items()
-  }
-  for name, seconds in timing.in_turn(timed, config.runs).items():
+  calls = timing.calls(warm, key)
+  for name, seconds in timing.in_turn(calls, config.runs).items():
     table[name]["repeated call, s"] = seconds
   for row in ("first call", "repeated call"):
     ours_takes = table["ours"][f"{row}, s"]

@@ -30,13 +30,13 @@ import jax.numpy as jnp
 
 import initjax
 from experiments.costs import timing, torch_hooks
-from experiments.runtime.experiment import Experiment, Result, check, option
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to time."""
 
   depth: int = option(100, "Layers.", low=1)
@@ -44,9 +44,6 @@ class Config:
   batch: int = option(256, "Inputs.", low=1)
   runs: int = option(9, "Of which the median is taken.", low=1)
   graph_depth: int = option(300, "Layers of the graph that is read.", low=1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 def _layer(h: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -114,11 +111,8 @@ def compare(config: Config, form: str) -> dict[str, float]:
   }
   hooked = torch_hooks.networks(kernels, x, watched=True)
   plain = torch_hooks.networks(kernels, x, watched=False)
-  timed: dict[str, Callable[[], float]] = {
-    name: functools.partial(timing.seconds, program, *arguments)
-    for name, program in compiled.items()
-  }
-  seconds = timing.in_turn({**timed, **hooked, **plain}, config.runs)
+  timed = {**timing.calls(compiled, *arguments), **hooked, **plain}
+  seconds = timing.in_turn(timed, config.runs)
   memory = {name: _temporary_bytes(run) for name, run in compiled.items()}
   ratios = _ratios(seconds, first, memory)
   if not is_scan:
@@ -152,9 +146,7 @@ def diagnosed(arguments: Any, first: float) -> dict[str, float]:
 
 
 def _ratios(
-  seconds: dict[str, float],
-  first: dict[str, float],
-  memory: dict[str, int],
+  seconds: dict[str, float], first: dict[str, float], memory: dict[str, int]
 ) -> dict[str, float]:
   detail, gradient = seconds["detail"], seconds["gradient"]
   return {
@@ -216,13 +208,8 @@ def run(config: Config, job: Job) -> Result:
     job.advance(form, 3)
   ratios["unrolled"]["signal_graph / make_jaxpr"] = graph_ratio(config)
   job.advance("signal_graph", 3)
-  title = (
-    f"measure on {config.depth} layers of width {config.width}, batch "
-    f"{config.batch}"
-  )
-  missing = "torch is not installed: no comparison with its hooks."
-  note = "" if timing.torch_is_installed() else missing
-  return {"title": title, "note": note, "columns": ratios}
+  sizes = f"{config.depth} layers of width {config.width}, batch {config.batch}"
+  return timing.result(f"measure on {sizes}", "its hooks", ratios)
 
 
 EXPERIMENT = Experiment(

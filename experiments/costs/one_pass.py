@@ -32,13 +32,13 @@ import numpy as np
 import initjax
 from experiments.costs import timing, torch_lsuv
 from experiments.data import datasets
-from experiments.runtime.experiment import Experiment, Result, check, option
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to calibrate."""
 
   depth: int = option(100, "Layers.", low=2)
@@ -49,9 +49,6 @@ class Config:
   tries: int = option(10, "Of LSUV, for each layer.", low=1)
   runs: int = option(9, "Of which the median is taken.", low=1)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 def scanned(params: dict[str, Any], x: jax.Array) -> jax.Array:
@@ -98,11 +95,8 @@ def ours(
     name: jax.jit(program).lower(params, x).compile()
     for name, program in (("ours", calibrate), ("plain", model))
   }
-  timed: dict[str, Callable[[], float]] = {
-    name: functools.partial(timing.seconds, program, params, x)
-    for name, program in programs.items()
-  }
-  seconds = timing.in_turn(timed, config.runs)
+  calls = timing.calls(programs, params, x)
+  seconds = timing.in_turn(calls, config.runs)
   after, _ = programs["ours"](params, x)
   return {
     "passes": products(calibrate, params, x) / products(model, params, x),
@@ -136,13 +130,8 @@ def run(config: Config, job: Job) -> Result:
       tries=config.tries,
       runs=config.runs,
     )
-  title = (
-    f"unit variance in {config.depth} layers of width {config.width}, batch "
-    f"{config.batch}"
-  )
-  missing = "torch is not installed: no comparison with LSUV."
-  note = "" if timing.torch_is_installed() else missing
-  return {"title": title, "note": note, "columns": found}
+  sizes = f"{config.depth} layers of width {config.width}, batch {config.batch}"
+  return timing.result(f"unit variance in {sizes}", "LSUV", found)
 
 
 EXPERIMENT = Experiment(

@@ -1,5 +1,6 @@
 """Shared by scripts that compare costs: times, a table, optional peers."""
 
+import functools
 import importlib.util
 import statistics
 import time
@@ -21,6 +22,16 @@ def seconds(
   return time.perf_counter() - start
 
 
+def calls(
+  programs: dict[str, Callable[..., Any]], *arguments: Any
+) -> dict[str, Callable[[], float]]:
+  """What times each of them with these arguments, for `in_turn`."""
+  return {
+    name: functools.partial(seconds, program, *arguments)
+    for name, program in programs.items()
+  }
+
+
 def in_turn(
   timed: dict[str, Callable[[], float]], runs: int
 ) -> dict[str, float]:
@@ -32,6 +43,13 @@ def in_turn(
 def torch_is_installed() -> bool:
   """Whether there is a PyTorch to compare with."""
   return importlib.util.find_spec("torch") is not None
+
+
+def result(title: str, peer: str, columns: Result) -> Result:
+  """For `tables`; says if the peer is missing."""
+  missing = f"torch is not installed: no comparison with {peer}."
+  note = "" if torch_is_installed() else missing
+  return {"title": title, "note": note, "columns": columns}
 
 
 def tables(result: Result) -> list[rich.table.Table]:

@@ -11,45 +11,54 @@ LANCZOS = 1e-4
 """Error of λ_max, over itself: 400 roundings of float32 in X·v"""
 LEARNT = 0.5
 """Test accuracy of a network that learns"""
+LECUN, PASCANU = "LeCun et al. 1998, §5.1", "Pascanu et al. 2013, §3.2, §6"
 
 
 def claims(result: Result) -> list[Claim]:
   """Growth by layer; λ_max; where descent diverges, and how fast; clipping."""
-  found = [
-    _growth(result, index)
-    for index, law in enumerate(result["growth_law"])
-    if np.isfinite(law["mean"])  # else too many layers for a law of many inputs
+  return [
+    *_growths(result),
+    _largest(result),
+    *_threshold(result),
+    *_speeds(result),
+    *_learning(result),
+    _still(result),
   ]
-  quadratic, exact = result["descents"]["quadratic"], result["exact_lambdas"][0]
-  found.append(
-    Claim(
-      "linear algebra", "λ_max of linear regression, by Lanczos",
-      exact, float(quadratic["start"].mean()),
-      LANCZOS * exact, "allowance", "400 roundings of float32",
-    )
-  )  # fmt: skip
-  if bracket := threshold(result, "quadratic"):
-    low, high = bracket
-    found.append(
-      Claim(
-        "LeCun et al. 1998, §5.1", "rate of divergence over 2/λ_max, quadratic",
-        1.0, (low + high) / 2, (high - low) / 2, "allowance",
-        "half a step of the grid of rates",
-      )
-    )  # fmt: skip
-  return found + _speeds(result) + _learning(result)
 
 
-def _growth(result: Result, index: int) -> Claim:
+def _growths(result: Result) -> list[Claim]:
   """½·log₂(σ_w²/2) bits a layer, and the drift of width n."""
-  size, law = result["log2_size"][index], result["growth_law"][index]
-  layers = size.shape[-1] - 1
-  return Claim(
-    "Schoenholz et al. 2017, Eq. 15; finite n",
-    f"log₂ of gradient a layer, σ_w² = {result['variances'][index]:g}",
-    law["mean"] / layers, float((size[:, -1] - size[:, 0]).mean() / layers),
-    3 * law["std"] / math.sqrt(len(size)) / layers, "law",
-  )  # fmt: skip
+  found = []
+  for variance, size, law in zip(
+    result["variances"], result["log2_size"], result["growth_law"], strict=True
+  ):
+    if np.isfinite(law["mean"]):  # else too many layers for many inputs
+      layers = size.shape[-1] - 1
+      ours = float((size[:, -1] - size[:, 0]).mean() / layers)
+      chance = 3 * law["std"] / math.sqrt(len(size)) / layers
+      source = "Schoenholz et al. 2017, Eq. 15; finite n"
+      name = f"log₂ of gradient a layer, σ_w² = {variance:g}"
+      expected = law["mean"] / layers
+      found.append(Claim(source, name, expected, ours, chance, "law"))
+  return found
+
+
+def _largest(result: Result) -> Claim:
+  exact = result["exact_lambdas"][0]
+  ours = float(result["descents"]["quadratic"]["start"].mean())
+  name = "λ_max of linear regression, by Lanczos"
+  claim = Claim("linear algebra", name, exact, ours, 0.0)
+  return claim.allowing(LANCZOS * exact, "400 roundings of float32")
+
+
+def _threshold(result: Result) -> list[Claim]:
+  bracket = threshold(result, "quadratic")
+  if not bracket:
+    return []
+  low, high = bracket
+  name = "rate of divergence over 2/λ_max, quadratic"
+  claim = Claim(LECUN, name, 1.0, (low + high) / 2, 0.0)
+  return [claim.allowing((high - low) / 2, "half a step of the grid of rates")]
 
 
 def threshold(result: Result, name: str) -> tuple[float, float] | None:
@@ -71,9 +80,8 @@ def threshold(result: Result, name: str) -> tuple[float, float] | None:
 def _speeds(result: Result) -> list[Claim]:
   """Quadratic: each update multiplies the loss by (2·factor - 1)².
 
-  That is what the direction of λ_max does; errors: two standard errors, and
-  what the others add, as if all had started with the same part of the loss; and
-  the error of λ_max, by which rates are chosen.
+  That is what the direction of λ_max does; allowed is what the others add, as
+  if all had started with the same part of the loss, and the error of λ_max.
   """
   loss = result["descents"]["quadratic"]["loss"].astype(np.float64)
   lambdas = result["exact_lambdas"] / result["exact_lambdas"][0]
@@ -88,14 +96,11 @@ def _speeds(result: Result) -> list[Claim]:
     powers = np.abs(2 * factor * lambdas - 1) ** (2 * (last - 4))
     others = powers[1:].sum() / powers[0] / 4
     rates = 4 * factor / (2 * factor - 1) * LANCZOS
-    found.append(
-      Claim(
-        "linear algebra", f"growth of log loss an update, {factor:g}·2/λ_max",
-        2 * math.log(2 * factor - 1), float(mean),
-        float(2 * error + others + rates), "allowance",
-        "other eigenvalues still grow; error of λ_max",
-      )
-    )  # fmt: skip
+    name = f"growth of log loss an update, {factor:g}·2/λ_max"
+    law, chance = 2 * math.log(2 * factor - 1), float(2 * error + others)
+    claim = Claim("linear algebra", name, law, float(mean), chance)
+    why = "other eigenvalues still grow; error of λ_max"
+    found.append(claim.allowing(rates, why))
   return found
 
 
@@ -107,30 +112,26 @@ def learning(result: Result, cause: str, clipping: str) -> float:
 
 
 def _learning(result: Result) -> list[Claim]:
-  """Who learns, clipped by norm or not; and what normal(0.01) does not."""
-  norm = "by global norm"
-  source = "Pascanu et al. 2013, §3.2, §6"
-  expected = [
-    ("LeCun et al. 1998, §5.1", "rate × 10", "none", 0.0),
-    (source, "rate × 10", norm, 1.0),
-    (source, "recurrent", "none", 0.0),
-    (source, "recurrent", norm, 1.0),
+  """Who learns, clipped by norm or not."""
+  norm, found = "by global norm", []
+  for source, cause, clipping, published in (
+    (LECUN, "rate × 10", "none", 0.0),
+    (PASCANU, "rate × 10", norm, 1.0),
+    (PASCANU, "recurrent", "none", 0.0),
+    (PASCANU, "recurrent", norm, 1.0),
     ("Glorot and Bengio 2010", "normal(1.0)", "none", 0.0),
-  ]
-  found = [
-    Claim(
-      source, f"share that learns: {cause}, clipping {clipping}", published,
-      learning(result, cause, clipping), 1 / result["seeds"], "allowance",
-      "one network may be an exception",
-    )
-    for source, cause, clipping, published in expected
-  ]  # fmt: skip
-  still = result["causes"]["normal(0.01)"]["loss"][0, :, -1]
-  return [
-    *found,
-    Claim(
-      "He et al. 2015, §2.2", "loss from normal(0.01), nats (chance)",
-      math.log(10), float(still.mean()), 0.01, "allowance",
-      "SGD's noise in the readout",
-    ),
-  ]  # fmt: skip
+  ):
+    name = f"share that learns: {cause}, clipping {clipping}"
+    share = learning(result, cause, clipping)
+    claim = Claim(source, name, published, share, 0.0)
+    one = 1 / result["seeds"]
+    found.append(claim.allowing(one, "one network may be an exception"))
+  return found
+
+
+def _still(result: Result) -> Claim:
+  """What normal(0.01) does not learn."""
+  loss = float(result["causes"]["normal(0.01)"]["loss"][0, :, -1].mean())
+  source, name = "He et al. 2015, §2.2", "loss from normal(0.01), nats (chance)"
+  claim = Claim(source, name, math.log(10), loss, 0.0)
+  return claim.allowing(0.01, "SGD's noise in the readout")

@@ -10,6 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from experiments.common import networks, training
+from experiments.common.training import Budget
 from initjax import initializers, stacks
 from initjax.measurement import largest_eigenvalue
 
@@ -106,19 +107,15 @@ def descents(
 
 
 def clipped(kind: jax.Array, limit: jax.Array, size: int) -> Any:
-  """One of CLIPPING, chosen by a traced index.
+  """That at the (traced) place `kind` of CLIPPING, for `size` parameters.
 
-  Args:
-    kind: its place in CLIPPING.
-    limit: the greatest global norm; all of them allow exactly that, "by value"
-      and "by block" as limit/√size for each entry.
-    size: number of parameters.
+  All allow a global norm of exactly `limit`, "by value" and "by block" as
+  limit/√size for each entry.
   """
   each = limit / size**0.5
-  choices = (
-    optax.identity(), optax.clip(each), optax.clip_by_global_norm(limit),
-    optax.clip_by_block_rms(each),
-  )  # fmt: skip
+  by_value, by_block = optax.clip(each), optax.clip_by_block_rms(each)
+  by_norm = optax.clip_by_global_norm(limit)
+  choices = (optax.identity(), by_value, by_norm, by_block)
 
   def update(gradients: Any, state: Any, params: Any = None) -> Any:
     found = [
@@ -130,17 +127,9 @@ def clipped(kind: jax.Array, limit: jax.Array, size: int) -> Any:
   return optax.GradientTransformation(lambda params: (), update)
 
 
-@functools.partial(
-  jax.jit, static_argnames=("depth", "width", "steps", "batch")
-)
+@functools.partial(jax.jit, static_argnames=("depth", "width", "budget"))
 def courses(
-  runs: Run,
-  data: training.Labelled,
-  *,
-  depth: int,
-  width: int,
-  steps: int,
-  batch: int,
+  runs: Run, data: training.Labelled, *, depth: int, width: int, budget: Budget
 ) -> training.Course:
   """Training with SGD; a run also has rate, clipping and limit.
 
@@ -159,7 +148,7 @@ def courses(
     def apply(params: Any, x: jax.Array) -> jax.Array:
       return jax.nn.relu(stack.apply(params[0], x)) @ params[1]
 
-    return _trained(run, apply, params, data, batches, steps, batch)
+    return _trained(run, apply, params, data, batches, budget)
 
   return jax.vmap(one)(runs)
 
@@ -176,17 +165,9 @@ def _recurrent(pause: int, params: Any, x: jax.Array) -> jax.Array:
   return jax.lax.scan(step, jnp.zeros((len(x), len(recurrent))), rows)[0] @ last
 
 
-@functools.partial(
-  jax.jit, static_argnames=("pause", "width", "steps", "batch")
-)
+@functools.partial(jax.jit, static_argnames=("pause", "width", "budget"))
 def recurrent_courses(
-  runs: Run,
-  data: training.Labelled,
-  *,
-  pause: int,
-  width: int,
-  steps: int,
-  batch: int,
+  runs: Run, data: training.Labelled, *, pause: int, width: int, budget: Budget
 ) -> training.Course:
   """The same of recurrent networks, h_t = tanh(h_{t-1}·W + x_t·U).
 
@@ -203,7 +184,7 @@ def recurrent_courses(
       scale * networks.UNIT(key, shape, jnp.float32)
       for key, shape, scale in zip(keys, shapes, scales, strict=True)
     )
-    return _trained(run, apply, params, data, batches, steps, batch)
+    return _trained(run, apply, params, data, batches, budget)
 
   return jax.vmap(one)(runs)
 
@@ -214,8 +195,7 @@ def _trained(
   params: Any,
   data: training.Labelled,
   key: jax.Array,
-  steps: int,
-  batch: int,
+  budget: Budget,
 ) -> training.Course:
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
   clip = clipped(run["clipping"], run["limit"], size)
@@ -224,6 +204,4 @@ def _trained(
     return jnp.isfinite(ravel_pytree(params)[0]).all()
 
   optimizer = optax.chain(clip, optax.sgd(run["rate"]))
-  return training.train(
-    apply, params, data, optimizer, key, steps=steps, batch=batch, probe=finite
-  )[1]
+  return training.train(apply, params, data, optimizer, key, budget, finite)

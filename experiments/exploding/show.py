@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Result
 
 
@@ -15,31 +16,25 @@ def tables(result: Result) -> list[Any]:
 
 
 def _growth(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="log₂ of the gradient a layer, ReLU")
-  for title in ("σ_w²", "χ₁", "½ log₂ χ₁", "measured"):
-    table.add_column(title, justify="right")
+  table = new_table(
+    "log₂ of the gradient a layer, ReLU", "σ_w²", "χ₁", "½ log₂ χ₁", "measured"
+  )
   for variance, chi_1, size in zip(
     result["variances"], result["chi_1"], result["log2_size"], strict=True
   ):
     mean, error = plots.mean_and_error(
       (size[:, -1] - size[:, 0]) / (size.shape[-1] - 1)
     )
-    table.add_row(
-      f"{variance:g}", f"{chi_1:.3f}", f"{0.5 * math.log2(chi_1):+.3f}",
-      f"{mean:+.3f} ± {2 * error:.3f}",
-    )  # fmt: skip
+    law, seen = 0.5 * math.log2(chi_1), f"{mean:+.3f} ± {2 * error:.3f}"
+    table.add_row(f"{variance:g}", f"{chi_1:.3f}", f"{law:+.3f}", seen)
   return table
 
 
 def _descent(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title="gradient descent: greatest and final loss over the first"
+  table = new_table(
+    "gradient descent: greatest and final loss over the first",
+    "rate over 2/λ_max",
   )
-  table.add_column("rate over 2/λ_max", justify="right")
   for name in result["descents"]:
     for title in ("greatest", "final", "λ_max"):
       table.add_column(f"{name}: {title}", justify="right")
@@ -62,14 +57,12 @@ def _number(value: float) -> str:
 
 
 def _clipping(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title=f"test accuracy after SGD, global norm at most {result['limit']:g}"
+  table = new_table(
+    f"test accuracy after SGD, global norm at most {result['limit']:g}",
+    "what is wrong",
+    *result["clipping"],
+    left=1,
   )
-  table.add_column("what is wrong")
-  for name in result["clipping"]:
-    table.add_column(name, justify="right")
   for name, found in result["causes"].items():
     mean, error = plots.of_finite(found["test_accuracy"][..., -1].T)
     finite = found["finite"][..., -1].mean(-1)
@@ -107,29 +100,19 @@ def _draw_causes(axes: Any, result: Result) -> None:
   """How networks learn with one thing wrong: weights, rate, recurrence."""
   causes = result["causes"]
   good, rate = causes["nothing wrong"], causes["rate × 10"]["rate"]
-  _draw_courses(
-    axes[0],
-    result,
-    "weights: the plain normal",
-    {
-      f"{name}: σ_w² = {causes[name]['sigma_w2']:.2g}": (name, 0)
-      for name in ("nothing wrong", "normal(0.01)", "normal(1.0)")
-    },
-  )
-  _draw_courses(
-    axes[1],
-    result,
-    "rate: one misplaced decimal",
-    {
-      f"rate {good['rate']:g}": ("nothing wrong", 0),
-      f"rate {rate:g}": ("rate × 10", 0),
-      f"rate {rate:g}, clipped by norm": ("rate × 10", 2),
-    },
-  )
-  _draw_courses(axes[2], result, "recurrent network, 20 steps", {
-    "unclipped": ("recurrent", 0),
-    "clipped by norm": ("recurrent", 2),
-  })  # fmt: skip
+  weights = {
+    f"{name}: σ_w² = {causes[name]['sigma_w2']:.2g}": (name, 0)
+    for name in ("nothing wrong", "normal(0.01)", "normal(1.0)")
+  }
+  rates = {
+    f"rate {good['rate']:g}": ("nothing wrong", 0),
+    f"rate {rate:g}": ("rate × 10", 0),
+    f"rate {rate:g}, clipped by norm": ("rate × 10", 2),
+  }
+  rows = {"unclipped": ("recurrent", 0), "clipped by norm": ("recurrent", 2)}
+  _draw_courses(axes[0], result, "weights: the plain normal", weights)
+  _draw_courses(axes[1], result, "rate: one misplaced decimal", rates)
+  _draw_courses(axes[2], result, "recurrent network, 20 steps", rows)
 
 
 def _draw_courses(
@@ -145,27 +128,21 @@ def _draw_courses(
     axis.plot(
       result["steps"], np.median(known, 0), color=color, label=label, lw=2
     )
-  axis.axhline(0.1, color="black", **plots.THEORY, label="chance")
+  plots.level(axis, 0.1, "chance")
   axis.set_ylim(0, 1.45)
-  axis.set_title(title)
-  axis.set_xlabel("updates")
-  axis.set_ylabel("test accuracy (thick: median)")
+  plots.label(axis, title, "updates", "test accuracy (thick: median)")
   axis.legend(fontsize=8, loc="upper center")
 
 
 def _draw_scale(axis: Any, result: Result) -> None:
   size = result["log2_size"]
   layers = size.shape[-1] - 1
-  mean, error = plots.mean_and_error((size[..., -1] - size[..., 0]), 1)
-  axis.errorbar(
-    result["variances"], mean, 2 * error, fmt="o", color=plots.COLORS[0],
-    label="measured",
-  )  # fmt: skip
+  growth = (size[..., -1] - size[..., 0]).T
+  x, color = result["variances"], plots.COLORS[0]
+  plots.points(axis, x, growth, color, "measured")
   dense = np.linspace(min(result["variances"]), max(result["variances"]), 100)
-  axis.plot(
-    dense, layers * np.log2(dense / 2) / 2, color="black", **plots.THEORY,
-    label="theory, (σ_w²/2)^(depth/2)",
-  )  # fmt: skip
+  law = layers * np.log2(dense / 2) / 2
+  plots.law(axis, dense, law, "theory, (σ_w²/2)^(depth/2)")
   axis.set_title(f"weights: {layers + 1} layers")
   axis.set_xlabel("weight variance σ_w² (× fan_in)")
   axis.set_ylabel("log₂ of gradient, first over last layer")
@@ -179,9 +156,8 @@ def _draw_depth(axis: Any, result: Result) -> None:
     variance = result["variances"][index]
     size = result["log2_size"][index]
     plots.line_with_band(axis, k, size, color, f"σ_w² = {variance:g}")
-    axis.plot(k, k * math.log2(variance / 2) / 2, color="black",
-              **plots.THEORY)  # fmt: skip
-  axis.plot([], [], color="black", **plots.THEORY, label="theory, √(χ₁^k)")
+    plots.law(axis, k, k * math.log2(variance / 2) / 2)
+  plots.law(axis, [], [], label="theory, √(χ₁^k)")
   axis.set_title("depth: gradient by layer, ReLU")
   axis.set_xlabel("k, layers below the output")
   axis.set_ylabel("log₂ of gradient (rms)")
@@ -197,8 +173,8 @@ def _draw_rate(axis: Any, result: Result) -> None:
     ratio = np.where(np.isfinite(ratio), np.clip(ratio, 1e-4, 1e4), 1e4)
     middle, low, high = np.quantile(ratio, [0.5, 0, 1], axis=1)
     label = "quadratic (linear regression)" if name == "quadratic" else name
-    axis.plot(factors, middle, marker, color=color, label=label,
-              linestyle="-", markersize=4)  # fmt: skip
+    style = {"color": color, "linestyle": "-", "markersize": 4}
+    axis.plot(factors, middle, marker, label=label, **style)
     axis.fill_between(factors, low, high, color=color, alpha=0.2, linewidth=0)
   axis.axvline(1, color="black", **plots.THEORY, label="theory, 2/λ_max")
   axis.set_xscale("log")
@@ -221,18 +197,14 @@ def _draw_losses(axis: Any, result: Result, name: str) -> None:
     if name == "quadratic" and factors[index] > 1:
       _draw_speed(axis, loss[0], factors[index])
   if name == "quadratic":
-    axis.plot(
-      [], [], color="black", **plots.THEORY, label="theory, (ηλ_max - 1)^2t"
-    )
+    plots.law(axis, [], [], label="theory, (ηλ_max - 1)^2t")
   axis.set_yscale("log")
   axis.set_xlim(-2, 100)
   axis.set_ylim(1e-2, 1e6)
-  axis.set_title(
-    "descent on a quadratic loss" if name == "quadratic" else
-    "descent of a deep network: catapults"
-  )  # fmt: skip
-  axis.set_xlabel("updates")
-  axis.set_ylabel("loss over first")
+  title = "descent of a deep network: catapults"
+  if name == "quadratic":
+    title = "descent on a quadratic loss"
+  plots.label(axis, title, "updates", "loss over first")
   axis.legend(fontsize=7, loc="upper right")
 
 
@@ -242,7 +214,7 @@ def _draw_speed(axis: Any, loss: np.ndarray, factor: float) -> None:
   step = np.arange(last + 1)
   line = math.log10(loss[last]) + 2 * math.log10(2 * factor - 1) * (step - last)
   shown = line > -0.5
-  axis.plot(step[shown], 10 ** line[shown], color="black", **plots.THEORY)
+  plots.law(axis, step[shown], 10 ** line[shown])
 
 
 def _draw_clipping(axis: Any, result: Result) -> None:
@@ -255,14 +227,12 @@ def _draw_clipping(axis: Any, result: Result) -> None:
       np.stack([values[index, :, -1] for values in found], 1)
     )
     x = places + (index - (count - 1) / 2) * 0.8 / count
-    axis.bar(
-      x, mean, 0.75 / count, yerr=error, color=color, label=kind,
-      error_kw={"elinewidth": 1},
-    )  # fmt: skip
+    style = {"color": color, "label": kind, "error_kw": {"elinewidth": 1}}
+    axis.bar(x, mean, 0.75 / count, yerr=error, **style)
     lost = x[np.isnan(mean)]
     axis.plot(lost, np.full(len(lost), 0.03), "x", color=color, markersize=5)
   axis.plot([], [], "x", color="gray", label="all diverged")
-  axis.axhline(0.1, color="black", **plots.THEORY, label="chance")
+  plots.level(axis, 0.1, "chance")
   short = [n.replace(" ", "\n", 1).replace("(", "\n(") for n in names]
   axis.set_xticks(places, short, fontsize=7)
   axis.set_ylim(0, 1.35)

@@ -5,19 +5,12 @@ for it, by which fan, and what happens with Xavier's instead?
 
     python -m experiments.kaiming
 
-measures random networks, then trains networks of 10 and 30 layers, dense and
-convolutional, and of 60 layers of alternately 48 and 384 units, on handwritten
-digits. It takes two minutes on 2 CPU cores. Expect: with Var W = 1/n, a ReLU
-layer keeps 0.500 ± 0.004 of the signal and 0.499 ± 0.002 of the gradient, leaky
-ReLU (1 + a²)/2. Over 15 layers, alternately narrow and wide, 2/n_in and 2/n_out
-are off by the ratio of the two ends, 2², in one direction; the average loses
-2⁻⁶ and 2⁻⁴, and more with every layer. With 60 layers, networks drawn by n_in
-and n_out lower their loss (to about 2: without biases, all images lie on one
-ray by then), whereas those drawn by the average stay at ln 10. Weights of 0.01
-shrink a gradient from conv10 to conv2 by 1.7·10⁴. After 400 updates of 10
-layers, He's loss is 0.04, and Xavier's is 0.5 (dense) and 0.3 (convolutional):
-Xavier learns later, but it learns. With 30 layers, He's loss is 0.77 and 0.47,
-and Xavier's stays at ln 10.
+measures random networks and trains others, dense and convolutional, on digits:
+two minutes on 2 CPU cores. Expect that a leaky ReLU layer of Var W = 1/n keeps
+(1 + a²)/2 of the signal; that 30 layers learn with He's weights and stay at
+ln 10 with Xavier's; that 60 layers, narrow and wide in turn, learn by n_in and
+by n_out but not by their average, which loses a factor in each layer; and that
+weights of 0.01 shrink a gradient from conv10 to conv2 by 1.7·10⁴.
 
 Reference: He et al. 2015, "Delving deep into rectifiers", Eqs. 10, 14, 15,
 §2.2 and Fig. 3.
@@ -39,13 +32,8 @@ from experiments.data import datasets
 from experiments.kaiming import networks
 from experiments.kaiming.networks import INITS, KINDS
 from experiments.kaiming.show import claims, figure, tables
-from experiments.runtime.experiment import (
-  Experiment,
-  Result,
-  check,
-  option,
-)
-from experiments.runtime.job import Job
+from experiments.runtime.experiment import Experiment, Result, Settings, option
+from experiments.runtime.job import Job, divided
 from experiments.runtime.launch import launch
 from initjax import gains, initializers, stacks
 
@@ -54,7 +42,7 @@ POINTS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to measure and to train."""
 
   slopes: tuple[float, ...] = option(
@@ -88,9 +76,6 @@ class Config:
   batch: int = option(32, "Images of each update; images measured.", low=2)
   dataset: str = option("digits", "What is learnt.", choices=datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
   @property
   def distinct_images(self) -> int:
@@ -146,16 +131,8 @@ def courses(
   """Trains [runs] networks, from (parameters, keys for batches)."""
 
   def one(params: networks.Params, key: jax.Array) -> Any:
-    return training.train(
-      networks.apply,
-      params,
-      data,
-      optax.sgd(config.rate, config.momentum),
-      key,
-      steps=config.steps,
-      batch=config.batch,
-      points=POINTS,
-    )[1]
+    optimizer, budget = _sgd(config)
+    return training.train(networks.apply, params, data, optimizer, key, budget)
 
   return jax.vmap(one)(*drawn)
 
@@ -171,18 +148,16 @@ def alternating(
 
   def one(run: Runs) -> Any:
     key, batches = jax.random.split(run["key"])
-    return training.train(
-      networks.apply_alternating,
-      networks.draw_alternating(key, run["gains"], sizes),
-      data,
-      optax.sgd(config.rate, config.momentum),
-      batches,
-      steps=config.steps,
-      batch=config.batch,
-      points=POINTS,
-    )[1]
+    params = networks.draw_alternating(key, run["gains"], sizes)
+    apply, (optimizer, budget) = networks.apply_alternating, _sgd(config)
+    return training.train(apply, params, data, optimizer, batches, budget)
 
   return jax.vmap(one)(runs)
+
+
+def _sgd(config: Config) -> tuple[Any, training.Budget]:
+  budget = training.Budget(config.steps, config.batch, POINTS)
+  return optax.sgd(config.rate, config.momentum), budget
 
 
 def _turns(config: Config) -> Runs:
@@ -221,24 +196,6 @@ def _widths(config: Config) -> tuple[int, ...]:
   return tuple(pair[i % 2] for i in range(config.layers + 1))
 
 
-def _fans(config: Config, features: int) -> functools.partial[Any]:
-  return functools.partial(
-    fan_networks.draw_kinds,
-    widths=(features, *_widths(config)),
-    scale=2.0,
-    kinds=tuple((mode, "normal") for mode in MODES),
-  )
-
-
-def _draw(
-  config: Config, kind: str, depth: int, init: str, image: Any
-) -> functools.partial[Any]:
-  width = config.width if kind == "mlp" else config.channels
-  return functools.partial(
-    draw, kind=kind, depth=depth, width=width, init=init, image=image
-  )
-
-
 def _data(config: Config) -> tuple[training.Labelled, jax.Array, Any]:
   """Images; some of them flat, of unit second moment; the shape of one."""
   data = datasets.load_labelled(config.dataset, config.seed, flat=False)
@@ -269,12 +226,15 @@ def _measured(config: Config, job: Job, x: jax.Array) -> Result:
   def by_slope(_: str) -> Any:
     function = functools.partial(leaky, depth=config.layers, width=config.wide)
     found = job.spread(function, _slopes(config), x)
-    shape = (len(config.slopes), config.networks, -1)
-    return jax.tree.map(lambda v: v.reshape(shape), found)
+    return divided(found, len(config.slopes), config.networks)
 
   def by_fan(_: str) -> Any:
-    keys = _keys(config, config.networks)
-    drawn = job.spread(_fans(config, x.shape[1]), keys)
+    keys, widths = _keys(config, config.networks), _widths(config)
+    kinds = tuple((mode, "normal") for mode in MODES)
+    given = {"widths": (x.shape[1], *widths), "scale": 2.0, "kinds": kinds}
+    drawn = job.spread(
+      functools.partial(fan_networks.draw_kinds, **given), keys
+    )
     return {
       mode: job.spread(_relu, (kernels, keys), x)
       for mode, kernels in zip(MODES, drawn, strict=True)
@@ -291,9 +251,19 @@ def _measured(config: Config, job: Job, x: jax.Array) -> Result:
 
 def _learnt(config: Config, job: Job, data: Any, image: Any) -> Result:
   """Courses by kind, depth and initializer, and of layers that take turns."""
+  keys = _keys(config, config.seeds)
 
   def train(item: tuple[str, int]) -> Any:
-    return {i: _train(config, job, data, image, *item, i) for i in INITS}
+    kind, depth = item
+    width = config.width if kind == "mlp" else config.channels
+    given = {"kind": kind, "depth": depth, "width": width, "image": image}
+    found = {}
+    for init in INITS:
+      drawn = job.spread(functools.partial(draw, init=init, **given), keys)
+      function = functools.partial(courses, config=config)
+      course = job.spread(function, (drawn, keys), data)
+      found[init] = course._replace(probe=())._asdict()
+    return found
 
   def take_turns(_: str) -> Any:
     function = functools.partial(alternating, config=config)
@@ -307,22 +277,6 @@ def _learnt(config: Config, job: Job, data: Any, image: Any) -> Result:
     found[kind][str(depth)] = course
   (turns,) = job.map(take_turns, ["narrow and wide in turn"])
   return {"courses": found, "turns": turns}
-
-
-def _train(
-  config: Config,
-  job: Job,
-  data: training.Labelled,
-  image: Any,
-  kind: str,
-  depth: int,
-  init: str,
-) -> dict[str, Any]:
-  keys = _keys(config, config.seeds)
-  drawn = job.spread(_draw(config, kind, depth, init, image), keys)
-  function = functools.partial(courses, config=config)
-  course = job.spread(function, (drawn, keys), data)
-  return course._replace(probe=())._asdict()
 
 
 def theory(config: Config) -> dict[str, Any]:

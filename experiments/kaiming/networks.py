@@ -120,11 +120,8 @@ def shrinkage(
 ) -> jax.Array:
   """|gradient|² of a 3×3 convolutional ReLU net's first signal over its last.
 
-  Args:
-    key: of kernels, the image and the gradient that is put in.
-    filters: of the signal before the first convolution, and after each.
-    std: standard deviation of all kernels.
-    size: of images, size × size.
+  `filters` are those of the signal before the first convolution and after each;
+  kernels deviate by `std`, and images are size × size.
   """
   keys = jax.random.split(key, len(filters) + 1)
   shapes = [(9 * a, b) for a, b in itertools.pairwise(filters)]

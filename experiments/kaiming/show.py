@@ -11,6 +11,7 @@ from experiments.common.fan_networks import (
   claims_at_ends,
 )
 from experiments.common.plots import mean_and_error, mean_and_two_errors
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Claim, Result
 
 HE = "He et al. 2015"
@@ -76,12 +77,10 @@ def _shrinkage_claim(result: Result) -> Claim:
   """He et al. print 1.7·10⁴, of which we take what was rounded away, 16729."""
   filters = result["config"]["filters"]
   mean, error = mean_and_two_errors(result["shrunk"])
-  return Claim(
-    f"{HE}, §2.2: 1/(1.7·10⁴)",
-    f"weights of 0.01: log₂ of a gradient, conv{len(filters)} to conv2",
-    log2_shrinkage(filters), float(np.log2(mean)) / 2,
-    float(error / mean / np.log(4)),
-  )  # fmt: skip
+  name = f"weights of 0.01: log₂ of a gradient, conv{len(filters)} to conv2"
+  ours, relative = float(np.log2(mean)) / 2, float(error / mean / np.log(4))
+  source, law = f"{HE}, §2.2: 1/(1.7·10⁴)", log2_shrinkage(filters)
+  return Claim(source, name, law, ours, relative)
 
 
 def fall(loss: np.ndarray) -> float:
@@ -104,13 +103,14 @@ def _training_claims(result: Result) -> list[Claim]:
       (f"{HE}, §2.2", f"{name} of {mode}", turns["fan_avg"], turns[mode])
       for mode in ("fan_in", "fan_out")
     ]
-  return [
+  found = [
     Claim(
-      source, f"{name} fall of the loss", 0.0, fall(slow) / fall(quick), 0.1,
-      "allowance", "a tenth of it passes for nothing",
+      source, f"{name} fall of the loss", 0.0, fall(slow) / fall(quick), 0.0
     )
     for source, name, slow, quick in pairs
-  ]  # fmt: skip
+  ]
+  why = "a tenth of it passes for nothing"
+  return [claim.allowing(0.1, why) for claim in found]
 
 
 def tables(result: Result) -> list[Any]:
@@ -119,11 +119,9 @@ def tables(result: Result) -> list[Any]:
 
 
 def _slope_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="leaky ReLU, Var W = 1/n: kept by a layer")
-  for name in ("slope a", "(1 + a²)/2", "forward", "backward", "gain", "ours"):
-    table.add_column(name, justify="right")
+  title = "leaky ReLU, Var W = 1/n: kept by a layer"
+  headings = "slope a", "(1 + a²)/2", "forward", "backward", "gain", "ours"
+  table = new_table(title, *headings)
   (forward, df), (backward, db) = (
     kept(result, direction) for direction in ("forward", "backward")
   )
@@ -140,14 +138,10 @@ def _slope_table(result: Result) -> Any:
 
 
 def _fan_table(result: Result) -> Any:
-  import rich.table
-
   n, turns = result["widths"], result["config"]["turns"]
-  table = rich.table.Table(
-    title=f"ReLU, widths {n[0]}, {n[1]}, ..., {n[-1]}: log₂ at the end (theory)"
-  )
-  for name in ("2/Var W", "signal", "gradient", f"loss, {2 * turns} layers"):
-    table.add_column(name)
+  title = f"ReLU, widths {n[0]}, {n[1]}, ..., {n[-1]}: log₂ at the end (theory)"
+  headings = "2/Var W", "signal", "gradient", f"loss, {2 * turns} layers"
+  table = new_table(title, *headings, left=4)
   for mode, seen in result["fans"].items():
     cells = cells_at_ends(seen, result["theory"]["fans"][mode])
     mean, error = mean_and_two_errors(result["turns"][mode][:, -1])
@@ -156,13 +150,9 @@ def _fan_table(result: Result) -> Any:
 
 
 def _course_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title="training loss (nats), test accuracy at the end"
-  )
-  for name in ("network", "He", "Xavier"):
-    table.add_column(name)
+  title = "training loss (nats), test accuracy at the end"
+  headings = "network", "He", "Xavier"
+  table = new_table(title, *headings, left=3)
   for kind, depths in result["courses"].items():
     for depth, inits in depths.items():
       cells = []
@@ -223,7 +213,7 @@ def _draw_kept(axis: Any, result: Result) -> None:
   dense = np.linspace(slopes[0], slopes[-1], 50)
   label = "(1 + a²)/2, theory; gain² is its inverse"
   law = (1 + dense**2) / 2
-  axis.plot(dense, law, color="black", label=label, **plots.THEORY)
+  plots.law(axis, dense, law, label=label)
   axis.set_title("leaky ReLU, Var W = 1/n")
   axis.set_xlabel("slope a below 0")
   axis.set_ylabel("second moment kept by a layer")
@@ -237,7 +227,5 @@ def _draw_courses(axis: Any, updates: int, inits: Any, title: str) -> None:
     plots.line_with_band(axis, steps, losses, color, init)
   axis.axhline(np.log(10), color="gray", linestyle=":", label="ln 10: chance")
   axis.set_ylim(0, 3)
-  axis.set_title(title)
-  axis.set_xlabel("updates")
-  axis.set_ylabel("training loss (nats)")
+  plots.label(axis, title, "updates", "training loss (nats)")
   axis.legend(fontsize=8)

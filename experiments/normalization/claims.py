@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.claims import of_mean, shifted
+from experiments.common.tables import new_table
 from experiments.normalization.theory import measured_growth
 from experiments.runtime.experiment import Claim, Result
 
@@ -57,15 +59,18 @@ def _of_scale(kind: str, result: Result) -> list[Claim]:
   depth = result["config"]["depths"][0]
   over = f"over {decades:.0f} decades of σ_w"
   at_he = 2.0 ** measured["forward"][result["config"]["scales"].index(1.0)]
-  epsilon = "allowance", "twice what ε leaves at the smallest scale"
+  why = "twice what ε leaves at the smallest scale"
+  forward = f"{name}: log₂ growth of signal {over}"
+  backward = f"{name}: exponent of σ_w in kernel gradients"
+  forgets = Claim(source, forward, 0.0, growth, 0.0)
+  scales = Claim(source, backward, -1.0, per_decade, 0.0)
+  law = "E[relu(z)²], z ~ N(0, 1)"
+  size = f"{name}: second moment of activations"
   return [
-    Claim(source, f"{name}: log₂ growth of signal {over}", 0.0, growth,
-          left + 1e-5, *epsilon),
-    Claim(source, f"{name}: exponent of σ_w in kernel gradients", -1.0,
-          per_decade, (depth * left + 1e-5) / decades, *epsilon),
-    Claim("E[relu(z)²], z ~ N(0, 1)", f"{name}: second moment of activations",
-          0.5, *plots.mean_and_two_errors(at_he)),
-  ]  # fmt: skip
+    forgets.allowing(left + 1e-5, why),
+    scales.allowing((depth * left + 1e-5) / decades, why),
+    of_mean(law, size, 0.5, at_he),
+  ]
 
 
 def _growth(kind: str, batch: str, result: Result) -> tuple[float, float]:
@@ -87,14 +92,11 @@ def _of_growth(kind: str, result: Result) -> list[Claim]:
   for batch in result["gradients"][kind]:
     if 2 * int(batch) > width:
       continue
-    mean, error = _growth(kind, batch, result)
     published = result["theory"]["growth"][kind][batch]
-    shift = 2.5 / width * published
     quantity = f"{NAMES[kind]}: gradient² growth per layer, batch {batch}"
-    found.append(Claim(
-      GROWTH_SOURCES[kind], quantity, published, mean, error + shift,
-      "allowance", f"a width of {width} shifts it by up to {shift:.2g}",
-    ))  # fmt: skip
+    growth = _growth(kind, batch, result)
+    claim = Claim(GROWTH_SOURCES[kind], quantity, published, *growth)
+    found.append(shifted(claim, width, 2.5 / width * published))
   return found
 
 
@@ -110,14 +112,13 @@ def _of_the_limit(result: Result) -> list[Claim]:
   theory = result["theory"]["growth"]["batch"]
   limit = result["theory"]["limit"]["batch"]
   bend = abs(weights @ [theory[str(b)] for b in batches] - limit)
-  error = np.hypot(*(weights * growths[:, 1])) + bend + 2.5 / width * limit
+  error = float(np.hypot(*(weights * growths[:, 1])) + bend)
   quantity = f"{NAMES['batch']}: gradient² growth per layer, batch"
-  return [Claim(
-    "Yang et al. 2019: π/(π - 1)", f"{quantity} → ∞", limit,
-    float(weights @ growths[:, 0]), float(error), "allowance",
-    f"width {width}, and {bend:.2g} for a law that is not quite linear in 1/B",
-    f"{quantity} {many}",
-  )]  # fmt: skip
+  source, ours = "Yang et al. 2019: π/(π - 1)", float(weights @ growths[:, 0])
+  claim = Claim(source, f"{quantity} → ∞", limit, ours, error)
+  law = f"{bend:.2g} for a law that is not quite linear in 1/B"
+  claim = claim.allowing(2.5 / width * limit, f"width {width}, and {law}")
+  return [claim._replace(shares=f"{quantity} {many}")]
 
 
 def tables(result: Result) -> list[Any]:
@@ -126,12 +127,9 @@ def tables(result: Result) -> list[Any]:
 
 
 def _scale_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title="second moment of the last activations: measured (theory)"
+  table = new_table(
+    "second moment of the last activations: measured (theory)", "σ_w over He's"
   )
-  table.add_column("σ_w over He's", justify="right")
   kinds = result["config"]["kinds"]
   for kind in kinds:
     table.add_column(NAMES[kind], justify="right")
@@ -147,11 +145,9 @@ def _scale_table(result: Result) -> Any:
 
 
 def _growth_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="growth of squared gradients per layer")
-  for title in ("network", "batch", "measured", "theory", "batch → ∞"):
-    table.add_column(title, justify="right")
+  title = "growth of squared gradients per layer"
+  headings = "network", "batch", "measured", "theory", "batch → ∞"
+  table = new_table(title, *headings)
   for kind, by_batch in result["gradients"].items():
     for batch in by_batch:
       mean, error = _growth(kind, batch, result)
@@ -166,11 +162,9 @@ def _growth_table(result: Result) -> Any:
 
 
 def _accuracy_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="test accuracy after training")
-  table.add_column("hidden layers", justify="right")
-  table.add_column("σ_w over He's", justify="right")
+  table = new_table(
+    "test accuracy after training", "hidden layers", "σ_w over He's"
+  )
   kinds = result["config"]["kinds"]
   for kind in kinds:
     table.add_column(NAMES[kind], justify="right")

@@ -33,12 +33,8 @@ class Params(NamedTuple):
 def normalize(kind: jax.Array, z: jax.Array, epsilon: float) -> jax.Array:
   """(z - mean)/√(variance + ε) of each unit, or of each sample, or z.
 
-  Statistics are those of the batch at hand, also when testing.
-
-  Args:
-    kind: index into `MEASURED`; traced, so that one program serves all.
-    z: [batch, width].
-    epsilon: ε.
+  Statistics are those of the batch at hand, also when testing. `kind`, an index
+  into `MEASURED`, is traced: one program serves all; z is [batch, width].
   """
 
   def over(axis: int, z: jax.Array) -> jax.Array:
@@ -83,13 +79,8 @@ def hidden(
 ) -> jax.Array:
   """Activations [batch, width] of the last hidden layer.
 
-  Args:
-    kind: index into `MEASURED`.
-    params: of the network.
-    x: [batch, features].
-    epsilon: ε of the normalization.
-    nudges: [depth, batch, width], added to z: gradients with respect to them
-      are those with respect to z.
+  Nudges [depth, batch, width] are added to z: gradients with respect to them
+  are those with respect to z.
   """
   depth = len(params.others) + 1
   if nudges is None:

@@ -49,8 +49,8 @@ def _draw_forward(axis: Any, result: Result) -> None:
     values = plots.LOG10_2 * result["scales"][kind]["forward"].T
     _draw_points(axis, scales, values, kind)
     law = plots.LOG10_2 * result["theory"]["forward"][kind]
-    axis.plot(scales, law, color="black", **plots.THEORY)
-  axis.plot([], [], color="black", label="theory", **plots.THEORY)
+    plots.law(axis, scales, law)
+  plots.law(axis, [], [], label="theory")
   axis.set_xscale("log")
   axis.set_ylim(-12, 12)
   axis.set_xlabel("σ_w over He's")
@@ -79,10 +79,7 @@ def _draw_kernel_gradient(axis: Any, result: Result) -> None:
   if "none" in config["kinds"]:
     slopes[config["depths"][0] - 1] = ""
   for slope, label in slopes.items():
-    axis.plot(
-      scales, slope * np.log10(scales), color="black", label=label or None,
-      **plots.THEORY,
-    )  # fmt: skip
+    plots.law(axis, scales, slope * np.log10(scales), label=label or None)
   axis.set_xscale("log")
   axis.set_ylim(-6, 9)
   axis.set_xlabel("σ_w over He's")
@@ -102,7 +99,7 @@ def _draw_layers(axis: Any, result: Result) -> None:
     anchor = 8 if len(layers) > 16 else 0
     law = np.log10(growth) * (layers[-1 - anchor] - layers)
     law = law + values.mean(0)[-1 - anchor]
-    axis.plot(layers, law, color="black", **plots.THEORY)
+    plots.law(axis, layers, law)
   axis.set_xlabel("layer")
   axis.set_ylabel("log₁₀ squared gradient, over last")
   axis.set_title(f"gradients by layer, batch {batch}")
@@ -115,7 +112,7 @@ def _draw_growth(axis: Any, result: Result) -> None:
     values = np.array([measured_growth(v) for v in found.values()])
     _draw_points(axis, [int(batch) for batch in found], values.T, kind)
     law = [gradient_growth(kind, int(b)) for b in dense]
-    axis.plot(dense, law, color="black", **plots.THEORY)
+    plots.law(axis, dense, law)
   if "batch" in result["config"]["kinds"]:
     limit = result["theory"]["limit"]["batch"]
     axis.axhline(limit, color="gray", linestyle=":", label="π/(π - 1)")
@@ -133,12 +130,7 @@ def _draw_accuracy(axis: Any, result: Result) -> None:
   for kind in config["kinds"]:
     found = result["courses"][kind][str(depth)]["test_accuracy"][..., -1]
     plots.line_with_band(
-      axis,
-      config["scales"],
-      found.T,
-      COLORS[kind],
-      NAMES[kind],
-      plots.DIVERGED,
+      axis, config["scales"], found.T, COLORS[kind], NAMES[kind], plots.DIVERGED
     )
   axis.set_xscale("log")
   axis.set_ylim(0, 1.3)  # room for the legend
@@ -159,6 +151,4 @@ def _draw_courses(axis: Any, result: Result, depth: int) -> None:
       axis, steps, found[row], COLORS[kind], NAMES[kind], plots.DIVERGED
     )
   axis.set_ylim(0, 1)
-  axis.set_xlabel("updates")
-  axis.set_ylabel("test accuracy")
-  axis.set_title(f"{depth} layers, He's σ_w")
+  plots.label(axis, f"{depth} layers, He's σ_w", "updates", "test accuracy")

@@ -9,18 +9,11 @@ from initjax import gains, meanfield
 def forward_with_epsilon(
   kind: str, sigma_w: np.ndarray, x: np.ndarray, depth: int, epsilon: float
 ) -> np.ndarray:
-  """log₂ E[φ(norm(z_L))²], by σ_w; independent of it but for ε.
+  """log₂ E[φ(norm(z_L))²], by σ_w [scales]; independent of it but for ε.
 
   With v the variance that the normalization sees, its output has the variance
-  r = v/(v + ε), and the next layer sees σ_w²·r·E[φ²] over units, σ_w²·r·Var φ
-  over a batch of inputs that are unlike.
-
-  Args:
-    kind: "batch" or "layer".
-    sigma_w: [scales], √(fan_in · variance of the weights).
-    x: inputs [batch, features].
-    depth: L.
-    epsilon: ε.
+  r = v/(v + ε), and the next layer sees σ_w²·r·E[φ²] over units ("layer"),
+  σ_w²·r·Var φ over a batch of inputs that are unlike ("batch").
   """
   m = gains.moments(jax.nn.relu)
   if kind == "batch":
@@ -58,13 +51,10 @@ def gradient_growth(kind: str, batch: int | None) -> float:
 
 
 def measured_growth(log2_gradient: np.ndarray) -> np.ndarray:
-  """The factor per layer, in the middle of the stack, [seeds].
+  """The factor per layer [seeds], in the middle of a stack: [seeds, depth].
 
   The first and the last eight layers are left out: there correlations between
   inputs, and the random gradient that was put in, still settle.
-
-  Args:
-    log2_gradient: [seeds, depth].
   """
   middle = log2_gradient[:, 8:-8]
   slope = (middle[:, 0] - middle[:, -1]) / (middle.shape[1] - 1)

@@ -50,9 +50,7 @@ def courses(
       data,
       optax.adam(run["rate"]),
       run["batches"],
-      steps=steps,
-      batch=batch,
-      points=points,
-    )[1]
+      training.Budget(steps, batch, points),
+    )
 
   return jax.vmap(one)(*given)

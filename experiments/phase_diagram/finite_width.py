@@ -46,8 +46,8 @@ def measured_at_all(diagram: Diagram, phase: str = "") -> list[Point]:
 def shift(diagram: Diagram, phase: str) -> Shift:
   """b of each point of a phase."""
   points = measured_at_all(diagram, phase)
-  logs, errors = (np.array(x).reshape(-1, len(diagram.widths)).T
-                  for x in _log_slopes(points))  # fmt: skip
+  shape = (-1, len(diagram.widths))
+  logs, errors = (np.array(x).reshape(shape).T for x in _log_slopes(points))
   theory = np.array([-1 / point.xi_c for point in points])
   widths = np.array(diagram.widths)[:, None]
   return Shift(widths * (logs - theory), widths * errors)
@@ -91,21 +91,19 @@ def _same_shift(diagram: Diagram) -> list[Claim]:
   if not found.value.size:
     return []
   mean, error = found.mean()
-  name = f"n·Δlog s, chaotic: at n = {diagram.widths[-1]} as at"
-  return [
-    Claim(
-      "finite width, to first order in 1/n", f"{name} {diagram.widths[0]}",
-      float(mean[0]), float(mean[-1]), float(2 * np.hypot(error[0], error[-1])),
-      kind="consistency", why="two standard errors of the difference",
-    )
-  ]  # fmt: skip
+  least, *_, most = diagram.widths
+  name = f"n·Δlog s, chaotic: at n = {most} as at {least}"
+  source = "finite width, to first order in 1/n"
+  why = "two standard errors of the difference"
+  first, last = float(mean[0]), float(mean[-1])
+  both = float(2 * np.hypot(error[0], error[-1]))
+  return [Claim(source, name, first, last, both, "consistency", why)]
 
 
 def _share(diagram: Diagram) -> Claim:
   sigmas, chance = extrapolated(diagram)
   spread = math.sqrt((chance * (1 - chance)).sum()) / len(chance)
-  return Claim(
-    SOURCE, "share of ξ_c, width → ∞, within two standard errors",
-    float(chance.mean()), float((abs(sigmas) < 2).mean()), 3 * spread,
-    kind="law", why="binomial; a point is within by Student's t law",
-  )  # fmt: skip
+  law, share = float(chance.mean()), float((abs(sigmas) < 2).mean())
+  name = "share of ξ_c, width → ∞, within two standard errors"
+  why = "binomial; a point is within by Student's t law"
+  return Claim(SOURCE, name, law, share, 3 * spread, "law", why)

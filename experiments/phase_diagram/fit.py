@@ -34,17 +34,12 @@ class Fit(NamedTuple):
 
 
 def fit(distances: np.ndarray, c: float, width: int) -> Fit:
-  """Fits by least squares, each layer weighted by 1/(1 - c_l²)².
+  """Fits 1 - c_l [networks, layers, groups] of networks of that c* and width n.
 
-  So weighted, the noise of all layers is alike: width n adds (1 - c²)/√n to a
-  correlation. Layers are used from |Δ| < 0.5 on, until it first falls below
-  what that noise leaves of a mean over networks, (1 - c*²)/√(n·networks), or
-  below float32's rounding.
-
-  Args:
-    distances: 1 - c_l [networks, layers, groups].
-    c: c*, from theory.
-    width: n.
+  By least squares, each layer weighted by 1/(1 - c_l²)². So weighted, the noise
+  of all layers is alike: width n adds (1 - c²)/√n to a correlation. Layers are
+  used from |Δ| < 0.5 on, until it first falls below what that noise leaves of a
+  mean over networks, (1 - c*²)/√(n·networks), or below float32's rounding.
   """
   if not np.isfinite(distances).all():
     return Fit(math.nan, math.nan, "overflow")

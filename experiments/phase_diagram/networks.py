@@ -30,10 +30,6 @@ def pairs_of(inputs: np.ndarray, pairs: int) -> np.ndarray:
 
   The first group has the least correlated pairs, the second the most correlated
   ones; no input is used twice in a group.
-
-  Args:
-    inputs: [inputs, features] of unit second moment.
-    pairs: in each group.
   """
   correlation = inputs @ inputs.T / inputs.shape[1]
   first, second = np.triu_indices(len(inputs), 1)
@@ -52,11 +48,7 @@ def pairs_of(inputs: np.ndarray, pairs: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("activation", "depth", "width"))
 def distances(
-  activation: Activation,
-  depth: int,
-  width: int,
-  nets: Nets,
-  pairs: jax.Array,
+  activation: Activation, depth: int, width: int, nets: Nets, pairs: jax.Array
 ) -> jax.Array:
   """1 - c_l of pre-activations, averaged over pairs: [nets, depth, groups].
 
@@ -64,14 +56,7 @@ def distances(
 
   1 - c is half the squared distance of both directions, so that it keeps its
   digits where c goes to 1. Weights are drawn where they are used; products are
-  full float32 on every device.
-
-  Args:
-    activation: φ.
-    depth: number of linear layers.
-    width: n, units of each.
-    nets: which networks.
-    pairs: [groups, pairs, 2, features] of unit second moment.
+  full float32 on every device. Pairs are as `pairs_of` gives them.
   """
   x = pairs.reshape(-1, pairs.shape[-1])
 

@@ -197,6 +197,6 @@ def _draw_shifts(axis: Any, diagram: Diagram) -> None:
       aside = xi_c * (0.98 + 0.04 * i)
       _dots(axis, aside, found.value[i], 2 * found.error[i], color, label,
             fillstyle=fill)  # fmt: skip
-  axis.axhline(0, color="black", **plots.THEORY, label="infinite width")
+  plots.level(axis, 0, "infinite width")
   axis.set_xscale("log")
   axis.legend(fontsize=8)

@@ -128,9 +128,7 @@ def _lengths(moments: _Moments, w: np.ndarray, b: np.ndarray) -> np.ndarray:
   start = f[..., _START]
   up, down = f[..., _START:] <= 0, f[..., _START::-1] >= 0
   low = np.where(
-    start > 0,
-    _START - 1 + up.argmax(axis=-1),
-    _START - down.argmax(axis=-1),
+    start > 0, _START - 1 + up.argmax(axis=-1), _START - down.argmax(axis=-1)
   )
   q = np.where(start > 0, np.nan, 0.0)
   found = np.where(start > 0, up.any(axis=-1), down.any(axis=-1))
@@ -174,8 +172,5 @@ def _over_theta(activation: Activation, q: float) -> np.ndarray:
   gap = joint.square_difference / (2 * q * _THETA[1:] ** 2)
   at_one = gains.moments(activation, q).derivative_second_moment
   return np.stack(
-    [
-      np.append(at_one, gap),
-      np.append(at_one, joint.derivative_product),
-    ]
+    [np.append(at_one, gap), np.append(at_one, joint.derivative_product)]
   )

@@ -6,22 +6,12 @@ units come back; and how many networks are dead from the start?
 
     python -m experiments.rectifiers
 
-trains 5-layer networks of width 64 on handwritten digits with SGD, with 4 seeds
-for each of 3 activations, 3 learning rates and 2 biases, and draws thousands of
-thin deep networks. It takes a minute on 2 CPU cores. Networks that diverge are
-reported as such and left out of all means. Expect for ReLU 0.5 % dead units
-after training at rate 0.1, and 2.6 % at 0.6; for leaky ReLU none, ever. For
-ELU, expect none at these rates, but at 0.6 3 of 4 networks diverge, and at 0.7
-the one that does not lost 40 % of its units at once: the slope of JAX before
-0.12, expm1(z) + 1, rounds to 0 below z = -17.3. Biases that start at -1 leave
-6 % of ReLU units dead at rate 0.1. This is not why the network learns slowly
-(21 % right): leaky ReLU learns no better, while ELU does (97 %). Of the ReLU
-units that ever died, 44 to 91 % came back. Of ReLU networks with 40 layers of 4
-units, 92.6 % are born dead (theory: 92.4 %), with asymmetric weights 21 %. Of
-those with 10 layers of 3, after training, 84 % learn nothing but a constant:
-all that are born dead (74 %), and nearly half of the others, which die. At
-width 64 and rate 0.1, the claim is that leaky ReLU and ReLU are alike to within
-a point of accuracy.
+trains networks on handwritten digits and draws thousands of thin deep ones, in
+a minute on 2 CPU cores; networks that diverge are left out of all means. Expect
+2.6 % dead ReLU units at rate 0.6, and none of leaky ReLU. ELU dies at rates
+near divergence: the slope of JAX before 0.12, expm1(z) + 1, rounds to 0 below
+z = -17.3. Of ReLU networks with 40 layers of 4 units, 92.6 % are born dead
+(theory: 92.4 %), with asymmetric weights 21 %.
 
 Reference: Lu et al. 2020, "Dying ReLU and initialization", §3 and §4.2; Maas et
 al. 2013; Clevert et al. 2016.
@@ -41,13 +31,8 @@ from experiments.common import training
 from experiments.data import datasets
 from experiments.rectifiers.born import INITS, born_alive, trained
 from experiments.rectifiers.show import claims, figure, tables
-from experiments.runtime.experiment import (
-  Experiment,
-  Result,
-  check,
-  option,
-)
-from experiments.runtime.job import Job
+from experiments.runtime.experiment import Experiment, Result, Settings, option
+from experiments.runtime.job import Job, divided
 from experiments.runtime.launch import launch
 from initjax import initializers, meanfield
 from initjax.typing import Activation
@@ -60,7 +45,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to train."""
 
   activations: tuple[str, ...] = option(
@@ -85,9 +70,6 @@ class Config:
   thin_steps: int = option(300, "Their updates.", low=1)
   dataset: str = option("digits", "What is learnt.", choices=datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 Params = list[tuple[jax.Array, jax.Array]]
@@ -150,16 +132,10 @@ def courses(
 
   def one(run: dict[str, jax.Array]) -> training.Course:
     key, batches = jax.random.split(run["key"])
-    return training.train(
-      functools.partial(apply, phi),
-      draw(config, data.inputs.shape[1], key, run["bias"]),
-      data,
-      optax.sgd(run["rate"]),
-      batches,
-      steps=config.steps,
-      batch=config.batch,
-      probe=dead,
-    )[1]
+    params = draw(config, data.inputs.shape[1], key, run["bias"])
+    network, sgd = functools.partial(apply, phi), optax.sgd(run["rate"])
+    budget = training.Budget(config.steps, config.batch)
+    return training.train(network, params, data, sgd, batches, budget, dead)
 
   return jax.vmap(one)(runs)
 
@@ -177,14 +153,10 @@ def _runs(config: Config) -> dict[str, jax.Array]:
 
 
 def revived(dead: np.ndarray, finite: np.ndarray) -> np.ndarray:
-  """Share of the units dead at one point that are alive at a later one.
+  """Share of the units dead at one point that are alive at a later one: [...].
 
-  Args:
-    dead: [..., points, layers, width].
-    finite: [..., points]: where a network has not diverged.
-
-  Returns:
-    [...]; NaN where no unit died, or where the network diverged.
+  Of dead [..., points, layers, width] and finite [..., points]; NaN where no
+  unit died, or where the network diverged.
   """
   was_dead = np.logical_or.accumulate(dead, axis=-3)
   back = (~dead & was_dead).any(-3).sum((-2, -1))
@@ -198,15 +170,8 @@ def summary(
 ) -> dict[str, np.ndarray]:
   """What is told of networks; of those that diverged, only that they did.
 
-  Args:
-    dead: [..., points, layers, width]: which units have no slope.
-    finite: [..., points].
-    test_accuracy: [..., points].
-
-  Returns:
-    "dead", share of the units [..., points, layers], and "test_accuracy", both
-    NaN from the point on where a network is no longer finite; "revived" [...];
-    "diverged" [...], whether it is so at the end.
+  "dead", share of the units [..., points, layers], and "test_accuracy" are NaN
+  from the point on where a network is no longer finite.
   """
   finite = np.logical_and.accumulate(finite, axis=-1)
   return {
@@ -269,12 +234,9 @@ def _births(config: Config, job: Job) -> Result:
 
 def _seen(config: Config, course: training.Course) -> dict[str, Any]:
   """What is told of a course: [biases, rates, seeds, points, ...]."""
-  shape = (len(config.biases), len(config.rates), config.seeds)
-  found = jax.tree.map(
-    lambda v: np.asarray(v).reshape(*shape, *v.shape[1:]),
-    {**course.probe, "test_accuracy": course.test_accuracy},
-  )
-  return summary(**found)
+  found = {**course.probe, "test_accuracy": course.test_accuracy}
+  shape = len(config.biases), len(config.rates), config.seeds
+  return summary(**divided(jax.tree.map(np.asarray, found), *shape))
 
 
 def _survival(config: Config, width: int) -> list[float]:

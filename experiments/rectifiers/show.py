@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.claims import of_mean
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Claim, Result
 
 STYLES = (("o", "-", 3.5), ("^", "--", 8), ("s", ":", 3.5))
@@ -53,25 +55,20 @@ def _of_cost(result: Result) -> list[Claim]:
     f"rate {result['rates'][rate]:g}: accuracy of leaky ReLU less ReLU's, "
     "diverged ones counted"
   )
-  mean, error = plots.mean_and_two_errors(leaky - relu)
-  grain = 0.01
-  return [
-    Claim("Maas et al. 2013, §4 (nearly identical)", quantity, 0.0, mean,
-          error + grain, "allowance", "a point of accuracy is nearly nothing")
-  ]  # fmt: skip
+  source = "Maas et al. 2013, §4 (nearly identical)"
+  claim = of_mean(source, quantity, 0.0, leaky - relu)
+  return [claim.allowing(0.01, "a point of accuracy is nearly nothing")]
 
 
 def tables(result: Result) -> list[Any]:
   """Dead units, those that came back, and accuracy at the end."""
-  import rich.table
-
-  table = rich.table.Table(
-    title="after training: dead units, revived of all that died, test accuracy"
+  table = new_table(
+    "after training: dead units, revived of all that died, test accuracy",
+    "activation",
+    "bias",
+    *(f"rate {rate:g}" for rate in result["rates"]),
+    left=1,
   )
-  table.add_column("activation")
-  table.add_column("bias", justify="right")
-  for rate in result["rates"]:
-    table.add_column(f"rate {rate:g}", justify="right")
   for name, found in result["activations"].items():
     for i, bias in enumerate(result["biases"]):
       cells = [_cell(found, i, j) for j in range(len(result["rates"]))]
@@ -94,11 +91,9 @@ def _cell(found: dict[str, Any], bias: int, rate: int) -> str:
 
 
 def _born_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="share of thin ReLU networks born dead")
-  for name in ("width, layers", "symmetric", "theory", "asymmetric"):
-    table.add_column(name, justify="right")
+  title = "share of thin ReLU networks born dead"
+  headings = "width, layers", "symmetric", "theory", "asymmetric"
+  table = new_table(title, *headings)
   for width, law in result["theory"].items():
     alive = result["born_alive"][width]
     table.add_row(
@@ -141,10 +136,8 @@ def _draw_course(axis: Any, result: Result, bias: int, rate: int) -> None:
     lost[name] = int(found["diverged"][bias, rate].sum())
   if any(lost.values()):
     told = ", ".join(f"{name} {count}" for name, count in lost.items())
-    axis.text(
-      0.02, 0.95, f"diverged, of {len(dead)}: {told}",
-      fontsize=8, transform=axis.transAxes,
-    )  # fmt: skip
+    told = f"diverged, of {len(dead)}: {told}"
+    axis.text(0.02, 0.95, told, fontsize=8, transform=axis.transAxes)
   _shares(axis)
 
 
@@ -159,10 +152,9 @@ def _line(
   """Mean of finite networks, two standard errors around; else a gap."""
   mean, error = plots.of_finite(values)
   marker, line, size = style
-  axis.plot(
-    x, mean, marker=marker, linestyle=line, markersize=size,
-    color=color, label=label, markerfacecolor="none" if size > 4 else None,
-  )  # fmt: skip
+  fill = {"markerfacecolor": "none"} if size > 4 else {}
+  shape = {"markersize": size, "color": color, **fill}
+  axis.plot(x, mean, marker + line, label=label, **shape)
   axis.fill_between(
     x, mean - error, mean + error, color=color, alpha=0.2, linewidth=0
   )
@@ -208,11 +200,10 @@ def _draw_revival(axis: Any, result: Result) -> None:
   for place, (label, back, marker, color, i) in enumerate(kinds):
     mean, error = plots.of_finite(back)  # [rates]
     within = np.minimum(error, [mean, 1 - mean])  # [below and above, rates]
-    axis.errorbar(
-      rates + 0.5 * ((place + 0.5) / len(kinds) - 0.5), mean, within,
-      fmt=marker, color=color, label=label, capsize=3,
-      markerfacecolor=None if i == 0 else "white",
-    )  # fmt: skip
+    x = rates + 0.5 * ((place + 0.5) / len(kinds) - 0.5)
+    fill = {"markerfacecolor": None if i == 0 else "white"}
+    style = {"fmt": marker, "color": color, "capsize": 3, **fill}
+    axis.errorbar(x, mean, within, label=label, **style)
   axis.set_xticks(rates, [f"{rate:g}" for rate in result["rates"]])
   axis.set_xlim(-0.5, len(rates) - 0.5)
   axis.set_ylim(-0.05, 1.3)
@@ -234,24 +225,20 @@ def _draw_born(axis: Any, result: Result) -> None:
     alive = result["born_alive"][width]
     axis.plot(layers, 1 - alive["symmetric"], "o", color=shade, markersize=3)
     axis.plot(layers, 1 - alive["asymmetric"], "x", color=shade, markersize=4)
-    axis.plot(layers, 1 - np.array(law), color=shade, **plots.THEORY)
+    plots.law(axis, layers, 1 - np.array(law), color=shade)
     stalled = (np.asarray(result["left"][width]) > STALLED).mean()
-    axis.plot(result["trained_layers"], stalled, "D", color=shade,
-              markerfacecolor="white", zorder=3)  # fmt: skip
+    style = {"color": shade, "markerfacecolor": "white", "zorder": 3}
+    axis.plot(result["trained_layers"], stalled, "D", **style)
     axis.plot([], [], color=shade, label=f"width {width}")
   for marker, label in (
     ("o", "symmetric, untrained"),
     ("x", "asymmetric"),
     ("D", "trained: learns but the mean"),
   ):
-    axis.plot([], [], marker, color="gray", markersize=4, label=label,
-              markerfacecolor="none")  # fmt: skip
-  axis.plot(
-    [], [], color="gray", label="1 - (1 - 2⁻ⁿ)ᴸ, theory", **plots.THEORY
-  )
+    style = {"color": "gray", "markersize": 4, "markerfacecolor": "none"}
+    axis.plot([], [], marker, label=label, **style)
+  plots.law(axis, [], [], label="1 - (1 - 2⁻ⁿ)ᴸ, theory", color="gray")
   axis.set_ylim(0, 1.5)
   axis.set_yticks(np.linspace(0, 1, 6))
-  axis.set_title("networks born dead")
-  axis.set_xlabel("layers L")
-  axis.set_ylabel("share of networks")
+  plots.label(axis, "networks born dead", "layers L", "share of networks")
   axis.legend(fontsize=7, ncols=2, loc="upper center")

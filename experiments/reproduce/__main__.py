@@ -34,7 +34,7 @@ from experiments.runtime.experiment import (
   Claim,
   Experiment,
   Result,
-  check,
+  Settings,
   option,
   script,
 )
@@ -49,7 +49,7 @@ NAMES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to run, and how large."""
 
   experiments: tuple[str, ...] = option(
@@ -58,9 +58,6 @@ class Config:
     choices=NAMES,
   )
   size: str = option("laptop", "Their scale; as --scale.", choices=SCALES)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 def run(config: Config, job: Job) -> Result:

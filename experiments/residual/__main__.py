@@ -6,18 +6,12 @@ to learn?
 
     python -m experiments.residual
 
-measures random ReLU networks of up to 1000 layers, trains seven schemes on
-handwritten digits, and trains the identity on the embedded digits. It takes a
-minute and a half on 2 CPU cores. Expect: the signal grows by 2^(1.01 ± 0.01)
-per plain block, and to 50.3 ± 1.4 after 50 pre-norm blocks (theory: 2 and 51).
-At 1000 layers, the squared gradient of the first layer is 2^9 times the last's
-with pre-norm, 2^-57 in a plain He network (theory at width 64: 2^-58), exactly
-zero with Xavier from 300 layers, and it overflows in plain residual networks.
-At 64 blocks, plain networks learn nothing (about 10 %) and He-residual ones
-diverge; pre-norm, zero branches, Fixup, SkipInit and ReZero reach 94 to 97 %.
-The first update of L blocks is as large as that of one if W₁ starts scaled by
-L^-½ (Fixup: L^(-1/(2m - 2)) for m = 2 layers per block). The identity is
-learned to 0.6 % by 16 residual blocks, and to 69 % by plain ones.
+measures random ReLU networks of up to 1000 layers, and trains seven schemes and
+the identity on digits: a minute and a half on 2 CPU cores. Expect a signal of
+2^l after l plain blocks, and l + 1 with pre-norm; at 64 blocks, plain networks
+that learn nothing, He-residual ones that diverge, and 94 to 97 % for the rest;
+and first updates that are alike at all depths L if W₁ starts scaled by L^-½
+(Fixup: L^(-1/(2m - 2)) for m = 2 layers per block).
 
 Reference: He et al. 2016; De and Smith 2020 (SkipInit); Zhang et al. 2019
 (Fixup); Bachlechner et al. 2021 (ReZero).
@@ -34,27 +28,18 @@ import numpy as np
 from experiments.common import training
 from experiments.data import datasets
 from experiments.residual.claims import claims, tables
-from experiments.residual.measurements import (
-  first_updates,
-  gradients,
-  signals,
-)
+from experiments.residual.measurements import first_updates, gradients, signals
 from experiments.residual.networks import Scheme, schemes
 from experiments.residual.show import figure
 from experiments.residual.theory import CHAINS, theory
 from experiments.residual.training import courses, draw, identities
-from experiments.runtime.experiment import (
-  Experiment,
-  Result,
-  check,
-  option,
-)
-from experiments.runtime.job import Job
+from experiments.runtime.experiment import Experiment, Result, Settings, option
+from experiments.runtime.job import Job, at, divided
 from experiments.runtime.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to measure and to train."""
 
   forward_blocks: int = option(50, "Blocks whose signal is measured.", low=2)
@@ -85,9 +70,6 @@ class Config:
   batch: int = option(32, "Images of each update.", low=1)
   dataset: str = option("digits", "What is learnt.", choices=datasets.DATASETS)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 Runs = dict[str, Any]
@@ -127,44 +109,16 @@ def identity_schemes(blocks: int) -> dict[str, Scheme]:
   return {"plain": Scheme(skip=0.0), "residual": Scheme(alpha=blocks**-0.5)}
 
 
-def _task(
-  config: Config, features: int, name: str, blocks: int
-) -> tuple[Any, Runs, Any]:
-  """Jitted training, its runs, and the sizes of their networks."""
-  sizes = {"features": features, "width": config.width, "blocks": blocks}
-  if name == "digits":
-    kinds, rates, function = schemes(blocks), config.rates, courses
-  else:
-    kinds, rates = identity_schemes(blocks), config.identity_rates
-    function, sizes["features"], sizes["width"] = identities, 64, 64
-  runs = _training_runs(config, list(kinds.values()), rates)
-  given = functools.partial(function, steps=config.steps, batch=config.batch)
-  return given, runs, sizes
-
-
-def _tasks(config: Config) -> list[tuple[str, int]]:
-  return [("digits", blocks) for blocks in config.blocks] + [
-    ("identity", blocks) for blocks in config.identity_blocks
-  ]
-
-
 def run(config: Config, job: Job) -> Result:
   """Signals, gradients, training, and the identity."""
   data = datasets.load_labelled(config.dataset, config.seed)
   images = jnp.asarray(datasets.load_inputs("digits", 1024, config.seed))
-  targets = {"digits": data, "identity": images}
-
-  def train(item: tuple[str, int]) -> Any:
-    task = _task(config, data.inputs.shape[1], *item)
-    return _train(config, job, item[0], task, targets[item[0]])
-
+  sizes = config.forward_blocks, config.gradient_depths, config.gradient_width
   return {
     "config": dataclasses.asdict(config),
-    "theory": theory(
-      config.forward_blocks, config.gradient_depths, config.gradient_width
-    ),
+    "theory": theory(*sizes),
     **_measured(config, job, data, images),
-    **_by_task(job.map(train, _tasks(config)), config),
+    **_learnt(config, job, data, images),
   }
 
 
@@ -200,46 +154,55 @@ def _measured(
   }
 
 
-def _train(config: Config, job: Job, name: str, task: Any, target: Any) -> Any:
-  """Courses [kinds, rates, seeds, points] of one task at one depth."""
-  function, runs, sizes = task
+def _learnt(
+  config: Config, job: Job, data: training.Labelled, images: jax.Array
+) -> Result:
+  """By task and blocks, then by kind: courses [rates, seeds, points]."""
+  features = data.inputs.shape[1]
+
+  def train(item: tuple[str, int]) -> Any:
+    task, blocks = item
+    if task == "identity":
+      kinds, rates = identity_schemes(blocks), config.identity_rates
+      sizes = {"features": 64, "width": 64, "blocks": blocks}
+      return _train(config, job, kinds, rates, sizes, identities, images)
+    sizes = {"features": features, "width": config.width, "blocks": blocks}
+    kinds, rates = schemes(blocks), config.rates
+    course = _train(config, job, kinds, rates, sizes, courses, data)
+    return {"loss": course.loss, "test_accuracy": course.test_accuracy}
+
+  tasks = {"digits": config.blocks, "identity": config.identity_blocks}
+  names = {"digits": schemes(1), "identity": identity_schemes(1)}
+  items = [(task, n) for task, blocks in tasks.items() for n in blocks]
+  found: Result = {task: {} for task in tasks}
+  for (task, blocks), values in zip(items, job.map(train, items), strict=True):
+    rows = {name: at(values, row) for row, name in enumerate(names[task])}
+    found[task][str(blocks)] = rows
+  return found
+
+
+def _train(
+  config: Config,
+  job: Job,
+  kinds: dict[str, Scheme],
+  rates: tuple[float, ...],
+  sizes: dict[str, int],
+  function: Any,
+  target: Any,
+) -> Any:
+  """What `function` gives of trained networks: [kinds, rates, seeds, ...]."""
+  runs = _training_runs(config, list(kinds.values()), rates)
   params = job.spread(functools.partial(draw, **sizes), runs)
+  budget = training.Budget(config.steps, config.batch)
+  function = functools.partial(function, budget=budget)
   found = job.spread(function, (params, runs), target)
-  if name == "digits":
-    found = {"loss": found.loss, "test_accuracy": found.test_accuracy}
-  shape = (-1, _rates(config, name), config.seeds, 21)
-  return jax.tree.map(lambda v: np.reshape(v, shape), found)
-
-
-def _rates(config: Config, task: str) -> int:
-  rates = config.rates if task == "digits" else config.identity_rates
-  return len(rates)
+  return divided(found, len(kinds), len(rates), config.seeds)
 
 
 def _by_chain(found: np.ndarray, config: Config) -> dict[str, np.ndarray]:
   """Arrays [draws, blocks or depths] of what has a row for each run."""
   rows = found.reshape(len(CHAINS), config.draws, -1)
   return dict(zip(CHAINS, rows, strict=True))
-
-
-def _by_task(trained: list[Any], config: Config) -> dict[str, Any]:
-  count = len(config.blocks)
-  identity = identity_schemes(1), config.identity_blocks
-  return {
-    "digits": _named(schemes(1), config.blocks, trained[:count]),
-    "identity": _named(*identity, trained[count:]),
-  }
-
-
-def _named(kinds: Any, blocks: tuple[int, ...], found: list[Any]) -> Any:
-  """By blocks, then by kind: arrays [rates, seeds, points]."""
-  return {
-    str(count): {
-      kind: jax.tree.map(lambda v, row=row: v[row], values)
-      for row, kind in enumerate(kinds)
-    }
-    for count, values in zip(blocks, found, strict=True)
-  }
 
 
 EXPERIMENT = Experiment(

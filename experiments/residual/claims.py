@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.claims import of_mean, shifted
+from experiments.common.tables import new_table
 from experiments.common.training import best_rate
 from experiments.runtime.experiment import Claim, Result
 
@@ -32,58 +34,46 @@ def claims(result: Result) -> list[Claim]:
 
 
 def _of_signals(result: Result) -> list[Claim]:
-  """Errors: two errors, and of plain blocks 5/(2n) nats each for width n."""
-  blocks, width = (
-    result["config"][name] for name in ("forward_blocks", "forward_width")
-  )
-  plain = result["signal"]["residual, He"]
-  growth = (plain[:, -1] - plain[:, 0]) / blocks
-  per_block, error = plots.mean_and_two_errors(growth)
-  shift = 2.5 / width / math.log(2)
-  normed = result["signal"]["residual, pre-norm"]
-  ratios = np.exp2(normed[:, -1] - normed[:, 0])
+  """Width n shifts the growth of a plain block by up to 5/(2n) nats."""
+  source, width = "De and Smith 2020, §2", result["config"]["forward_width"]
+  blocks = result["config"]["forward_blocks"]
+  grown = {name: y[:, -1] - y[:, 0] for name, y in result["signal"].items()}
+  name = "log₂ growth of the signal per plain block"
+  plain = of_mean(source, name, 1.0, grown["residual, He"] / blocks)
+  name = f"signal after {blocks} blocks with LayerNorm, l + 1"
+  ratios = np.exp2(grown["residual, pre-norm"])
   return [
-    Claim("De and Smith 2020, §2", "log₂ growth of the signal per plain block",
-          1.0, per_block, error + shift, "allowance",
-          f"a width of {width} shifts it by up to {shift:.2g}"),
-    Claim("De and Smith 2020, §2, of BatchNorm",
-          f"signal after {blocks} blocks with LayerNorm, l + 1",
-          blocks + 1.0, *plots.mean_and_two_errors(ratios)),
-  ]  # fmt: skip
+    shifted(plain, width, 2.5 / width / math.log(2)),
+    of_mean(f"{source}, of BatchNorm", name, blocks + 1, ratios),
+  ]
 
 
 def _of_gradients(result: Result) -> list[Claim]:
-  """At the greatest depth; errors: two errors, and what width shifts.
+  """At the greatest depth that float32 can hold.
 
   The branch has 1/(l + 1) of the stream of block l, so that width n shifts the
   logarithm by up to 5/(2n)·(1/2 + ... + 1/L), below 5/(2n)·log L nats.
   """
-  depths = result["config"]["gradient_depths"]
-  last, theory = depths[-1] - 1, result["theory"]
-  width = result["config"]["gradient_width"]
-  values = result["gradient"]["residual, pre-norm"][:, -1]
-  mean, error = plots.mean_and_two_errors(values)
-  shift = 2.5 / width * math.log2(last + 1)
-  found = [
-    Claim("theory, infinite width",
-          f"log₂ gradient² of layer 1 of {last + 1}, pre-norm",
-          float(theory["gradient"]["residual, pre-norm"][-1]), mean,
-          error + shift, "allowance",
-          f"a width of {width} shifts it by up to {shift:.2g}"),
-  ]  # fmt: skip
-  for name in ("plain, He", "plain, Xavier"):
-    values = result["gradient"][name]
-    known = np.isfinite(values).all(0)
-    if not known.any():
+  depths, width = (
+    result["config"][name] for name in ("gradient_depths", "gradient_width")
+  )
+  theory = result["theory"]["gradient"]
+  drift = result["theory"]["finite_width_drift"]
+  found = []
+  for name in ("residual, pre-norm", "plain, He", "plain, Xavier"):
+    values, law = result["gradient"][name], theory[name]
+    plain = name.startswith("plain")
+    known = np.flatnonzero(np.isfinite(values).all(0))
+    if plain and not known.size:
       continue
-    column = int(np.flatnonzero(known)[-1])
-    law = theory["gradient"][name][column]
-    law = law + theory["finite_width_drift"][column]
-    found.append(Claim(
-      "Hanin and Nica 2020, Σ5/n",
-      f"log₂ gradient² of layer 1 of {depths[column]}, {name}",
-      float(law), *plots.mean_and_two_errors(values[:, column]),
-    ))  # fmt: skip
+    column = int(known[-1]) if plain else -1
+    source = "Hanin and Nica 2020, Σ5/n" if plain else "theory, infinite width"
+    label = name if plain else "pre-norm"
+    quantity = f"log₂ gradient² of layer 1 of {depths[column]}, {label}"
+    law = law[column] + drift[column] if plain else law[column]
+    claim = of_mean(source, quantity, law, values[:, column])
+    shift = 2.5 / width * math.log2(depths[-1])
+    found.append(claim if plain else shifted(claim, width, shift))
   return found
 
 
@@ -95,15 +85,13 @@ def _of_updates(result: Result) -> Claim:
   ends = [plots.mean_and_two_errors(values) for values in result["updates"]]
   (least, error), (most, other) = ends[0], ends[-1]
   blocks = result["config"]["update_blocks"]
-  doublings = math.log2(blocks[-1] / blocks[0])
-  m = 2
-  per_doubling = 2 * (2 * m - 2) * doublings  # of squares
+  per_doubling = 4 * math.log2(blocks[-1] / blocks[0])  # 2m - 2, of squares
+  source = "Zhang et al. 2019, §3: L^(-1/(2m - 2))"
+  quantity = f"exponent of L in W₁, from {blocks[0]} to {blocks[-1]} blocks"
+  ours = (least - most) / per_doubling
   return Claim(
-    "Zhang et al. 2019, §3: L^(-1/(2m - 2))",
-    f"exponent of L in W₁, from {blocks[0]} to {blocks[-1]} blocks",
-    -1 / (2 * m - 2), (least - most) / per_doubling,
-    math.hypot(error, other) / per_doubling,
-  )  # fmt: skip
+    source, quantity, -0.5, ours, math.hypot(error, other) / per_doubling
+  )
 
 
 def _of_training(result: Result) -> list[Claim]:
@@ -111,15 +99,19 @@ def _of_training(result: Result) -> list[Claim]:
   blocks, kinds = list(result["digits"].items())[-1]
   found = []
   for name, (published, source) in TRAINED.items():
-    row = best_rate(kinds[name]["loss"])
-    final = kinds[name]["test_accuracy"][row, :, -1]
+    final = at_best_rate(kinds[name])[0][:, -1]
     share = float((np.nan_to_num(final) > LEARNS).mean())
     quantity = f"{name}: share of networks of {blocks} blocks that learns"
     why = f"none: to learn is to be right of {LEARNS:.0%}"
-    found.append(
-      Claim(source, quantity, published, share, 0.0, "allowance", why)
-    )
+    claim = Claim(source, quantity, published, share, 0.0)
+    found.append(claim.allowing(0.0, why))
   return found
+
+
+def at_best_rate(kind: dict[str, np.ndarray]) -> tuple[np.ndarray, int]:
+  """Test accuracies [seeds, points] at the best of the rates; which that is."""
+  row = best_rate(kind["loss"])
+  return kind["test_accuracy"][row], row
 
 
 def tables(result: Result) -> list[Any]:
@@ -132,14 +124,9 @@ def tables(result: Result) -> list[Any]:
 
 
 def _gradient_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title="log₂ gradient² of the first layer over the last: measured (theory)"
-  )
-  table.add_column("network")
-  for depth in result["config"]["gradient_depths"]:
-    table.add_column(f"{depth} layers", justify="right")
+  title = "log₂ gradient² of the first layer over the last: measured (theory)"
+  depths = (f"{n} layers" for n in result["config"]["gradient_depths"])
+  table = new_table(title, "network", *depths, left=1)
   drift = result["theory"]["finite_width_drift"]
   for name, values in result["gradient"].items():
     law = result["theory"]["gradient"][name]
@@ -156,39 +143,30 @@ def _cell(values: np.ndarray, law: float) -> str:
   return f"{'zero' if np.isneginf(values).any() else 'overflow'} ({law:.1f})"
 
 
-def _digits_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title="test accuracy after training, best of the rates"
-  )
-  table.add_column("scheme")
-  for blocks in result["digits"]:
-    table.add_column(f"{blocks} blocks", justify="right")
-  for name in next(iter(result["digits"].values())):
-    cells = []
-    for kinds in result["digits"].values():
-      row = best_rate(kinds[name]["loss"])
-      final = kinds[name]["test_accuracy"][row, :, -1]
-      told = plots.percent(*plots.of_finite(final))
-      if np.isfinite(final).any():
-        told += f", rate {result['config']['rates'][row]:g}"
-      cells.append(told)
-    table.add_row(name, *cells)
+def _by_blocks(title: str, what: str, by_blocks: Any, cell: Any) -> Any:
+  """A row for each kind of network, a column for each number of blocks."""
+  headings = (f"{blocks} blocks" for blocks in by_blocks)
+  table = new_table(title, what, *headings, left=1)
+  for name in next(iter(by_blocks.values())):
+    table.add_row(name, *(cell(kinds[name]) for kinds in by_blocks.values()))
   return table
+
+
+def _digits_table(result: Result) -> Any:
+  def cell(kind: dict[str, np.ndarray]) -> str:
+    accuracy, row = at_best_rate(kind)
+    told = plots.percent(*plots.of_finite(accuracy[:, -1]))
+    rate = f", rate {result['config']['rates'][row]:g}"
+    return told + rate if np.isfinite(accuracy[:, -1]).any() else told
+
+  title = "test accuracy after training, best of the rates"
+  return _by_blocks(title, "scheme", result["digits"], cell)
 
 
 def _identity_table(result: Result) -> Any:
-  import rich.table
+  def cell(error: np.ndarray) -> str:
+    course = error[best_rate(error)].mean(0)
+    return f"{course[0]:.2f} → {course[-1]:.2g}"
 
-  table = rich.table.Table(title="error of the identity: at first → learnt")
-  table.add_column("network")
-  for blocks in result["identity"]:
-    table.add_column(f"{blocks} blocks", justify="right")
-  for name in next(iter(result["identity"].values())):
-    cells = []
-    for kinds in result["identity"].values():
-      course = kinds[name][best_rate(kinds[name])].mean(0)
-      cells.append(f"{course[0]:.2f} → {course[-1]:.2g}")
-    table.add_row(name, *cells)
-  return table
+  title = "error of the identity: at first → learnt"
+  return _by_blocks(title, "network", result["identity"], cell)

@@ -44,8 +44,8 @@ def _draw_signal(axis: Any, result: Result) -> None:
     steps = np.arange(values.shape[1])
     plots.line_with_band(axis, steps, plots.LOG10_2 * values, color, name)
     law = plots.LOG10_2 * result["theory"]["signal"][name]
-    axis.plot(steps, law, color="black", **plots.THEORY)
-  axis.plot([], [], color="black", label="theory", **plots.THEORY)
+    plots.law(axis, steps, law)
+  plots.law(axis, [], [], label="theory")
   axis.set_xlabel("block l")
   axis.set_ylabel("log₁₀ second moment of the stream")
   axis.set_title("signal of random networks")
@@ -62,9 +62,9 @@ def _draw_gradient(axis: Any, result: Result) -> None:
     plots.points(axis, depths, values, color, name)
     law = plots.LOG10_2 * result["theory"]["gradient"][name]
     law = law + drift if name.startswith("plain") else law
-    axis.plot(depths, law, color=color, **plots.THEORY)
+    plots.law(axis, depths, law, color=color)
   label = "theory (plain: at this width)"
-  axis.plot([], [], color="gray", label=label, **plots.THEORY)
+  plots.law(axis, [], [], label=label, color="gray")
   for (name, bound), place in zip(
     BOUNDS.items(), ("top", "bottom"), strict=True
   ):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.common import training
+from experiments.common.training import Budget
 from experiments.residual.networks import Params, logits, stream
 from experiments.residual.networks import draw as draw_one
 
@@ -25,43 +26,29 @@ def draw(runs: Runs, *, features: int, width: int, blocks: int) -> Params:
   )(runs["key"], runs["scheme"])
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "batch"))
+@functools.partial(jax.jit, static_argnames=("budget",))
 def courses(
-  given: tuple[Params, Runs],
-  data: training.Labelled,
-  *,
-  steps: int,
-  batch: int,
+  given: tuple[Params, Runs], data: training.Labelled, *, budget: Budget
 ) -> training.Course:
   """Training of [runs] networks on digits."""
 
   def one(params: Params, run: Runs) -> training.Course:
-    return training.train(
-      functools.partial(logits, run["scheme"]),
-      params,
-      data,
-      optax.sgd(run["rate"]),
-      run["batches"],
-      steps=steps,
-      batch=batch,
-    )[1]
+    apply = functools.partial(logits, run["scheme"])
+    sgd, key = optax.sgd(run["rate"]), run["batches"]
+    return training.train(apply, params, data, sgd, key, budget)
 
   return jax.vmap(one)(*given)
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "batch"))
+@functools.partial(jax.jit, static_argnames=("budget",))
 def identities(
-  given: tuple[Params, Runs],
-  x: jax.Array,
-  *,
-  steps: int,
-  batch: int,
+  given: tuple[Params, Runs], x: jax.Array, *, budget: Budget
 ) -> jax.Array:
   """Error of the identity while it is learnt, [runs, 1 + 20].
 
   The mean squared difference between outputs and inputs, over that of inputs.
   """
-  size = (x**2).mean()
+  size, (steps, batch, points) = (x**2).mean(), budget
 
   def one(params: Params, run: Runs) -> jax.Array:
     def loss(params: Params, x: jax.Array) -> jax.Array:
@@ -80,7 +67,7 @@ def identities(
       carry = jax.lax.scan(update, carry, keys)[0]
       return carry, loss(carry[0], x)
 
-    keys = jax.random.split(run["batches"], (20, steps // 20))
+    keys = jax.random.split(run["batches"], (points, steps // points))
     start = params, optimizer.init(params)
     later = jax.lax.scan(block, start, keys)[1]
     return jnp.concatenate([loss(params, x)[None], later])

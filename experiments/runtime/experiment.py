@@ -48,6 +48,10 @@ class Claim(NamedTuple):
     """Whether the difference is within the error."""
     return bool(abs(self.ours - self.published) <= self.error)
 
+  def allowing(self, extra: float, why: str) -> "Claim":
+    """With an allowance on top of its error, and why."""
+    return self._replace(error=self.error + extra, kind="allowance", why=why)
+
 
 class Experiment(NamedTuple):
   """One question, and all that is needed to answer it."""
@@ -116,8 +120,16 @@ def option(
   return dataclasses.field(default=default, metadata=metadata)
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What a config is made from: its options are checked as it is built."""
+
+  def __post_init__(self) -> None:
+    check(self)
+
+
 def check(config: Any) -> None:
-  """For `__post_init__`: every option is within its bounds.
+  """Every option is within its bounds.
 
   Raises:
     ValueError: if one is not; it names the option, its value and its bounds.

@@ -75,13 +75,11 @@ class Job:
     The leading axis of runs comes back as two: [kinds, seeds, ...].
     """
 
-    def at(name: str) -> Any:
+    def call(name: str) -> Any:
       function, batch, shared = calls[name]
-      found = self.spread(function, batch, shared)
-      split = lambda leaf: leaf.reshape(-1, seeds, *leaf.shape[1:])
-      return jax.tree.map(split, found)
+      return divided(self.spread(function, batch, shared), -1, seeds)
 
-    return dict(zip(calls, self.map(at, calls), strict=True))
+    return dict(zip(calls, self.map(call, calls), strict=True))
 
   def part(self, name: str) -> "Job":
     """For one experiment among several: its items are kept apart."""
@@ -132,6 +130,16 @@ class Job:
 def joined(batches: Iterable[Any]) -> Any:
   """One batch of several, for `Job.spread`."""
   return jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves), *batches)
+
+
+def divided(tree: Any, *shape: int) -> Any:
+  """The leading axis of runs as several, [*shape, ...]."""
+  return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)
+
+
+def at(tree: Any, index: Any) -> Any:
+  """What all leaves have there, along their leading axis."""
+  return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def _fill(missing: int, leaf: Any) -> Any:

@@ -5,20 +5,16 @@ gradients keep their size through a deep network, and does theory agree?
 
     python -m experiments.signal_propagation
 
-sends real images (8×8 digits) forward through 100-layer networks of width 128,
-for every pair of 7 activations and 8 initializers and 16 seeds, and a random
-gradient backward. It takes under a minute on 2 CPU cores. Expect: Xavier on
-ReLU halves the second moment in every layer (2^-99 at the end); He preserves it
-in both directions; with normal(0.01), signals die; sigmoid's gradient vanishes
-under all initializers; tanh at its own gain keeps its activations while its
-gradient grows 1.178 times per layer (2^23); gelu at its own gain diverges,
-since its map is unstable. Each growth is shown with what theory allows at this
-width, and all of 105 growths lie in this band. It is wide for gelu under He,
-where chance in the first layers decides how soon the signal dies.
+sends 8×8 digits forward, and a random gradient backward, through 100-layer
+networks of width 128, for every pair of 7 activations and 8 initializers; it
+takes a minute on 2 CPU cores. Expect: Xavier on ReLU halves the second moment
+in every layer, and He preserves it; with normal(0.01), signals die; sigmoid's
+gradient vanishes under all initializers; tanh at its own gain keeps its
+activations while its gradient grows 1.178 times per layer. Each growth is shown
+with what theory allows at this width.
 
 Networks that differ only by the scale of their weights share one draw, so that
-chance does not blur the comparison. Results go to a new directory:
-signal_propagation.json and signal_propagation.png.
+chance does not blur the comparison.
 """
 
 import dataclasses
@@ -36,7 +32,7 @@ from experiments.runtime.experiment import (
   Claim,
   Experiment,
   Result,
-  check,
+  Settings,
   option,
 )
 from experiments.runtime.job import Job
@@ -91,7 +87,7 @@ BASES: dict[str, Initializer] = {  # what a Scheme rescales
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to run; the defaults are the published table."""
 
   activations: tuple[str, ...] = option(
@@ -110,18 +106,15 @@ class Config:
   dataset: str = option("digits", "What goes in.", choices=datasets.INPUTS)
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
-  def __post_init__(self) -> None:
-    check(self)
-
 
 def run(config: Config, job: Job) -> Result:
   """Measures every pair, and compares it with theory."""
   key = jax.random.key(config.seed)
   records = _records(config, key, job)
-  further = extremes.measure(
-    jax.random.fold_in(key, 1),
-    config.networks, config.depth // 2, config.width // 2, config.layers, job,
-  )  # fmt: skip
+  other = jax.random.fold_in(key, 1)
+  half = (config.depth // 2, config.width // 2)
+  sizes = (config.networks, *half, config.layers)
+  further = extremes.measure(other, *sizes, job)
   return {
     "conditions": conditions_of(config),
     "full": config.full,
@@ -329,21 +322,19 @@ def claims(result: Result) -> list[Claim]:
   pairs = {(pair.activation, pair.initializer) for pair in result["records"]}
   for pair in result["records"]:
     name = (pair.activation, pair.initializer)
-    for direction, course in (
-      ("signal", pair.forward), ("gradient", pair.backward)
-    ):  # fmt: skip
+    # Xavier's ReLU networks are He's, rescaled
+    same = name == ("relu", "He fan_in") and ("relu", XAVIER) in pairs
+    courses = {"signal": pair.forward, "gradient": pair.backward}
+    for direction, course in courses.items():
       source = _source(*name, direction)
       if source and np.isfinite(course.predicted_band):
-        growth = f"{direction} of {{}}: growth per layer"
-        expected, band = course.predicted_growth, course.predicted_band
-        # Xavier's ReLU networks are He's, rescaled
-        same = name == ("relu", "He fan_in") and ("relu", XAVIER) in pairs
-        found.append(
-          Claim(
-            source, growth.format(", ".join(name)), expected, course.growth,
-            band, "law", shares=same * growth.format(f"relu, {XAVIER}"),
-          )
-        )  # fmt: skip
+        quantity, other = (
+          f"{direction} of {', '.join(pair)}: growth per layer"
+          for pair in (name, ("relu", XAVIER))
+        )
+        law, band = course.predicted_growth, course.predicted_band
+        claim = Claim(source, quantity, law, course.growth, band, "law")
+        found.append(claim._replace(shares=same * other))
   return found
 
 

@@ -107,25 +107,22 @@ def _variance(found: dict[str, Any]) -> Claim:
   sizes = np.asarray(found["log_sizes"])
   sizes = sizes[np.isfinite(sizes)]
   depth, width = found["depth"], found["width"]
-  published = 5 * depth / width
+  published, ours = 5 * depth / width, float(np.var(sizes, ddof=1))
   exact = meanfield.relu_log_norm(depth, width).std ** 2
   chance = 3 * exact * math.sqrt(2 / max(len(sizes) - 1, 1))
-  return Claim(
-    "Hanin and Nica 2020, Theorem 1 (5·Σ1/n)",
-    f"variance of ln |z|² over ReLU networks, {depth} layers of width {width}",
-    published, float(np.var(sizes, ddof=1)),
-    chance + exact - published, "law",
-    "and what the exact law has beyond the first order in 1/n",
-  )  # fmt: skip
+  source = "Hanin and Nica 2020, Theorem 1 (5·Σ1/n)"
+  networks = f"ReLU networks, {depth} layers of width {width}"
+  name = f"variance of ln |z|² over {networks}"
+  error = chance + exact - published
+  why = "and what the exact law has beyond the first order in 1/n"
+  return Claim(source, name, published, ours, error, "law", why)
 
 
 def _thousands(found: dict[str, Any]) -> Claim:
   """Roundings of a layer's sums and of its kernel, each way by chance."""
   layers = found["layers"]
   rounding = 8 * 2.0**-23 * math.sqrt(CHANNELS) * math.sqrt(layers)
-  away = np.abs(found["convolved"]).max()
-  return Claim(
-    "Xiao et al. 2018, §4",
-    f"log₂ growth of signal and gradient, {layers} delta-orthogonal layers",
-    0.0, float(away), rounding, "allowance", "roundings, as a random walk",
-  )  # fmt: skip
+  away = float(np.abs(found["convolved"]).max())
+  name = f"log₂ growth of signal and gradient, {layers} delta-orthogonal layers"
+  claim = Claim("Xiao et al. 2018, §4", name, 0.0, away, 0.0)
+  return claim.allowing(rounding, "roundings, as a random walk")

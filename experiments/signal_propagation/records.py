@@ -58,15 +58,7 @@ def record(
 ) -> Record:
   """Compares log₂ second moments [seeds, depth], both ways, with their laws.
 
-  Args:
-    activation: its name.
-    initializer: likewise.
-    log2_sigma_w2: log₂ of width · Var W.
-    signals: measured, forward and backward.
-    laws: of this pair.
-    healthy: of the yardstick.
-    conditions: of the run.
-    drift_is_bound: see `band`.
+  `healthy` are the laws of the yardstick; for `drift_is_bound` see `band`.
   """
   forward, backward = (np.asarray(part, np.float64) for part in signals)
   forward_alive = _alive(forward)
@@ -150,11 +142,7 @@ def _growth(
 
 
 def _verdict(
-  measured: np.ndarray,
-  healthy: Law,
-  conditions: Conditions,
-  *,
-  backward: bool,
+  measured: np.ndarray, healthy: Law, conditions: Conditions, *, backward: bool
 ) -> str:
   """One of stable, vanishes, explodes, zero, overflow; and how much or where.
 

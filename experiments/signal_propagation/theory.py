@@ -69,9 +69,6 @@ def typical_correlation(inputs: np.ndarray) -> float:
 
   Of squares, since what two inputs have in common of the fluctuations of a
   second moment goes with the square of their correlation.
-
-  Args:
-    inputs: [batch, features].
   """
   gram = inputs.astype(np.float64) @ inputs.T.astype(np.float64)
   batch = len(gram)
@@ -132,13 +129,7 @@ def band(
 ) -> Band:
   """What the mean over seeds may do, given that it is `measured` in `start`.
 
-  Args:
-    law: of one network.
-    start: index of the layer where the measurement starts.
-    measured: log₂ of the second moment there, mean over seeds.
-    conditions: of the run.
-    backward: whether it is the law of gradients.
-    drift_is_bound: for orthogonal weights, which drift less.
+  Orthogonal weights drift less than `law` says: `drift_is_bound`.
   """
   covariance, at_start = law.covariance, law.covariance[:, start]
   kept = np.ones(len(law.mean)) if backward else at_start / at_start[start]

@@ -169,15 +169,9 @@ def linearized(
 ) -> jax.Array:
   """ln of the asymmetry that unit noise would grow to, [runs, steps + 1].
 
-  Noise v follows the derivative of the update along the symmetric path,
-  v ← (1 - rates·H)·v, scaled down each time; so nothing saturates it. Its
-  symmetric part is apart from it in theory, and is removed each time.
-
-  Args:
-    pairs: symmetric networks, and the noise added to each; [runs].
-    data: what is learnt.
-    rates: for each kernel.
-    steps: updates.
+  Noise v of each symmetric network follows the derivative of the update along
+  its path, v ← (1 - rates·H)·v, scaled down each time: nothing saturates it.
+  Its symmetric part is apart from it in theory, and is removed each time.
   """
 
   def one(params: Params, noise: Params) -> jax.Array:

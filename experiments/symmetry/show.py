@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Result
 
 LEAST = 1e-10
@@ -38,14 +39,11 @@ def tables(result: Result) -> list[Any]:
 
 
 def _learning(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="after training, by initial weights")
-  for title in (
-    "weights × fan_in", "train accuracy", "test accuracy", "ranks of kernels",
-    "units differ by", f"on {result['devices']} devices", "one unit's accuracy",
-  ):  # fmt: skip
-    table.add_column(title, justify="right")
+  title = "after training, by initial weights"
+  learnt = "train accuracy", "test accuracy", "ranks of kernels"
+  spread = "units differ by", f"on {result['devices']} devices"
+  one = "one unit's accuracy"
+  table = new_table(title, "weights × fan_in", *learnt, *spread, one)
   constant = result["constant"]
   for index, value in enumerate(result["constants"]):
     table.add_row(
@@ -68,11 +66,8 @@ def _learning(result: Result) -> Any:
 
 
 def _breaking(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="updates until units differ")
-  for title in ("ε", "linearised", "observed", "train accuracy"):
-    table.add_column(title, justify="right")
+  titles = "ε", "linearised", "observed", "train accuracy"
+  table = new_table("updates until units differ", *titles)
   for index, noise in enumerate(result["noises"]):
     cells = []
     for values in (result["predicted"][index], result["observed"][index]):
@@ -109,27 +104,18 @@ def figure(result: Result) -> Any:
 def _draw_accuracy(axis: Any, result: Result) -> None:
   one = result["constants"].index(1.0)
   updates = np.arange(result["random"]["accuracy"].shape[-1])
-  colors = iter(plots.COLORS)
-  plots.line_with_band(
-    axis, updates, result["random"]["accuracy"], next(colors), "random"
-  )
-  for index in (0, len(result["noises"]) - 1):
-    plots.line_with_band(
-      axis, updates, result["noisy"]["accuracy"][index], next(colors),
-      f"equal + noise {result['noises'][index]:g}",
-    )  # fmt: skip
-  axis.plot(
-    updates, result["constant"]["accuracy"][one], color=next(colors),
-    label="equal",
-  )  # fmt: skip
-  axis.plot(
-    updates, result["one_unit_accuracy"][one], color="black", **plots.THEORY,
-    label="a single unit, theory",
-  )  # fmt: skip
+  lines = {"random": result["random"]["accuracy"]}
+  for index in (0, -1):
+    name = f"equal + noise {result['noises'][index]:g}"
+    lines[name] = result["noisy"]["accuracy"][index]
+  for (name, values), color in plots.colored(lines.items()):
+    plots.line_with_band(axis, updates, values, color, name)
+  equal = result["constant"]["accuracy"][one]
+  axis.plot(updates, equal, color=plots.COLORS[3], label="equal")
+  alone = result["one_unit_accuracy"][one]
+  plots.law(axis, updates, alone, "a single unit, theory")
   axis.axhline(0.1, color="gray", linestyle=":", label="chance")
-  axis.set_title("what equal weights learn")
-  axis.set_xlabel("updates")
-  axis.set_ylabel("training accuracy")
+  plots.label(axis, "what equal weights learn", "updates", "training accuracy")
   axis.set_ylim(0, 1.02)
   axis.legend(fontsize=8)
 
@@ -138,12 +124,11 @@ def _draw_rank(axis: Any, result: Result) -> None:
   """Of the second kernel."""
   one = result["constants"].index(1.0)
   index = min(1, result["kernels"] - 1)
-  lines = (
-    ("random", result["random"]["singular_values"][0]),
-    (f"equal + noise {result['noises'][0]:g}",
-     result["noisy"]["singular_values"][0, 0]),
-    ("equal", result["constant"]["singular_values"][one]),
-  )  # fmt: skip
+  random, noisy, equal = (
+    result[name]["singular_values"] for name in ("random", "noisy", "constant")
+  )
+  noise = f"equal + noise {result['noises'][0]:g}"
+  lines = (("random", random[0]), (noise, noisy[0, 0]), ("equal", equal[one]))
   last = index == result["kernels"] - 1
   colors = (plots.COLORS[0], plots.COLORS[1], plots.COLORS[3])
   for (name, values), marker, color in zip(lines, "os^", colors, strict=True):
@@ -151,9 +136,7 @@ def _draw_rank(axis: Any, result: Result) -> None:
     _draw_values(axis, name, shown, marker, color)
   axis.plot([], [], "v", color="gray", label="below all shown")
   bound = max(result["width"], 64) * np.finfo(np.float32).eps
-  axis.axhline(
-    bound, color="black", **plots.THEORY, label="rounding: rank 1 is below"
-  )
+  plots.level(axis, bound, "rounding: rank 1 is below")
   axis.set_yscale("log")
   axis.set_title("singular values of kernel 2, trained")
   axis.set_xlabel("index")
@@ -181,12 +164,10 @@ def _draw_asymmetry(axis: Any, result: Result) -> None:
     axis.plot([], [], color=color, label=f"ε = {noise:g}")
     line = result["log_linear"].mean(0) + np.log(noise)
     shown = line < 0
-    axis.plot(
-      updates[shown], np.exp(line[shown]), color="black", **plots.THEORY
-    )
-  axis.plot([], [], color="black", **plots.THEORY, label="linearised descent")
-  axis.axhline(result["threshold"], color="gray", linestyle=":",
-               label="counts as broken")  # fmt: skip
+    plots.law(axis, updates[shown], np.exp(line[shown]))
+  plots.law(axis, [], [], label="linearised descent")
+  dotted = {"color": "gray", "linestyle": ":"}
+  axis.axhline(result["threshold"], label="counts as broken", **dotted)
   axis.set_yscale("log")
   axis.set_title("how noise grows")
   axis.set_xlabel("updates")
@@ -200,10 +181,9 @@ def _draw_times(axis: Any, result: Result) -> None:
   axis.errorbar(
     noises, mean, 2 * error, fmt="o", color=plots.COLORS[0], label="measured"
   )
-  axis.plot(
-    noises, result["predicted"].mean(1), color="black", **plots.THEORY,
-    label="linearised descent",
-  )  # fmt: skip
+  plots.law(
+    axis, noises, result["predicted"].mean(1), label="linearised descent"
+  )
   axis.set_xscale("log")
   axis.invert_xaxis()
   axis.set_title("time to break the symmetry")

@@ -28,23 +28,20 @@ import jax.numpy as jnp
 import numpy as np
 
 import initjax
-from experiments.runtime.experiment import Experiment, Result, check, option
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 from experiments.theory_rows.networks import WORDS, networks
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to draw."""
 
   draws: int = option(200, "Of every network.", low=2)
   depth: int = option(4, "Blocks of the transformers.", low=1)
   only: str = option("", "The networks whose names begin so.")
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 class Rows(NamedTuple):

@@ -32,7 +32,7 @@ from experiments.runtime.experiment import (
   SCALES,
   Experiment,
   Result,
-  check,
+  Settings,
   option,
   script,
 )
@@ -53,7 +53,7 @@ ENVIRONMENT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to compile, and for what."""
 
   experiments: tuple[str, ...] = option(
@@ -62,9 +62,6 @@ class Config:
   topologies: tuple[str, ...] = option(TOPOLOGIES, "For which slices.")
   most: int = option(1000, "Programs of each experiment.", low=1)
   size: str = option("laptop", "Their scale; as --scale.", choices=SCALES)
-
-  def __post_init__(self) -> None:
-    check(self)
 
 
 class Compiled(NamedTuple):

@@ -44,15 +44,9 @@ def frontiers(
 ) -> np.ndarray:
   """The depth at which accuracy first falls below a threshold.
 
-  Between two depths of the grid, log depth is interpolated.
-
-  Args:
-    accuracy: [depths, variances, seeds]; NaN where none was trained.
-    depths: increasing.
-    threshold: of accuracy.
-
-  Returns:
-    [variances, seeds]; NaN where accuracy stays above, or starts below.
+  Between two depths of the grid, log depth is interpolated. Accuracies are
+  [depths, variances, seeds], NaN where none was trained. The depths [variances,
+  seeds] are NaN where accuracy stays above, or starts below.
   """
   above = ~(accuracy < threshold)  # untrained: nothing fell below
   first = np.argmin(above, axis=0)  # 0 also where all are above
@@ -67,15 +61,11 @@ def frontiers(
 
 
 def fit_line(xi_c: np.ndarray, frontier: np.ndarray, ordered: Any) -> Line:
-  """Fits logarithms by least squares; all points count alike.
+  """Fits logarithms by least squares; all variances count alike.
 
   Near criticality the budget ends before the signal does. So the line rests on
-  frontiers up to half of that of the greatest ξ_c, which is the budget's own.
-
-  Args:
-    xi_c: [variances].
-    frontier: [variances, seeds]; variances with a NaN are left out.
-    ordered: [variances], whether in the ordered phase.
+  frontiers [variances, seeds] up to half of that of the greatest ξ_c, which is
+  the budget's own; variances with a NaN are left out.
   """
   mean = np.log(frontier).mean(-1)
   budget = mean[np.argmax(xi_c)]

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import plots
+from experiments.common.claims import of_mean
 from experiments.common.networks import UNIT
+from experiments.common.tables import new_table
 from experiments.common.training import Labelled
 from experiments.runtime.experiment import Claim
 from experiments.runtime.job import Job
@@ -88,22 +89,14 @@ def claim(found: dict[str, Any]) -> Claim:
   """From 16 layers on, where 2 - 2/depth is all but 2."""
   shallow, deep = np.log(found["orthogonal"][-2:])
   exponent = (deep - shallow) / np.log(DEPTHS[-1] / DEPTHS[-2])
-  mean, error = plots.mean_and_two_errors(exponent)
-  return Claim(
-    "Saxe et al. 2014, §3",
-    "exponent of depth in updates to learn, orthogonal linear networks", 0.0,
-    mean, error + FASTER, "allowance", "the exponent 2 - 2/depth of its theory",
-  )  # fmt: skip
+  name = "exponent of depth in updates to learn, orthogonal linear networks"
+  claim = of_mean("Saxe et al. 2014, §3", name, 0.0, exponent)
+  return claim.allowing(FASTER, "the exponent 2 - 2/depth of its theory")
 
 
 def table(found: dict[str, Any]) -> Any:
   """Updates until the loss is a tenth of the first."""
-  import rich.table
-
-  shown = rich.table.Table(title="linear networks: updates to learn")
-  shown.add_column("layers", justify="right")
-  for kind in KINDS:
-    shown.add_column(kind, justify="right")
+  shown = new_table("linear networks: updates to learn", "layers", *KINDS)
   for index, depth in enumerate(DEPTHS):
     medians = (np.median(found[kind][index]) for kind in KINDS)
     cells = (f"{m:.0f}" if np.isfinite(m) else "never" for m in medians)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Claim, Result
 from experiments.trainability import linear
 from experiments.trainability.fit import HALF_WAY, PUBLISHED, THRESHOLDS, Line
@@ -14,11 +15,9 @@ from initjax import meanfield
 
 def tables(result: Result) -> list[Any]:
   """Measured frontier beside ξ_c; and what the two have in common."""
-  import rich.table
-
-  table = rich.table.Table(title="greatest depth that trains, tanh")
-  for title in ("σ_w²", "ξ_c", "6 ξ_c", "measured", "measured/ξ_c"):
-    table.add_column(title, justify="right")
+  title = "greatest depth that trains, tanh"
+  headings = "σ_w²", "ξ_c", "6 ξ_c", "measured", "measured/ξ_c"
+  table = new_table(title, *headings)
   for w, xi, seeds in zip(
     result["sigma_w2"], result["xi_c"], result["frontier"], strict=True
   ):
@@ -44,23 +43,16 @@ def tables(result: Result) -> list[Any]:
 
 def _choices(result: Result) -> Any:
   """What the "6" is with other budgets, and other accuracies for "trains"."""
-  import rich.table
-
-  table = rich.table.Table(title="trainable depth over ξ_c, and what sets it")
-  table.add_column("what counts")
-  table.add_column("depth/ξ_c", justify="right")
-  for updates, factor in zip(
-    result["updates"], result["by_budget"], strict=True
-  ):
-    table.add_row(
-      f"accuracy {HALF_WAY:g} after {updates} updates", _two(factor)
-    )
-  for level, factor in zip(
-    result["thresholds"], result["by_threshold"], strict=True
-  ):
-    table.add_row(
-      f"accuracy {level:g} after {result['updates'][-1]} updates", _two(factor)
-    )
+  title = "trainable depth over ξ_c, and what sets it"
+  table = new_table(title, "what counts", "depth/ξ_c", left=1)
+  updates, levels = result["updates"], result["thresholds"]
+  choices = [(HALF_WAY, n) for n in updates] + [
+    (x, updates[-1]) for x in levels
+  ]
+  factors = [*result["by_budget"], *result["by_threshold"]]
+  for (level, count), factor in zip(choices, factors, strict=True):
+    told = f"accuracy {level:g} after {count} updates"
+    table.add_row(told, _two(factor))
   return table
 
 
@@ -99,7 +91,7 @@ def _draw_plane(drawn: Any, axis: Any, result: Result) -> None:
   w = result["sigma_w2"]
   dense = np.linspace(w[0], w[-1], 64)
   scale = PUBLISHED * _xi_c(dense, result)
-  axis.plot(dense, scale, color="white", **plots.THEORY, label="6 ξ_c, theory")
+  plots.law(axis, dense, scale, label="6 ξ_c, theory", color="white")
   axis.errorbar(
     w, *_frontier_and_error(result), fmt="o", color=plots.COLORS[1],
     markersize=4, label="half-way to perfect",
@@ -149,14 +141,11 @@ def _draw_frontier(axis: Any, result: Result) -> None:
     axis.plot(fitted, prefactor * fitted**line.exponent, color=color, lw=0.8)
   axis.plot([], [], "o", color="gray", fillstyle="none", label="not fitted")
   ends = np.array([xi_c[near].min(), xi_c[near].max()])
-  axis.plot(
-    ends, PUBLISHED * ends, color="black", **plots.THEORY, label="6 ξ_c, paper"
-  )
+  plots.law(axis, ends, PUBLISHED * ends, label="6 ξ_c, paper")
   axis.set(xscale="log", yscale="log", ylim=(2, 1.5 * result["depths"][-1]))
   _draw_limit(axis, result, mean)
   axis.set_title(
-    f"exponent {line.exponent:.2f} ± {2 * line.exponent_error:.2f}",
-    fontsize=10,
+    f"exponent {line.exponent:.2f} ± {2 * line.exponent_error:.2f}", fontsize=10
   )
   axis.set_xlabel("depth scale ξ_c from theory (layers)")
   axis.set_ylabel("greatest depth that trains (layers)")
@@ -185,7 +174,7 @@ def _draw_choices(axis: Any, result: Result) -> None:
     if not np.isfinite(factor):
       note = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 8}
       axis.text(place, 0.1, "too few points", **note)
-  axis.axhline(PUBLISHED, color="black", **plots.THEORY, label="paper: 6")
+  plots.level(axis, PUBLISHED, "paper: 6")
   axis.set_xticks(places, labels)
   axis.set_xlabel("updates (at 0.55) | accuracy (at the last)")
   axis.set_ylabel("greatest depth that trains over ξ_c")
@@ -202,19 +191,19 @@ def claims(result: Result) -> list[Claim]:
 
 def _depth_scale(result: Result, line: Line) -> list[Claim]:
   """The factor of ξ_c, and the exponent."""
+  source = "Schoenholz et al. 2017, Fig. 5"
+  name = "log of trainable depth over ξ_c"
+  law, ours = float(np.log(PUBLISHED)), float(np.log(line.factor))
+  factor = Claim(source, name, law, ours, 2 * line.log_factor_error)
   chosen = np.log(result["by_threshold"])
   choice = float(np.nanmax(chosen) - np.nanmin(chosen)) / 2
+  ends = f"{THRESHOLDS[0]:g} and {THRESHOLDS[-1]:g}"
+  why = f"half of what accuracies of {ends} change is allowed"
+  source = f"{source} (implied by 6 ξ_c)"
+  name = "exponent of ξ_c in trainable depth"
+  error = 2 * line.exponent_error
+  both = "one exponent, a prefactor for each phase"
   return [
-    Claim(
-      "Schoenholz et al. 2017, Fig. 5", "log of trainable depth over ξ_c",
-      float(np.log(PUBLISHED)), float(np.log(line.factor)),
-      2 * line.log_factor_error + choice, kind="allowance",
-      why="6 ξ_c is drawn, not fitted: half of what accuracies of "
-      f"{THRESHOLDS[0]:g} and {THRESHOLDS[-1]:g} change is allowed",
-    ),
-    Claim(
-      "Schoenholz et al. 2017, Fig. 5 (implied by 6 ξ_c)",
-      "exponent of ξ_c in trainable depth", 1.0, line.exponent,
-      2 * line.exponent_error, why="one exponent, a prefactor for each phase",
-    ),
-  ]  # fmt: skip
+    factor.allowing(choice, f"6 ξ_c is drawn, not fitted: {why}"),
+    Claim(source, name, 1.0, line.exponent, error, why=both),
+  ]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from experiments.common import plots
+from experiments.common.claims import of_mean
 from experiments.runtime.experiment import Claim, Result
 from experiments.vanishing import theory
 from experiments.vanishing.networks import ISOMETRY, KINDS
@@ -30,29 +30,26 @@ def _decay(result: Result, name: str) -> Claim:
   size = result["kinds"][name]["spectrum"]["mean"]
   stop = result["depth"] // 2
   law = theory.decay(KINDS[name], result["width"], 6, stop + 1)
-  found = (size[:, stop] - size[:, 5]) / (stop - 5)
-  return Claim(
-    "Schoenholz et al. 2017, Eq. 15; finite n",
-    f"log₂ of singular values (root mean square) a layer, {name}",
-    law, *plots.mean_and_two_errors(found),
-  )  # fmt: skip
+  source = "Schoenholz et al. 2017, Eq. 15; finite n"
+  quantity = f"log₂ of singular values (root mean square) a layer, {name}"
+  return of_mean(
+    source, quantity, law, (size[:, stop] - size[:, 5]) / (stop - 5)
+  )
 
 
 def _isometry(result: Result) -> list[Claim]:
   """κ·L for products of L Gaussian Jacobians, 0 for orthogonal ones."""
   found, claims = result["isometry"], []
+  depth = found["measured"].shape[-1]
+  what = "relative variance of squared singular values, product of "
+  source = "Pennington et al. 2017, §2.4; finite n"
   for i, (name, slope) in enumerate(ISOMETRY.items()):
-    depth = found["measured"].shape[-1]
     limit = f"{slope:g}·{depth}" if slope else "0"
-    claims.append(
-      Claim(
-        "Pennington et al. 2017, §2.4; finite n",
-        "relative variance of squared singular values, product of "
-        f"{depth} Jacobians, {name} (n → ∞: {limit})",
-        float(found["theory"][i][-1]), float(found["measured"][i, -1]),
-        float(found["error"][i, -1]) + ROUNDING,
-      )
-    )  # fmt: skip
+    quantity = f"{what}{depth} Jacobians, {name} (n → ∞: {limit})"
+    law, ours, error = (
+      float(found[key][i][-1]) for key in ("theory", "measured", "error")
+    )
+    claims.append(Claim(source, quantity, law, ours, error + ROUNDING))
   return claims
 
 
@@ -67,14 +64,14 @@ def _underflow(result: Result) -> list[Claim]:
       continue
     # bfloat16 has the exponents of float32, and the networks are the same
     shares = f"{name}, float32" if dtype == "bfloat16" and found else ""
-    found.append(
-      Claim(
-        "Schoenholz et al. 2017, χ₁", f"{name}, {dtype}", layer,
-        float(sigmoid["observed"].mean()),
-        1 + 2 * spread / math.sqrt(result["seeds"]), "allowance",
-        "layers are whole numbers: one is allowed", shares,
-      )
-    )  # fmt: skip
+    ours = float(sigmoid["observed"].mean())
+    source = "Schoenholz et al. 2017, χ₁"
+    chance = 2 * spread / math.sqrt(result["seeds"])
+    claim = Claim(
+      source, f"{name}, {dtype}", layer, ours, chance, shares=shares
+    )
+    why = "layers are whole numbers: one is allowed"
+    found.append(claim.allowing(1, why))
   return found
 
 
@@ -87,36 +84,30 @@ def _saturated(result: Result) -> list[Claim]:
       continue
     share = f"share of units with φ'/φ'(0) < 0.1, {name}"
     through = f"part of a gradient's power that slopes let through, {name}"
-    shares, power = seen["measured"][:, :2].sum(-1), seen["let_through"]
-    few, passed = (plots.mean_and_two_errors(x) for x in (shares, power))
-    found += [
-      Claim("Poole et al. 2016, q*", share, published, *few),
-      Claim("Schoenholz et al. 2017, χ₁", through, seen["let_through_theory"],
-            *passed, shares=share),
-    ]  # fmt: skip
+    few, passed = seen["measured"][:, :2].sum(-1), seen["let_through"]
+    source, law = "Schoenholz et al. 2017, χ₁", seen["let_through_theory"]
+    found.append(of_mean("Poole et al. 2016, q*", share, published, few))
+    found.append(of_mean(source, through, law, passed)._replace(shares=share))
   return found
 
 
 def _still_saturated(result: Result) -> list[Claim]:
   """The most saturated of each activation: whether training frees its units."""
-  found = {seen["activation"]: (name, seen) for name, seen in
-           result["saturation"].items()}  # fmt: skip
+  saturation = result["saturation"].items()
+  found = {seen["activation"]: (name, seen) for name, seen in saturation}
+  source = "Glorot and Bengio 2010, §3"
+  what = "share of saturated units after training less at birth"
+  why = "saturated units stay so: two in a hundred may change"
   return [
-    Claim(
-      "Glorot and Bengio 2010, §3",
-      f"share of saturated units after training less at birth, {name}", 0.0,
-      float(np.diff(seen["saturated"][:, [0, -1]]).mean()), 0.02, "allowance",
-      "saturated units stay so: two in a hundred may change",
-    )
+    Claim(source, f"{what}, {name}", 0.0, freed, 0.0).allowing(0.02, why)
     for name, seen in found.values()
-  ]  # fmt: skip
+    for freed in [float(np.diff(seen["saturated"][:, [0, -1]]).mean())]
+  ]
 
 
 def _chance(result: Result) -> Claim:
-  final = result["courses"]["sigmoid"]["loss"][:, -1]
-  return Claim(
-    "Glorot and Bengio 2010, §3.1",
-    f"loss of {result['train_depth']} sigmoid layers, nats (chance)",
-    math.log(10), float(final.mean()), 0.01, "allowance",
-    "SGD's noise in the readout",
-  )  # fmt: skip
+  loss = float(result["courses"]["sigmoid"]["loss"][:, -1].mean())
+  name = f"loss of {result['train_depth']} sigmoid layers, nats (chance)"
+  source = "Glorot and Bengio 2010, §3.1"
+  claim = Claim(source, name, math.log(10), loss, 0.0)
+  return claim.allowing(0.01, "SGD's noise in the readout")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.common import networks, training
+from experiments.common.training import Budget
 from initjax import initializers, stacks
 from initjax.typing import Activation
 
@@ -26,8 +27,10 @@ KINDS = {
   "relu": Kind(jax.nn.relu, 2.0),
 }
 DTYPES = {
-  "float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16
-}  # fmt: skip
+  "float32": jnp.float32,
+  "bfloat16": jnp.bfloat16,
+  "float16": jnp.float16,
+}
 SATURATED = 0.1
 """A unit whose slope is below this part of φ'(0)"""
 RELATIVE_RESOLUTION = 1e-6
@@ -138,14 +141,10 @@ def _describe(product: jax.Array, log2_scale: jax.Array) -> Spectrum:
 def gradients(
   runs: Run, inputs: jax.Array, *, depth: int, width: int, dtype: str
 ) -> tuple[jax.Array, jax.Array]:
-  """The backward pass of [runs] networks, all of it in `dtype`.
+  """log₂ rms of gradients, and the share of exact zeros: [runs, depth] each.
 
-  Unit-normal cotangents are drawn for each input. The same key draws the same
-  network, whatever the dtype it is then rounded to.
-
-  Returns:
-    log₂ of the gradient's root mean square, by layer [runs, depth], and the
-    share of its entries that are exactly 0.
+  All of the backward pass is in `dtype`, from unit-normal cotangents for each
+  input. The same key draws the same network, whatever the dtype.
   """
 
   def one(run: Run) -> tuple[jax.Array, jax.Array]:
@@ -247,17 +246,9 @@ def traces(runs: Run, *, depth: int, width: int) -> tuple[jax.Array, jax.Array]:
   return jax.vmap(one)(runs)
 
 
-@functools.partial(
-  jax.jit, static_argnames=("depth", "width", "steps", "batch")
-)
+@functools.partial(jax.jit, static_argnames=("depth", "width", "budget"))
 def courses(
-  runs: Run,
-  data: training.Labelled,
-  *,
-  depth: int,
-  width: int,
-  steps: int,
-  batch: int,
+  runs: Run, data: training.Labelled, *, depth: int, width: int, budget: Budget
 ) -> training.Course:
   """Training of [runs] networks of `depth` layers, the readout among them.
 
@@ -268,19 +259,13 @@ def courses(
   def one(run: Run) -> training.Course:
     net_key, last_key, batches = jax.random.split(run["key"], 3)
     stack = network(run, depth - 1, width)
-    params = (
-      stack.init(net_key, data.inputs.shape),
-      readout(last_key, (width, 10), jnp.float32),
-    )
-
+    last = readout(last_key, (width, 10), jnp.float32)
+    params = stack.init(net_key, data.inputs.shape), last
     phi = activation_of(run)
     apply = lambda params, x: phi(stack.apply(params[0], x)) @ params[1]
     hidden = lambda params: stack.apply(params[0], data.inputs)
     saturated = lambda p: (relative_slopes(phi, hidden(p)) < SATURATED).mean()
-    optimizer = optax.sgd(run["rate"])
-    return training.train(
-      apply, params, data, optimizer, batches, steps=steps, batch=batch,
-      probe=saturated,
-    )[1]  # fmt: skip
+    sgd = optax.sgd(run["rate"])
+    return training.train(apply, params, data, sgd, batches, budget, saturated)
 
   return jax.vmap(one)(runs)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import plots
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Result
 from experiments.vanishing.networks import ISOMETRY
 
@@ -18,32 +19,25 @@ def tables(result: Result) -> list[Any]:
 
 
 def _underflow_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title="layers below the output where the whole gradient is exactly 0",
-    caption=f"of {result['depth'] - 1}; unit-normal cotangents at the output",
-  )
-  titles = (
-    "activation", "dtype", "least positive", "from √χ₁", "layer by layer", "±",
-    "observed",
-  )  # fmt: skip
-  for title in titles:
-    table.add_column(title, justify="right")
+  title = "layers below the output where the whole gradient is exactly 0"
+  theory = "least positive", "from √χ₁", "layer by layer", "±"
+  table = new_table(title, "activation", "dtype", *theory, "observed")
+  cotangents = "unit-normal cotangents at the output"
+  table.caption = f"of {result['depth'] - 1}; {cotangents}"
   for name, title in NAMES.items():
     for dtype, numbers in result["underflow"].items():
       kind = numbers["kinds"][name]
       predicted = kind["predicted"]
-      table.add_row(
-        title,
-        dtype,
-        f"2^{math.log2(numbers['least']):.0f}"
-        + ("" if numbers["subnormals"] else ", rest flushed"),
-        _layer(predicted["by_chi_1"], result["depth"]),
-        _layer(predicted["by_trajectory"], result["depth"]),
-        _layer(1 + 2 * predicted["std"], result["depth"]),
-        _layer(float(np.mean(kind["observed"])), result["depth"]),
-      )
+      flushed = "" if numbers["subnormals"] else ", rest flushed"
+      least = f"2^{math.log2(numbers['least']):.0f}{flushed}"
+      layers = [
+        predicted["by_chi_1"],
+        predicted["by_trajectory"],
+        1 + 2 * predicted["std"],
+        float(np.mean(kind["observed"])),
+      ]
+      cells = (_layer(value, result["depth"]) for value in layers)
+      table.add_row(title, dtype, least, *cells)
   return table
 
 
@@ -54,28 +48,17 @@ def _layer(value: float, depth: int) -> str:
 
 
 def _learning_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(
-    title=f"{result['train_depth']} layers trained on digits, best rate"
-  )
-  for title in (
-    "activation", "√χ₁", "rate", "final loss", "train accuracy",
-    "test accuracy",
-  ):  # fmt: skip
-    table.add_column(title, justify="right")
+  title = f"{result['train_depth']} layers trained on digits, best rate"
+  learnt = "final loss", "train accuracy", "test accuracy"
+  table = new_table(title, "activation", "√χ₁", "rate", *learnt)
   for name, course in result["courses"].items():
     cells = []
-    for key, form in (
-      ("loss", "{:.3f} ± {:.3f}"), ("accuracy", "{:.1%} ± {:.1%}"),
-      ("test_accuracy", "{:.1%} ± {:.1%}"),
-    ):  # fmt: skip
+    for key in ("loss", "accuracy", "test_accuracy"):
       mean, error = plots.mean_and_error(course[key][:, -1])
+      form = "{:.3f} ± {:.3f}" if key == "loss" else "{:.1%} ± {:.1%}"
       cells.append(form.format(mean, 2 * error))
-    chi_1 = result["kinds"][name]["chi_1"]
-    table.add_row(
-      NAMES[name], f"{chi_1**0.5:.3f}", f"{course['rate']:g}", *cells
-    )
+    root = f"{result['kinds'][name]['chi_1'] ** 0.5:.3f}"
+    table.add_row(NAMES[name], root, f"{course['rate']:g}", *cells)
   return table
 
 
@@ -88,10 +71,8 @@ def figure(result: Result) -> Any:
   _draw_isometry(axes[1, 0], result)
   _draw_courses(axes[1, 1], result, "loss", "training loss (nats)")
   _draw_courses(axes[1, 2], result, "test_accuracy", "test accuracy")
-  axes[1, 1].axhline(
-    math.log(10), color="black", **plots.THEORY, label="chance, log 10"
-  )
-  axes[1, 2].axhline(0.1, color="black", **plots.THEORY, label="chance")
+  plots.level(axes[1, 1], math.log(10), "chance, log 10")
+  plots.level(axes[1, 2], 0.1, "chance")
   axes[1, 1].legend()
   _draw_saturation(axes[2, 0], result)
   _draw_let_through(axes[2, 1], result)
@@ -125,10 +106,8 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
     plots.line_with_band(axis, k[:stop], values[:, :stop], color, name)
     _draw_end(axis, k[:stop], plots.of_finite(values[:, :stop])[0], color)
   axis.plot([], [], "x", color="gray", label="below float32's resolution")
-  axis.plot(
-    k[:stop], k[:stop] * math.log2(kind["chi_1"]) / 2, color="black",
-    **plots.THEORY, label="√(χ₁^k), theory",
-  )  # fmt: skip
+  law = k[:stop] * math.log2(kind["chi_1"]) / 2
+  plots.law(axis, k[:stop], law, "√(χ₁^k), theory")
   axis.set_title("spectrum of the product, sigmoid")
   axis.set_xlabel("k, number of Jacobians multiplied")
   axis.set_ylabel("log₂ of singular values")
@@ -146,12 +125,11 @@ def _draw_isometry(axis: Any, result: Result) -> None:
   found = result["isometry"]
   layers = np.arange(1, found["measured"].shape[-1] + 1)
   for i, ((name, slope), color) in enumerate(plots.colored(ISOMETRY.items())):
-    axis.errorbar(
-      layers, found["measured"][i], found["error"][i], fmt="o", ms=4,
-      color=color, label=f"{name}: {slope:g}·L",
-    )  # fmt: skip
-    axis.plot(layers, found["theory"][i], color=color, **plots.THEORY)
-  axis.plot([], [], color="black", **plots.THEORY, label="theory, finite n")
+    style = {"fmt": "o", "ms": 4, "color": color}
+    values = found["measured"][i], found["error"][i]
+    axis.errorbar(layers, *values, label=f"{name}: {slope:g}·L", **style)
+    plots.law(axis, layers, found["theory"][i], color=color)
+  plots.law(axis, [], [], label="theory, finite n")
   axis.set_title(f"spread of the spectrum, width {found['width']}")
   axis.set_xlabel("L, number of Jacobians multiplied")
   axis.set_ylabel("relative variance of squared singular values")
@@ -164,8 +142,8 @@ def _draw_products(axis: Any, result: Result) -> None:
     values = kind["spectrum"]["mean"]
     plots.line_with_band(axis, k, values, color, NAMES[name])
     theory = kind["log2_size_theory"][1:]
-    axis.plot(k, theory, color="black", **plots.THEORY)
-  axis.plot([], [], color="black", **plots.THEORY, label="theory, each layer")
+    plots.law(axis, k, theory)
+  plots.law(axis, [], [], label="theory, each layer")
   axis.set_title("product of Jacobians by activation")
   axis.set_xlabel("k, number of Jacobians multiplied")
   axis.set_ylabel("log₂ of singular values (rms)")
@@ -192,12 +170,11 @@ def _draw_underflow(axis: Any, result: Result) -> None:
       axis.plot(seen, np.full(len(seen), 4), marker, **style)
   theory = kind["log2_size_theory"]
   shown = theory > -160
-  black, gray = {"color": "black", **plots.THEORY}, {"color": "gray"}
-  axis.plot(k[shown], theory[shown], **black, label="size, by theory")
+  plots.law(axis, k[shown], theory[shown], "size, by theory")
   zero = "where all is 0"
-  axis.plot([], [], **gray, **plots.THEORY, label=f"{zero}, by theory")
-  top = {**gray, "fillstyle": "none", "label": f"on top: {zero}, measured"}
-  axis.plot([], [], "o", **top)
+  plots.law(axis, [], [], f"{zero}, by theory", "gray")
+  top = {"color": "gray", "fillstyle": "none"}
+  axis.plot([], [], "o", label=f"on top: {zero}, measured", **top)
   axis.set_ylim(-160, 12)
   axis.set_xlim(0, min(result["depth"], 80))
   axis.set_title("underflow of the gradient, sigmoid")
@@ -213,12 +190,10 @@ def _draw_saturation(axis: Any, result: Result) -> None:
       continue
     bins = len(seen["theory"])
     edges = np.linspace(0, 1, bins + 1)
-    axis.stairs(
-      seen["measured"].mean(0), edges, color=color, fill=True, alpha=0.35,
-      label=name,
-    )  # fmt: skip
+    style = {"color": color, "fill": True, "alpha": 0.35, "label": name}
+    axis.stairs(seen["measured"].mean(0), edges, **style)
     axis.stairs(seen["theory"], edges, color=color, **plots.THEORY)
-  axis.plot([], [], color="black", **plots.THEORY, label="theory, N(0, q*)")
+  plots.law(axis, [], [], label="theory, N(0, q*)")
   axis.set_yscale("log")
   axis.set_ylim(3e-3, 1.5)
   axis.set_title("saturation at birth: slopes of units")
@@ -261,10 +236,6 @@ def _draw_saturated(axis: Any, result: Result) -> None:
 
 def _draw_courses(axis: Any, result: Result, key: str, label: str) -> None:
   for (name, course), color in plots.colored(result["courses"].items()):
-    plots.line_with_band(
-      axis, result["steps"], course[key], color,
-      f"{NAMES[name]}, rate {course['rate']:g}",
-    )  # fmt: skip
-  axis.set_title(f"{result['train_depth']} layers, digits")
-  axis.set_xlabel("updates")
-  axis.set_ylabel(label)
+    told = f"{NAMES[name]}, rate {course['rate']:g}"
+    plots.line_with_band(axis, result["steps"], course[key], color, told)
+  plots.label(axis, f"{result['train_depth']} layers, digits", "updates", label)

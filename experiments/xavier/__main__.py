@@ -6,17 +6,13 @@ mean do to networks whose width changes? And for which activations does it work?
 
     python -m experiments.xavier
 
-sends handwritten digits through random networks, forward and backward. It takes
-half a minute on 2 CPU cores. Expect, from 512 units to 32 in 8 linear layers,
-in second moments: 1/n_in preserves the signal and leaves 2⁻⁴ of the gradient,
-and 1/n_out does the reverse; Xavier's mean leaves 2^1.83 and 2^-2.17, and the
-geometric mean 2² and 2⁻². Normal and uniform weights agree. In 5 hidden layers
-of 256 units, from the last to the first, Xavier's gradients shrink by 2^1.8
-(tanh), 2^4.2 (softsign) and 2^16.8 (sigmoid). With the sigmoid, any two images
-become one (correlation 1.00), because its mean is ½, and the gradient is lost
-because its slope is ¼; 4·(sigmoid - ½) fixes both (correlation 0.00, gradient
-2^-0.8). The Jacobians of tanh layers have singular values of mean 0.82
-(published: 0.8), and with standard weights 0.48 (published: 0.5).
+sends handwritten digits through random networks, forward and backward: half a
+minute on 2 CPU cores. Expect, from 512 units to 32 in 8 linear layers, 2⁰ of
+the signal and 2⁻⁴ of the gradient with 1/n_in, the reverse with 1/n_out, and
+2^1.83 and 2^-2.17 with Xavier's mean. Through 5 hidden layers Xavier's
+gradients shrink by 2^1.8 with tanh, but by 2^16.8 with the sigmoid, whose mean
+is ½ and whose slope is ¼. Jacobians of tanh layers have singular values of mean
+0.82 (published: 0.8), with standard weights 0.48 (0.5).
 
 Reference: Glorot and Bengio 2010, "Understanding the difficulty of training
 deep feedforward neural networks", Eqs. 1, 10-16, §4.2.1 and Fig. 7.
@@ -34,12 +30,7 @@ import numpy as np
 from experiments.common import fan_networks, training
 from experiments.common.fan_networks import MODES
 from experiments.data import datasets
-from experiments.runtime.experiment import (
-  Experiment,
-  Result,
-  check,
-  option,
-)
+from experiments.runtime.experiment import Experiment, Result, Settings, option
 from experiments.runtime.job import Job
 from experiments.runtime.launch import launch
 from experiments.xavier.claims import claims, tables
@@ -57,7 +48,7 @@ GRADIENT_BINS = np.linspace(-12, 0, 97)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """What to measure."""
 
   wide: int = option(512, "Width of a pyramid's base.", low=2)
@@ -72,7 +63,7 @@ class Config:
   seed: int = option(0, "Of all random numbers.", low=0, high=2**31 - 1)
 
   def __post_init__(self) -> None:
-    check(self)
+    super().__post_init__()
     if self.narrow >= self.wide:
       raise ValueError(
         f"narrow ({self.narrow}) must be less than wide ({self.wide})."
@@ -109,11 +100,8 @@ def squash(
 ) -> dict[str, jax.Array]:
   """[runs] networks with the digits' true loss: [runs, depth, ...].
 
-  Returns:
-    q of pre-activations; mean, second_moment, correlation (of two images) of
-    activations; log2_gradient of the loss with respect to pre-activations, and
-    log2_kernel_gradient of one image's loss with respect to kernels, both
-    against the last hidden layer; sizes of gradients, a histogram.
+  q is of pre-activations; correlation is that of two images; gradients are
+  against the last hidden layer's, those of kernels for the loss of one image.
   """
   phi = ACTIVATIONS[activation]
 
@@ -187,17 +175,6 @@ def _widths(config: Config, features: int) -> tuple[int, ...]:
   return (features, *[config.width] * config.depth, 10)
 
 
-def _draw_pyramids(
-  config: Config, features: int, shape: str
-) -> functools.partial[Any]:
-  return functools.partial(
-    fan_networks.draw_kinds,
-    widths=(features, *widths_of(config, shape)),
-    scale=1.0,
-    kinds=KINDS,
-  )
-
-
 def linear(z: jax.Array) -> jax.Array:
   """What Xavier's derivation takes an activation to be."""
   return z
@@ -225,7 +202,11 @@ def _pyramids(config: Config, job: Job, inputs: jax.Array) -> Result:
 
   def pyramid(shape: str) -> Any:
     keys = _keys(config, config.pyramids, SHAPES.index(shape))
-    drawn = job.spread(_draw_pyramids(config, features, shape), keys)
+    widths = (features, *widths_of(config, shape))
+    given = {"widths": widths, "scale": 1.0, "kinds": KINDS}
+    drawn = job.spread(
+      functools.partial(fan_networks.draw_kinds, **given), keys
+    )
     found: dict[str, Any] = {mode: {} for mode in MODES}
     for (mode, distribution), kernels in zip(KINDS, drawn, strict=True):
       found[mode][distribution] = job.spread(_pyramid, (kernels, keys), inputs)
@@ -236,10 +217,10 @@ def _pyramids(config: Config, job: Job, inputs: jax.Array) -> Result:
 
 def _squashed(config: Config, job: Job, data: training.Labelled) -> Result:
   """What networks that squash do, by activation; and Jacobians of tanh's."""
-  features = data.inputs.shape[1]
+  widths = _widths(config, data.inputs.shape[1])
+  draws = functools.partial(draw, widths=widths)
 
   def squashing(activation: str) -> Any:
-    draws = functools.partial(draw, widths=_widths(config, features))
     part = len(SHAPES) + list(ACTIVATIONS).index(activation)
     networks = job.spread(draws, _keys(config, config.seeds, part))
     found = {}
@@ -250,7 +231,6 @@ def _squashed(config: Config, job: Job, data: training.Labelled) -> Result:
     return found
 
   def jacobians(_: str) -> Any:
-    draws = functools.partial(draw, widths=_widths(config, features))
     keys = _keys(config, config.seeds, len(SHAPES) + len(ACTIVATIONS))
     image = math.sqrt(IMAGE) * data.inputs[0]
     return {

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.claims import of_mean
 from experiments.common.fan_networks import cells_at_ends, claims_at_ends
 from experiments.common.plots import mean_and_two_errors
+from experiments.common.tables import new_table
 from experiments.runtime.experiment import Claim, Result
 
 GLOROT = "Glorot and Bengio 2010"
@@ -100,21 +102,17 @@ def _standard_claims(result: Result) -> list[Claim]:
   step, step_error = last_step(found, "log2_gradient")
   kernel, kernel_error = last_step(found, "log2_kernel_gradient")
   slope = 2**-step * float(np.log(2))
-  rows = (
-    ("15", "signal kept by a layer", 1 / 3, signal, error + 2 * q / 3),
-    ("15", "gradient kept by a layer", 1 / 3, 2**-step,
-     slope * (step_error + bend)),
-    ("14", "log₂ kernel gradient, one layer over the next", 0.0, kernel,
-     kernel_error + 2 * bend),
-  )  # fmt: skip
-  both = {"14": "tanh, standard: gradient kept by a layer"}
+  name = "tanh, standard: gradient kept by a layer"
+  eq14, eq15 = f"{GLOROT}, Eq. 14", f"{GLOROT}, Eq. 15"
+  kept = Claim(eq15, name.replace("gradient", "signal"), 1 / 3, signal, error)
+  passed = Claim(eq15, name, 1 / 3, 2**-step, 0.0)
+  alike = "tanh, standard: log₂ kernel gradient, one layer over the next"
+  kernels = Claim(eq14, alike, 0.0, kernel, kernel_error, shares=name)
   return [
-    Claim(
-      f"{GLOROT}, Eq. {equation}", f"tanh, standard: {name}", published, ours,
-      error, "allowance", why, both.get(equation, ""),
-    )
-    for equation, name, published, ours, error in rows
-  ]  # fmt: skip
+    kept.allowing(2 * q / 3, why),
+    passed.allowing(slope * (step_error + bend), why),
+    kernels.allowing(2 * bend, why),
+  ]
 
 
 def _singular_claims(result: Result) -> list[Claim]:
@@ -122,11 +120,9 @@ def _singular_claims(result: Result) -> list[Claim]:
   found = []
   for init, published in SINGULAR.items():
     values = result["singular_values"][init].mean((1, 2))
-    ours, error = mean_and_two_errors(values)
-    found.append(Claim(
-      f"{GLOROT}, §4.2.1", f"tanh, {init}: mean singular value of a layer",
-      published, ours, 0.05 + error, "allowance", "one digit is published",
-    ))  # fmt: skip
+    name = f"tanh, {init}: mean singular value of a layer"
+    claim = of_mean(f"{GLOROT}, §4.2.1", name, published, values)
+    found.append(claim.allowing(0.05, "one digit is published"))
   return found
 
 
@@ -136,14 +132,12 @@ def _sigmoid_claims(result: Result) -> list[Claim]:
   for name in ("sigmoid", "tanh", "4·(sigmoid - ½)"):
     measured = result["squashed"][name]["normalized"]["log2_gradient"][:, 0]
     law = result["theory"]["squashed"][name]["normalized"]
-    mean, error = mean_and_two_errors(measured)
     drift = abs(float(law["log2_gradient_drift"][0]))
     quantity = f"{name}, normalized: log₂ gradient, first layer over last"
-    found.append(Claim(
-      "Schoenholz et al. 2017, Eq. 15", quantity,
-      float(law["log2_gradient"][0]), mean, error + drift,
-      "allowance", f"width: one input drifts by {drift:.2g}, a batch by less",
-    ))  # fmt: skip
+    source = "Schoenholz et al. 2017, Eq. 15"
+    claim = of_mean(source, quantity, law["log2_gradient"][0], measured)
+    why = f"width: one input drifts by {drift:.2g}, a batch by less"
+    found.append(claim.allowing(drift, why))
   return found
 
 
@@ -153,10 +147,7 @@ def tables(result: Result) -> list[Any]:
 
 
 def _pyramid_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="pyramids: log₂ second moments (theory)")
-  table.add_column("weights")
+  table = new_table("pyramids: log₂ second moments (theory)", "weights", left=1)
   for shape in result["pyramids"]:
     table.add_column(f"{shape}: signal", justify="right")
     table.add_column("gradient", justify="right")
@@ -173,13 +164,9 @@ def _pyramid_table(result: Result) -> Any:
 
 
 def _squash_table(result: Result) -> Any:
-  import rich.table
-
-  table = rich.table.Table(title="hidden layers, first to last (theory)")
-  table.add_column("activation, weights")
-  table.add_column("E h² of last", justify="right")
-  table.add_column("correlation", justify="right")
-  table.add_column("log₂ gradient, 1st/last", justify="right")
+  title = "hidden layers, first to last (theory)"
+  numbers = "E h² of last", "correlation", "log₂ gradient, 1st/last"
+  table = new_table(title, "activation, weights", *numbers, left=1)
   ends = {"second_moment": -1, "correlation": -1, "log2_gradient": 0}
   for name, inits in result["squashed"].items():
     for init, found in inits.items():

@@ -60,8 +60,8 @@ def _draw_curves(axis: Any, found: Any, laws: Any, scale: float) -> None:
     layers = np.arange(1, values.shape[1] + 1)
     plots.points(axis, layers, scale * values, color, label)
     law = scale * np.array(laws[label])
-    axis.plot(layers, law, color=color, **plots.THEORY)
-  axis.plot([], [], color="gray", label="theory", **plots.THEORY)
+    plots.law(axis, layers, law, color=color)
+  plots.law(axis, [], [], label="theory", color="gray")
   axis.set_xlabel("hidden layer")
 
 

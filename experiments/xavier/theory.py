@@ -42,25 +42,12 @@ def sigma_w2(init: str, n_in: int, n_out: int) -> float:
 
 
 def squashed(
-  activation: str,
-  init: str,
-  widths: Sequence[int],
-  correlation: float,
+  activation: str, init: str, widths: Sequence[int], correlation: float
 ) -> dict[str, np.ndarray]:
-  """Width -> ∞, for data of q = 1: [layers] each, as `xavier.squash` measures.
+  """Width → ∞, data of q = 1: [layers] each, as `xavier.squash` measures.
 
-  Args:
-    activation: of `ACTIVATIONS`.
-    init: of `INITS`.
-    widths: of the data, and of each layer.
-    correlation: of two inputs.
-
-  Returns:
-    q of pre-activations; mean, second_moment and correlation of activations;
-    log2_gradient and log2_kernel_gradient of one input, against the last
-    layer's; and of log2 q and log2_gradient, for networks of these widths and
-    one input, _std and _drift: by how much they scatter, and by how much their
-    mean is off. Over a batch both are less.
+  Of one input in networks of these widths, "_std" and "_drift" say by how much
+  log₂ q and log₂ gradients scatter, and their means are off; a batch has less.
   """
   phi = ACTIVATIONS[activation]
   layers = [
