@@ -51,8 +51,7 @@ def share_of(between: Iterable[Node]) -> float:
   for node in between:
     if chooses(node) or (node.label == "broadcast_in_dim" and node.equation):
       before = node.equation.invars[0].aval.shape
-      after = node.equation.outvars[node.output].aval.shape
-      share *= math.prod(after) / max(1, math.prod(before))
+      share *= math.prod(node.shape) / max(1, math.prod(before))
   return share
 
 

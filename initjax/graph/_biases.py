@@ -32,7 +32,7 @@ from initjax.graph._primitives import (
   SUMS,
 )
 from initjax.graph._reader import Reader
-from initjax.graph._recurrences import parameters_of
+from initjax.graph._recurrences import parameters_of, passes
 from initjax.graph._values import Node, Value
 from initjax.graph._variation import long_axes, varying_axes
 from initjax.graph._view import View, overlap
@@ -214,7 +214,7 @@ def _is_power(reader: Reader, uses: Sequence[tuple[Node, View]]) -> bool:
       below, added = here
       if added and below in views and _are_same(below, node, views):
         return True
-      if _passes(reader, below):
+      if passes(reader, below, _THROUGH):
         added = added or (below.label in SUMS and len(below.below) > 1)
         open_nodes += [(each, added) for each in below.below]
   return False
@@ -227,9 +227,3 @@ def _are_same(one: Node, other: Node, views: Mapping[Node, View]) -> bool:
   return one.place.site != other.place.site and overlap(
     views[one], views[other]
   )
-
-
-def _passes(reader: Reader, node: Node) -> bool:
-  """Whether it goes on entry by entry, without a normalization."""
-  plain = node.operation is None and node.label in _THROUGH
-  return plain and reader.streams.normalization(node) is None

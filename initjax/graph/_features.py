@@ -52,7 +52,7 @@ def _whole_below(node: Node) -> tuple[Node, int] | None:
     return None
   if len(node.operands) > len(node.equation.invars):
     return None
-  size = math.prod(node.equation.outvars[node.output].aval.shape)
+  size = math.prod(node.shape)
   found = None
   for value, atom in zip(node.operands, node.equation.invars, strict=False):
     below, shape = value.node, atom.aval.shape

@@ -146,7 +146,7 @@ class _Samples:
     if node.noise or node.equation is None:
       return frozenset() if node.noise else _EVERY
     equation, name = node.equation, node.equation.primitive.name
-    every = long_axes(equation.outvars[node.output].aval.shape)
+    every = long_axes(node.shape)
     if name == "dot_general":
       return every & self._product(node)
     if node.operation is not None or name not in _FOLLOWED:

@@ -119,13 +119,9 @@ def _shapes(node: Node) -> list[Shape]:
   return [tuple(atom.aval.shape) for atom in node.equation.invars]
 
 
-def _shape(node: Node) -> Shape:
-  return tuple(node.equation.outvars[node.output].aval.shape)
-
-
 def _each(node: Node, axes: frozenset[int]) -> list[NonZeros]:
   """Of all operands, which may be repeated along axes of size 1."""
-  found, whole = [], _shape(node)
+  found, whole = [], node.shape
   for value, shape in zip(node.operands, _shapes(node), strict=False):
     if not shape:
       shape = (1,) * len(whole)
@@ -141,7 +137,7 @@ def _compared(node: Node, axes: frozenset[int]) -> NonZeros | None:
 
   That these differ from one another is taken for granted.
   """
-  shape = _shape(node)
+  shape = node.shape
   pairs = list(zip(node.operands, _shapes(node), strict=True))
   for ids, others in (pairs, pairs[::-1]):
     along = [
@@ -182,13 +178,11 @@ def _is_repeated(value: Value, shape: Shape, axis: int) -> bool:
 def _held(node: Node) -> tuple[tuple[int, ...], ...]:
   """Which axes of what is below the axes of a moved array hold."""
   own = tuple((axis,) for axis in range(len(_shapes(node)[0])))
-  return axes_after(node.equation, own, node.output) or ((),) * len(
-    _shape(node)
-  )
+  return axes_after(node.equation, own, node.output) or ((),) * len(node.shape)
 
 
 def _moved(node: Node, axes: frozenset[int]) -> NonZeros:
-  held, shape, before = _held(node), _shape(node), _shapes(node)[0]
+  held, shape, before = _held(node), node.shape, _shapes(node)[0]
   below = {own for axis in axes for own in held[axis]}
   found = nonzeros(node.operands[0], before, below, own=True)
   repeats = [a for a in axes if all(before[own] == 1 for own in held[a])]
@@ -277,7 +271,7 @@ def _joined(node: Node, axes: frozenset[int]) -> NonZeros | None:
 def _gathered(node: Node, axes: frozenset[int]) -> NonZeros:
   """Rows of an array, such as those of an identity."""
   numbers = node.equation.params["dimension_numbers"]
-  before, shape = _shapes(node)[0], _shape(node)
+  before, shape = _shapes(node)[0], node.shape
   gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
   kept = (axis for axis in range(len(before)) if axis not in gone)
   came = dict(zip(numbers.offset_dims, kept, strict=True))
@@ -301,7 +295,7 @@ def _scattered(node: Node, axes: frozenset[int]) -> NonZeros | None:
     )
   )
   gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
-  windows = iter(a for a in range(len(_shape(node))) if a not in gone)
+  windows = iter(a for a in range(len(node.shape)) if a not in gone)
   count, places = 1, 0
   for axis, size in enumerate(shape):
     window = axis in numbers.update_window_dims

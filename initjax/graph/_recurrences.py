@@ -113,23 +113,25 @@ def _factors(reader: Reader, start: Node, end: Node) -> Iterator[Value]:
   between, open_nodes = {end}, [end]
   while open_nodes:
     node = open_nodes.pop()
-    if node is start or not _passes(reader, node):
+    if node is start or not passes(reader, node):
       continue
     fresh = {n for n in node.below if n.index >= start.index} - between
     between |= fresh
     open_nodes += fresh
   leads = {start}
   for node in sorted(between - {start}, key=lambda node: node.index):
-    if not _passes(reader, node) or leads.isdisjoint(node.below):
+    if not passes(reader, node) or leads.isdisjoint(node.below):
       continue
     leads.add(node)
     if node.label in ("mul", "div"):
       yield from (value for value in node.operands if value.node not in leads)
 
 
-def _passes(reader: Reader, node: Node) -> bool:
+def passes(
+  reader: Reader, node: Node, through: frozenset[str] = _THROUGH
+) -> bool:
   """Whether it goes on entry by entry, without a normalization."""
-  plain = node.operation is None and node.label in _THROUGH
+  plain = node.operation is None and node.label in through
   return plain and reader.streams.normalization(node) is None
 
 

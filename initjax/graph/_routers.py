@@ -40,7 +40,7 @@ def is_router(flow: Dataflow, node: Node) -> bool:
   made = node.features or frozenset()
   if len(made) != 1 or node.equation is None:
     return False
-  experts = _shape(node)[next(iter(made))]
+  experts = node.shape[next(iter(made))]
   open_states, seen = [_State(node)], {_State(node)}
   while open_states:
     state = open_states.pop()
@@ -52,10 +52,6 @@ def is_router(flow: Dataflow, node: Node) -> bool:
         open_states += [fresh] if fresh not in seen else []
         seen.add(fresh)
   return False
-
-
-def _shape(node: Node) -> tuple[int, ...]:
-  return tuple(node.equation.outvars[node.output].aval.shape)
 
 
 def _goes_on(state: _State, reader: Node, experts: int) -> bool:
@@ -103,11 +99,11 @@ def _sums(state: _State, reader: Node, experts: int) -> bool:
     )
   if reader.equation is None or state.node.equation is None:
     return False  # a scan's slices
-  shape = _shape(state.node)
+  shape = state.node.shape
   if reader.label in REDUCTIONS and state.weighs:
     axes = reader.equation.params["axes"]
     return any(shape[axis] == experts for axis in axes)
-  one = math.prod(_shape(reader)) * experts == math.prod(shape)
+  one = math.prod(reader.shape) * experts == math.prod(shape)
   return reader.label in PARTS and one and experts in shape
 
 

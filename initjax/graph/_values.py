@@ -58,6 +58,11 @@ class Node:
     return [value.node for value in self.operands if value.node is not None]
 
   @property
+  def shape(self) -> tuple[int, ...]:
+    """Of the array that it is; an equation must have made it."""
+    return tuple(self.equation.outvars[self.output].aval.shape)
+
+  @property
   def text(self) -> str:
     """What the equation does, to tell it from others."""
     params = None if self.equation is None else self.equation.params
