@@ -24,7 +24,7 @@ _POOL_ERROR = 0.05
 """In bits, for windows whose entries are correlated by their place.
 
 This and the next two are orders of magnitude, chosen so that the rows of
-`experiments.costs.theory_rows` fall within their errors; they are no bounds.
+`experiments.theory_rows` fall within their errors; they are no bounds.
 """
 _SCORE_ERROR = 0.08
 """In bits, of the gradient that comes back through scores."""
