@@ -13,8 +13,8 @@ CPU cores. Expect: `auto_init` is nowhere worse than two standard errors or 2 %
 of the loss's drop. It is better for a tied GPT (0.70 against 1.14), a GPT on
 Python source (2.07, 2.34), a ViT (0.19, 1.50), VGG (0.26, 1.58) and 40 layers
 of tanh (1.38, 1.49), and equal for ResNets, U-Net, LSTM and 40 layers of GELU,
-which hardly learn. `calibrate` is worse for the LSTM (2.13 against 0.40), whose
-state is small at first, and for tanh (1.92), whose gradient it lets grow.
+which hardly learn. `calibrate` is worse for tanh (1.92), whose gradient it lets
+grow.
 
 Reference: Glorot and Bengio 2010; He et al. 2015; Radford et al. 2019 (GPT-2);
 Dosovitskiy et al. 2021 (ViT).

@@ -84,9 +84,12 @@ def unevenness(profile: Sequence[np.ndarray]) -> float:
 
 
 def neglected(taps: Sequence[np.ndarray]) -> float:
-  """What may be wrong with all this, in bits.
+  """What may be wrong with all this, in bits: an order of magnitude.
 
-  A profile is taken for a product along the axes, whose marginals are right:
-  what it lacks is of second order.
+  A profile is taken for a product along the axes. That is exact for the first
+  layer, and for powers of a product; a sum of two products is none, though its
+  marginals are right. What it lacks is of second order in the unevenness u of
+  the axes, so u² is stated: neither a bound nor a mean of the error, which has
+  either sign.
   """
   return unevenness([matrix.sum(axis=1) for matrix in taps]) ** 2

@@ -34,7 +34,12 @@ Gradients = dict[Signal, Returned]
 
 
 def mean_of(gradients: Gradients, signal: Signal) -> tuple[float, float]:
-  """E[δ²] and its error in bits; NaN if nothing, or nothing known, came."""
+  """E[δ²] and its error in bits; NaN if nothing, or nothing known, came.
+
+  The factor `raised` takes gradients to be independent of the kernels by whose
+  sizes they are divided. How much they depend on these is not known: half of
+  the factor's logarithm is stated, an order of magnitude and no bound.
+  """
   found = gradients.get(signal)
   if found is None:
     return math.nan, math.nan

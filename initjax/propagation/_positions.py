@@ -21,7 +21,11 @@ from initjax.typing import Activation
 _LARGEST_SCORES = 4.0
 """Variance beyond which a softmax is not followed."""
 _POOL_ERROR = 0.05
-"""In bits, for windows whose entries are correlated by their place."""
+"""In bits, for windows whose entries are correlated by their place.
+
+This and the next two are orders of magnitude, chosen so that the rows of
+`experiments.theory_rows` fall within their errors; they are no bounds.
+"""
 _SCORE_ERROR = 0.08
 """In bits, of the gradient that comes back through scores."""
 _UNEVEN_ERROR = 0.17

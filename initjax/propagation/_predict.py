@@ -104,6 +104,11 @@ def predict(
   that contributes to them, and everything else stays known. Unknown are large
   scores, activations of inputs or without Gaussian moments, maxima of signals
   that are not Gaussian, and kernels with nonzero mean or of several parameters.
+  Not in the error: keys and values of a self-attention are made of the same T
+  tokens of d features and so depend on each other. For small scores s, that
+  multiplies the gradient of queries by 1 + T/d (0.57 bits measured at T = 16,
+  d = 32); at Var s = 1 there, outputs are 0.26 bits larger than predicted, and
+  the gradient of keys is up to 0.5 bits smaller.
   Inputs, their positions and their features are taken to be independent; biases
   and scales count with their root mean square (under a scan, over all repeats).
 
