@@ -217,7 +217,10 @@ def test_files_are_written_once(call, tmp_path):
     ("models:flagged", "such as --kwargs train=False."),
     ("models:pair --input=f64[2,8]", "JAX_ENABLE_X64=1"),
     ("models:pair --input=f32[2,8]:7", "only integers have a bound"),
-    ("models:pair --input=i8[2,8]:700", "bound of int8 must be between 1 and 127"),
+    (
+      "models:pair --input=i8[2,8]:700",
+      "bound of int8 must be between 1 and 127",
+    ),
     ("models:pair --json=absent/a.json", "there is no directory absent"),
     (
       "models:pair --seeds=3",
