@@ -122,7 +122,7 @@ def test_wrong_arguments_are_refused_when_built(build, arguments, message):
 
 def test_negative_sizes_are_refused():
   for init in (initializers.zero_hadamard(), initializers.he_normal()):
-    with pytest.raises(ValueError, match="sizes >= 0"):
+    with pytest.raises(ValueError, match="must be >= 0"):
       init(KEY, (-1, 3))
 
 
@@ -131,7 +131,7 @@ def test_an_infinite_constant_stays_infinite():
 
 
 def test_a_dtype_without_sign_is_refused():
-  with pytest.raises(ValueError, match="has no sign"):
+  with pytest.raises(ValueError, match="cannot hold neg"):
     initializers.normal()(KEY, (2,), jnp.float8_e8m0fnu)
 
 

@@ -29,8 +29,9 @@ _LARGE_BLOCK = 1 << 14
 _POINTS = jax.ShapeDtypeStruct((BLOCK,), np.float64)
 _here = threading.local()
 _TRACED = (
-  "{name} uses a value that is being traced (by jit, grad, vmap or scan); its "
-  "gain must be known beforehand, so close over numbers only."
+  "{name} uses a value that is being traced (by jit, grad, vmap or scan); "
+  "its gain must be known beforehand, so the function may close over plain "
+  "numbers only."
 )
 
 

@@ -76,8 +76,8 @@ def _check_kept(
     rounding = (8 * sys.float_info.epsilon) ** 2 * second_moment
   if kept <= rounding:
     raise ValueError(
-      f"{name} is constant where it matters: the {direction} moment is 0, and "
-      "no finite gain restores a signal that is gone."
+      f"{name} is constant where its argument lies: the {direction} moment is "
+      "0, and no finite gain restores a signal that is gone."
     )
 
 

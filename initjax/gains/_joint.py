@@ -83,8 +83,9 @@ def joint_moments(
   leaves = jax.tree.leaves((correlation, variance))
   if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
     raise TypeError(
-      "correlation and variance must be numbers known when tracing, got a "
-      "traced value; compute joint moments outside of jit, or tabulate them."
+      "correlation and variance must be numbers that are known when tracing; "
+      "got a traced value: compute joint moments outside of jit, or tabulate "
+      "them."
     )
   check_number("variance", variance, low=0, open_low=True)
   c = np.asarray(correlation, np.float64)

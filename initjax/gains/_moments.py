@@ -65,13 +65,14 @@ def moments(activation: Activation, variance: Numbers = 1.0) -> Moments:
   """
   if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(variance)):
     raise TypeError(
-      "variance must be a number known when tracing, got a traced value; "
-      "compute the moments outside of jit, or tabulate them."
+      "variance must be a number that is known when tracing; got a traced "
+      "value: compute the moments outside of jit, or tabulate them."
     )
   variances = np.asarray(variance, np.float64)
   if not np.all(np.isfinite(variances) & (variances >= 0)):
     raise ValueError(
-      f"variance must be finite and >= 0; got {variance!r}, a variance is σ²."
+      f"variance must be finite and >= 0; got {variance!r}, and a variance is "
+      "σ², not σ."
     )
   flat = tuple(variances.ravel().tolist())
   isolated = _of_library if is_of_library(activation) else _isolated
@@ -184,8 +185,8 @@ def explained(
   where = f"{moment} at variance {v[error.column]:g}"
   if error.reason == "grows":
     return ValueError(
-      f"{name}: {where} diverges or overflows float64, the function grows too "
-      "fast. Bound it, or ask for a smaller variance."
+      f"{name}: {where} diverges or overflows float64, because the function "
+      "grows too fast. Bound the function, or pass a smaller variance."
     )
   place = "" if error.place is None else f" near x = {error.place:.6g}"
   if error.reason == "pole":

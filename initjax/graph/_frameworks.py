@@ -68,8 +68,8 @@ def functional(
   parts = _params_and_others(module)
   if parts is None:
     raise TypeError(
-      f"functional takes an NNX, Equinox or linen module, got "
-      f"{type_of(module)}; of a Haiku transform, fn is its apply."
+      "functional takes an NNX, Equinox or linen module; got "
+      f"{type_of(module)}. For a Haiku transform, fn is its apply."
     )
   if variables is not None:
     raise TypeError(_HOLDS_ITS_OWN.format(name=type_of(module)))
@@ -105,8 +105,8 @@ def as_function(fn: Any, params: Any, inputs: tuple[Any, ...]) -> Call:
     fn = fn.apply
   elif not callable(fn) or hasattr(fn, "apply"):
     raise TypeError(
-      "wanted a function fn(params, *inputs), such as model.apply, or a "
-      f"module, got {type_of(fn)}{_advice(fn)}."
+      "expected a function fn(params, *inputs), such as model.apply, or a "
+      f"module; got {type_of(fn)}{_advice(fn)}."
     )
   parts = _params_and_others(params)
   if parts is None:
@@ -116,16 +116,16 @@ def as_function(fn: Any, params: Any, inputs: tuple[Any, ...]) -> Call:
 
 
 _HOLDS_ITS_OWN = (
-  "{name} holds its parameters: pass (module, *inputs), without them; for "
-  "others than its own, fn, params = initjax.functional(module)."
+  "{name} holds its own parameters: pass (module, *inputs), without params. "
+  "To use other parameters, write fn, params = initjax.functional(module)."
 )
 
 
 def _advice(given: Any) -> str:
   if hasattr(given, "apply") and hasattr(given, "init"):
     return (
-      "; of a Haiku transform pass apply and the parameters, and the key that "
-      "it takes after them: (transform.apply, params, key, *inputs)"
+      "; for a Haiku transform, pass its apply, the parameters, and then the "
+      "key: (transform.apply, params, key, *inputs)"
     )
   return ""
 
@@ -229,8 +229,8 @@ def _method(module: Any, method: Any) -> Callable[..., Any]:
   name = type(module).__name__
   if method is None and not callable(module):
     raise TypeError(
-      f"{name} has no __call__; say which method is meant: "
-      "fn, params = initjax.functional(module, method=...)."
+      f"{name} has no __call__; say which method to use: fn, params = "
+      "initjax.functional(module, method=...)."
     )
   if callable(method):
     return getattr(method, "__func__", method)
@@ -251,7 +251,9 @@ def _check_instance(given: Any) -> None:
   modules = tuple(kind for kind in kinds if kind != ())
   if isinstance(given, type) and issubclass(given, modules):
     name = given.__name__
-    raise TypeError(f"wanted a module, got the class {name}; pass {name}(...).")
+    raise TypeError(
+      f"expected a module, got the class {name}; pass {name}(...)."
+    )
 
 
 def _check_variables(module: Any, variables: Any) -> None:

@@ -21,9 +21,9 @@ _BY_ERROR = {
     "off, as in functools.partial(model.apply, train=False)"
   ),
   "ModifyScopeVariableError": (
-    "the model updates some of its variables; say which, and that outputs "
-    "come with them: functools.partial(model.apply, mutable=['batch_stats']) "
-    "and has_aux=True"
+    "the model updates some of its variables; say which, and that they are "
+    "returned beside the outputs: functools.partial(model.apply, "
+    "mutable=['batch_stats']) and has_aux=True"
   ),
 }
 
@@ -62,7 +62,7 @@ def _advice(
   if isinstance(error, TypeError) and unknown:
     given = ", ".join(f"{key}={value!r}" for key, value in unknown.items())
     within = _PARTIAL.format(given)
-    yield f"keywords of the model go into the function: {within}"
+    yield f"put keyword arguments of the model into the function: {within}"
   if next(iter(known)) == "key":
     args = args[1:]
   yield from _of_functions(name, args)
@@ -70,8 +70,8 @@ def _advice(
   yield from filter(None, [_BY_ERROR.get(type(error).__name__)])
   if isinstance(error, TypeError) and "required positional" in str(error):
     yield (
-      "an argument of the model is missing: give it after params, or, by "
-      f"keyword, {_PARTIAL.format('train=False')}"
+      "an argument of the model is missing: pass it after params, or by "
+      f"keyword: {_PARTIAL.format('train=False')}"
     )
 
 
@@ -84,8 +84,8 @@ def _of_functions(name: str, args: tuple[Any, ...]) -> Iterator[str]:
   states = [x for x in args if hasattr(x, "apply_fn") and hasattr(x, "params")]
   if states:
     yield (
-      "of a TrainState pass the parts: "
-      f'{name}(state.apply_fn, {{"params": state.params}}, *inputs)'
+      f'pass the parts of a TrainState: {name}(state.apply_fn, {{"params": '
+      "state.params}, *inputs)"
     )
   if True in is_function[1:] and not is_function[0]:
     yield f"the function comes first: {name}(fn, params, *inputs)"
@@ -109,6 +109,6 @@ def _of_strings(args: tuple[Any, ...]) -> Iterator[str]:
       if isinstance(leaf, str | bytes):
         where = f"input {place - 1}" if place else "params"
         yield (
-          f"{where} holds a string at {path!r}; keep it outside, since only "
+          f"{where} holds a string at {path!r}; leave it out, since only "
           "arrays can be traced"
         )

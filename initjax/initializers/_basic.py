@@ -160,7 +160,7 @@ def uniform_between(low: Any, high: Any, dtype: DType = None) -> Initializer:
   def sample(key: jax.Array, shape: Shape, dtype: DType) -> jax.Array:
     if jnp.issubdtype(dtype, jnp.complexfloating):
       raise ValueError(
-        f"uniform_between draws real numbers, got {dtype}; in a complex dtype "
+        f"uniform_between draws real numbers; got {dtype}. In a complex dtype "
         "uniform(scale) fills the disk |W| < scale."
       )
     return jax.random.uniform(key, shape, dtype, low, high)
@@ -258,7 +258,7 @@ def truncated_normal(
       _check_disk(low, high)
       z = truncated_disk(key, high, shape, dtype)
     else:
-      raise ValueError(f"truncated_normal draws no integers; got {dtype}.")
+      raise ValueError(f"truncated_normal cannot draw integers; got {dtype}.")
     return z * jnp.array(stddev, dtype)
 
   def within(shape: Shape) -> tuple[Any, Any]:
@@ -304,7 +304,7 @@ def _check_disk(low: Any, high: Any) -> None:
   if not _is_traced(low, high) and not np.allclose(low, np.negative(high)):
     raise ValueError(
       "complex draws are kept within a disk around their mean, so lower must "
-      f"be -upper; got {low} and {high}, in standard deviations."
+      f"be -upper; got {low} and {high}, both in standard deviations."
     )
 
 

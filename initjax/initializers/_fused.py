@@ -77,8 +77,9 @@ def blocks(
     joined = jnp.concatenate(parts, front)
     if joined.shape != shape:
       raise ValueError(
-        f"the parts have shapes {[part.shape for part in parts]}, which do not "
-        f"add up to {shape} along axis={axis}; see that `init` heeds its shape."
+        f"the parts have shapes {[part.shape for part in parts]}, which do "
+        f"not add up to {shape} along axis={axis}; check that `init` returns "
+        "the shape that it is given."
       )
     return joined
 
@@ -107,7 +108,7 @@ def _one_for_each(
       )
   if len(listed) != len(sizes):
     raise ValueError(
-      f"{len(listed)} initializers for {len(sizes)} sizes {sizes}: give one "
+      f"{len(listed)} initializers for {len(sizes)} sizes {sizes}: pass one "
       "for each size, or one for all."
     )
   return listed

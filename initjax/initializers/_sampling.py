@@ -73,8 +73,8 @@ def factory(build: Callable[P, Initializer]) -> Callable[P, Initializer]:
     if args and is_key(args[0]):
       name = build.__name__
       raise TypeError(
-        f"{name} makes an initializer, but was given a key as if it were one; "
-        f"call it: {name}(...), as in kernel_init=he_normal()."
+        f"{name} makes an initializer, but was called like one, with a key; "
+        f"call it first: {name}(...), as in kernel_init=he_normal()."
       )
     return build(*args, **options)
 
@@ -89,10 +89,10 @@ def _sizes(key: Any, shape: int | Sequence[int]) -> Shape:
   except TypeError:
     check_key(key)  # init(shape, dtype) lacks one
     raise TypeError(
-      f"a shape is an integer or a sequence of integers; got {shape!r}."
+      f"a shape must be an integer or a sequence of integers; got {shape!r}."
     ) from None
   if sizes and min(sizes) < 0:
-    raise ValueError(f"a shape has sizes >= 0; got {sizes}.")
+    raise ValueError(f"the sizes of a shape must be >= 0; got {sizes}.")
   return sizes
 
 
@@ -112,7 +112,9 @@ def _draw(
   limits = jnp.finfo(dtype)
   low, high = float(limits.min), float(limits.max)
   if low > 0:
-    raise ValueError(f"{dtype} has no sign and no zero; use another dtype.")
+    raise ValueError(
+      f"{dtype} cannot hold negative numbers or zero; use another dtype."
+    )
   within = jnp.clip(drawn, low, high)  # an overflow would help no network
   cast = jnp.where(jnp.isfinite(drawn), within, drawn).astype(dtype)
   return cast if interval is None else _kept_within(cast, *interval(shape))

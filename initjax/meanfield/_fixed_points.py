@@ -114,9 +114,9 @@ def _reached(
       raise ValueError(
         f"{name_of(activation)} has no fixed point at these variances: the "
         f"length map V(q) exceeds q for every q from {start:g} to "
-        f"{_LARGEST * start:g}, so the signal grows without bound, or beyond "
-        "that. Lower sigma_w2 or sigma_b2, or pass a smaller `start`, below an "
-        "unstable fixed point."
+        f"{_LARGEST * start:g}, so the signal grows without bound or beyond "
+        "that range. Lower sigma_w2 or sigma_b2, or pass a smaller `start`, "
+        "below an unstable fixed point."
       )
     return root, False
   value, slope = curve(np.array([_NEAR_ZERO]))

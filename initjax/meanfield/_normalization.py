@@ -60,8 +60,8 @@ def batch_norm_gradient_growth(
     )
   if spread <= 1e-20 * m.second_moment:
     raise ValueError(
-      f"{name_of(activation)} is constant where BatchNorm puts its argument: "
-      "nothing is left to normalize in the next layer."
+      f"{name_of(activation)} is constant where BatchNorm puts its argument, "
+      "so nothing is left to normalize in the next layer."
     )
   if batch is None:
     return float(m.derivative_second_moment / spread)

@@ -122,11 +122,13 @@ def _units(layers: Sequence[Layer], batch: int) -> list[int]:
   """Of the data, and of each layer."""
   widths = [layer.width for layer in layers if layer.width is not None]
   if len(widths) < len(layers):
-    raise ValueError("layers need widths to be simulated; got layers without.")
+    raise ValueError(
+      "layers must have widths to be simulated; got layers without widths."
+    )
   if layers[0].skip != 0 and widths[0] < batch:
     raise ValueError(
       f"layers[0] keeps data of {widths[0]} features, too few for the exact "
-      f"correlations of {batch} inputs; give it no skip, or more width."
+      f"correlations of {batch} inputs; remove its skip, or make it wider."
     )
   features = max(widths[0], batch)
   return [features + features % 2 if layers[0].gated else features, *widths]

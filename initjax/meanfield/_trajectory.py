@@ -180,7 +180,7 @@ def _check_widths(
     if layers[index].skip != 0 and widths[index] != widths[index - 1]:
       raise ValueError(
         f"layers[{index}] adds to a stream of width {widths[index - 1]}, so "
-        f"must have that width; got {widths[index]}. Let skip be 0 there."
+        f"must have that width; got {widths[index]}. Set skip=0 there."
       )
 
 
@@ -199,4 +199,6 @@ def _check_layer(index: int, layer: Layer) -> None:
   if layer.width is not None:
     check_integer(f"{name}.width", layer.width, low=1)
   if layer.skip == 0 and layer.branch == 0:
-    raise ValueError(f"{name} is 0: both its skip and its branch are.")
+    raise ValueError(
+      f"{name} is 0, because both its skip and its branch are 0."
+    )

@@ -68,6 +68,12 @@ def measure(
   With `check_vma=False`, JAX does not know which arrays are equal on several
   devices, so each copy is counted.
 
+  Jitted, an unrolled model takes 2.5 to 3 times as long to compile as its
+  gradient, since XLA shares no sums between layers: of 40 dense layers on a
+  CPU, each takes 3 ms for the gradient and 16 ms with its sums in both
+  directions; tracing takes the same. In a scan over layers they are compiled
+  once, and `diagnose` compiles layers that are equal once.
+
   Args:
     fn: a function of parameters and inputs, such as `model.apply`, or a module.
     params: any pytree of arrays. Omit it for a module that holds its own

@@ -276,25 +276,26 @@ def _nothing_to_draw(graph: SignalGraph) -> str:
   listed = " and ".join(found)
   missed = not_followed(graph.not_followed)
   return (
-    "wanted a model that uses parameters in matrix products, convolutions or "
-    f"look-ups, found {f'only {listed}' if found else 'none to initialize'}; "
+    "expected a model that uses parameters in matrix products, convolutions "
+    "or look-ups, found "
+    f"{f'only {listed}' if found else 'none to initialize'}; "
     + (_NONE * (not made) or _DRAWN_BY_HAND)
     + f" {missed}." * bool(missed)
   )
 
 
-_MADE = "kernels that are computed of smaller parameters: {}"
+_MADE = "kernels that are computed from smaller parameters: {}"
 _DRAWN_BY_HAND = (
-  "no variance of theirs follows from that of a kernel, so they keep what they "
-  "have: choose it by hand, and measure what comes out."
+  "their variance does not follow from that of a kernel, so they keep the "
+  "values that they have: choose these by hand, and measure the result."
 )
 _NONE = (
   "are its kernels, or its data, closed over instead of passed, as fn(params, "
   "x)?"
 )
 _ABSTRACT = (
-  "wanted a value for {path}, which is no kernel, got {leaf}; take it from "
-  "model.init or init_variables, or put jnp.zeros or jnp.ones there."
+  "expected a value for {path}, which is not a kernel, got {leaf}; take it "
+  "from model.init or init_variables, or put jnp.zeros or jnp.ones there."
 )
 
 

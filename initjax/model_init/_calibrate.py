@@ -185,14 +185,14 @@ def _wanted(info: Calibration, target: float | jax.Array) -> Wanted:
 
 
 _NO_KERNEL = (
-  "calibrate wanted a function that uses parameters in matrix products, "
-  "convolutions or embedding look-ups, but got one without any. Pass the "
+  "calibrate expected a function that uses parameters in matrix products, "
+  "convolutions or embedding look-ups, but got one that does not. Pass the "
   "parameters to rescale as the first argument: fn(params, *inputs)."
 )
 _NO_INPUT = (
-  "calibrate wanted the data among its arguments, but got params alone. Data "
-  "that fn closes over are constants, and their products with kernels are no "
-  "signal; let fn take the data, fn(params, x), and call "
+  "calibrate expected the data among its arguments, but got params alone. "
+  "Data that fn closes over are constants, and their products with kernels "
+  "are not a signal; let fn take the data, fn(params, x), and call "
   "calibrate(fn, params, x)."
 )
 

@@ -72,8 +72,9 @@ class Calibration:
       row = rows[index]
       if np.ndim(row.code) != len(op.repeats):
         raise ValueError(
-          "wanted one calibration, got several along leading axes, as under "
-          "vmap; take one by jax.tree.map(lambda leaf: leaf[0], info)."
+          "expected one calibration, got several along leading axes, as "
+          "under vmap; select one with jax.tree.map(lambda leaf: leaf[0], "
+          "info)."
         )
       code = int(row.code[repeat])
       bits = float(row.log2_before[repeat])

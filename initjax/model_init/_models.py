@@ -60,8 +60,9 @@ def applying(
   linen = sys.modules.get("flax.linen")
   if linen is None or not isinstance(model, linen.Module):
     raise ValueError(
-      "check=True is for linen modules, whose variables and inputs are known; "
-      f"got {type(model).__name__}: pass fn, parameters and inputs to diagnose."
+      "check=True works for linen modules only, whose variables and inputs "
+      f"are known; got {type(model).__name__}: pass fn, parameters and inputs "
+      "to diagnose."
     )
   rngs = (
     key_or_rngs if isinstance(key_or_rngs, dict) else {"params": key_or_rngs}
@@ -142,7 +143,7 @@ def _of_rngs(
 
 _NO_MODULE = (
   "with an nnx.Rngs the model must be a function that builds an NNX module "
-  "from it, such as lambda rngs: Model(rngs=rngs); it gave {name}."
+  "from it, such as lambda rngs: Model(rngs=rngs); it returned {name}."
 )
 
 
@@ -168,6 +169,6 @@ def _check_function(
   nnx = sys.modules.get("flax.nnx")
   if nnx is not None and isinstance(model, nnx.Module):
     raise TypeError(
-      "an NNX module has its parameters already: pass the function that "
+      "an NNX module already has its parameters: pass the function that "
       f"builds it, such as lambda rngs: {type(model).__name__}(rngs=rngs)."
     )

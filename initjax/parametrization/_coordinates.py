@@ -93,7 +93,7 @@ def coordinate_check(
   if (sizes.signal == sizes.signal[:, :1]).all():
     raise ValueError(
       "init(key) draws the same parameters from every key: use the key, so "
-      "that seeds differ, and errors are known."
+      "that seeds differ and errors can be estimated."
     )
   x = np.log2(np.asarray(widths, float))
   found = Found(

@@ -216,14 +216,14 @@ def _check_rows(path: str, op: LinearOp, base: LinearOp) -> None:
     ]
     if rows[0] != rows[1]:
       raise ValueError(
-        f"{path} has {rows[0]} rows, and {rows[1]} in the base: a vocabulary, "
-        "or a length, is no width; give both the same."
+        f"{path} has {rows[0]} rows, and {rows[1]} in the base: a vocabulary "
+        "or a length is not a width; give both models the same."
       )
   choices = [1 if o.view is None else o.view.choices for o in (op, base)]
   if choices[0] != choices[1]:
     raise ValueError(
       f"{path} is chosen among {choices[0]}, and {choices[1]} in the base: "
-      "the number of experts is no width; give both the same."
+      "the number of experts is not a width; give both models the same."
     )
 
 

@@ -61,8 +61,8 @@ def _check_experts(found: Sequence[Use], flow: Dataflow) -> None:
     if use.growth_out != 1 and node is not None and is_router(flow, node):
       raise ValueError(
         f"{use.path} weights a sum of {use.op.fan_out:g}, and of "
-        f"{use.base.fan_out:g} in the base: the number of experts is no width; "
-        "give both the same."
+        f"{use.base.fan_out:g} in the base: the number of experts is not a "
+        "width; give both models the same."
       )
 
 

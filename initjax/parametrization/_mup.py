@@ -92,7 +92,8 @@ def mup(
   for name, draw in (("init", init), ("base_init", base_init)):
     if draw is not None and not callable(draw):
       raise TypeError(
-        f"{name} is a function, key → parameters; got {type_of(draw)}."
+        f"{name} must be a function from a key to parameters; got "
+        f"{type_of(draw)}."
       )
   said = checked(overrides)
   models = read_models(fn, params, inputs, base)

@@ -82,8 +82,8 @@ def check_optimizer(tx: Any) -> None:
   """Raises TypeError unless it is a transformation."""
   if not (hasattr(tx, "init") and hasattr(tx, "update")):
     raise TypeError(
-      "optimizer wants an optax transformation, such as optax.adam(1e-3); got "
-      f"{tx!r:.60}."
+      "optimizer expects an optax transformation, such as optax.adam(1e-3); "
+      f"got {tx!r:.60}."
     )
 
 

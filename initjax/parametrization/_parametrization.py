@@ -210,7 +210,7 @@ class Parametrization:
 
     if not isinstance(state, ScheduleFreeState):
       raise TypeError(
-        "evaluation_params wants optax.contrib's ScheduleFreeState; got "
+        "evaluation_params expects optax.contrib's ScheduleFreeState; got "
         f"{type_of(state)}. Of a chain, give the part that is one."
       )
     steps = {row.path: row.steps(kind) for row in self.rows}

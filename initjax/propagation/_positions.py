@@ -174,7 +174,7 @@ def attended(
   if variance > _LARGEST_SCORES:
     return (
       f"a softmax of large scores: their variance is {variance:.3g}, theory "
-      f"follows up to {_LARGEST_SCORES:g}"
+      f"holds up to {_LARGEST_SCORES:g}"
     )
   heard = _heard(variance, queries, mixing)
   slope = float(found.derivative_second_moment) * mixing.values

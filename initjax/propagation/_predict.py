@@ -178,8 +178,8 @@ def predict_rows(
 
 
 _TAKEN = (
-  "parameters without values: kernels are taken to have the variance 1/fan_in, "
-  "rows that are looked up 1, scales are taken as 1 and biases as 0"
+  "parameters without values: kernels are assumed to have variance 1/fan_in, "
+  "rows that are looked up variance 1, scales to be 1 and biases 0"
 )
 
 

@@ -331,7 +331,7 @@ def _share(op: LinearOp, fed: Fed, sigma_w2: float, output: Signal) -> None:
   output.common = tuple(sigma_w2 * each for each in found.common)
 
 
-_CONSTANTS = "constants without values, taken to scale by 1 and shift by 0"
+_CONSTANTS = "constants without values, assumed to scale by 1 and shift by 0"
 
 
 def _paths(term: Term) -> tuple[str, ...]:

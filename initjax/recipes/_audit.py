@@ -28,8 +28,8 @@ from initjax.reports import (
 _MOST = 4  # paths that are listed
 _FAR = 5.0  # standard errors
 _VALUES_ALONE = (
-  "only values were looked at; how a model uses them, diagnose(fn, params, x) "
-  "tells"
+  "only values were looked at; diagnose(fn, params, x) shows how a model "
+  "uses them"
 )
 
 
@@ -185,6 +185,6 @@ def _audit_table(found: Audit) -> TextTable:
   if names:
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     listed = ", ".join(names[:_MOST]) + more
-    notes.append(Note(f"not looked at, no floating point: {listed}"))
+    notes.append(Note(f"not looked at, since not floating point: {listed}"))
   notes.append(Note(_VALUES_ALONE, "dim"))
   return leaf_table(found.rows, columns, notes=notes, pinned=_striking(found))

@@ -64,7 +64,7 @@ def test_errors_say_what_is_wanted(options, message):
 
 
 def test_no_function_is_a_type_error():
-  with pytest.raises(TypeError, match="wanted a module, got the class Dense"):
+  with pytest.raises(TypeError, match="expected a module, got the class Dense"):
     diagnose(nn.Dense, {}, X)
 
 

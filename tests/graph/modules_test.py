@@ -339,9 +339,9 @@ OF_FUNCTION = [
   ((Linen(), {"image": X}), "got dict for them"),
   ((Linen, VARIABLES, X), r"got the class Linen; pass Linen\(\.\.\.\)"),
   ((Nnx, X), "got the class Nnx"),
-  ((Linen().bind(VARIABLES), VARIABLES, X), "Linen holds its parameters: pass"),
+  ((Linen().bind(VARIABLES), VARIABLES, X), "Linen holds its own parameters:"),
   ((Transform(plain, plain), KERNELS, X), r"transform\.apply, params, key"),
-  (("model", KERNELS, X), "a module, got str"),
+  (("model", KERNELS, X), "a module; got str"),
   ((WithoutCall(), X), "WithoutCall has no __call__; say which method"),
 ]
 
@@ -355,7 +355,7 @@ def test_errors_say_what_to_pass(arguments, message):
 
 def test_parameters_of_an_nnx_module_are_not_given_twice():
   module = Nnx(nnx.Rngs(0))
-  with pytest.raises(TypeError, match=r"holds its parameters.*functional"):
+  with pytest.raises(TypeError, match=r"holds its own.*functional"):
     initjax.diagnose(module, nnx.state(module, nnx.Param), X)
 
 
@@ -364,8 +364,8 @@ def test_parameters_of_an_nnx_module_are_not_given_twice():
   [
     ((Linen(),), {}, TypeError, "holds no variables"),
     ((Linen, VARIABLES), {}, TypeError, "got the class Linen"),
-    ((Linen().bind(VARIABLES), VARIABLES), {}, TypeError, "holds its para"),
-    ((plain,), {}, TypeError, "an NNX, Equinox or linen module, got function"),
+    ((Linen().bind(VARIABLES), VARIABLES), {}, TypeError, "holds its own para"),
+    ((plain,), {}, TypeError, "an NNX, Equinox or linen module; got func"),
     ((WithoutCall(),), {}, TypeError, r"module, method=\.\.\."),
     ((WithoutCall(),), {"method": "en"}, AttributeError, "no method 'en'"),
   ],

@@ -206,7 +206,7 @@ def test_truncated_normal_checks_its_bounds_when_built():
   for bad in ("one", None, [-1.0, -2.0]):
     with pytest.raises(ValueError, match=r"lower must be a .*number.*; got"):
       init.truncated_normal(lower=bad)
-  with pytest.raises(ValueError, match="draws no integers; got int32"):
+  with pytest.raises(ValueError, match="cannot draw integers; got int32"):
     init.truncated_normal(lower=-5.0)(KEY, (3,), jnp.int32)
   with pytest.raises(ValueError, match=r"stddev must be .* > 0; got 0"):
     init.truncated_normal(0.0, absolute=True)

@@ -133,7 +133,11 @@ def test_errors_when_built(args, error, message):
     (init.blocks(ORTHOGONAL, (4, 4)), (4, 9), r"up to 8, but axis=-1 .* has 9"),
     (init.blocks(ORTHOGONAL, (4, 4), 2), (4, 8), "axis=2 is outside the shape"),
     (init.blocks(ORTHOGONAL, (4, 4)), (8,), "use zeros for a bias"),
-    (init.blocks(lambda *_: jnp.ones((2, 2)), (2, 2)), (3, 4), "heeds its"),
+    (
+      init.blocks(lambda *_: jnp.ones((2, 2)), (2, 2)),
+      (3, 4),
+      "it is given",
+    ),
   ],
 )
 def test_errors_of_shapes(build, shape, message):

@@ -110,7 +110,7 @@ def test_an_initializer_that_was_not_called_says_so(name):
   function = getattr(init, name)
   not_called = lambda key: function(key, (8, 16), jnp.float32)
   for call in (not_called, functools.partial(jax.eval_shape, not_called)):
-    with pytest.raises(TypeError, match=r"as if .*; call it: \w+\(\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"key; call it first: \w+\(\.\.\.\)"):
       call(KEY)
 
 
@@ -122,7 +122,7 @@ def test_a_number_is_the_shape_of_a_vector():
 
 def test_what_is_no_shape_is_refused_with_a_reason():
   for bad in (None, "34", (3, None), (3.0, 4)):
-    with pytest.raises(TypeError, match=r"a shape is .* integers; got"):
+    with pytest.raises(TypeError, match=r"a shape must be .* integers; got"):
       init.he_normal()(KEY, bad)
   with pytest.raises(TypeError, match=r"expected one key, .*; got \(3, 4\)"):
     init.he_normal()((3, 4), jnp.float32)  # as Haiku calls it

@@ -202,7 +202,7 @@ def test_draws_in_parts_are_all_there(monkeypatch):
   [
     ({"draws": 0}, "draws must be an integer >= 1"),
     ({"weights": "uniform"}, "weights must be one of"),
-    ({"layers": [Layer()]}, "need widths to be simulated"),
+    ({"layers": [Layer()]}, "must have widths to be simulated"),
     ({"layers": [Layer(width=2, skip=1.0)], "batch": 3}, "too few for"),
     ({"correlation": -0.9, "batch": 3}, "at least -0.5; got -0.9"),
   ],

@@ -377,5 +377,5 @@ def test_errors_say_what_was_wanted(fn, x, options, message):
 
 
 def test_fn_must_be_callable():
-  with pytest.raises(TypeError, match="wanted a function fn"):
+  with pytest.raises(TypeError, match="expected a function fn"):
     jacobian_spectrum("model", 1.0, ONES)

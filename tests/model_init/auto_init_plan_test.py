@@ -359,7 +359,7 @@ def test_unknown_options(options, message):
 def test_what_is_no_kernel_needs_a_value():
   fn = lambda p, x: x @ p["w"] + p["b"]
   params = {"w": shape(8, 4), "b": shape(4)}
-  with pytest.raises(TypeError, match=r"wanted a value for b.*model.init"):
+  with pytest.raises(TypeError, match=r"expected a value for b.*model.init"):
     auto_init(KEY, fn, params, shape(1, 8))
 
 

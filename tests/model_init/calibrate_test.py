@@ -252,7 +252,7 @@ def test_errors_say_what_to_do():
     ValueError, match=r"closes over are constants.*fn\(params"
   ):
     calibrate(lambda params: two_layers(params, X), TWO)
-  with pytest.raises(TypeError, match="wanted a function"):
+  with pytest.raises(TypeError, match="expected a function"):
     calibrate("model", TWO, X)
 
 

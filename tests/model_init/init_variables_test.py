@@ -170,7 +170,7 @@ def test_errors_say_what_to_do(args, options, error, message):
 
 def test_a_module_is_no_model():
   module = nnx.eval_shape(lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
-  with pytest.raises(TypeError, match="has its parameters already"):
+  with pytest.raises(TypeError, match="already has its parameters"):
     init_variables(KEY, module)
 
 

@@ -46,7 +46,7 @@ def test_a_plan_of_shapes_is_that_of_ones_and_zeros():
   concrete = initjax.plan_init(fn, given, shape(3, 4))
   assert [row.std for row in plan.rows] == [row.std for row in concrete.rows]
   assert plan.rows[1].why == (
-    "constants without values, taken to scale by 1 and shift by 0"
+    "constants without values, assumed to scale by 1 and shift by 0"
   )
-  with pytest.raises(TypeError, match="wanted a value for bias"):
+  with pytest.raises(TypeError, match="expected a value for bias"):
     initjax.auto_init(jax.random.key(0), fn, shapes, shape(3, 4))

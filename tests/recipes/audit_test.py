@@ -46,7 +46,7 @@ def test_copies_within_a_leaf():
 def test_what_is_not_looked_at_is_said():
   found = audit({"w": normal(0, 4, 4), "count": np.arange(3)})
   assert found.not_looked_at == ("count",)
-  assert "not looked at, no floating point: count" in str(found)
+  assert "not looked at, since not floating point: count" in str(found)
   assert "only values were looked at" in str(found)
   with pytest.raises(TypeError, match=r"needs values, got .* at w"):
     audit({"w": jax.ShapeDtypeStruct((2,), "float32")})
