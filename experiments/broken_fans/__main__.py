@@ -126,8 +126,8 @@ def run(config: Config, job: Job) -> Result:
 def tables(result: Result) -> list[Any]:
   """Sizes at the end of the model."""
   title = "log₂ second moment of the signal"
-  numbers = "first block", "last block", "± std", "least", "most"
-  table = new_table(title, "initializer", *numbers, left=1, box=None)
+  headings = "first block", "last block", "± std", "least", "most"
+  table = new_table(title, "initializer", *headings, left=1, box=None)
   for way, sizes in result["log2_second_moment"].items():
     last = np.asarray(sizes)[:, -2]
     numbers = (sizes[:, 4].mean(), last.mean(), last.std(ddof=1))

@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ def seconds(
 
 
 def calls(
-  programs: dict[str, Callable[..., Any]], *arguments: Any
+  programs: Mapping[str, Callable[..., Any]], *arguments: Any
 ) -> dict[str, Callable[[], float]]:
   """What times each of them with these arguments, for `in_turn`."""
   return {

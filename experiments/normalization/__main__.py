@@ -190,13 +190,19 @@ def _runs(
   }
 
 
+def _sizes(config: Config, features: int) -> tuple[dict[str, int], ...]:
+  """Of networks that train, but for their depth; and of deep ones."""
+  depth, width = config.gradient_depth, config.gradient_width
+  return (
+    {"features": features, "width": config.width},
+    {"features": features, "depth": depth, "width": width},
+  )
+
+
 def run(config: Config, job: Job) -> Result:
   """Random networks by scale and by layer, then training."""
   data = datasets.load_labelled(config.dataset, config.seed)
-  features = {"features": data.inputs.shape[1]}
-  trained = {**features, "width": config.width}
-  deep_sizes = {"depth": config.gradient_depth, "width": config.gradient_width}
-  deep = {**features, **deep_sizes}
+  trained, deep = _sizes(config, data.inputs.shape[1])
   spread = functools.partial(_spread, config, job)
 
   def by_scale(kind: str) -> Any:

@@ -95,10 +95,8 @@ def _label_phases(axis: Any, result: Diagram) -> None:
   for name, region in regions.items():
     if region.mean() > 0.03:
       x, y = _middle(w, b, region, result.points)
-      axis.text(
-        x, y, name, ha="center", va="center", weight="bold", color="white",
-        path_effects=_outline(),
-      )  # fmt: skip
+      font = {"weight": "bold", "color": "white", "path_effects": _outline()}
+      axis.text(x, y, name, ha="center", va="center", **font)
 
 
 def _middle(
@@ -125,21 +123,23 @@ def _outline() -> list[Any]:
 def _draw_points(axis: Any, result: Diagram, norm: Any) -> None:
   fitted = result.fitted
   others = [point for point in result.points if point.note]
+  style: dict[str, Any] = {"linewidths": 1.2, "zorder": 3}
   if fitted:
-    axis.scatter(
-      [point.sigma_w2 for point in fitted],
-      [point.sigma_b2 for point in fitted],
-      c=[point.measured_xi_c for point in fitted],
-      norm=norm, cmap="viridis", s=70, edgecolors="white", linewidths=1.2,
-      label="measured, same colours", zorder=3,
-    )  # fmt: skip
+    scale = {"cmap": "viridis", "norm": norm, "edgecolors": "white"}
+    values, label = _each(fitted, "measured_xi_c"), "measured, same colours"
+    axis.scatter(*_place(fitted), s=70, c=values, label=label, **scale, **style)
   if others:
-    axis.scatter(
-      [point.sigma_w2 for point in others],
-      [point.sigma_b2 for point in others],
-      marker="x", color="white", s=30, linewidths=1.2, zorder=3,
-      label="not measurable", path_effects=_outline(),
-    )  # fmt: skip
+    style |= {"color": "white", "path_effects": _outline()}
+    label = "not measurable"
+    axis.scatter(*_place(others), s=30, marker="x", label=label, **style)
+
+
+def _each(points: list[Point], name: str) -> list[float]:
+  return [getattr(point, name) for point in points]
+
+
+def _place(points: list[Point]) -> tuple[list[float], list[float]]:
+  return _each(points, "sigma_w2"), _each(points, "sigma_b2")
 
 
 def _draw_comparison(axis: Any, result: Diagram) -> None:
@@ -149,8 +149,8 @@ def _draw_comparison(axis: Any, result: Diagram) -> None:
   axis.set_xlabel(r"$\xi_c$ of theory (layers)")
   axis.set_ylabel(r"measured $\xi_c$ (layers)")
   if not fitted:
-    axis.text(0.5, 0.5, "nothing measured", ha="center", va="center",
-              transform=axis.transAxes)  # fmt: skip
+    middle = {"ha": "center", "va": "center", "transform": axis.transAxes}
+    axis.text(0.5, 0.5, "nothing measured", **middle)
     return
   for phase, color in PHASES.items():
     own = [point for point in fitted if point.phase == phase]
@@ -159,8 +159,7 @@ def _draw_comparison(axis: Any, result: Diagram) -> None:
         [(point.xi_c, point.measured_xi_c, point.error) for point in own]
       )
       _dots(axis, theory, measured, 2 * error, color, phase)
-  ends = [point.xi_c for point in fitted]
-  ends += [point.measured_xi_c for point in fitted]
+  ends = _each(fitted, "xi_c") + _each(fitted, "measured_xi_c")
   span = np.array([min(ends) / 1.3, max(ends) * 1.3])
   axis.plot(span, span, color="black", zorder=0, label="equal", **plots.THEORY)
   axis.set(xscale="log", yscale="log", xlim=span, ylim=span, aspect="equal")
@@ -188,15 +187,15 @@ def _draw_shifts(axis: Any, diagram: Diagram) -> None:
     points = finite_width.measured_at_all(diagram, phase)
     if not points:
       continue
-    xi_c = np.array([point.xi_c for point in points])
+    xi_c = np.array(_each(points, "xi_c"))
     found = finite_width.shift(diagram, phase)
     mean, error = found.mean()
     for i, width in enumerate(diagram.widths):
       fill = "none" if i == 0 and len(diagram.widths) > 1 else "full"
       label = f"{phase}, n = {width}: {mean[i]:.1f} ± {2 * error[i]:.1f}"
       aside = xi_c * (0.98 + 0.04 * i)
-      _dots(axis, aside, found.value[i], 2 * found.error[i], color, label,
-            fillstyle=fill)  # fmt: skip
+      shift, error_bar = found.value[i], 2 * found.error[i]
+      _dots(axis, aside, shift, error_bar, color, label, fillstyle=fill)
   plots.level(axis, 0, "infinite width")
   axis.set_xscale("log")
   axis.legend(fontsize=8)

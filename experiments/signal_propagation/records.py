@@ -1,5 +1,6 @@
 """From measured second moments to growth per layer and a plain verdict."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -7,9 +8,8 @@ import numpy as np
 
 from experiments.signal_propagation.theory import Band, Conditions, Law, band
 
-_NORMAL_FLOATS = (
-  240.0  # |log₂ second moment| below this: float32 is not strained
-)
+_NORMAL_FLOATS = 240.0
+"""|log₂ second moment| below which float32 is not strained"""
 
 
 class Course(NamedTuple):
@@ -64,17 +64,12 @@ def record(
   forward_alive = _alive(forward)
   both_alive = forward_alive & _alive(backward)  # else φ' is that of zeros
   there, back = zip(laws, healthy, strict=True)
-  courses = (
-    _course(
-      forward, forward_alive, *there, conditions,
-      backward=False, drift_is_bound=drift_is_bound,
-    ),
-    _course(
-      backward, both_alive, *back, conditions,
-      backward=True, drift_is_bound=drift_is_bound,
-    ),
-  )  # fmt: skip
-  return Record(activation, initializer, log2_sigma_w2, *courses)
+  course = functools.partial(
+    _course, conditions=conditions, drift_is_bound=drift_is_bound
+  )
+  signal = course(forward, forward_alive, *there, backward=False)
+  gradient = course(backward, both_alive, *back, backward=True)
+  return Record(activation, initializer, log2_sigma_w2, signal, gradient)
 
 
 def _alive(log2_second_moments: np.ndarray) -> np.ndarray:
@@ -88,21 +83,17 @@ def _course(
   alive: np.ndarray,
   law: Law,
   healthy: Law,
-  conditions: Conditions,
   *,
+  conditions: Conditions,
   backward: bool,
-  drift_is_bound: bool = False,
+  drift_is_bound: bool,
 ) -> Course:
   """Growth over the layers that are alive, and the verdict over all."""
   with np.errstate(invalid="ignore"):
     mean = measured.mean(axis=0)
 
-  def predict(start: int) -> Band:
-    return band(
-      law, start, mean[start], conditions, backward=backward,
-      drift_is_bound=drift_is_bound,
-    )  # fmt: skip
-
+  options = {"backward": backward, "drift_is_bound": drift_is_bound}
+  predict = lambda start: band(law, start, mean[start], conditions, **options)
   layers = np.flatnonzero(alive)
   growth: _Growth = (math.nan,) * 4 + (None,)
   if layers.size >= 2:

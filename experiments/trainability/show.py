@@ -12,6 +12,8 @@ from experiments.trainability import linear
 from experiments.trainability.fit import HALF_WAY, PUBLISHED, THRESHOLDS, Line
 from initjax import meanfield
 
+HALF = "half-way to perfect"
+
 
 def tables(result: Result) -> list[Any]:
   """Measured frontier beside ξ_c; and what the two have in common."""
@@ -92,10 +94,7 @@ def _draw_plane(drawn: Any, axis: Any, result: Result) -> None:
   dense = np.linspace(w[0], w[-1], 64)
   scale = PUBLISHED * _xi_c(dense, result)
   plots.law(axis, dense, scale, label="6 ξ_c, theory", color="white")
-  axis.errorbar(
-    w, *_frontier_and_error(result), fmt="o", color=plots.COLORS[1],
-    markersize=4, label="half-way to perfect",
-  )  # fmt: skip
+  plots.points(axis, w, result["frontier"].T, plots.COLORS[1], HALF)
   axis.set_yscale("log")
   axis.set_ylim(result["depths"][0], result["depths"][-1])
   axis.set_yticks(result["depths"], labels=map(_label, result["depths"]))
@@ -132,10 +131,9 @@ def _draw_frontier(axis: Any, result: Result) -> None:
     for used, fill in ((True, "full"), (False, "none")):
       chosen = phase & near & (line.used == used)
       label = f"{name}" if used else None
-      axis.errorbar(
-        xi_c[chosen], mean[chosen], error[chosen], fmt=marker, color=color,
-        fillstyle=fill, label=label,
-      )  # fmt: skip
+      style = {"fmt": marker, "color": color, "fillstyle": fill}
+      here = xi_c[chosen], mean[chosen], error[chosen]
+      axis.errorbar(*here, label=label, **style)
     fitted = np.sort(xi_c[phase & line.used])
     prefactor = line.prefactors[0 if name == "ordered" else 1]
     axis.plot(fitted, prefactor * fitted**line.exponent, color=color, lw=0.8)

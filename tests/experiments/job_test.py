@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.runtime.job import AXIS, Job, device_mesh
+from experiments.runtime.job import AXIS, Job, at, device_mesh, divided
 
 
 @jax.jit
@@ -40,6 +40,12 @@ def test_the_runs_lie_on_all_devices():
   few = Job(mesh=device_mesh(jax.devices()[:2]))
   few.spread(look, jnp.ones((9, 2)))
   assert len(seen[1].device_set) == 2
+
+
+def test_runs_are_cut_into_kinds_and_seeds():
+  found = divided({"x": np.arange(12).reshape(6, 2)}, 3, -1)
+  assert found["x"].shape == (3, 2, 2)
+  np.testing.assert_array_equal(at(found, 1)["x"], [[4, 5], [6, 7]])
 
 
 def test_batches_of_two_sizes_are_refused():

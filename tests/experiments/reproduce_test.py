@@ -37,6 +37,8 @@ def test_agreement_is_a_difference_within_the_error(
   claim = Claim("He et al. 2015", "growth", 1.0, ours, error)
   assert claim.agrees is agrees
   assert reproduce._sigmas(claim) == pytest.approx(sigmas)
+  allowed = claim.allowing(0.5, "a half")
+  assert (allowed.error, allowed.kind) == (error + 0.5, "allowance")
 
 
 def test_numbers_have_four_digits_and_errors_two():
