@@ -33,6 +33,7 @@ default_role = "py:obj"  # `name` links to the name if there is an entry
 toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 72
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # a function is no expression otherwise
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence",
                           "deflist", "dollarmath"]  # fmt: skip

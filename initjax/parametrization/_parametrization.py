@@ -23,7 +23,12 @@ from initjax.parametrization._optimizer import (
   wrapped,
 )
 from initjax.parametrization._probe import Found, kinds
-from initjax.parametrization._rescale import of_path, rescaled
+from initjax.parametrization._rescale import (
+  measurable,
+  of_path,
+  rescaled,
+  rescaled_in_trace,
+)
 from initjax.parametrization._scaling import (
   Kind,
   Scaling,
@@ -87,6 +92,10 @@ class Parametrization:
   def init(self, key: jax.Array) -> Any:
     """Returns `rescale(init(key))`: initial parameters of the right size.
 
+    It may be called within `jax.jit`, `jax.vmap` and `jax.eval_shape`. There,
+    nothing can be raised about values: a leaf that starts at 0 in the base is
+    set to 0.
+
     Args:
       key: for the model's own init, which `mup(..., init=...)` was given.
 
@@ -99,7 +108,10 @@ class Parametrization:
         "the plan has no init: pass mup(..., init=key → parameters), or draw "
         "parameters yourself and plan.rescale(parameters)."
       )
-    return rescaled(self.draw(key), self.table, again=True)
+    params = self.draw(key)
+    if not measurable(params):
+      return rescaled_in_trace(params, self.table)
+    return rescaled(params, self.table, again=True)
 
   def rescale(self, params: Any) -> Any:
     """Brings each leaf of the initial parameters to the right size.
@@ -138,7 +150,7 @@ class Parametrization:
 
     Args:
       tx: a whole optimizer, such as `optax.adamw(1e-3)`. At the base's width it
-        is used as it is.
+        is used as it is. Its rate may be traced, as under `jax.vmap`.
       kind: how `tx` responds to the size of gradients; if None, `tx` is tried
         on a small tree of your parameters, leaf by leaf.
       decay: what decoupled decay λ inside `tx`, with rate η, subtracts in one

@@ -7,6 +7,9 @@ removed first: o(g, θ) = (u(g, θ) - u(-g, θ))/2.
     o(s·g, θ) = s·o(g, θ)    SGD-like
     o(g, t·θ) = t·o(g, θ)    relative to parameters: Adafactor, LAMB, LARS
     neither                  Adam-like; of equal singular values: Muon
+
+What `tx` holds may be traced, such as a rate that is mapped over: then numbers
+stand in for it, small ones and large ones, and both must give the same answer.
 """
 
 import concurrent.futures
@@ -17,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from initjax._paths import is_float, leaves_by_path, map_floats, paths_of
 from initjax.parametrization._growth import pattern
@@ -36,6 +40,8 @@ _SCALE = 0.25
 _SHAPES = ((2, 2), (LONG, 2), (2, LONG))
 _MOST = 64
 """Steps until there is an update, as of MultiSteps."""
+_STAND_INS = (1e-6, 0.5)
+"""For numbers that are traced: what is a rate may be either."""
 
 
 class Found(NamedTuple):
@@ -67,9 +73,15 @@ def kinds(
     ValueError: if it cannot be run, or never updates anything.
   """
   alike = _alike(shapes, row_of)
+  in_float64 = jax.dtypes.canonicalize_dtype("float64") == "float64"
+
+  def asked() -> dict[str, Found]:
+    with jax.enable_x64(in_float64):  # a setting of each thread
+      return _asked(tx, shapes, alike, row_of)
+
   try:
     with concurrent.futures.ThreadPoolExecutor(1) as apart:  # from any trace
-      return apart.submit(_asked, tx, shapes, alike, row_of).result()
+      return apart.submit(asked).result()
   except Exception as error:
     raise ValueError(
       "the optimizer could not be tried on a small tree of your parameters "
@@ -92,10 +104,63 @@ def _alike(shapes: Any, row_of: Callable[[str], Scaling]) -> dict[str, str]:
 def _asked(
   tx: Any, shapes: Any, alike: dict[str, str], row_of: Callable[[str], Scaling]
 ) -> dict[str, Found]:
+  """As it is; if it holds what is traced, with numbers in the place of that.
+
+  Raises:
+    ValueError: if these numbers decide what it is.
+  """
+  try:
+    return _of_few(_Tried(tx.init, jax.jit(tx.update)), shapes, alike, row_of)
+  except jax.errors.UnexpectedTracerError:
+    found = [
+      _of_few(
+        _Tried(_concrete(tx.init, number), _concrete(tx.update, number)),
+        shapes,
+        alike,
+        row_of,
+      )
+      for number in _STAND_INS
+    ]
+  if found[0] != found[1]:
+    raise ValueError("it depends on numbers that are traced")
+  return found[0]
+
+
+def _concrete(fn: Callable[..., Any], number: float) -> Callable[..., Any]:
+  """The function, `number` in the place of every traced array that it holds."""
+
+  def call(*args: Any) -> Any:
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    known = [_stand_in(each, number) for each in closed.consts]
+    run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, known))
+    return jax.tree.unflatten(
+      jax.tree.structure(shape), run(*jax.tree.leaves(args))
+    )
+
+  return call
+
+
+def _stand_in(constant: Any, number: float) -> Any:
+  """An array like one that is traced: of `number`, or of 1 if of integers."""
+  if not isinstance(constant, jax.core.Tracer):
+    return constant
+  if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.prng_key):
+    return jax.random.split(jax.random.key(0), constant.shape)
+  value = number if is_float(constant) else 1
+  return jax.numpy.full(constant.shape, value, constant.dtype)
+
+
+def _of_few(
+  tried: _Tried,
+  shapes: Any,
+  alike: dict[str, str],
+  row_of: Callable[[str], Scaling],
+) -> dict[str, Found]:
   """First with one leaf of those that are alike; what has masks wants all."""
-  tried = _Tried(tx.init, jax.jit(tx.update))
   try:
     found = _found(tried, _without(shapes, set(alike.values())), row_of)
+  except jax.errors.UnexpectedTracerError:
+    raise
   except Exception:
     return _found(tried, shapes, row_of)
   return {path: found[other] for path, other in alike.items()}

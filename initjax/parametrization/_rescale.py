@@ -62,6 +62,12 @@ def rescaled(
     ValueError: if parameters have no values, or other shapes; if a size is
       unknown; if all leaves that would change have the wanted size already.
   """
+  if not measurable(params):
+    raise ValueError(
+      "rescale measures parameters, so they must be concrete: call it outside "
+      "of jit, with arrays; or let the plan draw them, by mup(..., init=key → "
+      "parameters) and plan.init(key), which works inside of jit and vmap."
+    )
   found = _known(params, table)
   measured = sizes(params)
   if not again and _is_done(found, measured, params):
@@ -81,13 +87,37 @@ def rescaled(
   return map_floats(visit, params)
 
 
+def rescaled_in_trace(params: Any, table: Mapping[str, Scaling]) -> Any:
+  """The same of an init's parameters within jit or vmap, without checks.
+
+  A leaf that starts at 0 in the base becomes 0.
+
+  Raises:
+    ValueError: for other shapes, or a size of the base that is unknown.
+  """
+  found = _known(params, table)
+
+  def visit(path: str, leaf: Any) -> Any:
+    row = found[path]
+    factor = _traced_factor(row, _size(leaf), leaf.size).astype(leaf.dtype)
+    return shifted(times(leaf, row.init_total) * factor, {".": -row.shift})
+
+  return map_floats(visit, params)
+
+
+def _traced_factor(row: Scaling, size: jax.Array, entries: int) -> jax.Array:
+  """1/`law_of`; 1 for a leaf of zeros."""
+  if not row.std:
+    return jnp.zeros(())
+  ratio = jnp.where(size > 0, size, row.std) / row.std
+  laws = jnp.asarray(_laws(row), ratio.dtype)
+  law = laws[jnp.argmin(abs(jnp.log(ratio / laws)))]
+  is_law = abs(ratio / law - 1) <= _SURE * error(row, entries)
+  return jnp.where(is_law, 1 / law, 1 / ratio)
+
+
 def _known(params: Any, table: Mapping[str, Scaling]) -> dict[str, Scaling]:
   """The rows of all leaves; raises where a size is not known."""
-  if not measurable(params):
-    raise ValueError(
-      "rescale measures parameters, so they must be concrete: call it outside "
-      "of jit, with arrays."
-    )
   found = {path: of_path(path, table) for path in _floats(params)}
   for path, leaf in _floats(params).items():
     if tuple(leaf.shape) != tuple(found[path].shape):

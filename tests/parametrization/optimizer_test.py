@@ -338,6 +338,24 @@ def test_an_optimizer_that_cannot_be_tried_wants_its_kind():
     plan_of(FACTORS).optimizer("adam")
 
 
+def test_a_rate_may_be_traced():
+  plan, params = plan_of(FACTORS), start()
+
+  def first(rate):
+    tx = plan.optimizer(optax.chain(optax.sgd(rate), optax.scale(2.0)))
+    return tx.update(params, tx.init(params), params)[0]["out"]
+
+  found = jax.vmap(first)(jnp.array([1.0, 0.25]))
+  np.testing.assert_allclose(found[0], -18 * params["out"])
+  np.testing.assert_allclose(found[1], -4.5 * params["out"])
+
+
+def test_a_traced_number_that_decides_the_kind_is_refused():
+  epsilon = lambda eps: plan_of(FACTORS).optimizer(optax.adam(0.1, eps=eps))
+  with pytest.raises(ValueError, match=r"numbers that are traced.*kind='adam'"):
+    jax.jit(lambda eps: epsilon(eps).init(start()))(1e-8)
+
+
 def test_the_state_is_that_of_the_optimizer():
   tx = optax.inject_hyperparams(optax.adamw)(learning_rate=0.1)
   params, plan = start(), plan_of(FACTORS)

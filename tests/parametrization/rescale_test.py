@@ -78,6 +78,22 @@ def test_init_is_rescale_of_init():
   assert all(
     map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(second))
   )
+  third = jax.jit(jax.vmap(plan.init))(key[None])
+  for name, leaf in first.items():
+    np.testing.assert_allclose(third[name][0], leaf, rtol=1e-6)  # 8 roundings
+
+
+@pytest.mark.parametrize("errors", [3, 10])
+def test_a_traced_init_leaves_chance_out_alike(errors):
+  off = 1 + errors * (0.5 / 16**2 + 0.5 / 64**2) ** 0.5
+  row = Scaling("w", (64, 64), (16, 16), "hidden", 4.0, 4.0, 16.0, init=0.5)
+  signs = lambda key: {"w": jax.random.rademacher(key, (64, 64), "float32") / 8}
+  plan = Parametrization((row._replace(std=0.25 * off),), draw=signs)
+  key = jax.random.key(0)
+  found = jax.jit(plan.init)(key)["w"]
+  np.testing.assert_allclose(found, plan.init(key)["w"], rtol=1e-6)
+  zero = Parametrization((row._replace(std=0.0),), draw=signs)
+  assert not jax.jit(zero.init)(key)["w"].any()
 
 
 def test_unknown_sizes_are_said():
