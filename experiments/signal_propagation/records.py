@@ -83,10 +83,10 @@ def _course(
   alive: np.ndarray,
   law: Law,
   healthy: Law,
-  *,
   conditions: Conditions,
+  *,
   backward: bool,
-  drift_is_bound: bool,
+  drift_is_bound: bool = False,
 ) -> Course:
   """Growth over the layers that are alive, and the verdict over all."""
   with np.errstate(invalid="ignore"):
