@@ -85,7 +85,7 @@ def trajectory(
   depth/n: each layer adds what `fluctuation` says, and later ones pass it on
   with the slopes d log K/d log q and d log χ/d log q. A std is then off by a
   fraction of 2/n (ReLU) up to depth/(2n), at most about a quarter where it is
-  not NaN, and a mean by at most a fifth of a std. Over a batch, random changes
+  not NaN, and a mean by about a fifth of a std. Over a batch, random changes
   of correlations are neglected too: inputs that stay nearly uncorrelated in
   theory scatter together up to three times as much.
 

@@ -19,7 +19,9 @@ from initjax.meanfield._steps import Layer, Steps
 _ALLOWED = 0.2  # of a standard deviation: what may be left out of a logarithm
 # The same where only a bound is known. Draws of ReLU are off by 0.16 deviations
 # where the bound is 0.53 (100 layers of 64), by 0.39 where it is 0.72 (300 of
-# 32), those of tanh by 0.00 at 0.35.
+# 32), those of tanh by 0.00 at 0.35. Near the limit they are off backward by
+# 0.22 ± 0.02 (ReLU, 30 layers of 16, batch 2: 0.52), 0.21 ± 0.04 (100 of 64,
+# batch 8: 0.54), 0.03 ± 0.07 (leaky ReLU, 300 of 128, batch 2: 0.54).
 _OF_BOUND = 0.55
 
 
