@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from initjax.diagnosis._links import Links
-from initjax.graph import PARTS, LinearOp, SignalGraph
+from initjax.graph import PARTS, LinearOp, Row, SignalGraph
 from initjax.measurement import Leaves, kernel_variance, mean_square_at
 from initjax.typing import Activation
 
@@ -91,16 +91,16 @@ def chain_of(
     tuple(path[:count]),
     tuple(activations[: count - 1]),
     tuple(widths[:count]),
-    tuple(_sigma_w2(graph, at, leaves) for at in path[:count]),
+    tuple(sigma_w2(graph.rows[at], leaves) for at in path[:count]),
     np.array([*sigma_b2, 0.0][:count]),
     any(op.kind == "convolution" for op in ops),
     links.are_known and all(links.readers[at] <= 1 for at in inner),
   )
 
 
-def _sigma_w2(graph: SignalGraph, at: int, leaves: Leaves) -> float:
-  _, op, repeat = graph.rows[at]
-  return kernel_variance(op, repeat, leaves) * op.valid_fan_in
+def sigma_w2(row: Row, leaves: Leaves) -> float:
+  """A kernel's variance × fan_in; NaN if it is not known."""
+  return kernel_variance(row.op, row.repeat, leaves) * row.op.valid_fan_in
 
 
 def _shares_kernels(ops: Sequence[LinearOp]) -> bool:

@@ -9,7 +9,9 @@ less the median over layers, so that weights which are all too large are not a
 finding here. To first order this is the whitened e = R⁻¹(d - μ), C = RRᵀ, in
 units of R's diagonal; since the law's own maps are used, large steps cause no
 error. Where a chain's layers scatter more than the law says (trained weights),
-or where no law is known, their own scatter is used.
+or where no law is known, their own scatter is used. A few layers alone tell too
+little of that: a layer is odd there if its kernel is far from theirs, and the
+signal follows.
 """
 
 import itertools
@@ -19,13 +21,13 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from initjax.diagnosis._chain import Chain
+from initjax.diagnosis._chain import Chain, sigma_w2
 from initjax.diagnosis._law import one_layer
 from initjax.diagnosis._pieces import Piece, Pieces
 from initjax.diagnosis._spread import kappa
 from initjax.diagnosis._tails import drawn_layer, tail
 from initjax.meanfield import THEORY_FAILS
-from initjax.measurement import RowStatistics
+from initjax.measurement import Leaves, RowStatistics
 from initjax.typing import Direction
 
 _FALSE_ALARM = 0.0015  # of all rows and both directions; growth has as much
@@ -35,6 +37,8 @@ _FEWEST = 3  # steps, of which a median can be told from one odd step
 _OWN_SCATTER = 1.5  # standard deviations of the law that are still the law's
 _NORMAL = 1.4826  # standard deviation by median absolute deviation
 _FREEDOM = 0.37  # of a median deviation, of each of its numbers
+_FEW = 8  # steps, of which the scatter is hardly known
+_FAR = 5.0  # log₂ of σ_w², where kernels are compared; and 4 deviations
 
 
 class Innovation(NamedTuple):
@@ -67,7 +71,7 @@ class Steps(NamedTuple):
 
 
 def innovations(
-  found: RowStatistics, parts: Pieces
+  found: RowStatistics, parts: Pieces, leaves: Leaves
 ) -> Iterator[list[Innovation]]:
   """Of each piece those that are off, neighbours together."""
   each = _FALSE_ALARM / max(2 * len(found.rows), 1)
@@ -76,6 +80,8 @@ def innovations(
     groups: list[tuple[list[Innovation], int, int]] = []
     for sequence in piece.sequences:
       odd = _of_sequence(found, piece, sequence, each)
+      if piece.kind != "blocks":
+        odd = _by_kernels(found, sequence, leaves) | odd
       new = {row: one for row, one in odd.items() if row not in seen}
       seen |= set(new)
       for group in _neighbours(new, sequence):
@@ -138,6 +144,27 @@ def _of_sequence(
   return _spikes(odd, sequence) if piece.kind == "blocks" else odd
 
 
+def _by_kernels(
+  found: RowStatistics, sequence: tuple[int, ...], leaves: Leaves
+) -> dict[int, Innovation]:
+  """Of few layers: kernels far from the others', if the signal follows them."""
+  rows = sequence[1:]
+  steps = np.diff(found.log2_moments["forward"].mean(axis=0)[list(sequence)])
+  kernels = np.array([_log2(sigma_w2(found.rows[at], leaves)) for at in rows])
+  is_known = np.isfinite([steps, kernels]).all()
+  if not is_known or not _FEWEST <= len(rows) <= _FEW:
+    return {}
+  off, far = (each - np.median(each) for each in (steps, kernels))
+  limit = max(_FAR, 4 * _NORMAL * float(np.median(abs(far))))
+  odd: dict[int, Innovation] = {}
+  for at, row in enumerate(rows[:-1]):
+    least = min(abs(off[at]), abs(far[at]))
+    if least > limit and off[at] * far[at] > 0:  # not if a factor undoes it
+      p = math.erfc(least / _std(found, row, "forward") / math.sqrt(2))
+      odd[row] = Innovation(row, {"forward": float(off[at])}, p, _KERNELS, True)
+  return odd
+
+
 def _steps(
   found: RowStatistics,
   piece: Piece,
@@ -161,9 +188,14 @@ def _steps(
   if not np.isfinite(bits[rows]).all():
     return None
   off = np.diff(bits[rows]) * (1 if direction == "forward" else -1)
-  ops = [found.rows[at].op for at in rows[1:]]
-  variances = [2 * kappa(op, direction) / max(op.fan_in, 1) for op in ops]
-  return _checked(tuple(rows[1:]), off, np.sqrt(variances) / math.log(2))
+  std = np.array([_std(found, at, direction) for at in rows[1:]])
+  return _checked(tuple(rows[1:]), off, std)
+
+
+def _std(found: RowStatistics, row: int, direction: Direction) -> float:
+  """Of what a layer does by chance to log₂ sizes: a bound."""
+  op = found.rows[row].op
+  return math.sqrt(2 * kappa(op, direction) / max(op.fan_in, 1)) / math.log(2)
 
 
 def _checked(
@@ -221,6 +253,7 @@ def _unlikely(
 
 
 _BOUND = "a bound on what chance does at this width"
+_KERNELS = "what chance does to a kernel that is drawn like its neighbours"
 _WIDTHS = "what chance does at these widths"
 _POSITIONS = (
   "what chance does to one position at these widths, a bound for averages"

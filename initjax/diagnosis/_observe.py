@@ -102,7 +102,7 @@ def observed_of(report: SignalReport, call: Call) -> Observed:
   drift = functools.cache(
     lambda chain, *options: drift_of(chain, found, *options)
   )
-  odd = functools.cache(lambda: list(innovations(found, parts)))
+  odd = functools.cache(lambda: list(innovations(found, parts, leaves)))
   return Observed(report, found, leaves, parts, drift, odd, call)
 
 

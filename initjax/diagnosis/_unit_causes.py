@@ -5,8 +5,9 @@ import math
 import numpy as np
 
 from initjax.diagnosis._causes import shape_of
+from initjax.diagnosis._chain import sigma_w2
 from initjax.diagnosis._fixes import fix
-from initjax.measurement import Leaves, RowStatistics, kernel_variance
+from initjax.measurement import Leaves, RowStatistics
 
 _LOST = -60.0  # log₂ of a second moment: rounding soon makes zeros of it
 _SMALL = 0.25  # variance × fan_in: a branch adds little of what it reads
@@ -58,8 +59,8 @@ def why_alike(found: RowStatistics, leaves: Leaves) -> tuple[str, str]:
     "What all samples share (a learned token, positions, biases) is far larger "
     "there than what tells them apart"
   )
-  sigma_w2 = _usual_sigma_w2(found, leaves)
-  if not sigma_w2 < _SMALL:
+  usual = _usual_sigma_w2(found, leaves)
+  if not usual < _SMALL:
     return (
       f"{shared}.",
       fix(
@@ -70,7 +71,7 @@ def why_alike(found: RowStatistics, leaves: Leaves) -> tuple[str, str]:
     )
   return (
     f"{shared}, since the kernels are small: half of them have a variance of "
-    f"{sigma_w2:.2g}/fan_in or less, where 1/fan_in keeps a signal's size. So "
+    f"{usual:.2g}/fan_in or less, where 1/fan_in keeps a signal's size. So "
     "what is added to each sample from its own inputs is almost nothing beside "
     "what is there.",
     fix(
@@ -84,9 +85,7 @@ def why_alike(found: RowStatistics, leaves: Leaves) -> tuple[str, str]:
 def _usual_sigma_w2(found: RowStatistics, leaves: Leaves) -> float:
   """Variance × fan_in of the usual kernel; NaN if none is known."""
   known = [
-    kernel_variance(row.op, row.repeat, leaves) * row.op.valid_fan_in
-    for row in found.rows
-    if row.op.kind != "embedding"
+    sigma_w2(row, leaves) for row in found.rows if row.op.kind != "embedding"
   ]
   finite = np.array(known)[np.isfinite(known)]
   return float(np.median(finite)) if finite.size else math.nan

@@ -30,7 +30,7 @@ def scaled(factors, sigma_w2=2.0):
 
 def odd(params):
   observed = observe(relu, params, (X,))
-  return list(innovations(observed.found, observed.parts))
+  return list(innovations(observed.found, observed.parts, observed.leaves))
 
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])
@@ -84,7 +84,7 @@ def test_biases_that_differ_make_no_layer_odd():
     return x
 
   observed = observe(model, layers, (X,))
-  assert not list(innovations(observed.found, observed.parts))
+  assert not list(innovations(observed.found, observed.parts, observed.leaves))
 
 
 def test_an_odd_block_of_a_residual_stream_is_named():
@@ -120,6 +120,29 @@ def test_of_a_stream_that_nothing_normalizes_the_first_odd_kernel(factor):
     signal_graph(model, params, X).rows[one.row].op.path for one in found
   ]
   assert paths == ([] if factor == 1 else ["b/4"])
+
+
+def pooled(params, x):
+  """Too few layers to tell their scatter; of pools like these no law is known."""
+  for kernel in params["kernels"]:
+    x = jax.nn.relu(jax.lax.conv(x, kernel, (1, 1), "SAME"))
+    x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2, 2), (1, 1, 1, 1),
+                              "SAME") / params["by"]  # fmt: skip
+  return x.mean((2, 3))
+
+
+def test_among_a_few_layers_a_kernel_that_is_far_from_the_others():
+  """Unless something undoes it."""
+  draw = np.random.default_rng(0).standard_normal
+  params = {"kernels": [], "by": np.float32(1)}
+  for n in (1, 8, 8, 8):
+    kernel = draw((8, n, 3, 3)).astype(np.float32) * np.sqrt(2 / 9 / n)
+    params["kernels"].append(kernel.astype(np.float32))
+  x = draw((4, 1, 8, 8)).astype(np.float32)
+  assert not kinds(diagnose(pooled, params, x)).keys() & {"odd layer"}
+  params["kernels"][1] *= np.float32(64)
+  found = verdict(diagnose(pooled, params, x), "odd layer")
+  assert (found.rows, found.severity) == ((1,), "error")
 
 
 def test_the_matched_tail_is_that_of_a_chi_square():
