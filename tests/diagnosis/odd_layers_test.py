@@ -123,7 +123,7 @@ def test_of_a_stream_that_nothing_normalizes_the_first_odd_kernel(factor):
 
 
 def pooled(params, x):
-  """Too few layers to tell their scatter; of pools like these no law is known."""
+  """Too few layers to tell their scatter; of the pools, no law is known."""
   for kernel in params["kernels"]:
     x = jax.nn.relu(jax.lax.conv(x, kernel, (1, 1), "SAME"))
     x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2, 2), (1, 1, 1, 1),
