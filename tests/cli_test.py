@@ -185,7 +185,7 @@ def test_files_are_written_once(call, tmp_path):
   assert (tmp_path / "a.html").read_text() == "<html>"
   code, out, err, _ = call(*words, files[0])
   assert (code, out, err.count("\n")) == (2, "", 1)  # before any work
-  assert "a.json exists" in err
+  assert "a.json already exists" in err
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_files_are_written_once(call, tmp_path):
     ("models:pair --input=f32[99999999999,8]", "is larger than 16 GiB"),
     ("models:flagged", "such as --kwargs train=False."),
     ("models:pair --input=f64[2,8]", "JAX_ENABLE_X64=1"),
-    ("models:pair --input=f32[2,8]:7", "only integers have a bound"),
+    ("models:pair --input=f32[2,8]:7", "only integers can have a bound"),
     (
       "models:pair --input=i8[2,8]:700",
       "bound of int8 must be between 1 and 127",

@@ -149,12 +149,12 @@ def _by_kernels(
 ) -> dict[int, Innovation]:
   """Of few layers: kernels far from the others', if the signal follows them."""
   rows = sequence[1:]
-  steps = np.diff(found.log2_moments["forward"].mean(axis=0)[list(sequence)])
+  sizes = found.log2_moments["forward"].mean(axis=0)[list(sequence)]
   kernels = np.array([_log2(sigma_w2(found.rows[at], leaves)) for at in rows])
-  is_known = np.isfinite([steps, kernels]).all()
+  is_known = np.isfinite([*sizes, *kernels]).all()
   if not is_known or not _FEWEST <= len(rows) <= _FEW:
     return {}
-  off, far = (each - np.median(each) for each in (steps, kernels))
+  off, far = (each - np.median(each) for each in (np.diff(sizes), kernels))
   limit = max(_FAR, 4 * _NORMAL * float(np.median(abs(far))))
   odd: dict[int, Innovation] = {}
   for at, row in enumerate(rows[:-1]):

@@ -122,9 +122,7 @@ def _units(layers: Sequence[Layer], batch: int) -> list[int]:
   """Of the data, and of each layer."""
   widths = [layer.width for layer in layers if layer.width is not None]
   if len(widths) < len(layers):
-    raise ValueError(
-      "layers must have widths to be simulated; got layers without widths."
-    )
+    raise ValueError("layers must have widths to be simulated; some have none.")
   if layers[0].skip != 0 and widths[0] < batch:
     raise ValueError(
       f"layers[0] keeps data of {widths[0]} features, too few for the exact "

@@ -5,8 +5,8 @@ no linear operation was found
 nothing to judge: no linear operation of a parameter was
 found. Pass (fn, params, *inputs): a function of parameters
 and inputs, such as model.apply, and the parameters
-themselves, not closed over. For an NNX or Equinox module:
-fn, params = initjax.functional(module).
+themselves as an argument, not closed over. For an NNX or
+Equinox module: fn, params = initjax.functional(module).
 """
 
 from initjax.reports._about import about, versions

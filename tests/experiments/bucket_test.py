@@ -62,7 +62,7 @@ def test_results_are_written_whole_and_never_over_others(bucket, monkeypatch):
     "out/run-20260102-000000/run.json",
     "out/run-20260102-000000/run.png",
   ]
-  with pytest.raises(FileExistsError, match=r"run\.json exists"):
+  with pytest.raises(FileExistsError, match=r"run\.json already exists"):
     results.write_json(first / "run.json", {"x": 2})
 
 

@@ -366,7 +366,7 @@ def test_results_never_overwrite(tmp_path):
   path = first / "a.json"
   results.write_json(path, {"x": np.array([1.0, -np.inf])})
   assert json.loads(path.read_text()) == {"x": [1.0, "-inf"]}
-  with pytest.raises(FileExistsError, match=r"a\.json exists"):
+  with pytest.raises(FileExistsError, match=r"a\.json already exists"):
     results.write_json(path, {"x": 0})
   assert json.loads(path.read_text()) == {"x": [1.0, "-inf"]}
   assert [item.name for item in first.iterdir()] == ["a.json"]

@@ -378,7 +378,7 @@ def test_kernels_that_are_all_computed_are_said_to_be_there():
   made = lambda p, x: x @ (p["left"] @ p["right"])
   params = {"left": shape(8, 2), "right": shape(2, 4)}
   for verb in (plan_of, lambda *given: auto_init(KEY, *given)):
-    with pytest.raises(ValueError, match=r"computed of .*: left, right; no"):
+    with pytest.raises(ValueError, match=r"computed from .*: left, right; th"):
       verb(made, params, shape(3, 8))
   closed = lambda p, x: x @ np.ones((8, 2), "f") + p
   with pytest.raises(ValueError, match=r"constants that fn closes over \(1\)"):

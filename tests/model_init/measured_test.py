@@ -203,7 +203,7 @@ def test_variables_of_a_model_are_measured_where_that_is_asked_for():
     r"init_variables: The gradient vanishes: .* is 2\^-", message
   )
   assert not said(run)
-  with pytest.raises(ValueError, match="check=True is for linen modules"):
+  with pytest.raises(ValueError, match="check=True works for linen modules"):
     init_variables(KEY, lambda key: {"w": X}, check=True)
 
 

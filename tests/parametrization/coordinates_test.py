@@ -167,7 +167,7 @@ def test_what_cannot_be_compared_is_refused():
     check(lambda n: vector)
   with pytest.raises(TypeError, match=r"widths must be a sequence .*; got 64"):
     check(build, widths=64)
-  with pytest.raises(TypeError, match="wants an optax transformation"):
+  with pytest.raises(TypeError, match="expects an optax transformation"):
     check(lambda n: vector._replace(optimizer="adam"))
   mean = lambda w, x: jnp.mean(x @ w)
   same = Setup(mean, lambda key: jnp.ones((4, 2)), optax.sgd(0.1), X)

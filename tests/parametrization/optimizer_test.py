@@ -232,7 +232,9 @@ def test_evaluation_parameters_are_those_of_explicit_multipliers():
   found = plan_of(FACTORS).evaluation_params(state, multiplied(params))
   for name, leaf in multiplied(explicit).items():
     np.testing.assert_allclose(found[name], leaf, rtol=1e-12)
-  with pytest.raises(TypeError, match=r"wants .*ScheduleFreeState; got tuple"):
+  with pytest.raises(
+    TypeError, match=r"expects .*ScheduleFreeState; got tuple"
+  ):
     plan_of(FACTORS).evaluation_params((state,), params)
 
 

@@ -76,6 +76,6 @@ def test_parameters_without_values_scale_by_one_and_shift_by_nothing():
   np.testing.assert_allclose(found.forward, [0, -1], atol=1e-5)
   expected = [math.log2(2 / 8 / 2), 0]
   np.testing.assert_allclose(found.backward, expected, atol=1e-5)
-  assert "scales are taken as 1 and biases as 0" in found.notes[0]
+  assert "scales to be 1 and biases 0" in found.notes[0]
   ones = {k: np.ones(v.shape, np.float32) for k, v in params.items()}
   assert predict(fn, ones, shape(4, 3)).notes == ()
