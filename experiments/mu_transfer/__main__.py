@@ -12,13 +12,10 @@ cores; a run that was stopped resumes. The best rate is the vertex of a parabola
 through the best rate of the grid and its neighbours, fitted to the mean loss of
 the last fifth of training. Intervals are 95 % intervals over redrawn seeds,
 widened for small numbers of seeds. Expect: the standard best rate falls as
-width^-0.64 for MLPs (-0.79 to -0.50) and as 1/width for GPTs (-1.03 to -0.89);
+width^-0.64 for MLPs (-0.79 to -0.50) and as 1/width for GPTs (-1.16 to -0.97);
 that of μP stays constant, as width^-0.03 for MLPs (-0.09 to +0.05) and as
-width^0.12 for GPTs (-0.02 to +0.22).
-
-The slope for GPTs is that of six seeds of a model with μP's multipliers and
-rates written by hand, which trains as the plan does. Slopes from two of these
-seeds vary by 0.15 (95 %): the figure, which uses two, has 0.18 (0.14 to 0.30).
+width^0.13 for GPTs (-0.00 to +0.21). μP written by hand, with its multipliers
+and rates, gives width^0.12 (-0.02 to +0.22).
 
 With `--scale=tpu`, it also trains GPTs of 2 to 32 layers, by CompleteP.
 
