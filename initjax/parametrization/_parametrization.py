@@ -23,12 +23,7 @@ from initjax.parametrization._optimizer import (
   wrapped,
 )
 from initjax.parametrization._probe import Found, kinds
-from initjax.parametrization._rescale import (
-  measurable,
-  of_path,
-  rescaled,
-  rescaled_in_trace,
-)
+from initjax.parametrization._rescale import of_path, rescaled, rescaled_draw
 from initjax.parametrization._scaling import (
   Kind,
   Scaling,
@@ -108,10 +103,7 @@ class Parametrization:
         "the plan has no init: pass mup(..., init=key → parameters), or draw "
         "parameters yourself and plan.rescale(parameters)."
       )
-    params = self.draw(key)
-    if not measurable(params):
-      return rescaled_in_trace(params, self.table)
-    return rescaled(params, self.table, again=True)
+    return rescaled_draw(self.draw(key), self.table)
 
   def rescale(self, params: Any) -> Any:
     """Brings each leaf of the initial parameters to the right size.

@@ -87,7 +87,14 @@ def rescaled(
   return map_floats(visit, params)
 
 
-def rescaled_in_trace(params: Any, table: Mapping[str, Scaling]) -> Any:
+def rescaled_draw(params: Any, table: Mapping[str, Scaling]) -> Any:
+  """`rescaled` of what an init returns, also within jit or vmap."""
+  if measurable(params):
+    return rescaled(params, table, again=True)
+  return _rescaled_in_trace(params, table)
+
+
+def _rescaled_in_trace(params: Any, table: Mapping[str, Scaling]) -> Any:
   """The same of an init's parameters within jit or vmap, without checks.
 
   A leaf that starts at 0 in the base becomes 0.
