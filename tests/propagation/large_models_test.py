@@ -29,7 +29,7 @@ def test_shapes_are_enough_for_billions_of_parameters(name):
   assert np.isfinite(theory.forward).all()
   assert np.isfinite(theory.backward).mean() > 0.75
   assert any("scale by 1 and shift by 0" in row.why for row in plan.rows)
-  assert "scales are taken as 1 and biases as 0" in theory.notes[0]
+  assert "scales to be 1 and biases 0" in theory.notes[0]
 
 
 def test_a_plan_of_shapes_is_that_of_ones_and_zeros():
