@@ -78,7 +78,7 @@ def test_every_kind_is_said_by_its_cause():
   assert "even after the others have moved: lost/a, lost/b, u." in dead.message
   assert "each hides the other's gradient" in dead.message
   assert "stop_gradient blocks it: teacher." in stopped.message
-  assert aside.message.endswith("comparison or argmax alone: aside.")
+  assert aside.message.endswith("comparison or argmax: aside.")
   assert unreached.message.endswith("these experts: expert_2.")
 
 
