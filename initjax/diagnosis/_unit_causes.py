@@ -43,34 +43,35 @@ def why_dead(found: RowStatistics, leaves: Leaves, at: int) -> tuple[str, str]:
   )
 
 
+_SHARED = (
+  "What all samples share (a learned token, positions, biases) is far larger "
+  "there than what tells them apart"
+)
+
+
 def why_alike(found: RowStatistics, leaves: Leaves) -> tuple[str, str]:
   """Why samples look alike, and what mends it."""
   shape = shape_of(found.rows, in_time=False)
   if not (shape.has_norms or shape.has_sums):
-    return (
-      "Deep networks without normalization or residual branches do this.",
-      fix(
-        "",
-        "residual branches, normalization, or fewer layers; for tanh-like "
-        "activations larger weights, up to the edge of chaos",
-      ),
+    advice = (
+      "residual branches, normalization, or fewer layers; for tanh-like "
+      "activations larger weights, up to the edge of chaos"
     )
-  shared = (
-    "What all samples share (a learned token, positions, biases) is far larger "
-    "there than what tells them apart"
-  )
+    cause = "Deep networks without normalization or residual branches do this."
+    return cause, fix("", advice)
   usual = _usual_sigma_w2(found, leaves)
-  if not usual < _SMALL:
-    return (
-      f"{shared}.",
-      fix(
-        "",
-        "use inputs of zero mean and unit variance, and smaller tokens, "
-        "positions and biases",
-      ),
-    )
+  if usual < _SMALL:
+    return _small_kernels(usual)
+  advice = (
+    "use inputs of zero mean and unit variance, and smaller tokens, "
+    "positions and biases"
+  )
+  return f"{_SHARED}.", fix("", advice)
+
+
+def _small_kernels(usual: float) -> tuple[str, str]:
   return (
-    f"{shared}, since the kernels are small: half of them have a variance of "
+    f"{_SHARED}, since the kernels are small: half of them have a variance of "
     f"{usual:.2g}/fan_in or less, where 1/fan_in keeps a signal's size. So "
     "what is added to each sample from its own inputs is almost nothing beside "
     "what is there.",

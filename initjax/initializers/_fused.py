@@ -77,9 +77,8 @@ def blocks(
     joined = jnp.concatenate(parts, front)
     if joined.shape != shape:
       raise ValueError(
-        f"the parts have shapes {[part.shape for part in parts]}, which do "
-        f"not add up to {shape} along axis={axis}; check that `init` returns "
-        "the shape that it is given."
+        f"parts of shapes {[part.shape for part in parts]} do not add up to "
+        f"{shape} along axis={axis}; return the shape that `init` is given."
       )
     return joined
 

@@ -83,7 +83,6 @@ def watch(traced: Trace, detail: bool) -> Watch:
   slots = {
     site: empty_slot(op.repeats, op.dtype, varying) for site, op in ops.items()
   }
-
   nothing = functools.partial(_nothing_seen, varying=varying, detail=detail)
   blanks = {
     site: nothing(ops.get(site), slots.get(site), sources.get(site, {}))

@@ -13,7 +13,7 @@ from initjax._checks import check_choice, check_number
 from initjax._executables import execute
 from initjax._paths import is_float, leaves_by_path, paths_of
 from initjax._statistics import nan_is_unknown
-from initjax.graph import Trace, as_function, trace, with_advice
+from initjax.graph import SignalGraph, Trace, as_function, trace, with_advice
 from initjax.model_init._auto_init import assigned_to
 from initjax.model_init._calibration import READ_OUT, Calibration
 from initjax.model_init._factors import CALIBRATED, REASONS
@@ -70,9 +70,10 @@ def calibrate(
     "pooled", by all live uses together, whose pooled statistic then equals the
     target. With "readout", the first use that is not a look-up counts, if there
     is one: logits then meet the target, and positions become as large as the
-    tokens to which they are added. Tables that are read out, and pooling,
-    require a second pass. Either result is exact if the second pass does not
-    change the signals, as behind a norm.
+    tokens to which they are added; and kernels of a recurrence that begins with
+    zeros, whose state is small at first, are pooled. "pooled" and "readout"
+    require a second pass in models with such kernels. Either result is exact if
+    that pass does not change the signals, as behind a norm.
   - The factor is 1 where there is nothing to divide by: where an output is
     zero, not finite or, for the variance, constant; and in branches not taken.
   - The factor is 1 where a kernel is not a view of parameters, as under weight
@@ -158,18 +159,22 @@ def calibrate(
     changed, rows, passes = execute(program, params, inputs, target)
   after = jax.tree.unflatten(structure, [*{**given, **changed}.values()])
   info = Calibration(rows, traced.graph, statistic, tied)
-  said = findings(traced.graph, passes, _wanted(info, target)) if check else []
-  if check and said == [] and _is_unit(target) and statistic != "variance":
-    rules = {"direction": "forward", "tied": "readout"}
-    units = assigned_to(traced.graph, params, inputs, 1.0, rules)
-    said += warnings_of_units(units)
-  if said:
-    warnings.warn(as_warning("calibrate", said), stacklevel=3)
+  if check:
+    said = findings(traced.graph, passes, _wanted(info, target))
+    is_unit = statistic == "second_moment" and (np.asarray(target) == 1).all()
+    if is_unit and not said:
+      said = _of_units(traced.graph, params, inputs)
+    if said:
+      warnings.warn(as_warning("calibrate", said), stacklevel=3)
   return as_given(after), info
 
 
-def _is_unit(target: float | jax.Array) -> bool:
-  return bool(np.all(np.asarray(target) == 1))
+def _of_units(
+  graph: SignalGraph, params: Any, inputs: tuple[Any, ...]
+) -> list[str]:
+  """What theory expects of gradients where signals have unit size."""
+  rules = {"direction": "forward", "tied": "readout"}
+  return warnings_of_units(assigned_to(graph, params, inputs, 1.0, rules))
 
 
 def _wanted(info: Calibration, target: float | jax.Array) -> Wanted:

@@ -106,8 +106,8 @@ def _winners(
   if not is_plain(phi):
     value, slope = evaluate(phi, drawn)  # type: ignore[arg-type]
   place = value.argmax(axis=1)[:, None]
-  found = (np.take_along_axis(each, place, 1)[:, 0] for each in (value, slope))
-  return tuple(found)  # type: ignore[return-value]
+  at = lambda each: np.take_along_axis(each, place, 1)[:, 0]
+  return at(value), at(slope)
 
 
 def _windows(

@@ -136,7 +136,7 @@ def test_errors_when_built(args, error, message):
     (
       init.blocks(lambda *_: jnp.ones((2, 2)), (2, 2)),
       (3, 4),
-      "it is given",
+      "`init` is given",
     ),
   ],
 )
